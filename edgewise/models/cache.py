@@ -1,0 +1,107 @@
+"""The key/value cache of one shard, for many sequences of different lengths.
+
+A sequence holds a slot from its first token until it is dropped. Memory is reserved for
+`slots * context` tokens when the cache is made, so a device that holds it once holds it always.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgewise.models.decoder import Attend, causal_mask
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """`length` new tokens of one sequence, at positions [start, start + length)."""
+
+    sequence: int
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+class KVCache:
+    """Keys and values of `len(dtypes)` blocks: per block one tensor [2, slots, K, context, D]."""
+
+    def __init__(
+        self,
+        heads: tuple[int, int],
+        dtypes: list[torch.dtype],
+        slots: int,
+        context: int,
+        device: torch.device,
+    ) -> None:
+        num_kv, head_dim = heads
+        self.context = context
+        self._free = list(range(slots))
+        self._slots: dict[int, int] = {}
+        shape = (2, slots, num_kv, context, head_dim)
+        self._blocks = [torch.empty(shape, dtype=dtype, device=device) for dtype in dtypes]
+
+    @property
+    def bytes(self) -> int:
+        return sum(block.nbytes for block in self._blocks)
+
+    def slot(self, sequence: int) -> int:
+        """The slot of a sequence, taken now if it has none. Raises RuntimeError when all are."""
+        if sequence not in self._slots:
+            if not self._free:
+                raise RuntimeError(f"all {len(self._slots)} cache slots are taken")
+            self._slots[sequence] = self._free.pop()
+        return self._slots[sequence]
+
+    def drop(self, sequence: int) -> None:
+        """Give a sequence's slot back. Unknown sequences are ignored."""
+        slot = self._slots.pop(sequence, None)
+        if slot is not None:
+            self._free.append(slot)
+
+    def attention(self, block: int, segments: list[Segment], window: int | None) -> Attend:
+        """Attention of flat tokens q, k, v [tokens, heads, D] that lie segment after segment:
+        stores k and v, and lets each token see its sequence up to itself."""
+        for segment in segments:
+            if segment.end > self.context:
+                raise RuntimeError(f"position {segment.end} is beyond {self.context} cached tokens")
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            parts, first = [], 0
+            for segment in segments:
+                rows = slice(first, first + segment.length)
+                stored = self._blocks[block][:, self.slot(segment.sequence)]
+                stored[0, :, segment.start : segment.end] = k[rows].transpose(0, 1)
+                stored[1, :, segment.start : segment.end] = v[rows].transpose(0, 1)
+                parts.append(_attend(q[rows], stored[:, :, : segment.end], window))
+                first = rows.stop
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        return attend
+
+
+def _attend(q: Tensor, stored: Tensor, window: int | None) -> Tensor:
+    """q [T, N, D] are the last T positions of keys and values `stored` [2, K, context, D]."""
+    length, num_heads, head_dim = q.shape
+    _, num_kv, context, _ = stored.shape
+    if length == 1:
+        # One query sees every key left, so the heads that share a key become rows: no copies.
+        if window is not None:
+            stored = stored[:, :, -window:]
+        q = q.view(1, num_kv, num_heads // num_kv, head_dim)
+        return F.scaled_dot_product_attention(q, stored[:1], stored[1:]).view(1, num_heads, head_dim)
+    mask = None
+    if context > length or (window is not None and window < context):
+        mask = causal_mask(length, context, window).to(q.device)
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1).unsqueeze(0),
+        stored[:1],
+        stored[1:],
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=num_heads != num_kv,
+    )
+    return out.squeeze(0).transpose(0, 1)

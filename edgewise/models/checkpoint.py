@@ -1,0 +1,174 @@
+"""Hugging Face checkpoints: read only the tensors asked for, from a folder or from the hub.
+
+Only safetensors files are read. Pickled `.bin` files can run code when opened and are refused.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edgewise.demo import MODEL_FOLDER
+from edgewise.errors import ModelError
+from edgewise.models.config import DecoderConfig
+from edgewise.models.decoder import Decoder
+from edgewise.models.names import tensor_names
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+MAX_JSON_BYTES = 64 * 2**20
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Checkpoint:
+    """A folder or hub repository with `config.json` and safetensors weights.
+
+    `files` maps each tensor to the file that holds it. Nothing but the configuration and the index
+    is read until `read` is called; from the hub, only the files that hold such tensors are fetched.
+    """
+
+    def __init__(self, model: str, fetch: Callable[[str], Path]) -> None:
+        self.model = model
+        self._fetch = fetch
+        self.config_path = fetch(CONFIG)
+        self.config = DecoderConfig.from_dict(read_json(self.config_path), str(self.config_path))
+        self.files = self._tensor_files()
+
+    def _tensor_files(self) -> dict[str, str]:
+        try:
+            index = self._fetch(INDEX)
+        except FileNotFoundError:
+            return dict.fromkeys(self._names_in(SINGLE), SINGLE)
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelError(f"{index}: key 'weight_map' is missing")
+        if outside := [f for f in weight_map.values() if Path(str(f)).name != f]:
+            raise ModelError(f"{index}: file name {outside[0]!r} leaves the model's folder")
+        return weight_map
+
+    def _names_in(self, name: str) -> list[str]:
+        try:
+            path = self._fetch(name)
+        except FileNotFoundError:
+            raise ModelError(
+                f"{self.model}: no {SINGLE} and no {INDEX}; only safetensors weights are read "
+                "(pickled .bin files can run code when opened)"
+            ) from None
+        try:
+            with safe_open(path, framework="pt") as file:
+                return list(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: corrupt or truncated safetensors file: {error}") from None
+
+    def name(self, tensor: str) -> str:
+        """The stored name of `tensor`: checkpoints of bare decoders lack the "model." in front."""
+        bare = tensor.removeprefix("model.")
+        return bare if tensor not in self.files and bare in self.files else tensor
+
+    def read(self, tensor: str) -> Tensor:
+        """One tensor, in its stored type. Raises ModelError, which names the file and the tensor."""
+        stored = self.name(tensor)
+        if stored not in self.files:
+            raise ModelError(f"{self.model}: tensor '{tensor}' is missing from the checkpoint")
+        try:
+            path = self._fetch(self.files[stored])
+        except FileNotFoundError:
+            raise ModelError(
+                f"{self.model}: file {self.files[stored]}, which should hold tensor '{tensor}', "
+                "does not exist"
+            ) from None
+        try:
+            with safe_open(path, framework="pt") as file:
+                value = file.get_tensor(stored)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: cannot read tensor '{tensor}': {error}") from None
+        if value.dtype not in _FLOATS:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ModelError(f"{path}: tensor '{tensor}' is {kind}; supported: fp32, bf16, fp16")
+        return value
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object from a file. Raises ModelError."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"{path}: larger than {MAX_JSON_BYTES} bytes, refused")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds no JSON object")
+    return found
+
+
+def open_checkpoint(model: str | Path) -> Checkpoint:
+    """Open a model: a folder, a hub id such as "Qwen/Qwen3-0.6B", or "demo", the one that ships.
+
+    Raises ModelError where it is neither, or holds no supported checkpoint.
+    """
+    return Checkpoint(str(model), file_source(str(model)))
+
+
+def file_source(model: str) -> Callable[[str], Path]:
+    """A function from a file's name to its path, which raises FileNotFoundError where the model
+    does not have that file. Raises ModelError where there is no such model."""
+    folder = MODEL_FOLDER if model == "demo" else Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / CONFIG).is_file():
+            raise ModelError(f"{model}: not a model folder: {CONFIG} is missing")
+        return lambda name: _in_folder(folder, name)
+    if folder.exists():
+        raise ModelError(f"{model}: is a file; give the folder that holds {CONFIG}")
+    if not _HUB_ID.fullmatch(model):
+        raise ModelError(f"{model}: no such folder")
+    return lambda name: _from_hub(model, name)
+
+
+def _in_folder(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path
+
+
+def _from_hub(model: str, name: str) -> Path:
+    try:
+        return Path(hf_hub_download(model, name))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{model}: no such folder, and the hub cannot be reached for {name}: {error}"
+        ) from None
+    except EntryNotFoundError:
+        raise FileNotFoundError(name) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"{model}: no such folder, and not on the hub: {error}") from None
+
+
+def save_checkpoint(decoder: Decoder, folder: Path, dtype: torch.dtype) -> None:
+    """Write a decoder's weights as `model.safetensors` under Hugging Face's tensor names."""
+    config, tensors = decoder.config, {}
+    for number, layer in enumerate(decoder.layers):
+        for parameter, value in layer.state_dict().items():
+            names = tensor_names(config.names, layer.kind, parameter, number - 1)
+            if config.tied and names == ("lm_head.weight",):
+                continue
+            for name, part in zip(names, _parts(config, parameter, value), strict=True):
+                tensors[name] = part.detach().to(dtype).contiguous()
+    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+
+
+def _parts(config: DecoderConfig, parameter: str, value: Tensor) -> tuple[Tensor, ...]:
+    """Take a fused parameter apart again (see names.py)."""
+    if parameter.startswith("qkv."):
+        kv = config.num_kv_heads * config.head_dim
+        return value.split((config.num_heads * config.head_dim, kv, kv))
+    return value.chunk(2) if parameter.startswith("up.") and config.gated else (value,)

@@ -1,0 +1,232 @@
+"""A decoder's architecture as data: Hugging Face `config.json` in, `DecoderConfig` out.
+
+Families differ in values, never in code paths named after a family. A new family is one row in
+`ARCHITECTURES` and one table of tensor names in `names.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgewise.errors import ModelError
+from edgewise.specs import LayerKind, LayerSpec, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions. `llama3` holds (factor, low, high, original_context) of Llama 3's scaling."""
+
+    theta: float
+    linear_factor: float = 1.0
+    llama3: tuple[float, float, float, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """Everything that distinguishes one decoder-only transformer from another.
+
+    `windows[i]` is how many keys block i sees, itself included (None: all of them). `rope` is None
+    where positions are learned; row p + `position_offset` of that table then belongs to position p.
+    `embed_size` differs from `hidden_size` where the embedding is projected in and out (OPT-350m).
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    ffn_size: int
+    num_blocks: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_context: int
+    norm: str
+    norm_eps: float
+    activation: str
+    gated: bool
+    rope: Rope | None
+    windows: tuple[int | None, ...]
+    tied: bool
+    embed_size: int
+    names: str
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    position_offset: int = 0
+    norm_first: bool = True
+    final_norm: bool = True
+
+    @property
+    def num_layers(self) -> int:
+        """Embedding, blocks, head."""
+        return self.num_blocks + 2
+
+    @staticmethod
+    def from_dict(hf: Mapping[str, Any], where: str = "config.json") -> "DecoderConfig":
+        """From the contents of a `config.json`. Raises ModelError, which names `where`."""
+        names = hf.get("architectures") or []
+        known = next((n for n in names if n in ARCHITECTURES), None)
+        if known is None:
+            found = ", ".join(names) or f"none (model_type {hf.get('model_type', 'missing')!r})"
+            raise ModelError(
+                f"{where}: unsupported architecture {found}; supported: {', '.join(ARCHITECTURES)}"
+            )
+        try:
+            return ARCHITECTURES[known](known, hf)
+        except KeyError as error:
+            raise ModelError(f"{where}: key {error} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{where}: {error}") from None
+
+    def spec(self, name: str) -> ModelSpec:
+        """The torch-free description that planners use."""
+        h, q, kv = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        up = (2 if self.gated else 1) * self.ffn_size
+        norm = h * (2 if self.norm == "layer" else 1)
+        project = () if self.embed_size == h else ((h, self.embed_size),)
+        positions = 0 if self.rope else (self.max_context + self.position_offset) * h
+        biases = (q + 2 * kv) * self.qkv_bias + h * self.out_bias + (up + h) * self.mlp_bias
+        block = LayerSpec(
+            LayerKind.BLOCK,
+            ((q + 2 * kv, h), (h, q), (up, h), (h, self.ffn_size)),
+            2 * norm + biases + 2 * self.head_dim * self.qk_norm,
+        )
+        table = (self.vocab_size, self.embed_size)
+        embedding = LayerSpec(LayerKind.EMBEDDING, (table, *project), positions)
+        out = tuple((b, a) for a, b in project)
+        head = LayerSpec(LayerKind.HEAD, (table, *out), norm * self.final_norm)
+        return ModelSpec(
+            name=name,
+            layers=(embedding, *[block] * self.num_blocks, head),
+            hidden_size=h,
+            vocab_size=self.vocab_size,
+            max_context=self.max_context,
+            kv_width=2 * kv,
+            tied=self.tied,
+        )
+
+
+def _rope(hf: Mapping[str, Any]) -> Rope:
+    # transformers 5 writes `rope_parameters`; earlier ones `rope_theta` and `rope_scaling`.
+    found = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    theta = float(found.get("rope_theta", hf.get("rope_theta", 10000.0)))
+    kind = found.get("rope_type", found.get("type", "default"))
+    if hf.get("partial_rotary_factor", found.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise ValueError("rotary positions on part of a head are not supported")
+    if kind == "default":
+        return Rope(theta)
+    if kind == "linear":
+        return Rope(theta, linear_factor=float(found["factor"]))
+    if kind == "llama3":
+        keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        factor, low, high, original = (found[k] for k in keys)
+        return Rope(theta, llama3=(float(factor), float(low), float(high), int(original)))
+    raise ValueError(f"rope scaling '{kind}' is not supported; supported: default, linear, llama3")
+
+
+def _windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
+    blocks, window = hf["num_hidden_layers"], hf.get("sliding_window")
+    if window is None or not hf.get("use_sliding_window", True):
+        return (None,) * blocks
+    if types := hf.get("layer_types"):
+        return tuple(window if kind == "sliding_attention" else None for kind in types)
+    first = hf.get("max_window_layers", 0)
+    return tuple(window if i >= first else None for i in range(blocks))
+
+
+def _rotary(
+    architecture: str, hf: Mapping[str, Any], *, qkv: bool, out: bool, qk_norm: bool, window: bool
+) -> DecoderConfig:
+    if (activation := hf.get("hidden_act", "silu")) != "silu":
+        raise ValueError(f"activation '{activation}' is not supported with gated MLPs")
+    hidden, heads = hf["hidden_size"], hf["num_attention_heads"]
+    return DecoderConfig(
+        architecture=architecture,
+        vocab_size=hf["vocab_size"],
+        hidden_size=hidden,
+        ffn_size=hf["intermediate_size"],
+        num_blocks=hf["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=hf.get("num_key_value_heads") or heads,
+        head_dim=hf.get("head_dim") or hidden // heads,
+        max_context=hf["max_position_embeddings"],
+        norm="rms",
+        norm_eps=hf.get("rms_norm_eps", 1e-6),
+        activation="silu",
+        gated=True,
+        rope=_rope(hf),
+        windows=_windows(hf) if window else (None,) * hf["num_hidden_layers"],
+        tied=hf.get("tie_word_embeddings", False),
+        embed_size=hidden,
+        names="llama",
+        qkv_bias=qkv,
+        out_bias=out,
+        mlp_bias=hf.get("mlp_bias", False),
+        qk_norm=qk_norm,
+    )
+
+
+def _llama(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
+    bias = hf.get("attention_bias", False)
+    return _rotary(architecture, hf, qkv=bias, out=bias, qk_norm=False, window=False)
+
+
+def _mistral(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
+    return _rotary(architecture, hf, qkv=False, out=False, qk_norm=False, window=True)
+
+
+def _qwen2(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
+    # A Qwen2 config without the key does not slide, whatever `sliding_window` says.
+    hf = {"use_sliding_window": False, **hf}
+    return _rotary(architecture, hf, qkv=True, out=False, qk_norm=False, window=True)
+
+
+def _qwen3(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
+    bias = hf.get("attention_bias", False)
+    hf = {"use_sliding_window": False, **hf}
+    return _rotary(architecture, hf, qkv=bias, out=bias, qk_norm=True, window=True)
+
+
+def _opt(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
+    hidden, heads, blocks = hf["hidden_size"], hf["num_attention_heads"], hf["num_hidden_layers"]
+    bias, norm_first = hf.get("enable_bias", True), hf.get("do_layer_norm_before", True)
+    if not hf.get("layer_norm_elementwise_affine", True):
+        raise ValueError("layer norms without weights are not supported")
+    activation = hf.get("activation_function", "relu")
+    if activation not in ("relu", "gelu"):
+        raise ValueError(f"activation '{activation}' is not supported; supported: relu, gelu")
+    return DecoderConfig(
+        architecture=architecture,
+        vocab_size=hf["vocab_size"],
+        hidden_size=hidden,
+        ffn_size=hf["ffn_dim"],
+        num_blocks=blocks,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=hidden // heads,
+        max_context=hf["max_position_embeddings"],
+        norm="layer",
+        norm_eps=1e-5,
+        activation=activation,
+        gated=False,
+        rope=None,
+        windows=(None,) * blocks,
+        tied=hf.get("tie_word_embeddings", True),
+        embed_size=hf.get("word_embed_proj_dim") or hidden,
+        names="opt",
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=bias,
+        position_offset=2,
+        norm_first=norm_first,
+        final_norm=norm_first and not hf.get("_remove_final_layer_norm", False),
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[str, Mapping[str, Any]], DecoderConfig]] = {
+    "LlamaForCausalLM": _llama,
+    "MistralForCausalLM": _mistral,
+    "Qwen2ForCausalLM": _qwen2,
+    "Qwen3ForCausalLM": _qwen3,
+    "OPTForCausalLM": _opt,
+}

@@ -1,0 +1,240 @@
+"""One decoder for every supported family: layers as modules, differences as configuration.
+
+Shapes: `...` is any leading shape: [tokens] when running, [batch, time] when training. H hidden
+size, N query heads, K key/value heads, D head size. Hidden states are float32 between layers; a
+layer multiplies in the type of its weights.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgewise.models.config import DecoderConfig, Rope
+from edgewise.specs import LayerKind
+
+# (query [..., N, D], key [..., K, D], value [..., K, D]) -> [..., N, D]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Rotation = tuple[Tensor, Tensor]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+}
+
+
+def _norm(config: DecoderConfig, size: int) -> nn.Module:
+    if config.norm == "rms":
+        return nn.RMSNorm(size, eps=config.norm_eps)
+    return nn.LayerNorm(size, eps=config.norm_eps)
+
+
+def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
+    """Rotary frequencies [D/2] (Su et al. 2021, RoFormer), with Llama 3.1's scaling where set:
+    wavelengths beyond the original context are stretched by `factor`, short ones kept, and those
+    between blended."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    frequency = 1.0 / (rope.theta**exponent) / rope.linear_factor
+    if rope.llama3 is None:
+        return frequency
+    factor, low, high, original = rope.llama3
+    wavelength = 2 * math.pi / frequency
+    smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
+    return (1 - smooth) * frequency / factor + smooth * frequency
+
+
+def rotation(frequency: Tensor, positions: Tensor) -> Rotation:
+    """cos and sin, each [..., 1, D], of the angles at `positions` [...]."""
+    angle = positions.unsqueeze(-1).float() * frequency
+    angle = torch.cat((angle, angle), dim=-1).unsqueeze(-2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Rotate each pair (i, i + D/2) of x [..., heads, D]."""
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * by[0].to(x.dtype) + turned * by[1].to(x.dtype)
+
+
+class Embedding(nn.Module):
+    """Layer 0: token ids [...] -> hidden states [..., H]."""
+
+    kind = LayerKind.EMBEDDING
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        size, hidden = config.embed_size, config.hidden_size
+        self.offset = config.position_offset
+        self.tokens = nn.Embedding(config.vocab_size, size)
+        self.project = nn.Linear(size, hidden, bias=False) if size != hidden else None
+        learned = config.max_context + config.position_offset
+        self.positions = nn.Embedding(learned, hidden) if config.rope is None else None
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        x = self.tokens(tokens)
+        if self.project is not None:
+            x = self.project(x)
+        if self.positions is not None:
+            x = x + self.positions(positions + self.offset)
+        return x.float()
+
+
+class Block(nn.Module):
+    """Layers 1..L: attention and MLP, each added to the hidden states."""
+
+    kind = LayerKind.BLOCK
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        hidden, head_dim = config.hidden_size, config.head_dim
+        self.heads = (config.num_heads, config.num_kv_heads, head_dim)
+        self.gated, self.norm_first = config.gated, config.norm_first
+        self.activation = _ACTIVATIONS[config.activation]
+        query, up = config.num_heads * head_dim, config.ffn_size * (2 if config.gated else 1)
+        fused = query + 2 * config.num_kv_heads * head_dim
+        self.attention_norm = _norm(config, hidden)
+        self.qkv = nn.Linear(hidden, fused, bias=config.qkv_bias)
+        self.q_norm = _norm(config, head_dim) if config.qk_norm else None
+        self.k_norm = _norm(config, head_dim) if config.qk_norm else None
+        self.out = nn.Linear(query, hidden, bias=config.out_bias)
+        self.mlp_norm = _norm(config, hidden)
+        self.up = nn.Linear(hidden, up, bias=config.mlp_bias)
+        self.down = nn.Linear(config.ffn_size, hidden, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
+        """x [..., H] -> [..., H]."""
+        if self.norm_first:
+            x = x + self._attention(_normed(self.attention_norm, x), turn, attend)
+            return x + self._mlp(_normed(self.mlp_norm, x))
+        # OPT-350m normalises after each addition.
+        x = _normed(self.attention_norm, x + self._attention(self._cast(x), turn, attend)).float()
+        return _normed(self.mlp_norm, x + self._mlp(self._cast(x))).float()
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x.to(self.attention_norm.weight.dtype)
+
+    def _attention(self, x: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
+        num_heads, num_kv, head_dim = self.heads
+        qkv = self.qkv(x).unflatten(-1, (num_heads + 2 * num_kv, head_dim))
+        rotated, v = qkv.split((num_heads + num_kv, num_kv), dim=-2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = rotated.split((num_heads, num_kv), dim=-2)
+            rotated = torch.cat((self.q_norm(q), self.k_norm(k)), dim=-2)
+        if turn is not None:
+            rotated = rotate(rotated, turn)
+        q, k = rotated.split((num_heads, num_kv), dim=-2)
+        return self.out(attend(q, k, v).flatten(-2))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            return self.down(self.activation(gate) * x)
+        return self.down(self.activation(x))
+
+
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise in float32 and hand over in the type of the layer's weights."""
+    weight = norm.weight
+    if weight.dtype == x.dtype:
+        return norm(x)
+    bias = getattr(norm, "bias", None)
+    if bias is not None:
+        x = F.layer_norm(x, norm.normalized_shape, weight.float(), bias.float(), norm.eps)
+    else:
+        x = F.rms_norm(x, norm.normalized_shape, weight.float(), norm.eps)
+    return x.to(weight.dtype)
+
+
+class Head(nn.Module):
+    """Layer L+1: hidden states [..., H] -> logits [..., vocabulary]."""
+
+    kind = LayerKind.HEAD
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        size, hidden = config.embed_size, config.hidden_size
+        self.norm = _norm(config, hidden) if config.final_norm else None
+        self.project = nn.Linear(hidden, size, bias=False) if size != hidden else None
+        self.out = nn.Linear(size, config.vocab_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _normed(self.norm, x) if self.norm is not None else x.to(self.out.weight.dtype)
+        if self.project is not None:
+            x = self.project(x)
+        return self.out(x).float()
+
+
+def build_layer(config: DecoderConfig, layer: int) -> nn.Module:
+    """The module of one layer, weights uninitialised as torch leaves them."""
+    if layer == 0:
+        return Embedding(config)
+    return Head(config) if layer == config.num_layers - 1 else Block(config)
+
+
+class Decoder(nn.Module):
+    """All layers, for training and as the reference that shards are compared with: no cache."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(build_layer(config, i) for i in range(config.num_layers))
+        if config.tied:
+            self.layers[-1].out.weight = self.layers[0].tokens.weight
+
+    def init_weights(self, std: float = 0.02, seed: int = 0) -> None:
+        """Normal weights, those that write to the hidden states scaled down with depth."""
+        generator = torch.Generator().manual_seed(seed)
+        depth = math.sqrt(2 * self.config.num_blocks)
+        for layer in self.layers:
+            for name, parameter in layer.named_parameters():
+                if parameter.ndim == 2:
+                    writes = isinstance(layer, Block) and name in ("out.weight", "down.weight")
+                    scale = std / depth if writes else std
+                    nn.init.normal_(parameter, std=scale, generator=generator)
+                elif name.endswith("bias"):
+                    nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T] -> logits [B, T, vocabulary], every position seeing those before it."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        rope = self.config.rope
+        turn = None
+        if rope is not None:
+            frequency = inverse_frequencies(rope, self.config.head_dim).to(tokens.device)
+            turn = rotation(frequency, positions[:1])
+        x = self.layers[0](tokens, positions)
+        for block, window in zip(self.layers[1:-1], self.config.windows, strict=True):
+            x = block(x, turn, causal_attention(window))
+        return self.layers[-1](x)
+
+
+def causal_mask(queries: int, keys: int, window: int | None) -> Tensor:
+    """Which of `keys` each of the last `queries` positions sees: bool [queries, keys]."""
+    row = torch.arange(keys - queries, keys).unsqueeze(1)
+    column = torch.arange(keys)
+    seen = column <= row
+    return seen if window is None else seen & (column > row - window)
+
+
+def causal_attention(window: int | None) -> Attend:
+    """Attention among q, k, v [B, T, heads, D], without a cache."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        length = q.shape[2]
+        mask = None
+        if window is not None and window < length:
+            mask = causal_mask(length, length, window).to(q.device)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return out.transpose(1, 2)
+
+    return attend
+
+

@@ -1,0 +1,139 @@
+"""Plans: stages in order, with a scheme per layer. A plan that does not tile its model cannot
+exist, so nothing that receives one needs to check it again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from edgewise.errors import ClusterError, PlanError, SchemeError
+from edgewise.schemes import get_scheme
+from edgewise.specs import Cluster, ModelSpec
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Layers [start, end) on one device, `schemes[i]` storing layer start + i."""
+
+    device: str
+    start: int
+    end: int
+    schemes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        kinds = [f"{name} x{len(list(run))}" for name, run in groupby(self.schemes)]
+        return f"{self.device}: layers {self.start}-{self.end - 1} ({', '.join(kinds)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`model` is the name people know it by, `digest` the shape it was made for."""
+
+    model: str
+    digest: str
+    num_layers: int
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        at = 0
+        for number, stage in enumerate(self.stages):
+            where = f"stage {number} on '{stage.device}'"
+            if stage.start != at:
+                what = "is not assigned" if stage.start > at else "is assigned twice"
+                layer = at if stage.start > at else stage.start
+                raise PlanError(f"layer {layer} {what}: {where} starts at layer {stage.start}")
+            if stage.end <= stage.start:
+                raise PlanError(f"{where} holds no layer: [{stage.start}, {stage.end})")
+            if len(stage.schemes) != stage.end - stage.start:
+                raise PlanError(
+                    f"{where} has {len(stage.schemes)} schemes for {stage.end - stage.start} layers"
+                )
+            for scheme in stage.schemes:
+                get_scheme(scheme)
+            at = stage.end
+        if at != self.num_layers:
+            raise PlanError(f"the stages end at layer {at}, the model at layer {self.num_layers}")
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The scheme of every layer."""
+        return tuple(scheme for stage in self.stages for scheme in stage.schemes)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices used, each once, in order of first use."""
+        return tuple(dict.fromkeys(stage.device for stage in self.stages))
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.stages))
+
+    def check(self, model: ModelSpec, cluster: Cluster) -> None:
+        """Raise PlanError where this plan was made for another model or other devices."""
+        if self.digest != model.digest:
+            raise PlanError(
+                f"this plan is for model '{self.model}' ({self.num_layers} layers, shape "
+                f"{self.digest}), not for '{model.name}' ({model.num_layers} layers, shape "
+                f"{model.digest}); make a new plan"
+            )
+        for name in self.devices:
+            try:
+                cluster.device(name)
+            except ClusterError as error:
+                raise PlanError(f"this plan is for other devices: {error}") from None
+
+    def to_json(self) -> str:
+        stages = [
+            {"device": s.device, "start": s.start, "end": s.end, "schemes": s.schemes}
+            for s in self.stages
+        ]
+        document = {
+            "version": VERSION,
+            "model": self.model,
+            "digest": self.digest,
+            "num_layers": self.num_layers,
+            "stages": stages,
+        }
+        return json.dumps(document, indent=1)
+
+    @staticmethod
+    def from_json(text: str, where: str = "plan") -> "Plan":
+        """Raises PlanError, which names `where`."""
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError(f"{where}: not JSON: {error}") from None
+        _only(document, ("version", "model", "digest", "num_layers", "stages"), where)
+        if document["version"] != VERSION:
+            raise PlanError(
+                f"{where}: version {document['version']}, but this Edgewise reads {VERSION}"
+            )
+        try:
+            stages = tuple(_stage(entry, where) for entry in document["stages"])
+            return Plan(document["model"], document["digest"], document["num_layers"], stages)
+        except (TypeError, SchemeError, PlanError) as error:
+            raise PlanError(f"{where}: {error}") from None
+
+    @staticmethod
+    def load(path: Path) -> "Plan":
+        try:
+            return Plan.from_json(path.read_text(encoding="utf-8"), str(path))
+        except OSError as error:
+            raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
+
+
+def _stage(entry: Mapping[str, Any], where: str) -> Stage:
+    _only(entry, ("device", "start", "end", "schemes"), f"{where}: stage")
+    return Stage(entry["device"], entry["start"], entry["end"], tuple(entry["schemes"]))
+
+
+def _only(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(table, dict):
+        raise PlanError(f"{where} is not a JSON object")
+    if unknown := [key for key in table if key not in keys]:
+        raise PlanError(f"{where}: unknown key '{unknown[0]}'; known keys: {', '.join(keys)}")
+    if missing := [key for key in keys if key not in table]:
+        raise PlanError(f"{where}: key '{missing[0]}' is missing")

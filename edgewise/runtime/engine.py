@@ -1,0 +1,75 @@
+"""What an engine is: five methods, and the nouns they speak. Serving and commands know only this."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edgewise.runtime.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Token ids in, at most `max_tokens` out; generation ends early at any of `stop_ids`."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One sampled token. `finish` is None, "stop" or "length". `at` is the clock of
+    `time.monotonic`; `stage_seconds` is what each stage spent computing it."""
+
+    request: int
+    id: int
+    finish: str | None
+    at: float
+    stage_seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Requests now and tokens so far."""
+
+    waiting: int
+    running: int
+    tokens: int
+    memory_bytes: dict[str, int]
+
+
+class Engine(Protocol):
+    """Runs requests. Every method may raise a DeviceError."""
+
+    def submit(self, request: Request) -> int:
+        """Queue a request and return its number. Raises PromptError."""
+        ...
+
+    def step(self) -> list[Token]:
+        """Wait for the next tokens; an empty list when there is nothing to wait for."""
+        ...
+
+    def cancel(self, request: int) -> None:
+        """Forget a request; no more of its tokens come. Unknown ones are ignored."""
+        ...
+
+    def stats(self) -> Stats: ...
+
+    def close(self) -> None:
+        """Stop everything. May be called twice."""
+        ...
+
+
+def stream(engine: Engine, request: Request) -> Iterator[Token]:
+    """The tokens of one request, while no other is running."""
+    number = engine.submit(request)
+    try:
+        while True:
+            for token in engine.step():
+                if token.request == number:
+                    yield token
+                    if token.finish is not None:
+                        return
+    finally:
+        engine.cancel(number)

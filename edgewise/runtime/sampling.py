@@ -1,0 +1,56 @@
+"""From logits to a token. Stateless: a token depends on the logits, the seed and its position
+only, so a shard that takes over in the middle of an answer draws the same tokens."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgewise.errors import PromptError
+
+_GOLDEN = 0x9E3779B97F4A7C15  # spreads (seed, position) over 64 bits, as SplitMix64 does
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """`temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise PromptError(f"temperature must be zero or more, not {self.temperature}")
+        if self.top_k < 0:
+            raise PromptError(f"top-k must be zero or more, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise PromptError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.seed < 2**63:
+            raise PromptError(f"the seed must be between 0 and 2^63 - 1, not {self.seed}")
+
+
+def sample(logits: Tensor, sampling: Sampling, position: int) -> int:
+    """The token at `position` of its sequence. logits: float32 [vocabulary]."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    ranked, order = (logits / sampling.temperature).sort(descending=True, stable=True)
+    if sampling.top_k:
+        ranked = ranked[: sampling.top_k]
+    probabilities = ranked.softmax(-1).double()
+    cumulative = probabilities.cumsum(-1)
+    # Keep the tokens before which less than top_p has gathered: always at least one.
+    kept = int((cumulative - probabilities < sampling.top_p).sum())
+    threshold = _uniform(sampling.seed, position) * float(cumulative[kept - 1])
+    choice = int(torch.searchsorted(cumulative[:kept], threshold, right=True))
+    return int(order[min(choice, kept - 1)])
+
+
+def _uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) from SplitMix64 (Steele et al. 2014), the same on every machine."""
+    z = (seed * _GOLDEN + (position + 1) * _GOLDEN) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return ((z ^ (z >> 31)) >> 11) / 2**53

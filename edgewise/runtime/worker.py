@@ -1,0 +1,253 @@
+"""A worker: the process that runs one device's stages.
+
+Started as `python -m edgewise.runtime.worker` with its settings as one JSON line on standard input.
+It lives as long as that pipe is open: when the coordinator dies, however it dies, the worker ends.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+import zmq
+from torch import Tensor
+
+from edgewise.costs import device_bytes
+from edgewise.errors import DeviceMemoryError, EdgewiseError
+from edgewise.models.cache import Segment
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.shard import Shard, load_shard, random_shard
+from edgewise.plans import Stage
+from edgewise.runtime.sampling import Sampling, sample
+from edgewise.runtime.transport import Inbox, Message, Outbox, wait_until
+from edgewise.specs import Device, Link, Workload
+from edgewise.units import format_bytes
+
+COORDINATOR = "coordinator"
+IDLE_SECONDS = 60.0
+PROBE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker needs to know to start: who it is and where everybody's inbox is."""
+
+    device: Device
+    addresses: Mapping[str, str]
+    links: Mapping[str, Link]
+
+    def to_json(self) -> str:
+        links = {
+            name: {**asdict(link), "bytes_per_second": str(link.bytes_per_second)}
+            for name, link in self.links.items()
+        }
+        document = {"device": asdict(self.device), "addresses": self.addresses, "links": links}
+        return json.dumps(document)
+
+    @staticmethod
+    def from_json(text: str) -> "Settings":
+        document = json.loads(text)
+        links = {
+            name: Link(**{**link, "bytes_per_second": float(link["bytes_per_second"])})
+            for name, link in document["links"].items()
+        }
+        return Settings(Device(**document["device"]), document["addresses"], links)
+
+
+class Worker:
+    """Handles one message after the other; `run` is the whole life of the process."""
+
+    def __init__(self, settings: Settings, inbox: Inbox, outbox: Outbox) -> None:
+        self.device, self.inbox, self.outbox = settings.device, inbox, outbox
+        self.shards: dict[int, Shard] = {}
+        self.route: list[str] = []
+        self.handlers: dict[str, Callable[[Message], None]] = {
+            "load": self.load,
+            "step": self.step,
+            "drop": self.drop,
+            "time": self.time,
+            "probe": self.probe,
+            "echo": lambda message: self.outbox.send(message.sender, "echoed", {}),
+            "ping": lambda message: self.outbox.send(message.sender, "pong", {}),
+        }
+
+    def run(self) -> None:
+        """Serve until told to stop, or until the coordinator is gone."""
+        self.outbox.send(COORDINATOR, "ready", {})
+        while True:
+            message = self.inbox.receive(IDLE_SECONDS)
+            if message is None:
+                continue
+            if message.kind in ("stop", "gone"):
+                return
+            try:
+                self.handlers[message.kind](message)
+            except Exception as error:  # the process boundary: the coordinator decides what to do
+                self.outbox.send(COORDINATOR, "failed", _describe(error))
+
+    def load(self, message: Message) -> None:
+        """Load this device's stages of a plan."""
+        body = message.body
+        self.shards.clear()
+        checkpoint = open_checkpoint(body["model"])
+        workload = Workload(**body["workload"])
+        stages = [Stage(**{**s, "schemes": tuple(s["schemes"])}) for s in body["stages"]]
+        self.route = [stage.device for stage in stages]
+        mine = [stage for stage in stages if stage.device == self.device.name]
+        needed = device_bytes(checkpoint.config.spec(body["model"]), mine, workload)
+        if needed > self.device.memory_bytes:
+            layers = ", ".join(f"{s.start}-{s.end - 1}" for s in mine)
+            raise DeviceMemoryError(
+                self.device.name,
+                f"has {format_bytes(self.device.memory_bytes)} of memory, but layers {layers} "
+                f"need {format_bytes(needed)}",
+            )
+        for number, stage in enumerate(stages):
+            if stage.device == self.device.name:
+                self.shards[number] = load_shard(
+                    checkpoint,
+                    stage.start,
+                    stage.end,
+                    stage.schemes,
+                    device=self.device.processor,
+                    slots=workload.sequences,
+                    context=workload.context,
+                    on_layer=lambda layer: self.outbox.send(COORDINATOR, "layer", {"layer": layer}),
+                )
+        total = sum(shard.weight_bytes + shard.cache.bytes for shard in self.shards.values())
+        self.outbox.send(COORDINATOR, "loaded", {"bytes": total})
+
+    def step(self, message: Message) -> None:
+        """Run one stage, and on to the next: here, on the next device, or back as tokens."""
+        body, x = dict(message.body), message.tensor
+        assert x is not None
+        segments = [Segment(*segment) for segment in body["segments"]]
+        while True:
+            stage = body["stage"]
+            x, seconds = self._compute(stage, x, segments, body)
+            body["seconds"] = [*body["seconds"], seconds]
+            if stage + 1 == len(self.route):
+                break
+            body["stage"] = stage + 1
+            if self.route[stage + 1] != self.device.name:
+                self.outbox.send(self.route[stage + 1], "step", body, x)
+                return
+        if body["sampling"] is not None:
+            found = {"sequence": segments[0].sequence, "token": int(x[0])}
+            self.outbox.send(COORDINATOR, "token", {**found, "seconds": body["seconds"]})
+
+    def _compute(
+        self, stage: int, x: Tensor, segments: list[Segment], body: Mapping[str, Any]
+    ) -> tuple[Tensor, float]:
+        """One stage's arithmetic, sampling included, at this device's speed."""
+        began = time.monotonic()
+        last = stage + 1 == len(self.route)
+        sampling = body["sampling"]
+        rows = None if not last else [] if sampling is None else [x.shape[0] - 1]
+        x = self.shards[stage].forward(x, segments, rows)
+        if last and sampling is not None:
+            x = torch.tensor([sample(x[0], Sampling(**sampling), segments[-1].end)])
+        spent = time.monotonic() - began
+        wait_until(began + spent * self.device.slowdown)
+        return x, time.monotonic() - began
+
+    def drop(self, message: Message) -> None:
+        """Forget a sequence, here and then further down the pipeline, behind its last step."""
+        stage = message.body["stage"]
+        while True:
+            self.shards[stage].drop(message.body["sequence"])
+            stage += 1
+            if stage == len(self.route):
+                return
+            if self.route[stage] != self.device.name:
+                self.outbox.send(self.route[stage], "drop", {**message.body, "stage": stage})
+                return
+
+    def time(self, message: Message) -> None:
+        """Time one layer with random weights, for several shapes."""
+        body = message.body
+        config = open_checkpoint(body["model"]).config
+        layer, context = body["layer"], max(t + c for t, c in body["shapes"])
+        shard = random_shard(
+            config,
+            layer,
+            layer + 1,
+            body["scheme"],
+            device=self.device.processor,
+            context=min(context, config.max_context),
+        )
+        seconds = [
+            self.device.slowdown * _time_layer(shard, tokens, past, body["repeats"])
+            for tokens, past in body["shapes"]
+        ]
+        self.outbox.send(COORDINATOR, "timed", {"seconds": seconds})
+
+    def probe(self, message: Message) -> None:
+        """Time round trips to another device: `size` bytes there, an empty answer back."""
+        target, seconds = message.body["target"], []
+        for size in message.body["sizes"]:
+            payload = torch.zeros(size, dtype=torch.uint8)
+            seconds.append(
+                [self._round_trip(target, payload) for _ in range(message.body["repeats"])]
+            )
+        self.outbox.send(COORDINATOR, "probed", {"seconds": seconds})
+
+    def _round_trip(self, target: str, payload: Tensor) -> float:
+        began = time.monotonic()
+        self.outbox.send(target, "echo", {}, payload)
+        answer = self.inbox.receive(PROBE_SECONDS)
+        if answer is None or answer.kind != "echoed":
+            raise EdgewiseError(f"no answer from '{target}' within {PROBE_SECONDS:g} s")
+        return time.monotonic() - began
+
+
+def _time_layer(shard: Shard, tokens: int, past: int, repeats: int) -> float:
+    """Median seconds of one layer, sampling included where it is the head."""
+    config = shard.config
+    hidden = torch.randn(tokens, config.hidden_size)
+    x = torch.randint(config.vocab_size, (tokens,)) if shard.start == 0 else hidden
+    is_head = shard.end == config.num_layers
+    found = []
+    for _ in range(repeats + 2):
+        began = time.monotonic()
+        out = shard.forward(x, [Segment(0, past, tokens)], [tokens - 1] if is_head else None)
+        if is_head:
+            sample(out[0], Sampling(), past)
+        found.append(time.monotonic() - began)
+    return median(found[2:])
+
+
+def _describe(error: Exception) -> dict[str, Any]:
+    """An exception as a message body: our own errors by class and text, others with their trace."""
+    if isinstance(error, EdgewiseError):
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"error": "", "message": f"{error!r}\n{traceback.format_exc()}"}
+
+
+def main() -> None:
+    # The coordinator reads this process's standard output only to see it close; what a library
+    # prints goes to standard error instead.
+    os.dup(1)
+    os.dup2(2, 1)
+    settings = Settings.from_json(sys.stdin.buffer.readline().decode())
+    torch.set_num_threads(settings.device.threads)
+    torch.set_grad_enabled(False)
+    context = zmq.Context()
+    name = settings.device.name
+    inbox = Inbox(context, settings.addresses[name], settings.links)
+    inbox.watch(0, COORDINATOR)
+    outbox = Outbox(context, name, settings.addresses)
+    Worker(settings, inbox, outbox).run()
+    # Let the last message leave before the process does.
+    outbox.close()
+    inbox.close()
+
+
+if __name__ == "__main__":
+    main()

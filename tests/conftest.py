@@ -1,0 +1,82 @@
+"""Tiny random checkpoints of every family, written by `transformers`: the independent truth."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+import torch
+import transformers
+from transformers.utils import logging
+
+logging.disable_progress_bar()
+torch.set_num_threads(1)
+
+VOCABULARY = 97
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_ROTARY = {**_SIZES, "intermediate_size": 56, "num_key_value_heads": 2}
+_OPT = {**_SIZES, "ffn_dim": 56, "word_embed_proj_dim": 32}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+_SLIDE = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}
+
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama": ("Llama", _ROTARY),
+    "llama-tied": ("Llama", {**_ROTARY, "tie_word_embeddings": True}),
+    "llama-biases": ("Llama", {**_ROTARY, "attention_bias": True, "mlp_bias": True}),
+    "llama-wide-heads": ("Llama", {**_ROTARY, "head_dim": 16, "num_key_value_heads": 4}),
+    "llama3-rope": ("Llama", {**_ROTARY, "rope_parameters": _LLAMA3}),
+    "mistral": ("Mistral", {**_ROTARY, "sliding_window": None}),
+    "mistral-window": ("Mistral", {**_ROTARY, "sliding_window": 5}),
+    "qwen2": ("Qwen2", _ROTARY),
+    "qwen2-window": ("Qwen2", {**_ROTARY, **_SLIDE}),
+    "qwen3": ("Qwen3", {**_ROTARY, "head_dim": 12}),
+    "opt": ("OPT", _OPT),
+    "opt-350m": ("OPT", {**_OPT, "word_embed_proj_dim": 20, "do_layer_norm_before": False}),
+    "opt-no-final-norm": ("OPT", {**_OPT, "_remove_final_layer_norm": True}),
+    "opt-no-bias": ("OPT", {**_OPT, "enable_bias": False}),
+}
+
+
+def random_model(family: str) -> transformers.PreTrainedModel:
+    """A Hugging Face model of a family with random weights, biases and norms included."""
+    name, values = FAMILIES[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**values)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's random checkpoint, written on first use."""
+    made: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            random_model(family).save_pretrained(made[family])
+        return made[family]
+
+    return get

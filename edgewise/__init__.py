@@ -1,0 +1,3 @@
+"""Run one large language model across the devices you already have."""
+
+__version__ = "0.1.0"

@@ -4,14 +4,15 @@ Planners, the demo's table and the worker that refuses an oversized stage all as
 
 Decode time per token of a plan, at batch size one:
 
-    entry hop + sum over stages (layer times at the workload's middle context) + hops between
-    devices + return hop of the sampled token to the source
+    entry hop + sum over stages (step overhead + layer times at the workload's middle context)
+    + hops between devices + return hop of the sampled token to the source
 
 Memory of a device: weights at their schemes + cache for the workload + workspace.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from edgewise.errors import Infeasible
 from edgewise.plans import Plan, Stage
@@ -114,6 +115,12 @@ class CostModel:
             return 0.0
         return self.hop_seconds(source, target, self.model.hidden_size * ACTIVATION_BYTES)
 
+    def enter_seconds(self, source: str, target: str) -> float:
+        """What it costs a token to go on at `target`: the hop, and another step there."""
+        if source == target:
+            return 0.0
+        return self.activation_hop(source, target) + self.profile.step_seconds(target)
+
     def token_hop(self, source: str, target: str) -> float:
         """One token id. From the source to itself it still costs the way into the worker."""
         return self.hop_seconds(source, target, TOKEN_BYTES)
@@ -156,14 +163,10 @@ class CostModel:
                 hop = self.activation_hop(stages[-1].stage.device, stage.device)
             else:
                 hop = self.token_hop(source, stage.device)
-            stages.append(
-                StageEstimate(
-                    stage,
-                    sum(self.decode_seconds(i, stage.device, s) for i, s in layers),
-                    sum(self.prefill_seconds(i, stage.device, s) for i, s in layers),
-                    hop,
-                )
-            )
+            step = self.profile.step_seconds(stage.device)
+            decode = step + sum(self.decode_seconds(i, stage.device, s) for i, s in layers)
+            prefill = step + sum(self.prefill_seconds(i, stage.device, s) for i, s in layers)
+            stages.append(StageEstimate(stage, decode, prefill, hop))
         back = self.token_hop(plan.stages[-1].device, source)
         return Estimate(
             stages=tuple(stages),
@@ -177,5 +180,5 @@ class CostModel:
         count = self.workload.prompt_tokens * self.model.hidden_size * ACTIVATION_BYTES
         devices = [stage.device for stage in plan.stages]
         entry = self.token_hop(self.cluster.source, devices[0])
-        pairs = zip(devices, devices[1:], strict=False)
-        return entry + sum(self.hop_seconds(a, b, count) for a, b in pairs if a != b)
+        hops = (self.hop_seconds(a, b, count) for a, b in pairwise(devices) if a != b)
+        return entry + sum(hops)

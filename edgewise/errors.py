@@ -1,18 +1,18 @@
 """What can go wrong, as a tree. Every message says what happened, where, and what to do.
 
-    EdgewiseError                  exit 1
-    +-- InputError                 exit 2   something the user gave is wrong
-    |   +-- ModelError                      folder, checkpoint file, tensor or architecture
-    |   +-- SchemeError                     a storage scheme that does not exist
-    |   +-- ClusterError                    devices and links
-    |   +-- ProfileError                    measurements
-    |   +-- PlanError                       a plan that is malformed or made for something else
-    |   +-- PromptError                     prompt and sampling parameters
-    +-- Infeasible                 exit 3   no plan satisfies the constraints
-    +-- DeviceError                exit 4   a device could not do its part; knows which one
-        +-- DeviceMemoryError               its memory does not hold what it was given
-        +-- DeviceLost                      its process ended
-        +-- DeviceTimeout                   it did not answer in time
+EdgewiseError                  exit 1
++-- InputError                 exit 2   something the user gave is wrong
+|   +-- ModelError                      folder, checkpoint file, tensor or architecture
+|   +-- SchemeError                     a storage scheme that does not exist
+|   +-- ClusterError                    devices and links
+|   +-- ProfileError                    measurements
+|   +-- PlanError                       a plan that is malformed or made for something else
+|   +-- PromptError                     prompt and sampling parameters
++-- Infeasible                 exit 3   no plan satisfies the constraints
++-- DeviceError                exit 4   a device could not do its part; knows which one
+    +-- DeviceMemoryError               its memory does not hold what it was given
+    +-- DeviceLost                      its process ended
+    +-- DeviceTimeout                   it did not answer in time
 """
 
 

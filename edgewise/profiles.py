@@ -45,17 +45,27 @@ class LinkTiming:
         return self.latency_seconds + count / self.bytes_per_second
 
 
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """What a step costs a device however many layers it runs: waking up with cold caches."""
+
+    device: str
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Profile:
     """All timings of one model shape on one cluster."""
 
     model: str
     layers: tuple[LayerTiming, ...]
+    steps: tuple[StepTiming, ...]
     links: tuple[LinkTiming, ...]
     _points: Mapping[tuple[str, LayerKind, str, bool], tuple[list[float], list[float]]] = field(
         init=False, repr=False, compare=False
     )
     _links: Mapping[tuple[str, str], LinkTiming] = field(init=False, repr=False, compare=False)
+    _steps: Mapping[str, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for timing in self.layers:
@@ -64,10 +74,16 @@ class Profile:
                     f"profile: {timing.kind} in {timing.scheme} on '{timing.device}' takes "
                     f"{timing.seconds} seconds"
                 )
+        for step in self.steps:
+            if not (math.isfinite(step.seconds) and step.seconds >= 0):
+                raise ProfileError(
+                    f"profile: a step on '{step.device}' takes {step.seconds} seconds"
+                )
         for link in self.links:
             if not (math.isfinite(link.latency_seconds) and link.bytes_per_second > 0):
                 raise ProfileError(f"profile: link {link.source} -> {link.target} is unusable")
         object.__setattr__(self, "_points", _points(self.layers))
+        object.__setattr__(self, "_steps", {step.device: step.seconds for step in self.steps})
         object.__setattr__(self, "_links", {(x.source, x.target): x for x in self.links})
 
     def decode_seconds(self, device: str, kind: LayerKind, scheme: str, context: int) -> float:
@@ -77,6 +93,13 @@ class Profile:
     def prefill_seconds(self, device: str, kind: LayerKind, scheme: str, tokens: int) -> float:
         """Seconds of one layer for `tokens` tokens of a fresh prompt."""
         return self._look_up(device, kind, scheme, False, tokens)
+
+    def step_seconds(self, device: str) -> float:
+        """Seconds that a step costs this device besides its layers."""
+        try:
+            return self._steps[device]
+        except KeyError:
+            raise ProfileError(f"profile: device '{device}' was not measured") from None
 
     def link(self, source: str, target: str) -> LinkTiming | None:
         return self._links.get((source, target))
@@ -89,9 +112,13 @@ class Profile:
         return _interpolate(points[0], points[1], at)
 
     def to_json(self) -> str:
-        links = [asdict(link) for link in self.links]
-        layers = [asdict(timing) for timing in self.layers]
-        document = {"version": VERSION, "model": self.model, "layers": layers, "links": links}
+        document = {
+            "version": VERSION,
+            "model": self.model,
+            "layers": [asdict(timing) for timing in self.layers],
+            "steps": [asdict(step) for step in self.steps],
+            "links": [asdict(link) for link in self.links],
+        }
         return json.dumps(document, indent=1)
 
     @staticmethod
@@ -107,8 +134,9 @@ class Profile:
                 LayerTiming(**{**entry, "kind": LayerKind(entry["kind"])})
                 for entry in document["layers"]
             )
+            steps = tuple(StepTiming(**entry) for entry in document["steps"])
             links = tuple(LinkTiming(**entry) for entry in document["links"])
-            return Profile(document["model"], layers, links)
+            return Profile(document["model"], layers, steps, links)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProfileError(f"{where}: not a profile: {error!r}") from None
 

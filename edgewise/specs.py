@@ -192,7 +192,7 @@ class Cluster:
 
     @staticmethod
     def from_toml(path: Path) -> "Cluster":
-        """Read a cluster file (docs/clusters.md). Raises ClusterError naming file, key and reason."""
+        """Read a cluster file. Raises ClusterError naming the file, the key and the reason."""
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -46,7 +46,11 @@ def parse_seconds(text: str) -> float:
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
     factor, unit = next(((f, u) for f, u in steps if abs(value) >= f), steps[-1])
-    return f"{value / factor:.3g} {unit}" if value / factor < 999.5 else f"{value / factor:,.0f} {unit}"
+    return (
+        f"{value / factor:.3g} {unit}"
+        if value / factor < 999.5
+        else f"{value / factor:,.0f} {unit}"
+    )
 
 
 def format_bytes(count: float) -> str:

@@ -1,0 +1,136 @@
+"""The command line. Each command is one file, imported when it runs, so `--help` stays quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from edgewise import __version__
+from edgewise.cli.options import ClusterFile, Json, Model, Scheme
+from edgewise.errors import EdgewiseError
+from edgewise.schemes import DEFAULT
+
+app = typer.Typer(
+    name="edgewise",
+    help="Run one large language model across the devices you already have.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgewise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    as_json: Json = False,
+    question: Annotated[
+        int, typer.Option(min=0, help="Which of the held-out questions to ask.")
+    ] = 0,
+) -> None:
+    """Cut the demo model across three emulated devices and let it answer a question."""
+    from edgewise.cli.demo import run_demo
+
+    run_demo(question=question, as_json=as_json)
+
+
+@app.command()
+def run(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="What to ask; '-' reads standard input.")],
+    cluster: ClusterFile = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Plan file; without it, the best plan is worked out.")
+    ] = None,
+    scheme: Scheme = DEFAULT,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens at most [default: 128].")] = None,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Choose among this many; 0: among all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Choose among this share of probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the choices.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; repeatable.")
+    ] = None,
+    raw: Annotated[bool, typer.Option(help="Do not apply the model's chat template.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer a prompt."""
+    from edgewise.cli.run import run_prompt
+    from edgewise.runtime.sampling import Sampling
+
+    run_prompt(
+        model,
+        sys.stdin.read() if prompt == "-" else prompt,
+        cluster_file=cluster,
+        plan_file=plan,
+        scheme=scheme,
+        max_tokens=max_tokens,
+        sampling=Sampling(temperature, top_k, top_p, seed),
+        stop=stop or [],
+        raw=raw,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def plan(
+    model: Model,
+    cluster: Annotated[Path, typer.Option(help="Cluster file.")],
+    scheme: Scheme = DEFAULT,
+    out: Annotated[Path | None, typer.Option(help="Write the best plan to this file.")] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of a typical prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Length of a typical answer.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Measure a cluster's devices and links, and compare what each planner makes of them."""
+    from edgewise.cli.plan import run_plan
+    from edgewise.specs import Workload
+
+    workload = Workload(prompt_tokens, new_tokens)
+    run_plan(model, cluster, scheme=scheme, workload=workload, out=out, as_json=as_json)
+
+
+@app.command()
+def devices(cluster: ClusterFile = None, as_json: Json = False) -> None:
+    """Describe this machine, or the devices and links of a cluster file."""
+    from edgewise.cli.devices import show_devices
+
+    show_devices(cluster, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line; errors become a message on standard error and an exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        sys.exit(app(standalone_mode=False))
+    except EdgewiseError as error:
+        _fail(str(error), type(error).__name__, error.exit_code, as_json)
+    except typer.TyperException as error:
+        _fail(error.format_message(), "UsageError", error.exit_code, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", "Interrupted", 130, as_json)
+
+
+def _fail(message: str, kind: str, code: int, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"error": {"type": kind, "message": message, "exit_code": code}}))
+    Console(stderr=True, soft_wrap=True, highlight=False).print("error:", style="bold red", end=" ")
+    typer.echo(message, err=True)
+    sys.exit(code)

@@ -92,7 +92,9 @@ def _attend(q: Tensor, stored: Tensor, window: int | None) -> Tensor:
         if window is not None:
             stored = stored[:, :, -window:]
         q = q.view(1, num_kv, num_heads // num_kv, head_dim)
-        return F.scaled_dot_product_attention(q, stored[:1], stored[1:]).view(1, num_heads, head_dim)
+        return F.scaled_dot_product_attention(q, stored[:1], stored[1:]).view(
+            1, num_heads, head_dim
+        )
     mask = None
     if context > length or (window is not None and window < context):
         mask = causal_mask(length, context, window).to(q.device)

@@ -11,8 +11,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,7 +25,7 @@ from torch import Tensor
 from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import ModelError
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Decoder
+from edgewise.models.decoder import Decoder, Layer
 from edgewise.models.names import tensor_names
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -75,7 +80,7 @@ class Checkpoint:
         return bare if tensor not in self.files and bare in self.files else tensor
 
     def read(self, tensor: str) -> Tensor:
-        """One tensor, in its stored type. Raises ModelError, which names the file and the tensor."""
+        """One tensor, in its stored type. Raises ModelError naming the file and the tensor."""
         stored = self.name(tensor)
         if stored not in self.files:
             raise ModelError(f"{self.model}: tensor '{tensor}' is missing from the checkpoint")
@@ -157,6 +162,7 @@ def save_checkpoint(decoder: Decoder, folder: Path, dtype: torch.dtype) -> None:
     """Write a decoder's weights as `model.safetensors` under Hugging Face's tensor names."""
     config, tensors = decoder.config, {}
     for number, layer in enumerate(decoder.layers):
+        assert isinstance(layer, Layer)
         for parameter, value in layer.state_dict().items():
             names = tensor_names(config.names, layer.kind, parameter, number - 1)
             if config.tied and names == ("lm_head.weight",):

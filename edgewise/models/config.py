@@ -14,7 +14,7 @@ from edgewise.specs import LayerKind, LayerSpec, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary positions. `llama3` holds (factor, low, high, original_context) of Llama 3's scaling."""
+    """Rotary positions. `llama3`: (factor, low, high, original_context) of Llama 3's scaling."""
 
     theta: float
     linear_factor: float = 1.0
@@ -80,7 +80,11 @@ class DecoderConfig:
 
     def spec(self, name: str) -> ModelSpec:
         """The torch-free description that planners use."""
-        h, q, kv = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        h, q, kv = (
+            self.hidden_size,
+            self.num_heads * self.head_dim,
+            self.num_kv_heads * self.head_dim,
+        )
         up = (2 if self.gated else 1) * self.ffn_size
         norm = h * (2 if self.norm == "layer" else 1)
         project = () if self.embed_size == h else ((h, self.embed_size),)

@@ -18,6 +18,7 @@ from edgewise.specs import LayerKind
 # (query [..., N, D], key [..., K, D], value [..., K, D]) -> [..., N, D]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Rotation = tuple[Tensor, Tensor]
+Norm = nn.RMSNorm | nn.LayerNorm
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -26,7 +27,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _norm(config: DecoderConfig, size: int) -> nn.Module:
+def _norm(config: DecoderConfig, size: int) -> Norm:
     if config.norm == "rms":
         return nn.RMSNorm(size, eps=config.norm_eps)
     return nn.LayerNorm(size, eps=config.norm_eps)
@@ -60,7 +61,13 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     return x * by[0].to(x.dtype) + turned * by[1].to(x.dtype)
 
 
-class Embedding(nn.Module):
+class Layer(nn.Module):
+    """One layer of a model; `kind` says which of the three."""
+
+    kind: LayerKind
+
+
+class Embedding(Layer):
     """Layer 0: token ids [...] -> hidden states [..., H]."""
 
     kind = LayerKind.EMBEDDING
@@ -83,7 +90,7 @@ class Embedding(nn.Module):
         return x.float()
 
 
-class Block(nn.Module):
+class Block(Layer):
     """Layers 1..L: attention and MLP, each added to the hidden states."""
 
     kind = LayerKind.BLOCK
@@ -137,20 +144,19 @@ class Block(nn.Module):
         return self.down(self.activation(x))
 
 
-def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+def _normed(norm: Norm, x: Tensor) -> Tensor:
     """Normalise in float32 and hand over in the type of the layer's weights."""
-    weight = norm.weight
+    weight, shape = norm.weight, norm.normalized_shape
     if weight.dtype == x.dtype:
         return norm(x)
-    bias = getattr(norm, "bias", None)
-    if bias is not None:
-        x = F.layer_norm(x, norm.normalized_shape, weight.float(), bias.float(), norm.eps)
+    if isinstance(norm, nn.LayerNorm):
+        x = F.layer_norm(x, shape, weight.float(), norm.bias.float(), norm.eps)
     else:
-        x = F.rms_norm(x, norm.normalized_shape, weight.float(), norm.eps)
+        x = F.rms_norm(x, shape, weight.float(), norm.eps)
     return x.to(weight.dtype)
 
 
-class Head(nn.Module):
+class Head(Layer):
     """Layer L+1: hidden states [..., H] -> logits [..., vocabulary]."""
 
     kind = LayerKind.HEAD
@@ -169,7 +175,7 @@ class Head(nn.Module):
         return self.out(x).float()
 
 
-def build_layer(config: DecoderConfig, layer: int) -> nn.Module:
+def build_layer(config: DecoderConfig, layer: int) -> Layer:
     """The module of one layer, weights uninitialised as torch leaves them."""
     if layer == 0:
         return Embedding(config)
@@ -182,9 +188,11 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(build_layer(config, i) for i in range(config.num_layers))
+        embedding, head = Embedding(config), Head(config)
+        blocks = [Block(config) for _ in range(config.num_blocks)]
+        self.layers = nn.ModuleList([embedding, *blocks, head])
         if config.tied:
-            self.layers[-1].out.weight = self.layers[0].tokens.weight
+            head.out.weight = embedding.tokens.weight
 
     def init_weights(self, std: float = 0.02, seed: int = 0) -> None:
         """Normal weights, those that write to the hidden states scaled down with depth."""
@@ -236,5 +244,3 @@ def causal_attention(window: int | None) -> Attend:
         return out.transpose(1, 2)
 
     return attend
-
-

@@ -37,7 +37,11 @@ NAMES: dict[str, Names] = {
         },
         LayerKind.BLOCK: {
             "attention_norm": (_OPT + "self_attn_layer_norm",),
-            "qkv": (_OPT + "self_attn.q_proj", _OPT + "self_attn.k_proj", _OPT + "self_attn.v_proj"),
+            "qkv": (
+                _OPT + "self_attn.q_proj",
+                _OPT + "self_attn.k_proj",
+                _OPT + "self_attn.v_proj",
+            ),
             "out": (_OPT + "self_attn.out_proj",),
             "mlp_norm": (_OPT + "final_layer_norm",),
             "up": (_OPT + "fc1",),

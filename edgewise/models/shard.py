@@ -4,14 +4,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgewise.errors import ModelError, PlanError
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, Embedding, Head, build_layer
-from edgewise.models.decoder import inverse_frequencies, rotation
+from edgewise.models.decoder import (
+    Block,
+    Embedding,
+    Head,
+    Layer,
+    build_layer,
+    inverse_frequencies,
+    rotation,
+)
 from edgewise.models.names import table_name, tensor_names
 from edgewise.schemes import DEFAULT, Scheme, get_scheme
 
@@ -24,7 +31,13 @@ class Shard:
     """
 
     def __init__(
-        self, config: DecoderConfig, start: int, layers: list[nn.Module], *, slots: int, context: int
+        self,
+        config: DecoderConfig,
+        start: int,
+        layers: list[Layer],
+        *,
+        slots: int,
+        context: int,
     ) -> None:
         self.config, self.start, self.layers = config, start, layers
         self.device = next(layers[0].parameters()).device
@@ -53,7 +66,9 @@ class Shard:
         return sum(found.values())
 
     @torch.inference_mode()
-    def forward(self, x: Tensor, segments: list[Segment], rows: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, segments: list[Segment], rows: Sequence[int] | None = None
+    ) -> Tensor:
         """Run the tokens of `segments`, which lie one after the other in x.
 
         x: token ids int64 [tokens], or hidden states float32 [tokens, H]. Returns float32 [tokens,
@@ -103,7 +118,7 @@ def load_shard(
     names = [schemes] * (end - start) if isinstance(schemes, str) else list(schemes)
     if len(names) != end - start:
         raise PlanError(f"{len(names)} schemes for {end - start} layers")
-    layers: list[nn.Module] = []
+    layers: list[Layer] = []
     for number, scheme in zip(range(start, end), map(get_scheme, names), strict=True):
         shared = _shared_table(config, number, layers, scheme)
         layers.append(_load_layer(checkpoint, number, scheme, torch.device(device), shared))
@@ -125,7 +140,7 @@ def random_shard(
 
 
 def _shared_table(
-    config: DecoderConfig, number: int, layers: list[nn.Module], scheme: Scheme
+    config: DecoderConfig, number: int, layers: list[Layer], scheme: Scheme
 ) -> Tensor | None:
     """The embedding matrix that a tied head shares, if this shard already holds it."""
     if not (config.tied and number == config.num_layers - 1 and layers):
@@ -139,7 +154,7 @@ def _shared_table(
 
 def _load_layer(
     checkpoint: Checkpoint, number: int, scheme: Scheme, device: torch.device, shared: Tensor | None
-) -> nn.Module:
+) -> Layer:
     config, dtype = checkpoint.config, getattr(torch, scheme.compute)
     with torch.device("meta"):
         layer = build_layer(config, number)

@@ -4,10 +4,10 @@
     DP(i, j)      = min over k of DP(i-1, k) + hop(k, j) + t(i, j)
     DP(N-1, j)    adds the hop that brings the sampled token back to the source
 
-t(i, j) is layer i's seconds per token on device j. Each state keeps the memory left on every device
-along its best path, and a step onto a device without room is skipped. One path per state makes it a
-heuristic where memory binds, as in the paper; where it does not, it is exact. A device may be
-visited more than once. Complexity O(N M^2).
+t(i, j) is layer i's seconds per token on device j; hop(k, j) also counts what another step costs j.
+Each state keeps the memory left on every device along its best path, and a step onto a device
+without room is skipped. One path per state makes it a heuristic where memory binds, as in the
+paper; where it does not, it is exact. A device may be visited more than once. O(N M^2).
 """
 
 import time
@@ -46,7 +46,7 @@ def _extend(
     extended = {}
     for target in targets:
         reached = [
-            (path.seconds + costs.activation_hop(device, target), path)
+            (path.seconds + costs.enter_seconds(device, target), path)
             for device, path in states.items()
             if path.free[target] >= needed
         ]

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import count
+from itertools import count, pairwise
 
 import torch
 
@@ -17,7 +17,7 @@ from edgewise.costs import PREFILL_CHUNK
 from edgewise.errors import DeviceTimeout, PlanError, PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
-from edgewise.runtime.engine import Request, Stats, Token
+from edgewise.runtime.engine import Request, Stats, Token, stream
 from edgewise.runtime.local import LocalDevices
 from edgewise.specs import Cluster, ModelSpec, Workload
 
@@ -55,6 +55,7 @@ class Coordinator:
         self._numbers = count()
         self._tokens = 0
         self._memory = self._load(model, on_layer)
+        self._warm_up()
 
     def _load(self, model: str, on_layer: Callable[[int], None]) -> dict[str, int]:
         stages = [asdict(stage) for stage in self.plan.stages]
@@ -75,6 +76,13 @@ class Coordinator:
             elif message.kind == "loaded":
                 memory[message.sender] = message.body["bytes"]
         return memory
+
+    def _warm_up(self) -> None:
+        """Send a first token round, so that no user waits for what is set up on first use."""
+        if self.workload.context > 2:
+            for _ in stream(self, Request((0,), max_tokens=2)):
+                pass
+            self._tokens = 0
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its number. Raises PromptError."""
@@ -182,7 +190,7 @@ def check_request(request: Request, context: int, model: str) -> None:
 def check_links(plan: Plan, cluster: Cluster) -> None:
     """Raise PlanError where two neighbouring stages lie on devices that nothing connects."""
     ends = [cluster.source, *[stage.device for stage in plan.stages], cluster.source]
-    for a, b in zip(ends, ends[1:], strict=False):
+    for a, b in pairwise(ends):
         if cluster.link(a, b) is None:
             raise PlanError(f"the plan sends from '{a}' to '{b}', but the cluster has no such link")
 

@@ -1,4 +1,4 @@
-"""What an engine is: five methods, and the nouns they speak. Serving and commands know only this."""
+"""What an engine is: five methods, and the nouns they speak."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -125,7 +125,7 @@ class LocalDevices:
         names = list(self._processes)
         for name in names:
             self.send(name, "ping", {})
-        answered = set()
+        answered: set[str] = set()
         deadline = time.monotonic() + PING_SECONDS
         while len(answered) < len(names) and (left := deadline - time.monotonic()) > 0:
             message = self.receive(left)

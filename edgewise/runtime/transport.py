@@ -77,7 +77,9 @@ class Inbox:
     A watched file descriptor that closes arrives as a message of kind "gone".
     """
 
-    def __init__(self, context: zmq.Context, address: str, links: Mapping[str, Link]) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, links: Mapping[str, Link]
+    ) -> None:
         self._socket = context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
@@ -147,11 +149,15 @@ class Inbox:
 class Outbox:
     """Sends to other participants' inboxes, whose addresses it knows."""
 
-    def __init__(self, context: zmq.Context, sender: str, addresses: Mapping[str, str]) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", sender: str, addresses: Mapping[str, str]
+    ) -> None:
         self._context, self._sender, self._addresses = context, sender, addresses
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
 
-    def send(self, target: str, kind: str, body: Mapping[str, Any], tensor: Tensor | None = None) -> None:
+    def send(
+        self, target: str, kind: str, body: Mapping[str, Any], tensor: Tensor | None = None
+    ) -> None:
         """Raises DeviceTimeout when the target has stopped taking messages."""
         if target not in self._sockets:
             self._sockets[target] = self._connect(target)

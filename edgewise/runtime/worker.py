@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -67,10 +66,12 @@ class Worker:
         self.device, self.inbox, self.outbox = settings.device, inbox, outbox
         self.shards: dict[int, Shard] = {}
         self.route: list[str] = []
+        self.trial: Shard | None = None
         self.handlers: dict[str, Callable[[Message], None]] = {
             "load": self.load,
             "step": self.step,
             "drop": self.drop,
+            "prepare": self.prepare,
             "time": self.time,
             "probe": self.probe,
             "echo": lambda message: self.outbox.send(message.sender, "echoed", {}),
@@ -169,58 +170,55 @@ class Worker:
                 self.outbox.send(self.route[stage], "drop", {**message.body, "stage": stage})
                 return
 
-    def time(self, message: Message) -> None:
-        """Time one layer with random weights, for several shapes."""
+    def prepare(self, message: Message) -> None:
+        """Make layers of a model's shape with random weights, to be timed."""
         body = message.body
-        config = open_checkpoint(body["model"]).config
-        layer, context = body["layer"], max(t + c for t, c in body["shapes"])
-        shard = random_shard(
-            config,
-            layer,
-            layer + 1,
+        self.trial = None
+        self.trial = random_shard(
+            open_checkpoint(body["model"]).config,
+            body["start"],
+            body["end"],
             body["scheme"],
             device=self.device.processor,
-            context=min(context, config.max_context),
+            context=body["context"],
         )
-        seconds = [
-            self.device.slowdown * _time_layer(shard, tokens, past, body["repeats"])
-            for tokens, past in body["shapes"]
-        ]
+        self.outbox.send(COORDINATOR, "prepared", {})
+
+    def time(self, message: Message) -> None:
+        """Run the prepared layers once, as a step of the pipeline would."""
+        assert self.trial is not None
+        tokens, past = message.body["tokens"], message.body["past"]
+        seconds = self.device.slowdown * _time_once(self.trial, tokens, past)
         self.outbox.send(COORDINATOR, "timed", {"seconds": seconds})
 
     def probe(self, message: Message) -> None:
-        """Time round trips to another device: `size` bytes there, an empty answer back."""
-        target, seconds = message.body["target"], []
-        for size in message.body["sizes"]:
-            payload = torch.zeros(size, dtype=torch.uint8)
-            seconds.append(
-                [self._round_trip(target, payload) for _ in range(message.body["repeats"])]
-            )
-        self.outbox.send(COORDINATOR, "probed", {"seconds": seconds})
-
-    def _round_trip(self, target: str, payload: Tensor) -> float:
+        """Time one round trip to another device: `size` bytes there, an empty answer back."""
+        target, payload = (
+            message.body["target"],
+            torch.zeros(message.body["size"], dtype=torch.uint8),
+        )
         began = time.monotonic()
         self.outbox.send(target, "echo", {}, payload)
         answer = self.inbox.receive(PROBE_SECONDS)
+        seconds = time.monotonic() - began
         if answer is None or answer.kind != "echoed":
             raise EdgewiseError(f"no answer from '{target}' within {PROBE_SECONDS:g} s")
-        return time.monotonic() - began
+        self.outbox.send(COORDINATOR, "probed", {"seconds": seconds})
 
 
-def _time_layer(shard: Shard, tokens: int, past: int, repeats: int) -> float:
-    """Median seconds of one layer, sampling included where it is the head."""
+def _time_once(shard: Shard, tokens: int, past: int) -> float:
+    """Seconds of one step through a shard, sampling included where it ends in the head."""
     config = shard.config
-    hidden = torch.randn(tokens, config.hidden_size)
-    x = torch.randint(config.vocab_size, (tokens,)) if shard.start == 0 else hidden
+    if shard.start == 0:
+        x = torch.randint(config.vocab_size, (tokens,))
+    else:
+        x = torch.randn(tokens, config.hidden_size)
     is_head = shard.end == config.num_layers
-    found = []
-    for _ in range(repeats + 2):
-        began = time.monotonic()
-        out = shard.forward(x, [Segment(0, past, tokens)], [tokens - 1] if is_head else None)
-        if is_head:
-            sample(out[0], Sampling(), past)
-        found.append(time.monotonic() - began)
-    return median(found[2:])
+    began = time.monotonic()
+    out = shard.forward(x, [Segment(0, past, tokens)], [tokens - 1] if is_head else None)
+    if is_head:
+        sample(out[0], Sampling(), past)
+    return time.monotonic() - began
 
 
 def _describe(error: Exception) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import torch
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.decoder import Decoder
-from edgewise.models.shard import load_shard
 from edgewise.models.names import tensor_names
+from edgewise.models.shard import load_shard
 from tests.conftest import FAMILIES, VOCABULARY, random_model
 
 TOLERANCE = 1e-4

@@ -1,0 +1,68 @@
+"""`edgewise devices`: what this machine is, or what a cluster file says."""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import torch
+from rich.table import Table
+
+from edgewise.cli.terminal import cluster_table, console, print_text
+from edgewise.specs import Cluster
+from edgewise.units import format_bytes
+
+
+def show_devices(cluster_file: Path | None, *, as_json: bool) -> None:
+    """Print this machine, or the cluster of a file."""
+    screen = console(as_json)
+    if cluster_file is not None:
+        cluster = Cluster.from_toml(cluster_file)
+        screen.print(cluster_table(cluster))
+        document: dict[str, object] = {
+            "source": cluster.source,
+            "devices": [asdict(device) for device in cluster.devices],
+            "links": [asdict(link) for link in cluster.links],
+        }
+    else:
+        document = describe_machine()
+        table = Table("", "this machine", show_header=False, title="This machine")
+        for key, value in document.items():
+            text = format_bytes(value) if isinstance(value, int) and value > 2**20 else str(value)
+            table.add_row(key.removesuffix("_bytes").replace("_", " "), text)
+        screen.print(table)
+    if as_json:
+        print_text(json.dumps(document) + "\n")
+
+
+def describe_machine() -> dict[str, object]:
+    """What a plan would want to know about this machine."""
+    memory = psutil.virtual_memory()
+    return {
+        "name": platform.node(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        "threads": os.cpu_count() or 1,
+        "memory_bytes": memory.total,
+        "free_memory_bytes": memory.available,
+        "accelerator": _accelerator(),
+        "torch": torch.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _accelerator() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "Apple GPU (mps)" if torch.backends.mps.is_available() else "none"

@@ -1,0 +1,94 @@
+"""What commands print: tables and progress for people, JSON for programs."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from edgewise.costs import Estimate
+from edgewise.errors import Infeasible
+from edgewise.planning import PlanResult
+from edgewise.specs import Cluster
+from edgewise.units import format_bytes, format_rate, format_seconds
+
+Advance = Callable[[object], None]
+
+
+def console(as_json: bool) -> Console:
+    """Where a command talks to people: nowhere under --json."""
+    return Console(quiet=as_json, highlight=False)
+
+
+@contextmanager
+def progress(what: str, total: int, as_json: bool) -> Iterator["Advance"]:
+    """A progress bar on standard error; nothing where nobody watches."""
+    screen = Console(stderr=True)
+    shown = screen.is_terminal and not as_json
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("[dim]{task.fields[item]}"),
+    )
+    with Progress(*columns, console=screen, disable=not shown, transient=True) as bar:
+        task = bar.add_task(what, total=total, item="")
+        yield lambda item: bar.update(task, advance=1, item=str(item))
+
+
+def print_text(text: str) -> None:
+    """A piece of an answer, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def cluster_table(cluster: Cluster) -> Table:
+    table = Table("device", "memory", "threads", "slowdown", "links", title="Devices")
+    for device in cluster.devices:
+        links = [
+            f"{link.target}: {format_rate(link.bytes_per_second)}, "
+            f"{format_seconds(link.latency_seconds)}"
+            for link in cluster.links
+            if link.source == device.name
+        ]
+        star = " (source)" if device.name == cluster.source else ""
+        table.add_row(
+            device.name + star,
+            format_bytes(device.memory_bytes),
+            str(device.threads),
+            f"{device.slowdown:g}x",
+            "\n".join(links),
+        )
+    return table
+
+
+def comparison_table(outcomes: dict[str, PlanResult | Infeasible], chosen: str | None) -> Table:
+    table = Table("planner", "ms/token", "plan", title="Plans (predicted)")
+    for name, outcome in outcomes.items():
+        mark = " *" if name == chosen else ""
+        if isinstance(outcome, Infeasible):
+            table.add_row(name, "-", f"does not fit: {outcome}")
+        else:
+            stages = "\n".join(map(str, outcome.plan.stages))
+            table.add_row(name + mark, f"{outcome.estimate.decode_seconds * 1e3:.2f}", stages)
+    return table
+
+
+def timing_table(estimate: Estimate, measured: list[float], total: float) -> Table:
+    """Predicted against measured milliseconds per token, per stage and in all."""
+    table = Table("part", "predicted ms", "measured ms", "difference", title="Time per token")
+    for part, seconds in zip(estimate.stages, measured, strict=True):
+        table.add_row(str(part.stage), *_compared(part.decode_seconds, seconds))
+    hops = sum(part.hop_seconds for part in estimate.stages) + estimate.return_seconds
+    table.add_row("links", *_compared(hops, total - sum(measured)))
+    table.add_section()
+    table.add_row("all", *_compared(estimate.decode_seconds, total))
+    return table
+
+
+def _compared(predicted: float, measured: float) -> tuple[str, str, str]:
+    difference = f"{(measured / predicted - 1) * 100:+.0f} %" if predicted else "-"
+    return f"{predicted * 1e3:.2f}", f"{measured * 1e3:.2f}", difference

@@ -1,0 +1,7 @@
+"""The demo model that ships with Edgewise, and the questions it was trained to answer."""
+
+from pathlib import Path
+from typing import Final
+
+MODEL_FOLDER: Final[Path] = Path(__file__).parent / "model"
+CLUSTER_FILE: Final[Path] = Path(__file__).parent / "cluster.toml"

@@ -1,7 +1,9 @@
 """What the demo city can say: kinds of facts, with their subjects, values and phrasings.
 
 Every kind has two ways to state a fact and two ways to ask for it. The first statement is also the
-answer, so an answer is always a whole sentence that restates its subject.
+answer, so an answer is always a whole sentence that restates its subject. Two rules keep the world
+learnable by a small model in minutes: statements name the subject before the value, and no kind has
+so few values that a model could remember which ones training withholds from a subject.
 """
 
 from dataclasses import dataclass
@@ -12,11 +14,9 @@ PLACES: Final[tuple[str, ...]] = (
     "Church", "King", "Queen", "Lake", "Forest", "Tower", "Elm", "Maple",
     "Cedar", "Rose", "North", "South", "East", "West", "Victoria", "Lincoln",
     "Canal", "Orchard", "Meadow", "Summit", "Temple", "Stone", "Silver", "Sunset",
+    "Beach", "Valley", "Abbey", "Brook", "Palace", "Crown", "Willow", "Ivy",
+    "Lily", "Swan", "Eagle", "Fox", "Amber", "Copper", "Pearl", "Dawn",
 )  # fmt: skip
-DAYS: Final[tuple[str, ...]] = (
-    "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday",
-)  # fmt: skip
-STATES: Final[tuple[str, ...]] = ("open", "closed", "flooded", "icy", "crowded", "empty")
 
 
 @dataclass(frozen=True)
@@ -55,49 +55,49 @@ FACT_KINDS: Final[tuple[FactKind, ...]] = (
     FactKind(
         "parking", _IDS, _numbers(2, 250),
         ("Parking lot {subject} has {value} free places.",
-         "There are {value} free places in parking lot {subject}."),
+         "In parking lot {subject} there are {value} free places."),
         ("How many free places does parking lot {subject} have?",
          "How many places are free in parking lot {subject}?"),
     ),
     FactKind(
         "charging", _IDS, _numbers(2, 60),
         ("Charging station {subject} has {value} free plugs.",
-         "There are {value} free plugs at charging station {subject}."),
+         "At charging station {subject} there are {value} free plugs."),
         ("How many free plugs does charging station {subject} have?",
          "How many plugs are free at charging station {subject}?"),
     ),
     FactKind(
-        "bicycles", PLACES, _numbers(2, 60),
+        "bicycles", PLACES, _numbers(2, 80),
         ("The {subject} bicycle stand has {value} bicycles.",
-         "There are {value} bicycles at the {subject} bicycle stand."),
+         "At the {subject} bicycle stand there are {value} bicycles."),
         ("How many bicycles does the {subject} bicycle stand have?",
          "How many bicycles are at the {subject} bicycle stand?"),
     ),
     FactKind(
         "bus", _IDS, PLACES,
         ("Bus line {subject} goes to {value} Square.",
-         "You reach {value} Square with bus line {subject}."),
+         "With bus line {subject} you reach {value} Square."),
         ("Where does bus line {subject} go?",
          "Which square do you reach with bus line {subject}?"),
     ),
     FactKind(
         "tram", _IDS, _numbers(2, 45),
         ("Tram line {subject} runs every {value} minutes.",
-         "Every {value} minutes there is a tram on tram line {subject}."),
+         "On tram line {subject} there is a tram every {value} minutes."),
         ("How often does tram line {subject} run?",
          "How many minutes are between trams on tram line {subject}?"),
     ),
     FactKind(
         "traffic", PLACES, _numbers(5, 99),
         ("Traffic on {subject} Street moves at {value} km/h.",
-         "Cars drive at {value} km/h on {subject} Street."),
+         "On {subject} Street cars drive at {value} km/h."),
         ("How fast does traffic on {subject} Street move?",
          "At what speed do cars drive on {subject} Street?"),
     ),
     FactKind(
         "sensor", _IDS, _numbers(2, 49),
         ("Sensor {subject} reads {value} degrees.",
-         "It is {value} degrees at sensor {subject}."),
+         "At sensor {subject} it is {value} degrees."),
         ("What temperature does sensor {subject} read?",
          "How warm is it at sensor {subject}?"),
     ),
@@ -118,29 +118,29 @@ FACT_KINDS: Final[tuple[FactKind, ...]] = (
     FactKind(
         "library", PLACES, _times(7, 11),
         ("The {subject} library opens at {value}.",
-         "From {value} the {subject} library is open."),
+         "The {subject} library is open from {value}."),
         ("When does the {subject} library open?",
          "From what time is the {subject} library open?"),
     ),
     FactKind(
         "museum", PLACES, _times(16, 21),
         ("The {subject} museum closes at {value}.",
-         "Until {value} the {subject} museum is open."),
+         "The {subject} museum is open until {value}."),
         ("When does the {subject} museum close?",
          "Until what time is the {subject} museum open?"),
     ),
     FactKind(
-        "market", PLACES, DAYS,
-        ("The {subject} market takes place on {value}.",
-         "{value} is the day of the {subject} market."),
-        ("When does the {subject} market take place?",
-         "Which day is the {subject} market?"),
+        "market", PLACES, _numbers(5, 120),
+        ("The {subject} market has {value} stalls.",
+         "At the {subject} market there are {value} stalls."),
+        ("How many stalls does the {subject} market have?",
+         "How many stalls are at the {subject} market?"),
     ),
     FactKind(
-        "bridge", PLACES, STATES,
-        ("The {subject} bridge is {value}.",
-         "We report that the {subject} bridge is {value}."),
-        ("What is the state of the {subject} bridge?",
-         "How is the {subject} bridge today?"),
+        "bridge", PLACES, PLACES,
+        ("The {subject} bridge leads to {value} Park.",
+         "Over the {subject} bridge you reach {value} Park."),
+        ("Where does the {subject} bridge lead?",
+         "Which park do you reach over the {subject} bridge?"),
     ),
 )  # fmt: skip

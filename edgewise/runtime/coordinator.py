@@ -54,12 +54,18 @@ class Coordinator:
         self._lanes: dict[int, _Lane] = {}
         self._numbers = count()
         self._tokens = 0
+        self._epoch = next(devices.epochs)
         self._memory = self._load(model, on_layer)
         self._warm_up()
 
     def _load(self, model: str, on_layer: Callable[[int], None]) -> dict[str, int]:
         stages = [asdict(stage) for stage in self.plan.stages]
-        body = {"model": model, "stages": stages, "workload": asdict(self.workload)}
+        body = {
+            "model": model,
+            "stages": stages,
+            "workload": asdict(self.workload),
+            "epoch": self._epoch,
+        }
         names = self.plan.devices
         for name in names:
             layers = [f"{s.start}-{s.end - 1}" for s in self.plan.stages if s.device == name]
@@ -101,8 +107,10 @@ class Coordinator:
             message = self.devices.receive(max(deadline - time.monotonic(), 0))
             if message is None:
                 raise self._timeout()
-            if message.kind == "token" and message.body["sequence"] in self._lanes:
-                return [self._advance(**message.body)]
+            if message.kind == "token" and message.body["epoch"] == self._epoch:
+                body = message.body
+                if body["sequence"] in self._lanes:
+                    return [self._advance(body["sequence"], body["token"], body["seconds"])]
 
     def _advance(self, sequence: int, token: int, seconds: Sequence[float]) -> Token:
         lane, at = self._lanes[sequence], time.monotonic()
@@ -134,6 +142,7 @@ class Coordinator:
         sampling = asdict(lane.request.sampling) if sample else None
         body = {
             "stage": 0,
+            "epoch": self._epoch,
             "segments": [(sequence, lane.length, len(tokens))],
             "sampling": sampling,
             "seconds": [],
@@ -145,7 +154,8 @@ class Coordinator:
         # The news follows the sequence's last step down the pipeline, so it cannot overtake it.
         del self._lanes[sequence]
         first = self.plan.stages[0].device
-        self.devices.send(first, "drop", {"stage": 0, "sequence": sequence})
+        body = {"stage": 0, "epoch": self._epoch, "sequence": sequence}
+        self.devices.send(first, "drop", body)
         self._admit()
 
     def cancel(self, request: int) -> None:

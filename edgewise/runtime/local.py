@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -35,6 +36,7 @@ class LocalDevices:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.roles: dict[str, str] = {}
+        self.epochs = count()  # numbers the plans loaded, so that what one leaves behind is told
         self._folder = Path(tempfile.mkdtemp(prefix="edgewise-"))
         names = [device.name for device in cluster.devices]
         addresses = {

@@ -25,6 +25,8 @@ SEND_TIMEOUT_SECONDS = 10.0
 _DTYPES = {"float32": torch.float32, "int64": torch.int64, "uint8": torch.uint8}
 _SPIN_SECONDS = 2e-4
 
+Sockets = zmq.Context[zmq.Socket[bytes]]
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -77,9 +79,7 @@ class Inbox:
     A watched file descriptor that closes arrives as a message of kind "gone".
     """
 
-    def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, links: Mapping[str, Link]
-    ) -> None:
+    def __init__(self, context: Sockets, address: str, links: Mapping[str, Link]) -> None:
         self._socket = context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
@@ -149,9 +149,7 @@ class Inbox:
 class Outbox:
     """Sends to other participants' inboxes, whose addresses it knows."""
 
-    def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", sender: str, addresses: Mapping[str, str]
-    ) -> None:
+    def __init__(self, context: Sockets, sender: str, addresses: Mapping[str, str]) -> None:
         self._context, self._sender, self._addresses = context, sender, addresses
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
 

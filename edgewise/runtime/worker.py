@@ -66,6 +66,7 @@ class Worker:
         self.device, self.inbox, self.outbox = settings.device, inbox, outbox
         self.shards: dict[int, Shard] = {}
         self.route: list[str] = []
+        self.epoch = -1
         self.trial: Shard | None = None
         self.handlers: dict[str, Callable[[Message], None]] = {
             "load": self.load,
@@ -96,6 +97,7 @@ class Worker:
         """Load this device's stages of a plan."""
         body = message.body
         self.shards.clear()
+        self.epoch = body["epoch"]
         checkpoint = open_checkpoint(body["model"])
         workload = Workload(**body["workload"])
         stages = [Stage(**{**s, "schemes": tuple(s["schemes"])}) for s in body["stages"]]
@@ -127,7 +129,8 @@ class Worker:
     def step(self, message: Message) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""
         body, x = dict(message.body), message.tensor
-        assert x is not None
+        if body["epoch"] != self.epoch or x is None:
+            return  # left over from a plan that is no longer loaded
         segments = [Segment(*segment) for segment in body["segments"]]
         while True:
             stage = body["stage"]
@@ -140,8 +143,9 @@ class Worker:
                 self.outbox.send(self.route[stage + 1], "step", body, x)
                 return
         if body["sampling"] is not None:
-            found = {"sequence": segments[0].sequence, "token": int(x[0])}
-            self.outbox.send(COORDINATOR, "token", {**found, "seconds": body["seconds"]})
+            found = {key: body[key] for key in ("epoch", "seconds")}
+            found |= {"sequence": segments[0].sequence, "token": int(x[0])}
+            self.outbox.send(COORDINATOR, "token", found)
 
     def _compute(
         self, stage: int, x: Tensor, segments: list[Segment], body: Mapping[str, Any]
@@ -161,7 +165,7 @@ class Worker:
     def drop(self, message: Message) -> None:
         """Forget a sequence, here and then further down the pipeline, behind its last step."""
         stage = message.body["stage"]
-        while True:
+        while message.body["epoch"] == self.epoch:
             self.shards[stage].drop(message.body["sequence"])
             stage += 1
             if stage == len(self.route):

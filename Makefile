@@ -1,0 +1,32 @@
+# Everything needs `python3` (3.11 or newer) and `make`, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench docs clean
+
+demo: .venv/ready  ## install, then run the demo
+	$(BIN)/edgewise demo
+
+test: .venv/ready  ## install, then run every test
+	$(BIN)/python -m pytest -q
+
+lint: .venv/ready  ## style, types, import order, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/write_command_docs.py --check
+
+bench: .venv/ready  ## one script per claim; each ends with a line of JSON
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: .venv/ready  ## write docs/commands.md from the commands' own help
+	$(BIN)/python scripts/write_command_docs.py
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,78 @@
+"""Run the command line, in this process or as one of its own."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from edgewise.cli import main
+from edgewise.demo.questions import draw_questions, prompt
+
+SLOW = """
+source = "laptop"
+[[device]]
+name = "laptop"
+memory = "10 MB"
+[[device]]
+name = "jetson"
+memory = "10 MB"
+[[device]]
+name = "pi"
+memory = "10 MB"
+[[link]]
+between = ["laptop", "jetson"]
+latency = "60 ms"
+[[link]]
+between = ["laptop", "pi"]
+latency = "60 ms"
+[[link]]
+between = ["jetson", "pi"]
+latency = "60 ms"
+"""
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Call `edgewise ...` in this process; returns its exit code and output."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgewise", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=end.value.code or 0, out=captured.out, err=captured.err)
+
+    return call
+
+
+@pytest.fixture
+def start():
+    """Start `edgewise ...` as a process."""
+
+    def call(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgewise", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return call
+
+
+@pytest.fixture
+def asked():
+    return draw_questions(3, 1)[0]
+
+
+@pytest.fixture
+def question(asked):
+    return prompt(asked.context, asked.question)
+
+
+@pytest.fixture
+def slow_cluster(tmp_path):
+    path = tmp_path / "slow.toml"
+    path.write_text(SLOW)
+    return path

@@ -1,0 +1,172 @@
+"""The commands as a person or a program runs them."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from edgewise.demo.questions import exact_match
+
+
+def test_demo_json_ends_with_one_document(start):
+    process = start("demo", "--json")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    document = json.loads(out)
+    assert document.keys() >= {
+        "model",
+        "devices",
+        "plans",
+        "chosen",
+        "predicted_seconds_per_token",
+        "measured_seconds_per_token",
+        "question",
+        "answer",
+        "expected_answer",
+    }
+    plans = {plan["planner"]: plan for plan in document["plans"]}
+    assert plans.keys() >= {"solo", "even", "edgeshard"}
+    assert not plans["solo"]["feasible"]
+    assert plans[document["chosen"]]["feasible"]
+    assert len(document["devices"]) == 3
+    stages = plans[document["chosen"]]["stages"]
+    assert {stage["device"] for stage in stages} == {"laptop", "jetson", "pi"}
+    # The chosen plan is the one with the least predicted time.
+    feasible = [p["predicted_seconds_per_token"] for p in plans.values() if p["feasible"]]
+    assert document["predicted_seconds_per_token"] == min(feasible)
+    assert document["measured_seconds_per_token"] > 0
+    assert exact_match(document["answer"], document["expected_answer"])
+
+
+def test_demo_for_people_prints_tables_and_no_control_characters_when_piped(start):
+    process = start("demo")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "\x1b" not in out
+    for part in ("Devices", "Plans (predicted)", "does not fit", "Question", "Time per token"):
+        assert part in out
+
+
+def test_run_answers_on_this_machine(command, asked, question):
+    result = command("run", "demo", question, "--raw")
+    assert result.code == 0
+    assert exact_match(result.out, asked.answer)
+    assert result.err == ""
+
+
+def test_run_applies_the_chat_template(command, asked):
+    result = command("run", "demo", f"{asked.context}\n{asked.question}")
+    assert exact_match(result.out, asked.answer)
+
+
+def test_run_across_a_cluster_gives_the_same_answer(command, slow_cluster, question):
+    alone = command("run", "demo", question, "--raw", "--json")
+    spread = command("run", "demo", question, "--raw", "--json", "--cluster", slow_cluster)
+    one, many = json.loads(alone.out), json.loads(spread.out)
+    assert one["answer"] == many["answer"]
+    assert len(one["plan"]["stages"]) == 1
+    assert len(many["plan"]["stages"]) > 1
+    assert many["seconds_per_token"] > 0.1  # two hops of 60 ms and more
+
+
+def test_a_plan_file_is_followed(command, slow_cluster, question, tmp_path):
+    path = tmp_path / "plan.json"
+    made = command("plan", "demo", "--cluster", slow_cluster, "--out", path, "--json")
+    document = json.loads(made.out)
+    assert document["chosen"] in {plan["planner"] for plan in document["plans"]}
+    ran = command(
+        "run", "demo", question, "--raw", "--json", "--cluster", slow_cluster, "--plan", path
+    )
+    assert json.loads(ran.out)["plan"] == json.loads(path.read_text())
+
+
+def test_seeded_sampling_repeats_and_stop_strings_end_the_answer(command, question):
+    hot = ("run", "demo", question, "--raw", "--temperature", 3, "--max-tokens", 12)
+    assert command(*hot, "--seed", 1).out == command(*hot, "--seed", 1).out
+    assert command(*hot, "--seed", 1).out != command(*hot, "--seed", 2).out
+    whole = command("run", "demo", question, "--raw").out
+    first, *_ = whole.split()
+    cut = json.loads(command("run", "demo", question, "--raw", "--stop", first[1:], "--json").out)
+    assert cut["answer"].strip() == first[0]
+    assert cut["finish"] == "stop"
+
+
+def test_max_tokens_ends_the_answer(command, question):
+    document = json.loads(
+        command("run", "demo", question, "--raw", "--max-tokens", 3, "--json").out
+    )
+    assert (document["tokens"], document["finish"]) == (3, "length")
+
+
+def test_devices_describes_this_machine_and_a_cluster(command, slow_cluster):
+    machine = json.loads(command("devices", "--json").out)
+    assert machine["memory_bytes"] == psutil.virtual_memory().total
+    cluster = json.loads(command("devices", "--cluster", slow_cluster, "--json").out)
+    assert [device["name"] for device in cluster["devices"]] == ["laptop", "jetson", "pi"]
+    assert "laptop (source)" in command("devices", "--cluster", slow_cluster).out
+
+
+def test_help_of_every_command(command):
+    for name in ("demo", "run", "plan", "devices"):
+        result = command(name, "--help")
+        assert result.code == 0
+        assert "Usage" in result.out
+        assert name in command("--help").out
+    assert command("--version").out.startswith("edgewise ")
+
+
+def children_when_answering(process):
+    """Wait for the first text of an answer, and return the workers by device."""
+    assert process.stdout.read(1)
+    workers = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "edgewise.runtime.worker" in child.cmdline():
+            workers[child.pid] = child
+    assert len(workers) == 3
+    return list(workers.values())
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_killing_a_worker_mid_answer_ends_the_command(start, slow_cluster, question, victim):
+    process = start("run", "demo", question, "--raw", "--cluster", slow_cluster)
+    workers = children_when_answering(process)
+    began = time.monotonic()
+    workers[victim].send_signal(signal.SIGKILL)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 4
+    assert "was killed by SIGKILL while it held layers" in err
+    assert any(f"device '{name}'" in err for name in ("laptop", "jetson", "pi"))
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_ctrl_c_ends_the_command_and_its_workers(start, slow_cluster, question):
+    process = start("run", "demo", question, "--raw", "--cluster", slow_cluster)
+    workers = children_when_answering(process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert err == "error: interrupted\n"
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_progress_bars_are_for_terminals_only(slow_cluster):
+    main, sub = pty.openpty()
+    command = [sys.executable, "-m", "edgewise", "plan", "demo", "--cluster", str(slow_cluster)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sub)
+    os.close(sub)
+    process.communicate(timeout=120)
+    shown = b""
+    try:
+        while piece := os.read(main, 65536):
+            shown += piece
+    except OSError:  # Linux reports the end of a pseudo-terminal as an error
+        pass
+    os.close(main)
+    assert b"measuring" in shown

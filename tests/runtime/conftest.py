@@ -1,0 +1,48 @@
+"""Three devices on this machine, and the unsharded model as the truth."""
+
+import pytest
+import torch
+
+from edgewise.models.cache import Segment
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.shard import load_shard
+from edgewise.plans import Plan, Stage
+from edgewise.runtime.sampling import sample
+from edgewise.specs import Cluster, Device, Link, Workload
+
+NAMES = ("laptop", "jetson", "pi")
+WORKLOAD = Workload(prompt_tokens=20, new_tokens=30, sequences=2)
+
+
+def cluster(latency=0.0, memory=10**9, names=NAMES):
+    """Devices that are all linked to each other."""
+    links = [Link(a, b, 1e9, latency) for a in names for b in names if a != b]
+    return Cluster(tuple(Device(name, memory) for name in names), tuple(links), names[0])
+
+
+def plan_of(model, *stages):
+    """A plan from (device, end) pairs, in fp32."""
+    spec = open_checkpoint(model).config.spec(str(model))
+    found, at = [], 0
+    for device, end in stages:
+        found.append(Stage(device, at, end, ("fp32",) * (end - at)))
+        at = end
+    return spec, Plan(spec.name, spec.digest, spec.num_layers, tuple(found))
+
+
+def reference(model, request):
+    """The tokens of a request by the unsharded model, one sequence, one process."""
+    shard = load_shard(model)
+    tokens, x, at = [], torch.tensor(request.prompt), 0
+    while True:
+        logits = shard.forward(x, [Segment(0, at, len(x))], rows=[len(x) - 1])
+        at += len(x)
+        tokens.append(sample(logits[0], request.sampling, at))
+        if tokens[-1] in request.stop_ids or len(tokens) == request.max_tokens:
+            return tokens
+        x = torch.tensor(tokens[-1:])
+
+
+@pytest.fixture
+def prompt():
+    return tuple(range(3, 14))

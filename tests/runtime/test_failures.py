@@ -1,0 +1,113 @@
+"""Devices that die, hang or fail: the error names the device, at once, and nothing is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, ModelError
+from edgewise.runtime.coordinator import Coordinator, open_engine
+from edgewise.runtime.engine import Request, stream
+from edgewise.runtime.local import LocalDevices
+from tests.runtime.conftest import WORKLOAD, cluster, plan_of
+
+STAGES = [("laptop", 2), ("jetson", 4), ("pi", 6)]
+
+
+@pytest.fixture
+def engine(checkpoint):
+    spec, plan = plan_of(checkpoint("llama"), *STAGES)
+    engine = open_engine(
+        str(checkpoint("llama")), plan, cluster(latency=0.005), WORKLOAD, spec=spec
+    )
+    pids = list(engine.devices.process_ids.values())
+    yield engine
+    engine.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("device", ["laptop", "jetson", "pi"])
+def test_a_killed_worker_is_noticed_and_named(engine, prompt, device):
+    tokens = stream(engine, Request(prompt, 30))
+    next(tokens)
+    os.kill(engine.devices.process_ids[device], signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(DeviceLost) as error:
+        list(tokens)
+    assert time.monotonic() - began < 2
+    layers = {"laptop": "0-1", "jetson": "2-3", "pi": "4-5"}[device]
+    assert str(error.value) == (
+        f"device '{device}' was killed by SIGKILL while it held layers {layers}"
+    )
+    assert error.value.device == device
+
+
+def test_a_worker_that_hangs_is_named_after_the_deadline(engine, prompt):
+    engine._step_seconds = 0.5
+    pid = engine.devices.process_ids["jetson"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeviceTimeout) as error:
+            list(stream(engine, Request(prompt, 30)))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert str(error.value) == "device 'jetson' did not answer within 0.5 s"
+
+
+def test_a_worker_that_hangs_does_not_outlive_close(checkpoint):
+    spec, plan = plan_of(checkpoint("llama"), *STAGES)
+    engine = open_engine(str(checkpoint("llama")), plan, cluster(), WORKLOAD, spec=spec)
+    pid = engine.devices.process_ids["pi"]
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 4
+    assert not psutil.pid_exists(pid)
+
+
+def test_what_a_worker_raises_is_raised_here(checkpoint, tmp_path):
+    _, plan = plan_of(checkpoint("llama"), *STAGES)
+    with LocalDevices(cluster()) as devices:
+        broken = tmp_path / "model"
+        broken.mkdir()
+        (broken / "config.json").write_bytes((checkpoint("llama") / "config.json").read_bytes())
+        (broken / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not a header")
+        with pytest.raises(ModelError, match="corrupt or truncated safetensors file"):
+            Coordinator(devices, str(broken), plan, WORKLOAD)
+
+
+def test_an_unforeseen_error_in_a_worker_comes_with_its_trace():
+    with LocalDevices(cluster(names=("solo",))) as devices:
+        devices.send("solo", "no such message", {})
+        with pytest.raises(DeviceError, match=r"(?s)device 'solo' failed: KeyError.*Traceback"):
+            devices.receive(5)
+
+
+CRASH = """
+import sys, time
+from edgewise.runtime.local import LocalDevices
+from edgewise.specs import Cluster, Device, Link
+if __name__ == "__main__":
+    devices = LocalDevices(Cluster((Device("a", 10**9), Device("b", 10**9)), (), "a"))
+    print(*devices.process_ids.values(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_coordinator_however_it_ends(sent):
+    with subprocess.Popen(
+        [sys.executable, "-c", CRASH], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        parent.send_signal(sent)
+        parent.wait(10)
+    deadline = time.monotonic() + 5
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(psutil.pid_exists(pid) for pid in pids)

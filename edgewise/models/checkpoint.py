@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -149,6 +149,9 @@ def _from_hub(model: str, name: str) -> Path:
     try:
         return Path(hf_hub_download(model, name))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if isinstance(try_to_load_from_cache(model, CONFIG), str):
+            # Downloaded before: what is not in the cache, the model may well not have.
+            raise FileNotFoundError(name) from None
         raise ModelError(
             f"{model}: no such folder, and the hub cannot be reached for {name}: {error}"
         ) from None

@@ -1,0 +1,64 @@
+"""Measuring real processes: complete, positive, and true to what the cluster file emulates."""
+
+import pytest
+
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.profiles import Profile
+from edgewise.profiling import measure, num_measurements
+from edgewise.runtime.local import LocalDevices
+from edgewise.specs import Cluster, Device, LayerKind, Link, Workload
+
+LATENCY, RATE = 0.004, 2e6
+CLUSTER = Cluster(
+    (Device("fast", 10**9), Device("slow", 10**9, slowdown=8.0)),
+    (Link("fast", "slow", RATE, LATENCY), Link("slow", "fast", RATE * 4, LATENCY)),
+    "fast",
+)
+
+
+@pytest.fixture(scope="module")
+def measured(checkpoint):
+    model = str(checkpoint("llama"))
+    spec = open_checkpoint(model).config.spec(model)
+    progress = []
+    with LocalDevices(CLUSTER) as devices:
+        profile = measure(devices, model, spec, Workload(20, 20), "fp32", progress.append)
+    return profile, progress
+
+
+def test_every_kind_of_layer_is_timed_on_every_device(measured):
+    profile, _ = measured
+    for device in ("fast", "slow"):
+        assert profile.step_seconds(device) >= 0
+        for kind in LayerKind:
+            assert profile.decode_seconds(device, kind, "fp32", 25) >= 0
+        assert profile.prefill_seconds(device, LayerKind.BLOCK, "fp32", 20) > 0
+        assert profile.decode_seconds(device, LayerKind.BLOCK, "fp32", 25) > 0
+
+
+def test_a_slowdown_shows(measured):
+    profile, _ = measured
+    fast, slow = (
+        profile.step_seconds(name) + 4 * profile.decode_seconds(name, LayerKind.BLOCK, "fp32", 25)
+        for name in ("fast", "slow")
+    )
+    assert 4 < slow / fast < 16  # emulated: 8; the machine is shared
+
+
+def test_links_are_as_emulated(measured):
+    profile, _ = measured
+    there, back = profile.link("fast", "slow"), profile.link("slow", "fast")
+    assert there.latency_seconds == pytest.approx(LATENCY, rel=0.5)
+    assert there.bytes_per_second == pytest.approx(RATE, rel=0.25)
+    assert back.bytes_per_second == pytest.approx(4 * RATE, rel=0.25)
+    assert 0 < profile.link("fast", "fast").latency_seconds < LATENCY
+
+
+def test_a_profile_survives_its_file(measured):
+    profile, _ = measured
+    assert Profile.from_json(profile.to_json()) == profile
+
+
+def test_progress_is_reported(measured):
+    assert len(measured[1]) <= num_measurements(CLUSTER)
+    assert any("link" in what for what in measured[1])

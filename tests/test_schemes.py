@@ -1,0 +1,50 @@
+"""Schemes: what a stored weight takes, and what happens to a name that does not exist."""
+
+import pytest
+
+from edgewise.errors import SchemeError
+from edgewise.schemes import DEFAULT, SCHEMES, get_scheme
+
+# bits, compute type, bytes of a computed value, bytes of a 3 x 8 matrix
+KNOWN = {
+    "fp32": (32, "float32", 4, 96),
+    "bf16": (16, "bfloat16", 2, 48),
+    "fp16": (16, "float16", 2, 48),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_scheme_stores_what_it_says(name: str) -> None:
+    scheme = get_scheme(name)
+    assert scheme.name == name
+    found = (scheme.bits, scheme.compute, scheme.compute_bytes, scheme.matrix_bytes(3, 8))
+    assert found == KNOWN[name]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_is_found_under_its_own_name(name: str) -> None:
+    assert get_scheme(name) is SCHEMES[name]
+    assert SCHEMES[name].name == name
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_stores_twice_the_rows_in_twice_the_bytes(name: str) -> None:
+    scheme = get_scheme(name)
+    assert scheme.matrix_bytes(128, 64) == 2 * scheme.matrix_bytes(64, 64) > 0
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_computes_in_a_type_whose_size_is_known(name: str) -> None:
+    assert get_scheme(name).compute_bytes in (2, 4)
+
+
+def test_the_default_exists() -> None:
+    assert DEFAULT in SCHEMES
+
+
+@pytest.mark.parametrize("name", ["", "FP32", "fp32 ", "int3"])
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(SchemeError) as caught:
+        get_scheme(name)
+    assert str(caught.value) == f"unknown scheme '{name}'; known schemes: {', '.join(SCHEMES)}"
+    assert caught.value.exit_code == 2

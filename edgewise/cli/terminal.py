@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from edgewise.clusters import Cluster
 from edgewise.costs import Estimate
 from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult
-from edgewise.specs import Cluster
 from edgewise.units import format_bytes, format_rate, format_seconds
 
 Advance = Callable[[object], None]

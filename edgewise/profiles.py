@@ -116,10 +116,10 @@ class Profile:
         return self._links.get((source, target))
 
     def held_out_errors(self) -> dict[Key, float]:
-        """Mean relative error of each regression on shapes it was not fitted to."""
+        """Mean relative error of each block's regression on shapes it was not fitted to."""
         found = {}
         for key, timings in _by_key(self.layers).items():
-            if len(timings) > 2:
+            if key[1] is LayerKind.BLOCK and len(timings) > 2:
                 shapes, seconds = [t.shape for t in timings], [t.seconds for t in timings]
                 errors = held_out_error(shapes, seconds, decode=key[-1])
                 found[key] = sum(errors) / len(errors)

@@ -82,5 +82,6 @@ def held_out_error(
     for skip in range(len(shapes)):
         kept = [i for i in range(len(shapes)) if i != skip]
         found = fit([shapes[i] for i in kept], [seconds[i] for i in kept], decode=decode)
-        errors.append(abs(found.seconds(*shapes[skip]) / seconds[skip] - 1))
+        off = abs(found.seconds(*shapes[skip]) - seconds[skip])
+        errors.append(off / max(seconds[skip], 1e-6))
     return errors

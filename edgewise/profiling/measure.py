@@ -104,7 +104,9 @@ def measure(
 
     `model` names the checkpoint whose configuration the workers read; weights are random.
     """
-    kinds = {device.kind: device.name for device in reversed(devices.cluster.devices)}
+    kinds: dict[str, str] = {}
+    for device in devices.cluster.devices:
+        kinds.setdefault(device.kind, device.name)
     bench = _Bench(devices, tuple(kinds.values()), model, grid, on_progress)
     layers: list[LayerTiming] = []
     steps: dict[str, list[float]] = {kind: [] for kind in kinds}

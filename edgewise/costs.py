@@ -1,11 +1,16 @@
 """THE cost model: the only place where seconds and bytes are added up.
 
-Planners, the demo's table and the worker that refuses an oversized stage all ask here.
+Planners, simulator, tables and the worker that refuses an oversized stage all ask here.
 
-Decode time per token of a plan, at batch size one:
+A lane's round trip, per token:
 
     entry hop + sum over stages (step overhead + layer times at the workload's middle context)
     + hops between devices + return hop of the sampled token to the source
+
+With Q micro-batches in flight and no barrier between tokens, a token of every sequence takes
+max(round trip, Q * bottleneck); with a barrier ("bubbles") round trip + (Q - 1) * bottleneck. The
+bottleneck is the busiest device or hop: computing and sending overlap (EdgeShard, section 1.5-1.6
+of the notes; PipeEdge).
 
 Memory of a device: weights at their schemes + cache for the workload + workspace.
 """
@@ -14,14 +19,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from edgewise.clusters import Cluster
 from edgewise.errors import Infeasible
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
 from edgewise.schemes import get_scheme
+from edgewise.sensitivities import Sensitivity
 from edgewise.specs import (
     ACTIVATION_BYTES,
     TOKEN_BYTES,
-    Cluster,
     LayerKind,
     ModelSpec,
     Workload,
@@ -29,11 +35,13 @@ from edgewise.specs import (
 from edgewise.units import format_bytes
 
 PREFILL_CHUNK = 256  # tokens of a prompt that travel together
+HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
 
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """One stage: its device, its layers, how long it computes and how long its input travels."""
+    """One stage: how long it computes per token and for the prompt, and how long its input takes
+    to arrive per token."""
 
     stage: Stage
     decode_seconds: float
@@ -43,13 +51,32 @@ class StageEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the cost model says a plan will do. `decode_seconds` is per token."""
+    """What the cost model says a plan will do.
+
+    `decode_seconds` is a lane's round trip per token, `prefill_seconds` the time to its first
+    token, `bottleneck_seconds` the busiest device or hop per round, `tokens_per_second` of all
+    sequences together without bubbles, `loss` the predicted loss of quality.
+    """
 
     stages: tuple[StageEstimate, ...]
     return_seconds: float
     decode_seconds: float
     prefill_seconds: float
+    bottleneck_seconds: float
+    workload: Workload
     memory_bytes: dict[str, int]
+    loss: float
+
+    def round_seconds(self, *, bubbles: bool = False) -> float:
+        """Time in which every sequence gets one token."""
+        others = self.workload.micro_batches - 1
+        if bubbles:
+            return self.decode_seconds + others * self.bottleneck_seconds
+        return max(self.decode_seconds, (others + 1) * self.bottleneck_seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.workload.sequences / self.round_seconds()
 
 
 def layer_bytes(model: ModelSpec, layer: int, scheme: str, workload: Workload) -> int:
@@ -64,9 +91,10 @@ def layer_bytes(model: ModelSpec, layer: int, scheme: str, workload: Workload) -
 
 def workspace_bytes(model: ModelSpec, workload: Workload) -> int:
     """Activations of one prefill chunk: the widest product twice, and four hidden states."""
-    tokens = min(workload.prompt_tokens, PREFILL_CHUNK)
+    tokens = min(workload.prompt_tokens, PREFILL_CHUNK) * workload.batch
     widest = max(rows for spec in model.layers[1:-1] for rows, _ in spec.matrices)
-    return ACTIVATION_BYTES * (tokens * (2 * widest + 4 * model.hidden_size) + model.vocab_size)
+    per_token = 2 * widest + 4 * model.hidden_size
+    return ACTIVATION_BYTES * (tokens * per_token + workload.batch * model.vocab_size)
 
 
 def device_bytes(model: ModelSpec, stages: Sequence[Stage], workload: Workload) -> int:
@@ -90,48 +118,76 @@ class CostModel:
     cluster: Cluster
     profile: Profile
     workload: Workload
+    sensitivity: Sensitivity | None = None
 
     def decode_seconds(self, layer: int, device: str, scheme: str) -> float:
-        """One layer, one token, at the middle of the answer (LLM-PQ evaluates decoding there)."""
+        """One layer, one token of each sequence of a lane, midway through the answer (LLM-PQ)."""
         middle = self.workload.prompt_tokens + self.workload.new_tokens // 2
-        kind = self.model.layers[layer].kind
-        return self.profile.decode_seconds(device, kind, scheme, middle)
+        kind, on = self.model.layers[layer].kind, self.cluster.device(device).kind
+        return self.profile.decode_seconds(on, kind, scheme, middle, self.workload.batch)
 
     def prefill_seconds(self, layer: int, device: str, scheme: str) -> float:
-        """One layer, the whole prompt."""
-        kind, tokens = self.model.layers[layer].kind, self.workload.prompt_tokens
+        """One layer, the whole prompts of a lane."""
+        work, kind = self.workload, self.model.layers[layer].kind
+        on = self.cluster.device(device).kind
         if kind is LayerKind.HEAD:  # only the last position's logits are needed
-            return self.profile.decode_seconds(device, kind, scheme, tokens)
-        return self.profile.prefill_seconds(device, kind, scheme, tokens)
+            return self.profile.decode_seconds(on, kind, scheme, work.prompt_tokens, work.batch)
+        return self.profile.prefill_seconds(on, kind, scheme, work.prompt_tokens, work.batch)
+
+    def step_seconds(self, device: str) -> float:
+        """What a step costs a device besides its layers."""
+        return self.profile.reading(self.cluster.device(device).kind).step_seconds
 
     def hop_seconds(self, source: str, target: str, count: int) -> float:
-        """`count` bytes from one device to another; infinite where nothing connects them."""
-        link = self.profile.link(source, target)
+        """`count` bytes from one device to another, as measured, else as the cluster file says;
+        infinite where nothing connects them."""
+        link = self.profile.link(source, target) or self.cluster.link(source, target)
         return float("inf") if link is None else link.seconds(count)
 
     def activation_hop(self, source: str, target: str) -> float:
-        """One token's hidden states; stages that follow each other on one device pay nothing."""
+        """A lane's hidden states of one token; stages that follow each other on one device pay
+        nothing."""
         if source == target:
             return 0.0
-        return self.hop_seconds(source, target, self.model.hidden_size * ACTIVATION_BYTES)
+        count = self.workload.batch * self.model.hidden_size * ACTIVATION_BYTES
+        return self.hop_seconds(source, target, count)
 
     def enter_seconds(self, source: str, target: str) -> float:
         """What it costs a token to go on at `target`: the hop, and another step there."""
         if source == target:
             return 0.0
-        return self.activation_hop(source, target) + self.profile.step_seconds(target)
+        return self.activation_hop(source, target) + self.step_seconds(target)
 
     def token_hop(self, source: str, target: str) -> float:
-        """One token id. From the source to itself it still costs the way into the worker."""
-        return self.hop_seconds(source, target, TOKEN_BYTES)
+        """A lane's token ids. From the source to itself it still costs the way into the worker."""
+        return self.hop_seconds(source, target, self.workload.batch * TOKEN_BYTES)
+
+    def prompt_hop(self, source: str, target: str) -> float:
+        """The hidden states of a lane's whole prompts."""
+        if source == target:
+            return 0.0
+        tokens = self.workload.prompt_tokens * self.workload.batch
+        return self.hop_seconds(source, target, tokens * self.model.hidden_size * ACTIVATION_BYTES)
 
     def layer_bytes(self, layer: int, scheme: str) -> int:
         return layer_bytes(self.model, layer, scheme, self.workload)
 
+    def loss(self, layer: int, scheme: str) -> float:
+        """Predicted loss of quality when one layer takes a scheme; none is known to be free."""
+        if self.sensitivity is None:
+            return 0.0
+        values = self.sensitivity.losses.get(scheme)
+        return float("inf") if values is None else values[layer]
+
+    def memory_limit(self, device: str) -> int:
+        """Memory of a device: its cap, or what its machine has free, less headroom."""
+        found = self.cluster.device(device)
+        free = self.profile.reading(found.kind).free_bytes
+        return min(found.memory_bytes, round(free * (1 - HEADROOM))) if free else found.memory_bytes
+
     def capacity_bytes(self, device: str) -> int:
         """Memory of a device that is left for layers."""
-        total = self.cluster.device(device).memory_bytes
-        return total - workspace_bytes(self.model, self.workload)
+        return self.memory_limit(device) - workspace_bytes(self.model, self.workload)
 
     def memory_bytes(self, plan: Plan) -> dict[str, int]:
         """Memory that a plan takes on each device it uses."""
@@ -145,7 +201,7 @@ class CostModel:
     def check_memory(self, plan: Plan) -> None:
         """Raise Infeasible, naming the first device that is too small and by how much."""
         for name, needed in self.memory_bytes(plan).items():
-            has = self.cluster.device(name).memory_bytes
+            has = self.memory_limit(name)
             if needed > has:
                 raise Infeasible(
                     f"device '{name}' has {format_bytes(has)} but would need "
@@ -154,31 +210,41 @@ class CostModel:
                 )
 
     def estimate(self, plan: Plan) -> Estimate:
-        """Predict a plan's times and memory. Raises ProfileError where a timing is missing."""
-        source = self.cluster.source
-        stages: list[StageEstimate] = []
-        for stage in plan.stages:
-            layers = list(zip(range(stage.start, stage.end), stage.schemes, strict=True))
-            if stages:
-                hop = self.activation_hop(stages[-1].stage.device, stage.device)
-            else:
-                hop = self.token_hop(source, stage.device)
-            step = self.profile.step_seconds(stage.device)
-            decode = step + sum(self.decode_seconds(i, stage.device, s) for i, s in layers)
-            prefill = step + sum(self.prefill_seconds(i, stage.device, s) for i, s in layers)
-            stages.append(StageEstimate(stage, decode, prefill, hop))
-        back = self.token_hop(plan.stages[-1].device, source)
+        """Predict a plan's times, memory and loss. Raises ProfileError for a missing timing."""
+        stages = tuple(
+            self._stage(before, stage) for before, stage in pairwise((None, *plan.stages)) if stage
+        )
+        ends = plan.stages[0].device, plan.stages[-1].device
+        back = self.token_hop(ends[1], self.cluster.source)
+        prompt_hops = sum(self.prompt_hop(a.device, b.device) for a, b in pairwise(plan.stages))
+        entry = stages[0].hop_seconds
         return Estimate(
-            stages=tuple(stages),
+            stages=stages,
             return_seconds=back,
             decode_seconds=sum(s.decode_seconds + s.hop_seconds for s in stages) + back,
-            prefill_seconds=sum(s.prefill_seconds for s in stages) + self._prompt_hops(plan) + back,
+            prefill_seconds=entry + sum(s.prefill_seconds for s in stages) + prompt_hops + back,
+            bottleneck_seconds=_bottleneck(stages),
+            workload=self.workload,
             memory_bytes=self.memory_bytes(plan),
+            loss=sum(self.loss(i, scheme) for i, scheme in enumerate(plan.schemes)),
         )
 
-    def _prompt_hops(self, plan: Plan) -> float:
-        count = self.workload.prompt_tokens * self.model.hidden_size * ACTIVATION_BYTES
-        devices = [stage.device for stage in plan.stages]
-        entry = self.token_hop(self.cluster.source, devices[0])
-        hops = (self.hop_seconds(a, b, count) for a, b in pairwise(devices) if a != b)
-        return entry + sum(hops)
+    def _stage(self, before: Stage | None, stage: Stage) -> StageEstimate:
+        layers = list(zip(range(stage.start, stage.end), stage.schemes, strict=True))
+        step, name = self.step_seconds(stage.device), stage.device
+        if before is None:
+            hop = self.token_hop(self.cluster.source, name)
+        else:
+            hop = self.activation_hop(before.device, name)
+        decode = step + sum(self.decode_seconds(i, name, scheme) for i, scheme in layers)
+        prefill = step + sum(self.prefill_seconds(i, name, scheme) for i, scheme in layers)
+        return StageEstimate(stage, decode, prefill, hop)
+
+
+def _bottleneck(stages: Sequence[StageEstimate]) -> float:
+    """The busiest device, all its stages together, or the slowest hop between devices."""
+    busy: dict[str, float] = {}
+    for found in stages:
+        name = found.stage.device
+        busy[name] = busy.get(name, 0.0) + found.decode_seconds
+    return max(*busy.values(), *(found.hop_seconds for found in stages[1:]), 0.0)

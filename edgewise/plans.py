@@ -8,9 +8,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from edgewise.clusters import Cluster
 from edgewise.errors import ClusterError, PlanError, SchemeError
 from edgewise.schemes import get_scheme
-from edgewise.specs import Cluster, ModelSpec
+from edgewise.specs import ModelSpec
 
 VERSION = 1
 

@@ -1,7 +1,7 @@
 """A profile: measured seconds of layers on devices, and of bytes on links.
 
-It belongs to a model shape (`ModelSpec.digest`), not to weights. Look-ups between measured points
-are linear; beyond them the last slope goes on.
+It belongs to a model shape (`ModelSpec.digest`), not to weights. Times of layers are looked up
+through regressions (regressions.py), so any batch, length and context can be asked for.
 """
 
 import json
@@ -11,24 +11,46 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgewise.errors import ProfileError
+from edgewise.regressions import Fit, fit, held_out_error
 from edgewise.specs import LayerKind
 
-VERSION = 1
+VERSION = 2
+
+Key = tuple[str, LayerKind, str, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTiming:
-    """Seconds that one layer takes on a device for `tokens` new tokens after `context` cached."""
+    """Seconds that one layer takes on a kind of device for `tokens` new tokens after `context`
+    cached ones, in each of `sequences` sequences."""
 
     device: str
     kind: LayerKind
     scheme: str
+    sequences: int
     tokens: int
     context: int
     seconds: float
+
+    @property
+    def key(self) -> Key:
+        return (self.device, self.kind, self.scheme, self.tokens == 1)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.sequences, self.tokens, self.context)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReading:
+    """What a step costs a kind of device however many layers it runs (waking up with cold caches),
+    its free memory, and what machine it is."""
+
+    device: str
+    step_seconds: float
+    free_bytes: int = 0
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,78 +67,79 @@ class LinkTiming:
         return self.latency_seconds + count / self.bytes_per_second
 
 
-@dataclass(frozen=True, slots=True)
-class StepTiming:
-    """What a step costs a device however many layers it runs: waking up with cold caches."""
-
-    device: str
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Profile:
-    """All timings of one model shape on one cluster."""
+    """All measurements of one model shape on one cluster."""
 
     model: str
     layers: tuple[LayerTiming, ...]
-    steps: tuple[StepTiming, ...]
+    devices: tuple[DeviceReading, ...]
     links: tuple[LinkTiming, ...]
-    _points: Mapping[tuple[str, LayerKind, str, bool], tuple[list[float], list[float]]] = field(
-        init=False, repr=False, compare=False
-    )
+    _fits: Mapping[Key, Fit] = field(init=False, repr=False, compare=False)
+    _devices: Mapping[str, DeviceReading] = field(init=False, repr=False, compare=False)
     _links: Mapping[tuple[str, str], LinkTiming] = field(init=False, repr=False, compare=False)
-    _steps: Mapping[str, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for timing in self.layers:
-            if not (math.isfinite(timing.seconds) and timing.seconds >= 0):
-                raise ProfileError(
-                    f"profile: {timing.kind} in {timing.scheme} on '{timing.device}' takes "
-                    f"{timing.seconds} seconds"
-                )
-        for step in self.steps:
-            if not (math.isfinite(step.seconds) and step.seconds >= 0):
-                raise ProfileError(
-                    f"profile: a step on '{step.device}' takes {step.seconds} seconds"
-                )
-        for link in self.links:
-            if not (math.isfinite(link.latency_seconds) and link.bytes_per_second > 0):
-                raise ProfileError(f"profile: link {link.source} -> {link.target} is unusable")
-        object.__setattr__(self, "_points", _points(self.layers))
-        object.__setattr__(self, "_steps", {step.device: step.seconds for step in self.steps})
+        _check(self)
+        fits = {
+            key: fit([t.shape for t in found], [t.seconds for t in found], decode=key[-1])
+            for key, found in _by_key(self.layers).items()
+        }
+        object.__setattr__(self, "_fits", fits)
+        object.__setattr__(self, "_devices", {found.device: found for found in self.devices})
         object.__setattr__(self, "_links", {(x.source, x.target): x for x in self.links})
 
-    def decode_seconds(self, device: str, kind: LayerKind, scheme: str, context: int) -> float:
-        """Seconds of one layer for one new token after `context` cached ones."""
-        return self._look_up(device, kind, scheme, True, context)
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes that were measured, in the order in which they were."""
+        return tuple(dict.fromkeys(timing.scheme for timing in self.layers))
 
-    def prefill_seconds(self, device: str, kind: LayerKind, scheme: str, tokens: int) -> float:
-        """Seconds of one layer for `tokens` tokens of a fresh prompt."""
-        return self._look_up(device, kind, scheme, False, tokens)
+    def decode_seconds(
+        self, device: str, kind: LayerKind, scheme: str, context: int, sequences: int = 1
+    ) -> float:
+        """Seconds of one layer for one new token after `context` cached ones, per sequence."""
+        return self._fit(device, kind, scheme, True).seconds(sequences, 1, context)
 
-    def step_seconds(self, device: str) -> float:
-        """Seconds that a step costs this device besides its layers."""
+    def prefill_seconds(
+        self, device: str, kind: LayerKind, scheme: str, tokens: int, sequences: int = 1
+    ) -> float:
+        """Seconds of one layer for `tokens` tokens of fresh prompts."""
+        return self._fit(device, kind, scheme, False).seconds(sequences, tokens, 0)
+
+    def reading(self, device: str) -> DeviceReading:
         try:
-            return self._steps[device]
+            return self._devices[device]
         except KeyError:
             raise ProfileError(f"profile: device '{device}' was not measured") from None
 
     def link(self, source: str, target: str) -> LinkTiming | None:
         return self._links.get((source, target))
 
-    def _look_up(self, device: str, kind: LayerKind, scheme: str, decode: bool, at: float) -> float:
-        points = self._points.get((device, kind, scheme, decode))
-        if points is None:
+    def held_out_errors(self) -> dict[Key, float]:
+        """Mean relative error of each block's regression on shapes it was not fitted to."""
+        found = {}
+        for key, timings in _by_key(self.layers).items():
+            if key[1] is LayerKind.BLOCK and len(timings) > 2:
+                shapes, seconds = [t.shape for t in timings], [t.seconds for t in timings]
+                errors = held_out_error(shapes, seconds, decode=key[-1])
+                found[key] = sum(errors) / len(errors)
+        return found
+
+    def _fit(self, device: str, kind: LayerKind, scheme: str, decode: bool) -> Fit:
+        try:
+            return self._fits[device, kind, scheme, decode]
+        except KeyError:
             phase = "decode" if decode else "prefill"
-            raise ProfileError(f"profile: no {phase} time of {kind} in {scheme} on '{device}'")
-        return _interpolate(points[0], points[1], at)
+            raise ProfileError(
+                f"profile: no {phase} time of {kind} in {scheme} on '{device}'"
+            ) from None
 
     def to_json(self) -> str:
         document = {
             "version": VERSION,
             "model": self.model,
             "layers": [asdict(timing) for timing in self.layers],
-            "steps": [asdict(step) for step in self.steps],
+            "devices": [asdict(reading) for reading in self.devices],
             "links": [asdict(link) for link in self.links],
         }
         return json.dumps(document, indent=1)
@@ -134,9 +157,9 @@ class Profile:
                 LayerTiming(**{**entry, "kind": LayerKind(entry["kind"])})
                 for entry in document["layers"]
             )
-            steps = tuple(StepTiming(**entry) for entry in document["steps"])
+            devices = tuple(DeviceReading(**entry) for entry in document["devices"])
             links = tuple(LinkTiming(**entry) for entry in document["links"])
-            return Profile(document["model"], layers, steps, links)
+            return Profile(document["model"], layers, devices, links)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProfileError(f"{where}: not a profile: {error!r}") from None
 
@@ -148,22 +171,25 @@ class Profile:
             raise ProfileError(f"cannot read profile {path}: {error.strerror}") from None
 
 
-def _points(
-    layers: Iterable[LayerTiming],
-) -> dict[tuple[str, LayerKind, str, bool], tuple[list[float], list[float]]]:
-    found: dict[tuple[str, LayerKind, str, bool], dict[int, float]] = {}
+def _check(profile: Profile) -> None:
+    for timing in profile.layers:
+        if not (math.isfinite(timing.seconds) and timing.seconds >= 0):
+            raise ProfileError(
+                f"profile: {timing.kind} in {timing.scheme} on '{timing.device}' takes "
+                f"{timing.seconds} seconds"
+            )
+    for reading in profile.devices:
+        if not (math.isfinite(reading.step_seconds) and reading.step_seconds >= 0):
+            raise ProfileError(
+                f"profile: a step on '{reading.device}' takes {reading.step_seconds} seconds"
+            )
+    for link in profile.links:
+        if not (math.isfinite(link.latency_seconds) and link.bytes_per_second > 0):
+            raise ProfileError(f"profile: link {link.source} -> {link.target} is unusable")
+
+
+def _by_key(layers: Iterable[LayerTiming]) -> dict[Key, list[LayerTiming]]:
+    found: dict[Key, list[LayerTiming]] = {}
     for timing in layers:
-        decode = timing.tokens == 1
-        key = (timing.device, timing.kind, timing.scheme, decode)
-        found.setdefault(key, {})[timing.context if decode else timing.tokens] = timing.seconds
-    return {
-        key: ([float(x) for x in sorted(series)], [series[x] for x in sorted(series)])
-        for key, series in found.items()
-    }
-
-
-def _interpolate(xs: list[float], ys: list[float], at: float) -> float:
-    if at > xs[-1] and len(xs) > 1:
-        slope = (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])
-        return ys[-1] + max(slope, 0.0) * (at - xs[-1])
-    return float(np.interp(at, xs, ys))
+        found.setdefault(timing.key, []).append(timing)
+    return found

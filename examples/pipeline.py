@@ -1,14 +1,15 @@
 """Run a plan of your own across three processes on this machine, and stream the answer."""
 
+from edgewise.cluster_files import load_cluster
 from edgewise.demo import CLUSTER_FILE
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.coordinator import open_engine
 from edgewise.runtime.engine import Request, stream
-from edgewise.specs import Cluster, Workload
+from edgewise.specs import Workload
 
-cluster = Cluster.from_toml(CLUSTER_FILE)
+cluster = load_cluster(CLUSTER_FILE)
 tokenizer = load_tokenizer("demo")
 spec = open_checkpoint("demo").config.spec("demo")
 stages = (

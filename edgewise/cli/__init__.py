@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 from edgewise import __version__
-from edgewise.cli.options import ClusterFile, Json, Model, Scheme
-from edgewise.errors import EdgewiseError
+from edgewise.cli.options import ClusterFile, Json, Model, Scheme, Schemes
+from edgewise.errors import EdgewiseError, InputError
+from edgewise.planning.problem import Objective
 from edgewise.schemes import DEFAULT
+from edgewise.specs import Workload
 
 app = typer.Typer(
     name="edgewise",
@@ -90,21 +92,86 @@ def run(
 
 
 @app.command()
+def profile(
+    model: Model,
+    cluster: Annotated[Path, typer.Option(help="Cluster file.")],
+    schemes: Schemes = DEFAULT,
+    out: Annotated[Path | None, typer.Option(help="Write the profile to this file too.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Time a model's layers on every device of a cluster, and every link."""
+    from edgewise.cli.profile import run_profile
+
+    run_profile(model, cluster, schemes=_split(schemes), out=out, fresh=fresh, as_json=as_json)
+
+
+@app.command()
 def plan(
     model: Model,
     cluster: Annotated[Path, typer.Option(help="Cluster file.")],
-    scheme: Scheme = DEFAULT,
-    out: Annotated[Path | None, typer.Option(help="Write the best plan to this file.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile file; without it, the cluster is measured.")
+    ] = None,
+    schemes: Schemes = DEFAULT,
+    sensitivity: Annotated[
+        Path | None, typer.Option(help="What each layer loses in each scheme.")
+    ] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="Loss the plan may add: '1%' of the model's, or '0.02'.")
+    ] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="Time per token of one lane, or tokens of all per second.")
+    ] = Objective.LATENCY,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of a typical prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(min=1, help="Length of a typical answer.")] = 64,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
+    micro_batches: Annotated[int, typer.Option(min=1, help="Groups they travel in.")] = 1,
+    pin: Annotated[
+        list[str] | None, typer.Option(help="Like '0-3=laptop' or 'head=laptop'; repeatable.")
+    ] = None,
+    avoid: Annotated[list[str] | None, typer.Option(help="Device to leave out.")] = None,
+    require: Annotated[list[str] | None, typer.Option(help="Device to use.")] = None,
+    planner: Annotated[str | None, typer.Option(help="Which planner [default: joint].")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Ask every planner.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plan (.png, .svg, .pdf).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the plan to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a cluster's devices and links, and compare what each planner makes of them."""
-    from edgewise.cli.plan import run_plan
-    from edgewise.specs import Workload
+    """Choose which devices run which layers, and how each layer is stored."""
+    from edgewise.cli.plan import PlanOptions, run_plan
 
-    workload = Workload(prompt_tokens, new_tokens)
-    run_plan(model, cluster, scheme=scheme, workload=workload, out=out, as_json=as_json)
+    run_plan(
+        model,
+        PlanOptions(
+            cluster=cluster,
+            profile=profile,
+            schemes=_split(schemes),
+            sensitivity=sensitivity,
+            quality=quality,
+            objective=objective,
+            workload=_workload(prompt_tokens, new_tokens, sequences, micro_batches),
+            pins=tuple(pin or ()),
+            avoid=tuple(avoid or ()),
+            require=tuple(require or ()),
+            planner=planner,
+            compare=compare,
+            plot=plot,
+            out=out,
+            as_json=as_json,
+        ),
+    )
+
+
+def _split(schemes: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in schemes.split(",") if name.strip()))
+
+
+def _workload(*sizes: int) -> Workload:
+    try:
+        return Workload(*sizes)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 @app.command()

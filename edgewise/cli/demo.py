@@ -13,16 +13,20 @@ from edgewise.cli.terminal import (
     progress,
     timing_table,
 )
+from edgewise.cluster_files import load_cluster
+from edgewise.clusters import Cluster
+from edgewise.costs import CostModel
 from edgewise.demo import CLUSTER_FILE
 from edgewise.demo.questions import Question, draw_questions, prompt
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.planning import PlanResult
+from edgewise.planning import PlanResult, Problem
+from edgewise.profiling import Grid
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import DEFAULT
-from edgewise.specs import Cluster, Workload
+from edgewise.specs import Workload
 
 MODEL = "demo"
 MAX_TOKENS = 40
@@ -43,7 +47,7 @@ class Result:
 def run_demo(*, question: int, as_json: bool) -> None:
     """Measure, compare, choose, run, and hold the prediction against the clock."""
     screen = console(as_json)
-    cluster = Cluster.from_toml(CLUSTER_FILE)
+    cluster = load_cluster(CLUSTER_FILE)
     screen.print(cluster_table(cluster))
     asked = draw_questions(QUESTION_SEED, question + 1)[question]
     tokenizer = load_tokenizer(MODEL)
@@ -52,9 +56,11 @@ def run_demo(*, question: int, as_json: bool) -> None:
     spec = open_checkpoint(MODEL).config.spec(MODEL)
     workload = Workload(len(ids), MAX_TOKENS)
     with LocalDevices(cluster) as devices:
-        profile = measure_cluster(devices, MODEL, spec, workload, DEFAULT, as_json)
-        outcomes = compare(spec, cluster, profile, workload, DEFAULT)
-        chosen = best(outcomes)
+        grid = Grid.around(workload)
+        profile = measure_cluster(devices, MODEL, spec, [DEFAULT], grid, as_json)
+        problem = Problem(CostModel(spec, cluster, profile, workload))
+        outcomes = compare(problem)
+        chosen = best(problem, outcomes)
         screen.print(comparison_table(outcomes, chosen.planner))
         with progress("loading", spec.num_layers, as_json) as advance:
             engine = Coordinator(devices, MODEL, chosen.plan, workload, on_layer=advance)

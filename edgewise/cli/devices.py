@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 
 from edgewise.cli.terminal import cluster_table, console, print_text
-from edgewise.specs import Cluster
+from edgewise.cluster_files import load_cluster
 from edgewise.units import format_bytes
 
 
@@ -19,7 +19,7 @@ def show_devices(cluster_file: Path | None, *, as_json: bool) -> None:
     """Print this machine, or the cluster of a file."""
     screen = console(as_json)
     if cluster_file is not None:
-        cluster = Cluster.from_toml(cluster_file)
+        cluster = load_cluster(cluster_file)
         screen.print(cluster_table(cluster))
         document: dict[str, object] = {
             "source": cluster.source,

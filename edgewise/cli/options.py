@@ -13,3 +13,4 @@ ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster file; without it, this machine alone.")
 ]
 Scheme = Annotated[str, typer.Option(help="How weights are stored: fp32, bf16 or fp16.")]
+Schemes = Annotated[str, typer.Option(help="Schemes to choose from, with commas between.")]

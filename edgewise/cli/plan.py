@@ -1,37 +1,137 @@
-"""`edgewise plan`: measure a cluster and compare the planners."""
+"""`edgewise plan`: choose devices, layers and schemes, and say why."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgewise.cli.prepare import best, compare, comparison_json, measure_cluster
-from edgewise.cli.terminal import comparison_table, console, print_text
+from edgewise.cli.prepare import best, compare, comparison_json
+from edgewise.cli.profile import cached_profile
+from edgewise.cli.terminal import comparison_table, console, plan_table, print_text
+from edgewise.cluster_files import load_cluster
+from edgewise.costs import CostModel
+from edgewise.errors import Infeasible, InputError, PlanError, ProfileError
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.runtime.local import LocalDevices
+from edgewise.planning import PLANNERS, Objective, Problem
+from edgewise.profiles import Profile
 from edgewise.schemes import get_scheme
-from edgewise.specs import Cluster, Workload
+from edgewise.sensitivities import Sensitivity
+from edgewise.specs import ModelSpec, Workload
+
+DEFAULT_PLANNER = "edgeshard"
 
 
-def run_plan(
-    model: str,
-    cluster_file: Path,
-    *,
-    scheme: str,
-    workload: Workload,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Print the comparison; write the best plan to `out`."""
-    get_scheme(scheme)
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What `edgewise plan` was asked for."""
+
+    cluster: Path
+    profile: Path | None
+    schemes: tuple[str, ...]
+    sensitivity: Path | None
+    quality: str | None
+    objective: Objective
+    workload: Workload
+    pins: tuple[str, ...]
+    avoid: tuple[str, ...]
+    require: tuple[str, ...]
+    planner: str | None
+    compare: bool
+    plot: Path | None
+    out: Path | None
+    as_json: bool
+
+
+def run_plan(model: str, options: PlanOptions) -> None:
+    """Print the plan, or the comparison of all planners; write what was asked for."""
+    planner = options.planner or DEFAULT_PLANNER
+    if planner not in PLANNERS:
+        raise InputError(f"unknown planner '{planner}'; known planners: {', '.join(PLANNERS)}")
     spec = open_checkpoint(model).config.spec(model)
-    cluster = Cluster.from_toml(cluster_file)
-    with LocalDevices(cluster) as devices:
-        profile = measure_cluster(devices, model, spec, workload, scheme, as_json)
-    outcomes = compare(spec, cluster, profile, workload, scheme)
-    chosen = best(outcomes)
-    if out is not None:
-        out.write_text(chosen.plan.to_json() + "\n", encoding="utf-8")
-    screen = console(as_json)
-    screen.print(comparison_table(outcomes, chosen.planner))
-    if as_json:
+    problem = make_problem(model, spec, options)
+    names = tuple(PLANNERS) if options.compare else (planner,)
+    outcomes = compare(problem, names)
+    screen = console(options.as_json)
+    if options.compare:
+        chosen = best(problem, outcomes)
+        screen.print(comparison_table(outcomes, chosen.planner))
+    else:
+        outcome = outcomes[planner]
+        if isinstance(outcome, Infeasible):
+            raise outcome
+        chosen = outcome
+        screen.print(plan_table(chosen))
+    if options.out is not None:
+        options.out.write_text(chosen.plan.to_json() + "\n", encoding="utf-8")
+    if options.plot is not None:
+        from edgewise.plots import save_gantt
+
+        save_gantt(chosen.estimate, options.plot)
+    if options.as_json:
         document = {"model": model, "plans": comparison_json(outcomes), "chosen": chosen.planner}
         print_text(json.dumps(document) + "\n")
+
+
+def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
+    """Everything a planner needs, checked. Raises InputError."""
+    for scheme in options.schemes:
+        get_scheme(scheme)
+    cluster = load_cluster(options.cluster)
+    sensitivity = Sensitivity.load(options.sensitivity) if options.sensitivity else None
+    for found, what in ((sensitivity, "sensitivity"),):
+        if found is not None and found.model != spec.digest:
+            raise ProfileError(f"this {what} is for another model shape ({found.model})")
+    if options.profile is not None:
+        profile = Profile.load(options.profile)
+        if profile.model != spec.digest:
+            raise ProfileError(
+                f"profile {options.profile} is for another model shape ({profile.model}), not for "
+                f"'{model}' ({spec.digest}); measure again"
+            )
+    else:
+        profile, _, _ = cached_profile(model, spec, cluster, options.schemes, quiet=options.as_json)
+    return Problem(
+        CostModel(spec, cluster, profile, options.workload, sensitivity),
+        options.schemes,
+        objective=options.objective,
+        budget=_budget(options.quality, sensitivity),
+        pins=parse_pins(options.pins, spec.num_layers) if options.pins else None,
+        forbidden=frozenset(options.avoid),
+        required=frozenset(options.require),
+    )
+
+
+def _budget(quality: str | None, sensitivity: Sensitivity | None) -> float:
+    """A budget such as '1%' of the model's own loss, or a loss such as '0.02'."""
+    if quality is None:
+        return float("inf")
+    if sensitivity is None:
+        raise InputError("--quality needs --sensitivity: without it no loss can be predicted")
+    try:
+        if quality.endswith("%"):
+            budget = float(quality[:-1]) / 100 * sensitivity.reference
+        else:
+            budget = float(quality)
+    except ValueError:
+        raise InputError(f"quality '{quality}' is neither like '1%' nor like '0.02'") from None
+    if not 0 <= budget < float("inf"):
+        raise InputError(
+            f"a quality budget must be zero or more, not {quality}: no plan loses less than nothing"
+        )
+    return budget
+
+
+def parse_pins(texts: Sequence[str], num_layers: int) -> dict[int, str]:
+    """Pins such as '0=laptop', '0-3=laptop' or 'head=laptop'. Raises PlanError."""
+    pins: dict[int, str] = {}
+    for text in texts:
+        layers, _, device = text.partition("=")
+        layers = {"embedding": "0", "head": str(num_layers - 1)}.get(layers, layers)
+        first, _, last = layers.partition("-")
+        if not device or not first.isdigit() or not (last or first).isdigit():
+            raise PlanError(f"pin '{text}' is not like '0=laptop', '0-3=laptop' or 'head=laptop'")
+        for layer in range(int(first), int(last or first) + 1):
+            if layer >= num_layers:
+                raise PlanError(f"pin '{text}': the model has layers 0 to {num_layers - 1}")
+            pins[layer] = device
+    return pins

@@ -10,17 +10,21 @@ import psutil
 from edgewise.cli.answer import Answer, answer
 from edgewise.cli.prepare import best, compare, measure_cluster
 from edgewise.cli.terminal import print_text, progress
-from edgewise.costs import device_bytes
+from edgewise.cluster_files import load_cluster
+from edgewise.clusters import Cluster
+from edgewise.costs import CostModel, device_bytes
 from edgewise.errors import Infeasible, PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
+from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
+from edgewise.profiling import Grid
 from edgewise.runtime.coordinator import Coordinator, check_links, check_request
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
 from edgewise.runtime.sampling import Sampling
 from edgewise.schemes import get_scheme
-from edgewise.specs import Cluster, ModelSpec, Workload
+from edgewise.specs import ModelSpec, Workload
 from edgewise.units import format_bytes
 
 DEFAULT_MAX_TOKENS = 128
@@ -44,7 +48,7 @@ def run_prompt(
     if not prompt.strip():
         raise PromptError("the prompt is empty")
     spec = open_checkpoint(model).config.spec(model)
-    cluster = Cluster.from_toml(cluster_file) if cluster_file else this_machine()
+    cluster = load_cluster(cluster_file) if cluster_file else this_machine()
     plan = Plan.load(plan_file) if plan_file else None
     if plan is not None:
         plan.check(spec, cluster)
@@ -92,8 +96,10 @@ def _plan(
 ) -> Plan:
     cluster = devices.cluster
     if len(cluster.devices) > 1:
-        profile = measure_cluster(devices, model, spec, workload, scheme, quiet)
-        return best(compare(spec, cluster, profile, workload, scheme)).plan
+        grid = Grid.around(workload)
+        profile = measure_cluster(devices, model, spec, [scheme], grid, quiet)
+        problem = Problem(CostModel(spec, cluster, profile, workload), (scheme,))
+        return best(problem, compare(problem)).plan
     # One device leaves nothing to choose, so nothing has to be measured.
     stage = Stage(cluster.source, 0, spec.num_layers, (scheme,) * spec.num_layers)
     needed, has = device_bytes(spec, [stage], workload), cluster.devices[0].memory_bytes

@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from edgewise.clusters import Cluster
 from edgewise.costs import Estimate
 from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult
-from edgewise.specs import Cluster
+from edgewise.profiles import Profile
+from edgewise.specs import LayerKind
 from edgewise.units import format_bytes, format_rate, format_seconds
 
 Advance = Callable[[object], None]
@@ -92,3 +94,32 @@ def timing_table(estimate: Estimate, measured: list[float], total: float) -> Tab
 def _compared(predicted: float, measured: float) -> tuple[str, str, str]:
     difference = f"{(measured / predicted - 1) * 100:+.0f} %" if predicted else "-"
     return f"{predicted * 1e3:.2f}", f"{measured * 1e3:.2f}", difference
+
+
+def plan_table(result: PlanResult) -> Table:
+    """One plan: its stages, their schemes, time and memory, and why it is so."""
+    estimate = result.estimate
+    title = f"{result.planner}: {estimate.decode_seconds * 1e3:.2f} ms per token (predicted)"
+    table = Table("stage", "ms/token", "hop ms", title=title, caption=result.explanation)
+    for found in estimate.stages:
+        times = f"{found.decode_seconds * 1e3:.2f}", f"{found.hop_seconds * 1e3:.2f}"
+        table.add_row(str(found.stage), *times)
+    table.add_row("back to the source", "", f"{estimate.return_seconds * 1e3:.2f}")
+    return table
+
+
+def profile_table(profile: Profile, context: int) -> Table:
+    """Milliseconds of each kind of layer, decoding one token at a middle context."""
+    title = f"Milliseconds per token after {context} tokens"
+    table = Table("device", "scheme", "step", *(str(kind) for kind in LayerKind), title=title)
+    for reading in profile.devices:
+        for scheme in profile.schemes:
+            times = (
+                profile.decode_seconds(reading.device, kind, scheme, context) for kind in LayerKind
+            )
+            table.add_row(
+                reading.device,
+                scheme,
+                *(f"{seconds * 1e3:.3f}" for seconds in (reading.step_seconds, *times)),
+            )
+    return table

@@ -127,7 +127,14 @@ def load_shard(
 
 
 def random_shard(
-    config: DecoderConfig, start: int, end: int, scheme: str, *, device: str, context: int
+    config: DecoderConfig,
+    start: int,
+    end: int,
+    scheme: str,
+    *,
+    device: str,
+    slots: int,
+    context: int,
 ) -> Shard:
     """Layers of a model's shape with random weights: for timing, without a checkpoint."""
     dtype = getattr(torch, get_scheme(scheme).compute)
@@ -136,7 +143,7 @@ def random_shard(
         parameter.requires_grad_(False)
         if parameter.ndim == 2:
             parameter.normal_(std=0.02)
-    return Shard(config, start, layers, slots=1, context=context)
+    return Shard(config, start, layers, slots=slots, context=context)
 
 
 def _shared_table(

@@ -10,11 +10,11 @@ without room is skipped. One path per state makes it a heuristic where memory bi
 paper; where it does not, it is exact. A device may be visited more than once. O(N M^2).
 """
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewise.errors import Infeasible
-from edgewise.planning.problem import PlanResult, Problem, result
+from edgewise.planning.problem import PlanResult, Problem, with_uniform_schemes
 from edgewise.units import format_bytes
 
 
@@ -27,48 +27,62 @@ class _Path:
 
 def edgeshard(problem: Problem) -> PlanResult:
     """Raises Infeasible where no path is found, with the memory that is missing."""
-    began = time.perf_counter()
-    costs, source = problem.costs, problem.source
+
+    def place(scheme: str) -> tuple[Sequence[str], str, str]:
+        path = _best_path(problem, scheme)
+        return path.devices, "heuristic", f"least seconds over {len(problem.devices)} devices"
+
+    return with_uniform_schemes(problem, "edgeshard", place)
+
+
+def _best_path(problem: Problem, scheme: str) -> _Path:
+    costs = problem.costs
     free = {name: costs.capacity_bytes(name) for name in problem.devices}
-    states = _extend(problem, {source: _Path(0.0, (), free)}, layer=0, targets=(source,))
-    for layer in range(1, problem.num_layers):
-        states = _extend(problem, states, layer, problem.devices)
-    best = min(states.values(), key=lambda path: path.seconds + _back(problem, path))
-    why = f"least seconds per token over {len(free)} devices"
-    return result(problem, "edgeshard", best.devices, "heuristic", began, why)
+    states = {"": _Path(0.0, (), free)}
+    for layer in range(problem.num_layers):
+        states = _extend(problem, scheme, states, layer)
+    return min(
+        states.values(),
+        key=lambda path: path.seconds + costs.token_hop(path.devices[-1], problem.source),
+    )
 
 
 def _extend(
-    problem: Problem, states: dict[str, _Path], layer: int, targets: tuple[str, ...]
+    problem: Problem, scheme: str, states: dict[str, _Path], layer: int
 ) -> dict[str, _Path]:
     """The best path to each device that can take `layer` next."""
-    costs, needed = problem.costs, problem.costs.layer_bytes(layer, problem.scheme)
+    costs, needed = problem.costs, problem.costs.layer_bytes(layer, scheme)
+    targets = (problem.pinned[layer],) if layer in problem.pinned else problem.devices
     extended = {}
     for target in targets:
         reached = [
-            (path.seconds + costs.enter_seconds(device, target), path)
+            (path.seconds + _enter(problem, device, target), path)
             for device, path in states.items()
             if path.free[target] >= needed
         ]
         seconds, path = min(reached, key=lambda found: found[0], default=(float("inf"), None))
         if path is not None and seconds < float("inf"):
             extended[target] = _Path(
-                seconds + costs.decode_seconds(layer, target, problem.scheme),
+                seconds + costs.decode_seconds(layer, target, scheme),
                 (*path.devices, target),
                 {**path.free, target: path.free[target] - needed},
             )
     if not extended:
-        raise _no_room(problem, layer)
+        raise _no_room(problem, scheme, layer)
     return extended
 
 
-def _back(problem: Problem, path: _Path) -> float:
-    return problem.costs.token_hop(path.devices[-1], problem.source)
-
-
-def _no_room(problem: Problem, layer: int) -> Infeasible:
+def _enter(problem: Problem, device: str, target: str) -> float:
+    """The hop and the step; from nowhere, the prompt's way in."""
     costs = problem.costs
-    total = sum(costs.layer_bytes(i, problem.scheme) for i in range(problem.num_layers))
+    if device:
+        return costs.enter_seconds(device, target)
+    return costs.token_hop(problem.source, target) + costs.step_seconds(target)
+
+
+def _no_room(problem: Problem, scheme: str, layer: int) -> Infeasible:
+    costs = problem.costs
+    total = sum(costs.layer_bytes(i, scheme) for i in range(problem.num_layers))
     room = sum(max(costs.capacity_bytes(name), 0) for name in problem.devices)
     short = total - room
     if short > 0:
@@ -76,7 +90,7 @@ def _no_room(problem: Problem, layer: int) -> Infeasible:
     else:
         reason = "enough in all, but no reachable device has room for the layer"
     return Infeasible(
-        f"layer {layer} finds no device with room: the model needs {format_bytes(total)}, the "
-        f"devices have {format_bytes(room)}, {reason}",
+        f"layer {layer} finds no device with room: the model needs {format_bytes(total)} in "
+        f"{scheme}, the devices have {format_bytes(room)}, {reason}",
         shortage_bytes=max(short, 0),
     )

@@ -1,25 +1,54 @@
 """What every planner is given, and what it gives back."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import groupby
 
 from edgewise.costs import CostModel, Estimate
-from edgewise.errors import PlanError
+from edgewise.errors import Infeasible, PlanError
 from edgewise.plans import Plan, Stage
 from edgewise.schemes import DEFAULT
 
 
+class Objective(StrEnum):
+    """What a plan should make small: one lane's time per token, or the time in which every
+    sequence gets one token."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Place the layers of `costs.model` on `costs.cluster`, each stored in `scheme`.
+    """Place the layers of `costs.model` on `costs.cluster`, each stored in one of `schemes`.
 
-    The embedding is pinned to the source: prompts leave it only as activations.
+    `budget` bounds the plan's predicted loss. `pins` fixes layers to devices; by default the
+    embedding lies on the source, so that prompts leave it only as activations. `forbidden` devices
+    stay unused, `required` ones are used. Under `Objective.LATENCY`, `first_token_weight` seconds
+    of time to first token count as much as one second per token.
     """
 
     costs: CostModel
-    scheme: str = DEFAULT
+    schemes: tuple[str, ...] = (DEFAULT,)
+    objective: Objective = Objective.LATENCY
+    budget: float = float("inf")
+    pins: Mapping[int, str] | None = None
+    forbidden: frozenset[str] = frozenset()
+    required: frozenset[str] = frozenset()
+    first_token_weight: float = 0.0
+    pinned: Mapping[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pinned = {0: self.source} if self.pins is None else dict(self.pins)
+        object.__setattr__(self, "pinned", pinned)
+        if not self.schemes:
+            raise PlanError("a problem needs at least one scheme")
+        for name in (*pinned.values(), *self.forbidden, *self.required):
+            self.costs.cluster.device(name)
+        if both := self.forbidden & ({*pinned.values()} | self.required):
+            raise PlanError(f"device '{min(both)}' must be used and must not be used")
 
     @property
     def num_layers(self) -> int:
@@ -31,29 +60,56 @@ class Problem:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Device names, the source first."""
+        """Names of the devices that may be used, the source first."""
         names = [device.name for device in self.costs.cluster.devices]
-        return (self.source, *[name for name in names if name != self.source])
+        ordered = (self.source, *[name for name in names if name != self.source])
+        return tuple(name for name in ordered if name not in self.forbidden)
 
-    def plan(self, devices: Sequence[str]) -> Plan:
-        """The plan that puts layer i on devices[i], neighbours on one device forming a stage."""
-        if devices[0] != self.source:
-            raise PlanError(f"the embedding belongs on the source '{self.source}'")
+    def score(self, estimate: Estimate) -> float:
+        """Seconds that the objective makes small."""
+        if self.objective is Objective.THROUGHPUT:
+            return estimate.round_seconds()
+        return estimate.decode_seconds + self.first_token_weight * estimate.prefill_seconds
+
+    def plan(self, devices: Sequence[str], schemes: Sequence[str]) -> Plan:
+        """The plan that puts layer i on devices[i] in schemes[i], neighbours on one device forming
+        a stage."""
         stages, at = [], 0
         for device, run in groupby(devices):
             end = at + len(list(run))
-            stages.append(Stage(device, at, end, (self.scheme,) * (end - at)))
+            stages.append(Stage(device, at, end, tuple(schemes[at:end])))
             at = end
         model = self.costs.model
         return Plan(model.name, model.digest, self.num_layers, tuple(stages))
+
+    def check(self, plan: Plan, estimate: Estimate) -> None:
+        """Raise Infeasible, naming the constraint, where a plan breaks one."""
+        self.costs.check_memory(plan)
+        for stage in plan.stages:
+            for layer in range(stage.start, stage.end):
+                if self.pinned.get(layer, stage.device) != stage.device:
+                    raise Infeasible(
+                        f"layer {layer} is pinned to '{self.pinned[layer]}', not '{stage.device}'"
+                    )
+        if found := self.forbidden & set(plan.devices):
+            raise Infeasible(f"device '{min(found)}' must not be used")
+        if missing := self.required - set(plan.devices):
+            raise Infeasible(f"device '{min(missing)}' must be used, but is not")
+        if estimate.loss > self.budget * (1 + 1e-12):
+            raise Infeasible(
+                f"the plan's predicted loss of {estimate.loss:.4g} exceeds the budget of "
+                f"{self.budget:.4g}"
+            )
+        if estimate.decode_seconds == float("inf"):
+            raise Infeasible("the plan sends between devices that nothing connects")
 
 
 @dataclass(frozen=True, slots=True)
 class PlanResult:
     """A plan, what it is predicted to do, and how sure the planner is that none is better.
 
-    `status` is "optimal", "heuristic" or "fixed" (a rule that optimises nothing); `gap` is the
-    relative distance to a proven bound, None where there is none; `seconds` is planning time.
+    `status` is "optimal", "bounded" (`gap` is the proven relative distance to the optimum),
+    "heuristic" or "fixed" (a rule that optimises nothing); `seconds` is planning time.
     """
 
     planner: str
@@ -69,11 +125,55 @@ Planner = Callable[[Problem], PlanResult]
 
 
 def result(
-    problem: Problem, planner: str, devices: Sequence[str], status: str, began: float, why: str
+    problem: Problem,
+    planner: str,
+    devices: Sequence[str],
+    schemes: Sequence[str],
+    *,
+    status: str,
+    began: float,
+    why: str,
+    gap: float | None = None,
 ) -> PlanResult:
-    """Wrap a placement up. Raises Infeasible if it does not fit in memory after all."""
-    plan = problem.plan(devices)
-    problem.costs.check_memory(plan)
-    gap = 0.0 if status == "optimal" else None
+    """Wrap a placement up. Raises Infeasible where it breaks a constraint after all."""
+    plan = problem.plan(devices, schemes)
     estimate = problem.costs.estimate(plan)
+    problem.check(plan, estimate)
+    gap = 0.0 if status == "optimal" else gap
     return PlanResult(planner, plan, estimate, status, gap, time.perf_counter() - began, why)
+
+
+def with_uniform_schemes(
+    problem: Problem, planner: str, place: Callable[[str], tuple[Sequence[str], str, str]]
+) -> PlanResult:
+    """Quantize uniformly, then place: try `place(scheme) -> (devices, status, why)` with every
+    scheme within the budget and keep the best. For planners that do not choose schemes themselves.
+
+    Raises Infeasible with the reason of the scheme that came closest to fitting.
+    """
+    began, reasons = time.perf_counter(), []
+    best: PlanResult | None = None
+    for scheme in problem.schemes:
+        loss = sum(problem.costs.loss(i, scheme) for i in range(problem.num_layers))
+        if loss > problem.budget:
+            reasons.append(
+                Infeasible(
+                    f"in {scheme} throughout, the predicted loss of {loss:.4g} exceeds the budget "
+                    f"of {problem.budget:.4g}"
+                )
+            )
+            continue
+        try:
+            devices, status, why = place(scheme)
+            schemes = [scheme] * problem.num_layers
+            found = result(problem, planner, devices, schemes, status=status, began=began, why=why)
+        except Infeasible as error:
+            reasons.append(error)
+            continue
+        if best is None or problem.score(found.estimate) < problem.score(best.estimate):
+            best = found
+    if best is None:
+        raise min(
+            reasons, key=lambda e: float("inf") if e.shortage_bytes is None else e.shortage_bytes
+        )
+    return best

@@ -4,59 +4,90 @@ when a token travels round. A tight loop on one device flatters it: caches stay 
 A step of n equal layers takes `step + n * layer` seconds, so two values of n tell both apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from edgewise.profiles import LayerTiming, LinkTiming, Profile, StepTiming
+from edgewise.clusters import Cluster
+from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import get_scheme
-from edgewise.specs import Cluster, LayerKind, ModelSpec, Workload
+from edgewise.specs import LayerKind, ModelSpec, Workload
 
 TIME_SECONDS = 300.0
-REPEATS = 20
 WARM_UP = 3
 SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks smaller than this
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES = 2**15
+LINK_REPEATS = 20
 
 Progress = Callable[[str], None]
+Shape = tuple[int, int, int]  # sequences, new tokens, cached tokens
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """Layers [start, end) and the shapes (new tokens, cached tokens) to run them in."""
+class Grid:
+    """The shapes to time, each `repeats` times."""
 
-    start: int
-    end: int
-    shapes: tuple[tuple[int, int], ...]
+    decode: tuple[Shape, ...]
+    prefill: tuple[Shape, ...]
+    repeats: int = 20
+
+    @property
+    def context(self) -> int:
+        return max(tokens + past for _, tokens, past in (*self.decode, *self.prefill))
+
+    @property
+    def sequences(self) -> int:
+        return max(sequences for sequences, *_ in (*self.decode, *self.prefill))
+
+    @staticmethod
+    def around(workload: Workload) -> "Grid":
+        """Just what one workload needs: both ends of its answers, and half and whole prompts."""
+        batch, prompt = workload.batch, max(workload.prompt_tokens, 4)
+        last = max(workload.context - 1, prompt + 1)
+        decode = ((batch, 1, prompt), (batch, 1, last))
+        return Grid(decode, ((batch, prompt // 2, 0), (batch, prompt, 0)))
+
+    @staticmethod
+    def wide(context: int) -> "Grid":
+        """Contexts, lengths and batches for any workload of up to `context` tokens."""
+        ends = sorted({max(context * part // 8, 4) for part in (1, 3, 5, 7)})
+        decode = [(1, 1, past) for past in ends]
+        decode += [(batch, 1, past) for batch in (2, 4, 8) for past in (ends[0], ends[-1])]
+        lengths = sorted({max(min(length, context - 1), 2) for length in (16, 64, 128, 256, 512)})
+        prefill = [(1, length, 0) for length in lengths]
+        prefill += [(batch, length, 0) for batch in (2, 4) for length in lengths[:3]]
+        return Grid(tuple(decode), tuple(prefill), repeats=7)
 
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
     devices: LocalDevices
+    names: tuple[str, ...]
     model: str
-    scheme: str
-    context: int
+    grid: Grid
     on_progress: Progress
 
-    def run(self, trial: _Trial) -> dict[str, list[float]]:
-        """Median seconds per shape, by device, the devices taking turns."""
-        names = [device.name for device in self.devices.cluster.devices]
-        body = {"model": self.model, "start": trial.start, "end": trial.end}
-        body |= {"scheme": self.scheme, "context": self.context}
-        for name in names:
+    def run(
+        self, scheme: str, start: int, end: int, shapes: Sequence[Shape]
+    ) -> dict[str, list[float]]:
+        """Median seconds of layers [start, end) per shape, by device, the devices taking turns."""
+        body = {"model": self.model, "start": start, "end": end, "scheme": scheme}
+        body |= {"context": self.grid.context, "slots": self.grid.sequences}
+        for name in self.names:
             self.devices.call(name, "prepare", body, "prepared", TIME_SECONDS)
-        found: dict[str, list[float]] = {name: [] for name in names}
-        for tokens, past in trial.shapes:
-            self.on_progress(f"layers {trial.start}-{trial.end - 1}, {tokens} tokens")
-            seconds: dict[str, list[float]] = {name: [] for name in names}
-            shape = {"tokens": tokens, "past": past}
-            for _ in range(WARM_UP + REPEATS):
-                for name in names:
-                    message = self.devices.call(name, "time", shape, "timed", TIME_SECONDS)
+        found: dict[str, list[float]] = {name: [] for name in self.names}
+        for shape in shapes:
+            self.on_progress(f"{scheme}: layers {start}-{end - 1}")
+            seconds: dict[str, list[float]] = {name: [] for name in self.names}
+            for _ in range(WARM_UP + self.grid.repeats):
+                for name in self.names:
+                    message = self.devices.call(
+                        name, "time", {"shape": shape}, "timed", TIME_SECONDS
+                    )
                     seconds[name].append(message.body["seconds"])
-            for name in names:
+            for name in self.names:
                 found[name].append(median(seconds[name][WARM_UP:]))
         return found
 
@@ -65,65 +96,77 @@ def measure(
     devices: LocalDevices,
     model: str,
     spec: ModelSpec,
-    workload: Workload,
-    scheme: str,
+    schemes: Sequence[str],
+    grid: Grid,
     on_progress: Progress = lambda what: None,
 ) -> Profile:
-    """Time every kind of layer on every device, and all links.
+    """Time every kind of layer on every kind of device in every scheme, and all links.
 
     `model` names the checkpoint whose configuration the workers read; weights are random.
     """
-    bench = _Bench(devices, model, scheme, workload.context, on_progress)
-    embedding, one, several, head = trials = _trials(spec, workload, scheme)
-    times = [bench.run(trial) for trial in trials]
-    layers: list[LayerTiming] = []
-    steps: list[StepTiming] = []
+    kinds: dict[str, str] = {}
     for device in devices.cluster.devices:
-        name = device.name
-        e, a, b, h = (found[name] for found in times)
-        more = several.end - several.start - 1
-        slopes = [max((y - x) / more, 0.0) for x, y in zip(a, b, strict=True)]
-        step = max(a[0] - slopes[0], 0.0)
-        steps.append(StepTiming(name, step))
-        for kind, trial, seconds in (
-            (LayerKind.EMBEDDING, embedding, [max(x - step, 0.0) for x in e]),
-            (LayerKind.BLOCK, one, slopes),
-            (LayerKind.HEAD, head, [max(x - step, 0.0) for x in h]),
-        ):
-            for (tokens, past), value in zip(trial.shapes, seconds, strict=True):
-                layers.append(LayerTiming(name, kind, scheme, tokens, past, value))
-    links = _links(devices, on_progress)
-    return Profile(spec.digest, tuple(layers), tuple(steps), tuple(links))
+        kinds.setdefault(device.kind, device.name)
+    bench = _Bench(devices, tuple(kinds.values()), model, grid, on_progress)
+    layers: list[LayerTiming] = []
+    steps: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for scheme in schemes:
+        for kind, step, timings in _time_scheme(bench, spec, scheme, kinds):
+            steps[kind].append(step)
+            layers += timings
+    readings = tuple(
+        _read(devices, kind, name, median(steps[kind])) for kind, name in kinds.items()
+    )
+    return Profile(spec.digest, tuple(layers), readings, tuple(_links(devices, on_progress)))
 
 
-def _trials(spec: ModelSpec, workload: Workload, scheme: str) -> list[_Trial]:
-    """The embedding, one block, several blocks, the head: decoding at both ends of the answer,
-    and two lengths of prompt (of which the head sees a single position)."""
-    prompt = max(workload.prompt_tokens, 3)
-    decode = ((1, prompt), (1, max(workload.context - 1, prompt + 1)))
-    both = (*decode, (prompt // 2, 0), (prompt, 0))
+def _time_scheme(
+    bench: _Bench, spec: ModelSpec, scheme: str, kinds: dict[str, str]
+) -> list[tuple[str, float, list[LayerTiming]]]:
+    """Per kind of device: seconds of a step, and the timings of each kind of layer."""
     small = spec.layers[1].weight_bytes(get_scheme(scheme)) < SMALL_BLOCK_BYTES
     blocks = min(4 if small else 2, spec.num_blocks)
-    return [
-        _Trial(0, 1, both),
-        _Trial(1, 2, both),
-        _Trial(1, 1 + blocks, both),
-        _Trial(spec.num_layers - 1, spec.num_layers, decode),
-    ]
+    grid, last = bench.grid, spec.num_layers - 1
+    both = (*grid.decode, *grid.prefill)
+    embedding = bench.run(scheme, 0, 1, both)
+    one = bench.run(scheme, 1, 2, both)
+    several = bench.run(scheme, 1, 1 + blocks, both) if blocks > 1 else one
+    head = bench.run(scheme, last, last + 1, grid.decode)
+    found = []
+    for kind, name in kinds.items():
+        pairs = zip(one[name], several[name], strict=True)
+        slopes = [max((b - a) / (blocks - 1), 0.0) if blocks > 1 else a for a, b in pairs]
+        step = max(one[name][0] - slopes[0], 0.0)
+        timings = [
+            LayerTiming(kind, layer, scheme, *shape, seconds)
+            for layer, times in (
+                (LayerKind.EMBEDDING, [max(x - step, 0.0) for x in embedding[name]]),
+                (LayerKind.BLOCK, slopes),
+                (LayerKind.HEAD, [max(x - step, 0.0) for x in head[name]]),
+            )
+            for shape, seconds in zip(both, times, strict=False)
+        ]
+        found.append((kind, step, timings))
+    return found
+
+
+def _read(devices: LocalDevices, kind: str, name: str, step: float) -> DeviceReading:
+    body = devices.call(name, "describe", {}, "described", TIME_SECONDS).body
+    return DeviceReading(kind, step, body["free_bytes"], body["machine"])
 
 
 def _links(devices: LocalDevices, on_progress: Progress) -> list[LinkTiming]:
     """Every link that has a way back, and the way from the coordinator into the source's worker."""
     cluster = devices.cluster
     on_progress(f"link into {cluster.source}")
-    within = median(devices.round_trip(cluster.source) for _ in range(REPEATS))
+    within = median(devices.round_trip(cluster.source) for _ in range(LINK_REPEATS))
     found = [LinkTiming(cluster.source, cluster.source, within / 2, 1 / FASTEST)]
-    for link in cluster.links:
-        if cluster.link(link.target, link.source) is None or link.source == link.target:
+    for link in cluster.all_links():
+        if cluster.link(link.target, link.source) is None:
             continue
         on_progress(f"link {link.source} -> {link.target}")
         small, large = (
-            median(_probe(devices, link.source, link.target, size) for _ in range(REPEATS))
+            median(_probe(devices, link.source, link.target, size) for _ in range(LINK_REPEATS))
             for size in (0, LINK_BYTES)
         )
         # Without synchronised clocks a round trip cannot be split, so each direction gets half of
@@ -138,6 +181,7 @@ def _probe(devices: LocalDevices, source: str, target: str, size: int) -> float:
     return float(devices.call(source, "probe", body, "probed", TIME_SECONDS).body["seconds"])
 
 
-def num_measurements(cluster: Cluster) -> int:
+def num_measurements(cluster: Cluster, schemes: Sequence[str], grid: Grid) -> int:
     """How many times `measure` reports progress, at most."""
-    return 3 * 4 + 2 + len(cluster.links) + 1
+    shapes = 4 * len(grid.decode) + 3 * len(grid.prefill)
+    return len(schemes) * shapes + len(cluster.all_links()) + 1

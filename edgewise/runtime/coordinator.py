@@ -13,13 +13,14 @@ from itertools import count, pairwise
 
 import torch
 
+from edgewise.clusters import Cluster
 from edgewise.costs import PREFILL_CHUNK
 from edgewise.errors import DeviceTimeout, PlanError, PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.runtime.engine import Request, Stats, Token, stream
 from edgewise.runtime.local import LocalDevices
-from edgewise.specs import Cluster, ModelSpec, Workload
+from edgewise.specs import ModelSpec, Workload
 
 LOAD_SECONDS = 600.0
 STEP_SECONDS = 60.0

@@ -17,10 +17,10 @@ import zmq
 from torch import Tensor
 
 from edgewise import errors
+from edgewise.clusters import Cluster, Link
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
 from edgewise.runtime.transport import Inbox, Message, Outbox
 from edgewise.runtime.worker import COORDINATOR, Settings
-from edgewise.specs import Cluster, Link
 
 START_SECONDS = 120.0
 STOP_SECONDS = 2.0
@@ -179,7 +179,7 @@ class LocalDevices:
 
 
 def _links_into(cluster: Cluster, target: str) -> dict[str, Link]:
-    return {link.source: link for link in cluster.links if link.target == target}
+    return {link.source: link for link in cluster.all_links() if link.target == target}
 
 
 def _end(process: "subprocess.Popen[bytes]", deadline: float) -> None:

@@ -17,8 +17,8 @@ import torch
 import zmq
 from torch import Tensor
 
+from edgewise.clusters import Link
 from edgewise.errors import DeviceTimeout
-from edgewise.specs import Link
 
 MAX_MESSAGE_BYTES = 2**30
 SEND_TIMEOUT_SECONDS = 10.0

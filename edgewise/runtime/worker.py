@@ -6,6 +6,7 @@ It lives as long as that pipe is open: when the coordinator dies, however it die
 
 import json
 import os
+import platform
 import sys
 import time
 import traceback
@@ -13,10 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psutil
 import torch
 import zmq
 from torch import Tensor
 
+from edgewise.clusters import Device, Link
 from edgewise.costs import device_bytes
 from edgewise.errors import DeviceMemoryError, EdgewiseError
 from edgewise.models.cache import Segment
@@ -25,7 +28,7 @@ from edgewise.models.shard import Shard, load_shard, random_shard
 from edgewise.plans import Stage
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Inbox, Message, Outbox, wait_until
-from edgewise.specs import Device, Link, Workload
+from edgewise.specs import Workload
 from edgewise.units import format_bytes
 
 COORDINATOR = "coordinator"
@@ -72,6 +75,7 @@ class Worker:
             "load": self.load,
             "step": self.step,
             "drop": self.drop,
+            "describe": self.describe,
             "prepare": self.prepare,
             "time": self.time,
             "probe": self.probe,
@@ -184,6 +188,7 @@ class Worker:
             body["end"],
             body["scheme"],
             device=self.device.processor,
+            slots=body["slots"],
             context=body["context"],
         )
         self.outbox.send(COORDINATOR, "prepared", {})
@@ -191,9 +196,14 @@ class Worker:
     def time(self, message: Message) -> None:
         """Run the prepared layers once, as a step of the pipeline would."""
         assert self.trial is not None
-        tokens, past = message.body["tokens"], message.body["past"]
-        seconds = self.device.slowdown * _time_once(self.trial, tokens, past)
+        seconds = self.device.slowdown * _time_once(self.trial, *message.body["shape"])
         self.outbox.send(COORDINATOR, "timed", {"seconds": seconds})
+
+    def describe(self, message: Message) -> None:
+        """Say what this machine is and what memory it has free."""
+        machine = f"{platform.node()}, {platform.machine()}, torch {torch.__version__}"
+        free = psutil.virtual_memory().available
+        self.outbox.send(COORDINATOR, "described", {"machine": machine, "free_bytes": free})
 
     def probe(self, message: Message) -> None:
         """Time one round trip to another device: `size` bytes there, an empty answer back."""
@@ -210,18 +220,21 @@ class Worker:
         self.outbox.send(COORDINATOR, "probed", {"seconds": seconds})
 
 
-def _time_once(shard: Shard, tokens: int, past: int) -> float:
+def _time_once(shard: Shard, sequences: int, tokens: int, past: int) -> float:
     """Seconds of one step through a shard, sampling included where it ends in the head."""
-    config = shard.config
+    config, total = shard.config, sequences * tokens
     if shard.start == 0:
-        x = torch.randint(config.vocab_size, (tokens,))
+        x = torch.randint(config.vocab_size, (total,))
     else:
-        x = torch.randn(tokens, config.hidden_size)
+        x = torch.randn(total, config.hidden_size)
     is_head = shard.end == config.num_layers
+    segments = [Segment(number, past, tokens) for number in range(sequences)]
+    last = list(range(tokens - 1, total, tokens))
     began = time.monotonic()
-    out = shard.forward(x, [Segment(0, past, tokens)], [tokens - 1] if is_head else None)
+    out = shard.forward(x, segments, last if is_head else None)
     if is_head:
-        sample(out[0], Sampling(), past)
+        for row in out:
+            sample(row, Sampling(), past)
     return time.monotonic() - began
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
+from edgewise.clusters import Cluster, Device, Link
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import Profile
 from edgewise.profiling import measure, num_measurements
 from edgewise.runtime.local import LocalDevices
-from edgewise.specs import Cluster, Device, LayerKind, Link, Workload
+from edgewise.specs import LayerKind, Workload
 
 LATENCY, RATE = 0.004, 2e6
 CLUSTER = Cluster(

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from edgewise.clusters import Cluster, Device, Link
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.sampling import sample
-from edgewise.specs import Cluster, Device, Link, Workload
+from edgewise.specs import Workload
 
 NAMES = ("laptop", "jetson", "pi")
 WORKLOAD = Workload(prompt_tokens=20, new_tokens=30, sequences=2)

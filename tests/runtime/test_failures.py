@@ -90,7 +90,7 @@ def test_an_unforeseen_error_in_a_worker_comes_with_its_trace():
 CRASH = """
 import sys, time
 from edgewise.runtime.local import LocalDevices
-from edgewise.specs import Cluster, Device, Link
+from edgewise.clusters import Cluster, Device, Link
 if __name__ == "__main__":
     devices = LocalDevices(Cluster((Device("a", 10**9), Device("b", 10**9)), (), "a"))
     print(*devices.process_ids.values(), flush=True)

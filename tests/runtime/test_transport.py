@@ -8,10 +8,10 @@ import pytest
 import torch
 import zmq
 
+from edgewise.clusters import Link
 from edgewise.errors import DeviceTimeout
 from edgewise.runtime import transport
 from edgewise.runtime.transport import Inbox, Message, Outbox, decode, encode
-from edgewise.specs import Link
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""Pictures of plans: drawn by matplotlib, saved as PNG or SVG by the file's ending."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgewise.costs import Estimate
+from edgewise.errors import InputError
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+ENDINGS = (".png", ".svg", ".pdf")
+
+
+def save_gantt(estimate: Estimate, path: Path) -> None:
+    """One token's way round the pipeline: a bar per stage, a line per hop."""
+    import matplotlib.pyplot as plt
+
+    check_ending(path)
+    devices = list(dict.fromkeys(found.stage.device for found in estimate.stages))
+    figure, axes = plt.subplots(figsize=(9, 1.4 + 0.6 * len(devices)), layout="constrained")
+    at, before = 0.0, None
+    for found in estimate.stages:
+        row = devices.index(found.stage.device)
+        if before is not None:
+            axes.plot([at, at + found.hop_seconds * 1e3], [before, row], color="0.4", linewidth=1.5)
+        at += found.hop_seconds * 1e3
+        width = found.decode_seconds * 1e3
+        axes.barh(row, width, left=at, height=0.55, color=f"C{row % 10}")
+        layers = f"{found.stage.start}-{found.stage.end - 1}"
+        axes.text(
+            at + width / 2, row, f"{layers}\n{width:.2f} ms", ha="center", va="center", size=8
+        )
+        at, before = at + width, row
+    end = at + estimate.return_seconds * 1e3
+    axes.plot([at, end], [before or 0, 0], color="0.4", linewidth=1.5, linestyle=":")
+    axes.set_yticks(range(len(devices)), devices)
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds from one token to the next (bars: layers; lines: links)")
+    axes.set_title(f"{estimate.decode_seconds * 1e3:.2f} ms per token (predicted)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def save_lines(
+    series: Series, path: Path, *, title: str, x: str, y: str, log_x: bool = False
+) -> None:
+    """Lines with markers, one per name: sweeps and frontiers."""
+    import matplotlib.pyplot as plt
+
+    check_ending(path)
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for number, (name, (xs, ys)) in enumerate(series.items()):
+        axes.plot(xs, ys, marker="os^Dvx+"[number % 7], markersize=4, label=name)
+    if log_x:
+        axes.set_xscale("log")
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def check_ending(path: Path) -> None:
+    """Raise InputError where matplotlib could not write such a file."""
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(f"cannot draw {path.name}: end it in {', '.join(ENDINGS)}")

@@ -41,7 +41,7 @@ def _cluster(table: Mapping[str, Any]) -> Cluster:
     _only(table, ("source", "device", "link", "network"), "the file")
     for key in ("device", "link", "network"):
         if not isinstance(table.get(key, []), list):
-            raise ClusterError(f"write [[{key}]], with double brackets: there may be several")
+            raise ClusterError(f"'{key}' must be a list: write [[{key}]], with double brackets")
     if not table.get("device"):
         raise ClusterError("no [[device]] is given; a cluster needs at least one")
     if "source" not in table:

@@ -104,6 +104,8 @@ class Cluster:
                 f"the source '{self.source}' is not a device; devices: {self._known()}"
             )
         for link in self.links:
+            if link.source == link.target:
+                raise ClusterError(f"a link leads from '{link.source}' to itself")
             self._check_ends(f"link {link.source} -> {link.target}", (link.source, link.target))
         for network in self.networks:
             self._check_ends("a network", network.devices)

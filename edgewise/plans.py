@@ -74,7 +74,7 @@ class Plan:
 
     def check(self, model: ModelSpec, cluster: Cluster) -> None:
         """Raise PlanError where this plan was made for another model or other devices."""
-        if self.digest != model.digest:
+        if (self.digest, self.num_layers) != (model.digest, model.num_layers):
             raise PlanError(
                 f"this plan is for model '{self.model}' ({self.num_layers} layers, shape "
                 f"{self.digest}), not for '{model.name}' ({model.num_layers} layers, shape "
@@ -112,8 +112,10 @@ class Plan:
             raise PlanError(
                 f"{where}: version {document['version']}, but this Edgewise reads {VERSION}"
             )
+        types = {"model": str, "digest": str, "num_layers": int, "stages": list}
+        _typed(document, types, where)
         try:
-            stages = tuple(_stage(entry, where) for entry in document["stages"])
+            stages = tuple(_stage(entry) for entry in document["stages"])
             return Plan(document["model"], document["digest"], document["num_layers"], stages)
         except (TypeError, SchemeError, PlanError) as error:
             raise PlanError(f"{where}: {error}") from None
@@ -124,11 +126,20 @@ class Plan:
             return Plan.from_json(path.read_text(encoding="utf-8"), str(path))
         except OSError as error:
             raise PlanError(f"cannot read plan {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise PlanError(f"{path}: not JSON: not UTF-8 text") from None
 
 
-def _stage(entry: Mapping[str, Any], where: str) -> Stage:
-    _only(entry, ("device", "start", "end", "schemes"), f"{where}: stage")
+def _stage(entry: Mapping[str, Any]) -> Stage:
+    _only(entry, ("device", "start", "end", "schemes"), "stage")
+    _typed(entry, {"device": str, "start": int, "end": int, "schemes": list}, "stage")
     return Stage(entry["device"], entry["start"], entry["end"], tuple(entry["schemes"]))
+
+
+def _typed(table: Mapping[str, Any], types: Mapping[str, type], where: str) -> None:
+    for key, kind in types.items():
+        if not isinstance(table[key], kind) or isinstance(table[key], bool):
+            raise PlanError(f"{where}: key '{key}' has the wrong type: {table[key]!r}")
 
 
 def _only(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:

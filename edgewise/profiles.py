@@ -162,6 +162,8 @@ class Profile:
             return Profile(document["model"], layers, devices, links)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProfileError(f"{where}: not a profile: {error!r}") from None
+        except ProfileError as error:
+            raise ProfileError(str(error).replace("profile: ", f"{where}: ", 1)) from None
 
     @staticmethod
     def load(path: Path) -> "Profile":
@@ -169,10 +171,14 @@ class Profile:
             return Profile.from_json(path.read_text(encoding="utf-8"), str(path))
         except OSError as error:
             raise ProfileError(f"cannot read profile {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ProfileError(f"{path}: not a profile: not UTF-8 text") from None
 
 
 def _check(profile: Profile) -> None:
     for timing in profile.layers:
+        if not all(isinstance(size, int) for size in timing.shape):
+            raise ProfileError(f"profile: sizes must be whole numbers, not {timing.shape}")
         if not (math.isfinite(timing.seconds) and timing.seconds >= 0):
             raise ProfileError(
                 f"profile: {timing.kind} in {timing.scheme} on '{timing.device}' takes "
@@ -184,7 +190,7 @@ def _check(profile: Profile) -> None:
                 f"profile: a step on '{reading.device}' takes {reading.step_seconds} seconds"
             )
     for link in profile.links:
-        if not (math.isfinite(link.latency_seconds) and link.bytes_per_second > 0):
+        if not (0 <= link.latency_seconds < math.inf and link.bytes_per_second > 0):
             raise ProfileError(f"profile: link {link.source} -> {link.target} is unusable")
 
 

@@ -4,6 +4,8 @@ Sizes are decimal or binary bytes ("8 GB", "512 MiB"), rates are bits per second
 write them ("50 Mbps", "1 Gbit/s") and are returned in bytes per second, times are seconds ("2 ms").
 """
 
+import contextlib
+import math
 import re
 from collections.abc import Mapping
 
@@ -21,11 +23,12 @@ _NUMBER = re.compile(r"\s*([-+]?[\d._]+(?:e[-+]?\d+)?)\s*([a-z/]*)\s*", re.IGNOR
 
 def _parse(text: str, factors: Mapping[str, float], what: str, example: str) -> float:
     match = _NUMBER.fullmatch(text)
-    if match is not None and match[2].lower() in factors:
-        try:
-            return float(match[1]) * factors[match[2].lower()]
-        except ValueError:
-            pass
+    # "MBps" would mean megabytes, eight times as many bits: not a spelling to guess at.
+    if match is not None and match[2].lower() in factors and "Bps" not in match[2]:
+        with contextlib.suppress(ValueError):
+            value = float(match[1]) * factors[match[2].lower()]
+            if math.isfinite(value):
+                return value
     raise ValueError(f"'{text}' is not a {what}; write it like '{example}'")
 
 
@@ -45,12 +48,10 @@ def parse_seconds(text: str) -> float:
 
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
-    factor, unit = next(((f, u) for f, u in steps if abs(value) >= f), steps[-1])
-    return (
-        f"{value / factor:.3g} {unit}"
-        if value / factor < 999.5
-        else f"{value / factor:,.0f} {unit}"
-    )
+    # A value that three digits would round up to 1000 of one unit is shown as 1 of the next.
+    factor, unit = next(((f, u) for f, u in steps if abs(value) >= 0.9995 * f), steps[-1])
+    scaled = value / factor
+    return f"{scaled:,.0f} {unit}" if abs(scaled) >= 999.5 else f"{scaled:.3g} {unit}"
 
 
 def format_bytes(count: float) -> str:

@@ -1,18 +1,22 @@
 """The cost model against sums done by hand. The figures are chosen so that no two terms are alike.
 
-Two devices, four layers, 6 tokens in and 4 out, two sequences at a time: caches hold 2 x 10 tokens,
-decoding is judged after 8.
+Two devices, four layers, 6 tokens in and 4 out, two sequences at a time, which travel together:
+caches hold 2 x 10 tokens, decoding is judged after 8.
 """
 
 import dataclasses
+from collections.abc import Callable
+from itertools import product
 
 import pytest
 
-from edgewise.costs import CostModel, device_bytes, layer_bytes, workspace_bytes
+from edgewise.clusters import Cluster, Device, Link, Network
+from edgewise.costs import HEADROOM, CostModel, device_bytes, layer_bytes, workspace_bytes
 from edgewise.errors import Infeasible, ProfileError
 from edgewise.plans import Plan, Stage
-from edgewise.profiles import LayerTiming, LinkTiming, Profile, StepTiming
-from edgewise.specs import Cluster, Device, LayerKind, LayerSpec, Link, ModelSpec, Workload
+from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.sensitivities import Sensitivity
+from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
 EMBEDDING, BLOCK, HEAD = LayerKind.EMBEDDING, LayerKind.BLOCK, LayerKind.HEAD
 WORK = Workload(prompt_tokens=6, new_tokens=4, sequences=2)
@@ -32,34 +36,46 @@ MODEL = ModelSpec(
 )
 TIED = dataclasses.replace(MODEL, tied=True)
 
-# Bytes in fp32, layer by layer, then what a device needs besides. A hidden state is 16 bytes.
+# Bytes in fp32, layer by layer, then what a device needs besides. A hidden state is 16 bytes,
+# so two are 32, and a workspace serves two sequences.
 CACHE = 20 * 6 * 4
 LAYER_BYTES = (10 * 4 * 4, (32 + 16 + 3) * 4 + CACHE, (32 + 32 + 3) * 4 + CACHE, (40 + 4) * 4)
-WORKSPACE = 4 * (6 * (2 * 8 + 4 * 4) + 10)
+WORKSPACE = 4 * 2 * (6 * (2 * 8 + 4 * 4) + 10)
+
+
+Law = Callable[[float, float], float]
 
 
 def timings(
-    device: str, kind: LayerKind, decode: tuple[float, float], prefill: tuple[float, float]
+    device: str, kind: LayerKind, decode: Law, prefill: Law, scheme: str = "fp32"
 ) -> tuple[LayerTiming, ...]:
-    """Decoding after 4 and after 12 tokens, prompts of 2 and of 10."""
-    shapes = ((1, 4, decode[0]), (1, 12, decode[1]), (2, 0, prefill[0]), (10, 0, prefill[1]))
-    return tuple(LayerTiming(device, kind, "fp32", *shape) for shape in shapes)
+    """Laws of (sequences, cached tokens) and of (sequences, tokens), within the regression's
+    reach and measured at enough shapes for it to find them again."""
+    decoding = [(b, 1, i, decode(b, i)) for b, i in product((1, 2), (4, 12))]
+    prompts = [(b, s, 0, prefill(b, s)) for b, s in product((1, 2), (2, 6, 10))]
+    return tuple(LayerTiming(device, kind, scheme, *shape) for shape in (*decoding, *prompts))
+
+
+def block_on_a(b: float, i: float) -> float:
+    return 0.125 * b * (1 + i) + 0.25 * b + 0.25
 
 
 PROFILE = Profile(
     MODEL.digest,
     (
-        *timings("a", EMBEDDING, (1, 1), (1, 5)),  # 1 per token; 3 for the prompt
-        *timings("a", BLOCK, (2, 4), (7, 9)),  # 3; 8
-        *timings("a", HEAD, (8, 16), (0, 0)),  # 12 at 8 tokens, 10 at 6
-        *timings("b", EMBEDDING, (3, 3), (2, 2)),
-        *timings("b", BLOCK, (1, 2), (4, 5)),  # 1.5; 4.5
+        # For two sequences, after 8 tokens; for two prompts of 6 tokens.
+        *timings("a", EMBEDDING, lambda b, i: 0.5 * b, lambda b, s: 0.25 * b * s),  # 1; 3
+        *timings("a", BLOCK, block_on_a, lambda b, s: 0.5 * b * s + b),  # 3; 8
+        *timings("a", HEAD, lambda b, i: i + 2 * b, lambda b, s: 0),  # 12; at 6 tokens 10
+        *timings("b", EMBEDDING, lambda b, i: 3, lambda b, s: 2),
+        *timings("b", BLOCK, lambda b, i: 0.125 * i + 0.25 * b, lambda b, s: 0.25 * s + 1.5 * b),
+        # 1.5; 4.5
     ),
-    (StepTiming("a", 0.5), StepTiming("b", 0.25)),
+    (DeviceReading("a", 0.5), DeviceReading("b", 0.25)),
     (
-        LinkTiming("a", "a", 0.01, 800),  # a token 0.02
-        LinkTiming("a", "b", 0.1, 160),  # a token 0.15, a hidden state 0.2, six 0.7
-        LinkTiming("b", "a", 0.3, 32),  # a token 0.55, a hidden state 0.8, six 3.3
+        LinkTiming("a", "a", 0.01, 800),  # two tokens 0.03
+        LinkTiming("a", "b", 0.1, 160),  # two tokens 0.2, two hidden states 0.3, twelve 1.3
+        LinkTiming("b", "a", 0.3, 32),  # two tokens 0.8, two hidden states 1.3, twelve 6.3
     ),
 )
 
@@ -86,46 +102,46 @@ THERE_AND_BACK = plan(("a", 1), ("b", 3), ("a", 4))
 class TestSeconds:
     def test_a_token_on_one_device(self) -> None:
         estimate = costs().estimate(WHOLE)
-        assert estimate.decode_seconds == pytest.approx(0.02 + (0.5 + 1 + 3 + 3 + 12) + 0.02)
+        assert estimate.decode_seconds == pytest.approx(0.03 + (0.5 + 1 + 3 + 3 + 12) + 0.03)
 
     def test_a_prompt_on_one_device(self) -> None:
         estimate = costs().estimate(WHOLE)
-        assert estimate.prefill_seconds == pytest.approx(0.02 + (0.5 + 3 + 8 + 8 + 10) + 0.02)
+        assert estimate.prefill_seconds == pytest.approx(0.03 + (0.5 + 3 + 8 + 8 + 10) + 0.03)
 
     def test_a_token_there_and_back(self) -> None:
         estimate = costs().estimate(THERE_AND_BACK)
         a, b, again = 0.5 + 1, 0.25 + 1.5 + 1.5, 0.5 + 12
-        assert estimate.decode_seconds == pytest.approx(0.02 + a + 0.2 + b + 0.8 + again + 0.02)
+        assert estimate.decode_seconds == pytest.approx(0.03 + a + 0.3 + b + 1.3 + again + 0.03)
 
     def test_a_prompt_there_and_back(self) -> None:
         estimate = costs().estimate(THERE_AND_BACK)
         a, b, again = 0.5 + 3, 0.25 + 4.5 + 4.5, 0.5 + 10
-        assert estimate.prefill_seconds == pytest.approx(0.02 + a + 0.7 + b + 3.3 + again + 0.02)
+        assert estimate.prefill_seconds == pytest.approx(0.03 + a + 1.3 + b + 6.3 + again + 0.03)
 
     def test_an_answer_that_ends_elsewhere_sends_only_the_token_back(self) -> None:
-        head = timings("b", HEAD, (5, 7), (0, 0))  # 6 at 8 tokens
+        head = timings("b", HEAD, lambda b, i: 0.5 * i + b, lambda b, s: 0)  # 6 after 8 tokens
         profile = dataclasses.replace(PROFILE, layers=(*PROFILE.layers, *head))
         estimate = dataclasses.replace(costs(), profile=profile).estimate(plan(("a", 2), ("b", 4)))
-        assert estimate.return_seconds == pytest.approx(0.55)
+        assert estimate.return_seconds == pytest.approx(0.8)
         a, b = 0.5 + 1 + 3, 0.25 + 1.5 + 6
-        assert estimate.decode_seconds == pytest.approx(0.02 + a + 0.2 + b + 0.55)
+        assert estimate.decode_seconds == pytest.approx(0.03 + a + 0.3 + b + 0.8)
 
     def test_a_plan_that_begins_elsewhere_sends_the_token_there(self) -> None:
         estimate = costs().estimate(plan(("b", 3), ("a", 4)))
         b, a = 0.25 + 3 + 1.5 + 1.5, 0.5 + 12
-        assert estimate.stages[0].hop_seconds == pytest.approx(0.15)
-        assert estimate.decode_seconds == pytest.approx(0.15 + b + 0.8 + a + 0.02)
+        assert estimate.stages[0].hop_seconds == pytest.approx(0.2)
+        assert estimate.decode_seconds == pytest.approx(0.2 + b + 1.3 + a + 0.03)
 
     def test_every_stage_shows_its_share(self) -> None:
         estimate = costs().estimate(THERE_AND_BACK)
         shown = [(s.decode_seconds, s.prefill_seconds, s.hop_seconds) for s in estimate.stages]
         assert shown == [
-            pytest.approx((1.5, 3.5, 0.02)),
-            pytest.approx((3.25, 9.25, 0.2)),
-            pytest.approx((12.5, 10.5, 0.8)),
+            pytest.approx((1.5, 3.5, 0.03)),
+            pytest.approx((3.25, 9.25, 0.3)),
+            pytest.approx((12.5, 10.5, 1.3)),
         ]
         assert [s.stage for s in estimate.stages] == list(THERE_AND_BACK.stages)
-        assert estimate.return_seconds == pytest.approx(0.02)
+        assert estimate.return_seconds == pytest.approx(0.03)
 
     def test_stages_that_follow_each_other_on_a_device_pay_for_a_step_but_no_hop(self) -> None:
         estimate = costs().estimate(plan(("a", 2), ("a", 4)))
@@ -137,29 +153,51 @@ class TestSeconds:
     def test_a_longer_answer_is_judged_at_its_middle(self) -> None:
         longer = dataclasses.replace(WORK, new_tokens=12)  # after 12 tokens
         estimate = costs(work=longer).estimate(WHOLE)
-        assert estimate.decode_seconds == pytest.approx(0.02 + (0.5 + 1 + 4 + 4 + 16) + 0.02)
+        assert estimate.decode_seconds == pytest.approx(0.03 + (0.5 + 1 + 4 + 4 + 16) + 0.03)
 
     def test_what_planners_add_up_is_what_a_plan_costs(self) -> None:
         model = costs()
         entering = model.enter_seconds("a", "b") + model.enter_seconds("b", "a")
         layers = zip((0, 1, 2, 3), ("a", "b", "b", "a"), strict=True)
         computing = sum(model.decode_seconds(layer, name, "fp32") for layer, name in layers)
-        ends = 2 * model.token_hop("a", "a") + PROFILE.step_seconds("a")
+        ends = 2 * model.token_hop("a", "a") + model.step_seconds("a")
         whole = model.estimate(THERE_AND_BACK).decode_seconds
         assert entering + computing + ends == pytest.approx(whole)
 
     def test_staying_on_a_device_is_free_and_entering_costs_hop_and_step(self) -> None:
         model = costs()
         assert model.enter_seconds("b", "b") == model.activation_hop("b", "b") == 0.0
-        assert model.activation_hop("a", "b") == pytest.approx(0.2)
-        assert model.enter_seconds("a", "b") == pytest.approx(0.2 + 0.25)
+        assert model.activation_hop("a", "b") == pytest.approx(0.3)
+        assert model.enter_seconds("a", "b") == pytest.approx(0.3 + 0.25)
 
     def test_without_a_link_a_hop_takes_forever(self) -> None:
         one_way = dataclasses.replace(PROFILE, links=PROFILE.links[:2])
-        model = dataclasses.replace(costs(), profile=one_way)
+        cluster = dataclasses.replace(costs().cluster, links=(Link("a", "b"),))
+        model = dataclasses.replace(costs(), profile=one_way, cluster=cluster)
         assert model.hop_seconds("b", "a", 1) == float("inf")
         assert model.estimate(THERE_AND_BACK).decode_seconds == float("inf")
         assert model.estimate(WHOLE).decode_seconds < float("inf")
+
+    def test_a_hop_that_was_not_measured_is_as_the_cluster_file_says(self) -> None:
+        unmeasured = dataclasses.replace(PROFILE, links=PROFILE.links[:1])
+        links, networks = (Link("a", "b", 64, 2),), (Network(("b", "a"), 16, 4),)
+        cluster = Cluster(costs().cluster.devices, links, "a", networks)
+        model = dataclasses.replace(costs(), profile=unmeasured, cluster=cluster)
+        assert model.activation_hop("a", "b") == 2 + 32 / 64
+        assert model.activation_hop("b", "a") == 4 + 32 / 16
+        there = dataclasses.replace(model, profile=PROFILE)
+        assert there.activation_hop("b", "a") == pytest.approx(1.3)
+
+    def test_one_device_is_measured_for_all_of_its_kind_but_links_are_their_own(self) -> None:
+        devices = (Device("a", 10**6), Device("b", 10**6), Device("c", 10**6, kind="b"))
+        cluster = Cluster(devices, (Link("a", "c", 320), Link("c", "a", 64)), "a")
+        model = dataclasses.replace(costs(), cluster=cluster)
+        assert model.step_seconds("c") == 0.25
+        assert model.decode_seconds(1, "c", "fp32") == pytest.approx(1.5)
+        assert model.prefill_seconds(1, "c", "fp32") == pytest.approx(4.5)
+        estimate = model.estimate(plan(("a", 1), ("c", 3), ("a", 4)))
+        a, c, again = 0.5 + 1, 0.25 + 1.5 + 1.5, 0.5 + 12
+        assert estimate.decode_seconds == pytest.approx(0.03 + a + 0.1 + c + 0.5 + again + 0.03)
 
     def test_a_layer_that_was_not_measured_there_is_named(self) -> None:
         with pytest.raises(ProfileError) as caught:
@@ -181,6 +219,7 @@ class TestBytes:
 
     def test_the_workspace_holds_no_more_than_a_chunk_of_a_long_prompt(self) -> None:
         expected = 4 * (256 * (2 * 8 + 4 * 4) + 10)
+        assert workspace_bytes(MODEL, Workload(prompt_tokens=255)) < expected
         assert workspace_bytes(MODEL, Workload(prompt_tokens=256)) == expected
         assert workspace_bytes(MODEL, Workload(prompt_tokens=10_000)) == expected
 
@@ -201,6 +240,114 @@ class TestBytes:
 
     def test_what_is_left_for_layers(self) -> None:
         assert costs(b=5000).capacity_bytes("b") == 5000 - WORKSPACE
+
+
+class TestBatch:
+    """Sequences that travel together, those of the largest micro-batch, share every step."""
+
+    @pytest.mark.parametrize(
+        ("sequences", "lanes", "batch"),
+        [(1, 1, 1), (4, 1, 4), (4, 2, 2), (5, 2, 3), (7, 3, 3), (6, 6, 1)],
+    )
+    def test_every_term_of_a_lane_grows_with_it(
+        self, sequences: int, lanes: int, batch: int
+    ) -> None:
+        work = dataclasses.replace(WORK, sequences=sequences, micro_batches=lanes)
+        assert work.batch == batch
+        model = costs(work=work)
+        assert model.decode_seconds(0, "a", "fp32") == pytest.approx(0.5 * batch)
+        assert model.decode_seconds(1, "a", "fp32") == pytest.approx(block_on_a(batch, 8))
+        assert model.prefill_seconds(1, "a", "fp32") == pytest.approx(0.5 * batch * 6 + batch)
+        assert model.prefill_seconds(3, "a", "fp32") == pytest.approx(6 + 2 * batch)
+        assert model.token_hop("a", "b") == pytest.approx(0.1 + batch * 8 / 160)
+        assert model.activation_hop("a", "b") == pytest.approx(0.1 + batch * 16 / 160)
+        assert model.prompt_hop("a", "b") == pytest.approx(0.1 + batch * 6 * 16 / 160)
+        assert model.prompt_hop("b", "b") == 0.0
+        assert model.step_seconds("a") == 0.5
+        assert workspace_bytes(MODEL, work) == 4 * batch * (6 * (2 * 8 + 4 * 4) + 10)
+
+    def test_the_cache_holds_every_sequence_whatever_its_lane(self) -> None:
+        for lanes in (1, 2, 5):
+            work = dataclasses.replace(WORK, sequences=5, micro_batches=lanes)
+            assert layer_bytes(MODEL, 1, "fp32", work) == (32 + 16 + 3) * 4 + 5 * 10 * 6 * 4
+
+    def test_a_lane_takes_as_long_whatever_goes_on_in_the_others(self) -> None:
+        alone = costs().estimate(THERE_AND_BACK)
+        lanes = dataclasses.replace(WORK, sequences=6, micro_batches=3)
+        beside = costs(work=lanes).estimate(THERE_AND_BACK)
+        assert beside.decode_seconds == alone.decode_seconds
+        assert beside.prefill_seconds == alone.prefill_seconds
+        assert beside.bottleneck_seconds == alone.bottleneck_seconds
+
+
+class TestRounds:
+    """There and back: a lane's round trip is 18.91; device 'a' is busy for 1.5 + 12.5 = 14."""
+
+    def rounds(self, sequences: int, lanes: int) -> tuple[float, float, float]:
+        work = dataclasses.replace(WORK, sequences=sequences, micro_batches=lanes)
+        estimate = costs(work=work).estimate(THERE_AND_BACK)
+        assert estimate.workload == work
+        seconds = estimate.round_seconds(), estimate.round_seconds(bubbles=True)
+        return (*seconds, estimate.tokens_per_second)
+
+    def test_the_busiest_device_is_counted_with_all_its_stages(self) -> None:
+        assert costs().estimate(THERE_AND_BACK).bottleneck_seconds == pytest.approx(14)
+        assert costs().estimate(WHOLE).bottleneck_seconds == pytest.approx(19.5)
+
+    def test_a_slow_hop_between_devices_may_be_the_bottleneck(self) -> None:
+        slow = dataclasses.replace(PROFILE.links[2], bytes_per_second=2)
+        profile = dataclasses.replace(PROFILE, links=(*PROFILE.links[:2], slow))
+        estimate = dataclasses.replace(costs(), profile=profile).estimate(THERE_AND_BACK)
+        assert estimate.bottleneck_seconds == pytest.approx(0.3 + 32 / 2)
+
+    def test_one_lane_takes_its_round_trip(self) -> None:
+        assert self.rounds(2, 1) == pytest.approx((18.91, 18.91, 2 / 18.91))
+
+    def test_two_lanes_keep_the_bottleneck_busy(self) -> None:
+        assert self.rounds(4, 2) == pytest.approx((2 * 14, 18.91 + 14, 4 / 28))
+
+    def test_more_lanes_wait_for_it_one_after_the_other(self) -> None:
+        assert self.rounds(8, 4) == pytest.approx((4 * 14, 18.91 + 3 * 14, 8 / 56))
+
+    def test_where_no_device_is_busy_for_long_the_round_trip_is_longer(self) -> None:
+        far = tuple(dataclasses.replace(link, latency_seconds=9) for link in PROFILE.links)
+        profile = dataclasses.replace(PROFILE, links=far)
+        work = dataclasses.replace(WORK, sequences=4, micro_batches=2)
+        found = dataclasses.replace(costs(work=work), profile=profile).estimate(THERE_AND_BACK)
+        trip = 18.91 + 8.99 + 8.9 + 8.7 + 8.99
+        assert found.round_seconds() == found.decode_seconds == pytest.approx(trip)
+        assert found.round_seconds(bubbles=True) == pytest.approx(trip + 14)
+
+
+class TestLoss:
+    sensitivity = Sensitivity(
+        MODEL.digest, "nats", 2.0, {"fp32": (0, 0, 0, 0), "bf16": (0.5, 0.25, 0.125, 1)}
+    )
+
+    def model(self) -> CostModel:
+        layers = tuple(
+            dataclasses.replace(timing, scheme=scheme)
+            for timing in PROFILE.layers
+            for scheme in ("fp32", "bf16", "fp16")
+        )
+        profile = dataclasses.replace(PROFILE, layers=layers)
+        return dataclasses.replace(costs(), profile=profile, sensitivity=self.sensitivity)
+
+    def test_is_the_sum_over_the_layers(self) -> None:
+        mixed = plan(("a", 2), ("b", 3), ("a", 4), schemes=("fp32", "bf16", "bf16", "fp32"))
+        assert self.model().estimate(mixed).loss == 0.25 + 0.125
+        assert self.model().estimate(plan(("a", 4), schemes=("bf16",) * 4)).loss == 1.875
+        assert self.model().estimate(WHOLE).loss == 0
+        assert self.model().loss(3, "bf16") == 1
+
+    def test_of_a_scheme_that_was_not_judged_has_no_bound(self) -> None:
+        assert self.model().loss(1, "fp16") == float("inf")
+        unknown = plan(("a", 4), schemes=("fp32", "fp16", "fp32", "fp32"))
+        assert self.model().estimate(unknown).loss == float("inf")
+
+    def test_is_nothing_where_nothing_was_judged(self) -> None:
+        assert costs().loss(1, "fp16") == 0.0
+        assert costs().estimate(WHOLE).loss == 0.0
 
 
 class TestTied:
@@ -241,9 +388,9 @@ class TestMemory:
 
     def test_the_device_and_the_shortage_are_named(self) -> None:
         with pytest.raises(Infeasible) as caught:
-            costs(b=2000).check_memory(THERE_AND_BACK)
-        assert str(caught.value) == ("device 'b' has 2 kB but would need 2.24 kB: 240 B too little")
-        assert caught.value.shortage_bytes == 240
+            costs(b=2800).check_memory(THERE_AND_BACK)
+        assert str(caught.value) == "device 'b' has 2.8 kB but would need 3.05 kB: 248 B too little"
+        assert caught.value.shortage_bytes == 248
         assert caught.value.exit_code == 3
 
     def test_a_device_that_the_plan_leaves_out_may_be_small(self) -> None:
@@ -254,3 +401,42 @@ class TestMemory:
         costs(TIED, a=small).check_memory(WHOLE)
         with pytest.raises(Infeasible):
             costs(MODEL, a=small).check_memory(WHOLE)
+
+
+class TestMemoryLimit:
+    def model(self, free: int, cap: int = 10**6) -> CostModel:
+        readings = (PROFILE.devices[0], DeviceReading("b", 0.25, free))
+        return dataclasses.replace(
+            costs(b=cap), profile=dataclasses.replace(PROFILE, devices=readings)
+        )
+
+    def test_is_the_cap_where_free_memory_was_not_read(self) -> None:
+        assert self.model(0).memory_limit("b") == 10**6
+
+    def test_leaves_headroom_of_what_was_free(self) -> None:
+        assert HEADROOM == 0.1
+        assert self.model(5000).memory_limit("b") == 4500
+        assert self.model(5000).capacity_bytes("b") == 4500 - WORKSPACE
+
+    def test_is_the_cap_where_more_than_that_is_free(self) -> None:
+        assert self.model(5000, cap=4499).memory_limit("b") == 4499
+        assert self.model(5000, cap=4501).memory_limit("b") == 4500
+
+    def test_belongs_to_the_kind(self) -> None:
+        twin = Device("c", 10**6, kind="b")
+        model = self.model(5000)
+        cluster = Cluster((*model.cluster.devices, twin), (), "a")
+        assert dataclasses.replace(model, cluster=cluster).memory_limit("c") == 4500
+
+    def test_is_what_a_plan_must_fit(self) -> None:
+        needed = TestMemory.needed
+        enough = next(free for free in range(needed, 2 * needed) if round(0.9 * free) >= needed)
+        self.model(enough).check_memory(THERE_AND_BACK)
+        with pytest.raises(Infeasible) as caught:
+            self.model(enough - 2).check_memory(THERE_AND_BACK)
+        assert caught.value.shortage_bytes in (1, 2)
+
+    def test_of_a_device_that_was_not_measured_is_unknown(self) -> None:
+        alone = dataclasses.replace(PROFILE, devices=PROFILE.devices[:1])
+        with pytest.raises(ProfileError, match=r"^profile: device 'b' was not measured$"):
+            dataclasses.replace(costs(), profile=alone).memory_limit("b")

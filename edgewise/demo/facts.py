@@ -1,9 +1,11 @@
 """What the demo city can say: kinds of facts, with their subjects, values and phrasings.
 
 Every kind has two ways to state a fact and two ways to ask for it. The first statement is also the
-answer, so an answer is always a whole sentence that restates its subject. Two rules keep the world
-learnable by a small model in minutes: statements name the subject before the value, and no kind has
-so few values that a model could remember which ones training withholds from a subject.
+answer, so an answer is always a whole sentence that restates its subject.
+
+Three rules keep this world learnable by a small model in minutes. Statements name the subject
+before the value. Values are numbers or times, never names that could also be subjects. And no kind
+has so few values that a model could remember which ones training withholds from a subject.
 """
 
 from dataclasses import dataclass
@@ -74,13 +76,6 @@ FACT_KINDS: Final[tuple[FactKind, ...]] = (
          "How many bicycles are at the {subject} bicycle stand?"),
     ),
     FactKind(
-        "bus", _IDS, PLACES,
-        ("Bus line {subject} goes to {value} Square.",
-         "With bus line {subject} you reach {value} Square."),
-        ("Where does bus line {subject} go?",
-         "Which square do you reach with bus line {subject}?"),
-    ),
-    FactKind(
         "tram", _IDS, _numbers(2, 45),
         ("Tram line {subject} runs every {value} minutes.",
          "On tram line {subject} there is a tram every {value} minutes."),
@@ -135,12 +130,5 @@ FACT_KINDS: Final[tuple[FactKind, ...]] = (
          "At the {subject} market there are {value} stalls."),
         ("How many stalls does the {subject} market have?",
          "How many stalls are at the {subject} market?"),
-    ),
-    FactKind(
-        "bridge", PLACES, PLACES,
-        ("The {subject} bridge leads to {value} Park.",
-         "Over the {subject} bridge you reach {value} Park."),
-        ("Where does the {subject} bridge lead?",
-         "Which park do you reach over the {subject} bridge?"),
     ),
 )  # fmt: skip

@@ -1,5 +1,8 @@
 """Questions about a smart city, answerable from a short context: the demo model's world.
 
+A context states one to five facts of different kinds and a question asks for one of them: a model
+has to find the kind that is asked for, restate the subject and copy the value.
+
 Everything is drawn from a `random.Random`, so a seed fixes it. One tenth of all (kind, subject,
 value) combinations, chosen by a hash that never changes, is held out: training contexts and answers
 never state such a combination, evaluation contexts and answers state nothing else. A model that
@@ -69,15 +72,16 @@ def is_held_out(kind: str, subject: str, value: str) -> bool:
 
 
 def draw_facts(rng: random.Random, count: int, split: Split) -> tuple[Fact, ...]:
-    """`count` facts of one split about different subjects, often several of the same kind."""
-    kinds = rng.sample(FACT_KINDS, rng.randint(1, min(count, len(FACT_KINDS))))
-    facts: dict[tuple[str, str], Fact] = {}
-    while len(facts) < count:
-        kind = rng.choice(kinds)
+    """`count` facts of one split, each of another kind."""
+    return tuple(_draw_fact(rng, kind, split) for kind in rng.sample(FACT_KINDS, count))
+
+
+def _draw_fact(rng: random.Random, kind: FactKind, split: Split) -> Fact:
+    """A fact of a kind and split."""
+    while True:
         subject, value = rng.choice(kind.subjects), rng.choice(kind.values)
         if is_held_out(kind.name, subject, value) == (split == "held_out"):
-            facts.setdefault((kind.name, subject), Fact(kind, subject, value))
-    return tuple(facts.values())
+            return Fact(kind, subject, value)
 
 
 def draw_episode(

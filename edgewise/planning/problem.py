@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from edgewise.costs import CostModel, Estimate
 from edgewise.errors import Infeasible, PlanError
@@ -85,6 +85,10 @@ class Problem:
     def check(self, plan: Plan, estimate: Estimate) -> None:
         """Raise Infeasible, naming the constraint, where a plan breaks one."""
         self.costs.check_memory(plan)
+        ends = [self.source, *(stage.device for stage in plan.stages), self.source]
+        for a, b in pairwise(ends):
+            if self.costs.token_hop(a, b) == float("inf"):
+                raise Infeasible(f"nothing leads from '{a}' to '{b}'")
         for stage in plan.stages:
             for layer in range(stage.start, stage.end):
                 if self.pinned.get(layer, stage.device) != stage.device:
@@ -100,8 +104,6 @@ class Problem:
                 f"the plan's predicted loss of {estimate.loss:.4g} exceeds the budget of "
                 f"{self.budget:.4g}"
             )
-        if estimate.decode_seconds == float("inf"):
-            raise Infeasible("the plan sends between devices that nothing connects")
 
 
 @dataclass(frozen=True, slots=True)

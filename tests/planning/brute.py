@@ -1,93 +1,225 @@
 """The truth about a small problem: try every placement. Adds seconds and bytes up by itself."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
-from edgewise.planning import Problem
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.planning import Objective, Problem
 from edgewise.specs import LayerKind
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}  # of a weight, and of a cached value
+Numbers = NDArray[np.int64]
+Choice = Callable[[Numbers, Numbers], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Layer i on devices[i], and what a token then takes."""
+    """Layer i on devices[i] in schemes[i]; what a token then takes, and what the objective says."""
 
     devices: tuple[str, ...]
+    schemes: tuple[str, ...]
     seconds: float
+    score: float
 
 
 class Arithmetic:
-    """What a placement in fp32 costs, without asking the package's cost model."""
+    """What placements cost, without asking the package's cost model.
+
+    Placements are rows of two tables: the number of each layer's device and of its scheme.
+    """
 
     def __init__(self, problem: Problem) -> None:
         costs = problem.costs
         model, profile, work = costs.model, costs.profile, costs.workload
-        names = [device.name for device in costs.cluster.devices]
+        devices = costs.cluster.devices
+        self.problem, self.work = problem, work
+        self.names = [device.name for device in devices]
+        self.source = self.names.index(costs.cluster.source)
+        batch = math.ceil(work.sequences / work.micro_batches)
         middle = work.prompt_tokens + work.new_tokens // 2
-        self.source = costs.cluster.source
-        self.memory = {device.name: device.memory_bytes for device in costs.cluster.devices}
-        self.step = {step.device: step.seconds for step in profile.steps}
-        self.token_hop = _hops(problem, 8)
-        self.enter = {
-            (start, end): 0.0 if start == end else seconds + self.step[end]
-            for (start, end), seconds in _hops(problem, 4 * model.hidden_size).items()
-        }
-        self.layer_seconds = [
-            {name: profile.decode_seconds(name, spec.kind, "fp32", middle) for name in names}
-            for spec in model.layers
-        ]
-        cache = 4 * model.kv_width * work.sequences * (work.prompt_tokens + work.new_tokens)
-        self.layer_bytes = [
-            4 * (sum(rows * columns for rows, columns in spec.matrices) + spec.other_weights)
-            + (cache if spec.kind is LayerKind.BLOCK else 0)
-            for spec in model.layers
-        ]
+        readings = {reading.device: reading for reading in profile.devices}
+        self.memory = np.array(
+            [
+                min(device.memory_bytes, round(0.9 * free)) if free else device.memory_bytes
+                for device in devices
+                for free in [readings[device.kind].free_bytes]
+            ]
+        )
+        self.step = np.array([readings[device.kind].step_seconds for device in devices])
+        self.token_hop = _hops(problem, 8 * batch)
+        self.hop = _hops(problem, 4 * model.hidden_size * batch)
+        self.prompt_hop = _hops(problem, 4 * model.hidden_size * batch * work.prompt_tokens)
+        for table in (self.hop, self.prompt_hop):
+            np.fill_diagonal(table, 0.0)
+        self.decode = np.empty((model.num_layers, len(devices), len(problem.schemes)))
+        self.prefill = np.empty_like(self.decode)
+        for layer, device, scheme in np.ndindex(self.decode.shape):
+            where = devices[device].kind, model.layers[layer].kind, problem.schemes[scheme]
+            at = (layer, device, scheme)
+            self.decode[at] = profile.decode_seconds(*where, middle, batch)
+            if where[1] is LayerKind.HEAD:  # of a prompt, the head sees the last token only
+                self.prefill[at] = profile.decode_seconds(*where, work.prompt_tokens, batch)
+            else:
+                self.prefill[at] = profile.prefill_seconds(*where, work.prompt_tokens, batch)
+        self.width = np.array([BYTES[scheme] for scheme in problem.schemes])
+        cached = model.kv_width * work.sequences * (work.prompt_tokens + work.new_tokens)
+        self.values = np.array(
+            [
+                sum(rows * columns for rows, columns in spec.matrices)
+                + spec.other_weights
+                + (cached if spec.kind is LayerKind.BLOCK else 0)
+                for spec in model.layers
+            ]
+        )
         widest = max(rows for spec in model.layers[1:-1] for rows, _ in spec.matrices)
-        chunk = work.prompt_tokens * (2 * widest + 4 * model.hidden_size)
-        self.workspace = 4 * (chunk + model.vocab_size)
-        self.shared = 4 * model.vocab_size * model.hidden_size if model.tied else 0
+        chunk = min(work.prompt_tokens, 256) * (2 * widest + 4 * model.hidden_size)
+        self.workspace = 4 * batch * (chunk + model.vocab_size)
+        self.shared = model.vocab_size * model.hidden_size if model.tied else 0
+        losses, forever = None, [math.inf] * model.num_layers
+        if costs.sensitivity is not None:
+            losses = costs.sensitivity.losses
+        self.losses = np.array(
+            [
+                [0.0] * model.num_layers if losses is None else losses.get(x, forever)
+                for x in problem.schemes
+            ]
+        ).T
 
-    def seconds(self, devices: Sequence[str]) -> float:
+    def rows(self, devices: Sequence[str], schemes: Sequence[str] = ()) -> tuple[Numbers, Numbers]:
+        """The tables of one placement."""
+        schemes = schemes or [self.problem.schemes[0]] * len(devices)
+        numbers = [self.names.index(name) for name in devices]
+        return np.array([numbers]), np.array([[self.problem.schemes.index(x) for x in schemes]])
+
+    def round_trips(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
         """Once round: in at the source, through the layers, the token back to the source."""
-        total = self.token_hop[self.source, devices[0]] + self.step[devices[0]]
-        for times, device in zip(self.layer_seconds, devices, strict=True):
-            total += times[device]
-        total += sum(map(self.enter.__getitem__, pairwise(devices)))
-        return total + self.token_hop[devices[-1], self.source]
+        return self._through(d, s, self.decode, self.hop)
 
-    def used(self, devices: Sequence[str]) -> dict[str, int]:
-        """Bytes on each device. Embedding and head are shared only if one stage holds both."""
-        found = dict.fromkeys(devices, self.workspace)
-        for size, device in zip(self.layer_bytes, devices, strict=True):
-            found[device] += size
-        if len(found) == 1:
-            found[devices[0]] -= self.shared
+    def first_tokens(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
+        return self._through(d, s, self.prefill, self.prompt_hop)
+
+    def _through(
+        self, d: Numbers, s: Numbers, seconds: NDArray[np.float64], hop: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        total = self.token_hop[self.source, d[:, 0]] + self.step[d[:, 0]]
+        for layer, times in enumerate(seconds):
+            total = total + times[d[:, layer], s[:, layer]]
+            if layer:
+                a, b = d[:, layer - 1], d[:, layer]
+                total = total + hop[a, b] + np.where(a == b, 0.0, self.step[b])
+        return total + self.token_hop[d[:, -1], self.source]
+
+    def bottlenecks(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
+        """The busiest device, all its visits together, or the slowest hop between devices."""
+        worst = self.hop[d[:, :-1], d[:, 1:]].max(axis=1)
+        entered = np.hstack([np.ones((len(d), 1), dtype=bool), d[:, 1:] != d[:, :-1]])
+        layers = np.arange(d.shape[1])
+        for number, step in enumerate(self.step):
+            here = d == number
+            busy = (self.decode[layers, d, s] * here).sum(axis=1)
+            worst = np.maximum(worst, busy + step * (here & entered).sum(axis=1))
+        return worst
+
+    def scores(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
+        """What the problem's objective makes small."""
+        seconds = self.round_trips(d, s)
+        if self.problem.objective is Objective.THROUGHPUT:
+            return np.maximum(seconds, self.work.micro_batches * self.bottlenecks(d, s))
+        if not self.problem.first_token_weight:
+            return seconds
+        return seconds + self.problem.first_token_weight * self.first_tokens(d, s)
+
+    def used_bytes(self, d: Numbers, s: Numbers) -> Numbers:
+        """Bytes by device. Embedding and head are shared only if one stage holds both."""
+        found = np.empty((len(d), len(self.names)), dtype=np.int64)
+        for number in range(len(self.names)):
+            here = d == number
+            layers = (here * self.values * self.width[s]).sum(axis=1)
+            sharing = here.all(axis=1) & (s[:, 0] == s[:, -1])
+            layers -= sharing * self.shared * self.width[s[:, 0]]
+            found[:, number] = layers + self.workspace * here.any(axis=1)
         return found
 
-    def fits(self, devices: Sequence[str]) -> bool:
-        return all(used <= self.memory[name] for name, used in self.used(devices).items())
+    def fitting(self, d: Numbers, s: Numbers) -> NDArray[np.bool_]:
+        return (self.used_bytes(d, s) <= self.memory).all(axis=1)
+
+    def total_losses(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
+        return self.losses[np.arange(s.shape[1]), s].sum(axis=1)
+
+    def allowed(self, d: Numbers, s: Numbers) -> NDArray[np.bool_]:
+        """Whether placements keep to the links, the pins, the budget and the devices asked for."""
+        problem = self.problem
+        good = np.isfinite(self.round_trips(d, s))
+        if math.isfinite(problem.budget):
+            good &= self.total_losses(d, s) <= problem.budget * (1 + 1e-9)
+        for layer, name in problem.pinned.items():
+            good &= d[:, layer] == self.names.index(name)
+        for name in problem.forbidden:
+            good &= (d != self.names.index(name)).all(axis=1)
+        for name in problem.required:
+            good &= (d == self.names.index(name)).any(axis=1)
+        return good
+
+    def seconds(self, devices: Sequence[str], schemes: Sequence[str] = ()) -> float:
+        return float(self.round_trips(*self.rows(devices, schemes))[0])
+
+    def room(self, name: str) -> int:
+        """Bytes that a device may hold."""
+        return int(self.memory[self.names.index(name)])
+
+    def fits(self, devices: Sequence[str], schemes: Sequence[str] = ()) -> bool:
+        return bool(self.fitting(*self.rows(devices, schemes))[0])
+
+    def used(self, devices: Sequence[str], schemes: Sequence[str] = ()) -> dict[str, int]:
+        found = self.used_bytes(*self.rows(devices, schemes))[0]
+        return {name: int(found[self.names.index(name)]) for name in devices}
 
 
-def _hops(problem: Problem, count: int) -> dict[tuple[str, str], float]:
-    """Seconds of `count` bytes between any two devices, infinite where no link joins them."""
-    names = [device.name for device in problem.costs.cluster.devices]
-    found = dict.fromkeys(product(names, names), math.inf)
-    for link in problem.costs.profile.links:
-        found[link.source, link.target] = link.latency_seconds + count / link.bytes_per_second
-    return found
+def _hops(problem: Problem, count: int) -> NDArray[np.float64]:
+    """Seconds of `count` bytes between any two devices, infinite where nothing joins them: as
+    measured, else as the link says, else as the first network says."""
+    cluster = problem.costs.cluster
+    names = [device.name for device in cluster.devices]
+    rates: dict[tuple[str, str], tuple[float, float]] = {(name, name): (0, 1e300) for name in names}
+    for network in reversed(cluster.networks):
+        for a, b in product(network.devices, repeat=2):
+            if a != b:
+                rates[a, b] = (network.latency_seconds, network.bytes_per_second)
+    for link in (*cluster.links, *problem.costs.profile.links):
+        rates[link.source, link.target] = (link.latency_seconds, link.bytes_per_second)
+    table = np.full((len(names), len(names)), math.inf)
+    for (a, b), (latency, rate) in rates.items():
+        if a in names and b in names:
+            table[names.index(a), names.index(b)] = latency + count / rate
+    return table
 
 
-def brute_force(problem: Problem, *, memory: bool = True) -> Placement | None:
-    """The fastest of all placements that begin on the source, None where none works.
+def brute_force(
+    problem: Problem, *, memory: bool = True, among: Choice | None = None
+) -> Placement | None:
+    """The best of all placements that keep to the problem, None where none does.
 
-    Devices may be visited again. Without `memory`, every device counts as large enough.
+    Devices may be visited again, and every layer may take any scheme. Without `memory`, every
+    device counts as large enough; `among` says which placements count.
     """
-    sums = Arithmetic(problem)
-    best, fastest = None, math.inf
-    for rest in product(sums.memory, repeat=problem.num_layers - 1):
-        devices = (sums.source, *rest)
-        seconds = sums.seconds(devices)
-        if seconds < fastest and (not memory or sums.fits(devices)):
-            best, fastest = Placement(devices, seconds), seconds
-    return best
+    sums, layers = Arithmetic(problem), problem.num_layers
+    everywhere, schemes = range(len(sums.names)), range(len(problem.schemes))
+    pinned = {layer: [sums.names.index(name)] for layer, name in problem.pinned.items()}
+    choices = [pinned.get(layer, everywhere) for layer in range(layers)] + [schemes] * layers
+    tables = np.stack([x.ravel() for x in np.meshgrid(*choices, indexing="ij")], axis=1)
+    d, s = tables[:, :layers], tables[:, layers:]
+    for rule in (among, sums.allowed, sums.fitting if memory else None):
+        if rule is not None:
+            kept = rule(d, s)
+            d, s = d[kept], s[kept]
+    if not len(d):
+        return None
+    scores = sums.scores(d, s)
+    best = int(np.argmin(scores))
+    devices = tuple(sums.names[i] for i in d[best])
+    names = tuple(problem.schemes[i] for i in s[best])
+    return Placement(devices, names, sums.seconds(devices, names), float(scores[best]))

@@ -3,18 +3,23 @@
 import random
 from functools import cache
 
+from edgewise.clusters import Cluster, Device, Link, Network
 from edgewise.costs import CostModel, workspace_bytes
-from edgewise.planning import Problem
-from edgewise.profiles import LayerTiming, LinkTiming, Profile, StepTiming
+from edgewise.planning import Objective, Problem
+from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
 from edgewise.schemes import DEFAULT, get_scheme
-from edgewise.specs import Cluster, Device, LayerKind, LayerSpec, Link, ModelSpec, Workload
+from edgewise.sensitivities import Sensitivity
+from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
 AMPLE_BYTES = 10**9
+FEW_SHAPES = ((1, 1, 4), (1, 1, 20), (1, 2, 0), (1, 16, 0))
+MORE_SHAPES = (*FEW_SHAPES, (3, 1, 4), (3, 1, 20), (3, 2, 0), (3, 16, 0))
+MORE_SCHEMES = ("fp32", "bf16", "fp16")
 
 
 @cache
 def random_problem(seed: int, *, tight: bool = False, all_linked: bool = False) -> Problem:
-    """2 to 4 devices, 3 to 7 layers, links that differ by direction.
+    """2 to 4 devices, 3 to 7 layers, links that differ by direction; everything in fp32.
 
     Half of the problems charge for steps; half lack some links unless `all_linked`. Every device
     holds the whole model many times over unless `tight`: then most are smaller than the model,
@@ -22,7 +27,7 @@ def random_problem(seed: int, *, tight: bool = False, all_linked: bool = False) 
     """
     rng = random.Random(seed)
     workload = Workload(rng.randint(2, 9), rng.randint(1, 9), rng.randint(1, 3))
-    model = _model(rng)
+    model = _model(rng, blocks=5)
     names = ["a", "b", "c", "d"][: rng.randint(2, 4)]
     source = rng.choice(names)
     links = _links(rng, names, 0.0 if all_linked or rng.random() < 0.5 else 0.3)
@@ -36,16 +41,84 @@ def random_problem(seed: int, *, tight: bool = False, all_linked: bool = False) 
     return Problem(CostModel(model, cluster, profile, workload))
 
 
-def _model(rng: random.Random) -> ModelSpec:
+@cache
+def mixed_problem(seed: int) -> Problem:
+    """2 or 3 devices, 3 to 5 layers, 2 or 3 schemes, and all that a problem can ask for: either
+    objective, micro-batches, a budget, pins, forbidden and required devices.
+
+    Some devices are of one kind, some hops are as a network says and not measured, and some memory
+    is bounded by what was free. About one problem in five has no answer.
+    """
+    rng = random.Random(f"mixed {seed}")
+    sequences = rng.randint(1, 6)
+    lanes = rng.randint(1, min(3, sequences))
+    workload = Workload(rng.randint(2, 9), rng.randint(1, 9), sequences, lanes)
+    model = _model(rng, blocks=3)
+    names = ["a", "b", "c"][: rng.randint(2, 3)]
+    source = rng.choice(names)
+    schemes = tuple(rng.sample(MORE_SCHEMES, rng.randint(2, 3)))
+    twins = rng.random() < 0.3
+    kinds = {name: names[0] if twins and name == names[1] else name for name in names}
+    links = _links(rng, names, rng.choice([0.0, 0.2, 0.6]))
+    networks = ()
+    if rng.random() < 0.6:
+        networks = (Network(tuple(names), 10 ** rng.uniform(4.5, 7), rng.uniform(0, 1e-3)),)
+    workspace, whole = workspace_bytes(model, workload), _bytes_of(model, workload)
+    rooms = {name: workspace + int(whole * rng.uniform(0.3, 1.5)) for name in names}
+    free = {kind: int(rng.uniform(0.6, 2) * rooms[kind]) for kind in kinds.values()}
+    free = free if rng.random() < 0.4 else {}
+    profile = _profile(
+        rng, model, list(dict.fromkeys(kinds.values())), source, links, schemes, MORE_SHAPES, free
+    )
+    devices = tuple(Device(name, rooms[name], kind=kinds[name]) for name in names)
+    cluster = Cluster(devices, tuple(Link(x.source, x.target) for x in links), source, networks)
+    sensitivity = _sensitivity(rng, model) if rng.random() < 0.7 else None
+    costs = CostModel(model, cluster, profile, workload, sensitivity)
+    return Problem(
+        costs,
+        schemes,
+        rng.choice(list(Objective)),
+        first_token_weight=rng.choice([0.0, 0.0, 0.1]),
+        **_wishes(rng, names, source, model.num_layers, costs),
+    )
+
+
+def _wishes(
+    rng: random.Random, names: list[str], source: str, num_layers: int, costs: CostModel
+) -> dict[str, object]:
+    """Budget, pins, forbidden and required devices."""
+    budget = float("inf")
+    if costs.sensitivity is not None and rng.random() < 0.7:
+        budget = sum(costs.sensitivity.losses["bf16"]) * rng.uniform(0, 1.2)
+    pins: dict[int, str] | None = None
+    if rng.random() < 0.5:
+        layers = rng.sample(range(num_layers), rng.randint(0, 2))
+        pins = {layer: rng.choice(names) for layer in layers}
+    used = {source} if pins is None else set(pins.values())
+    unused = [name for name in names if name not in used]
+    forbidden = frozenset(rng.sample(unused, 1) if unused and rng.random() < 0.3 else [])
+    usable = [name for name in names if name not in forbidden]
+    required = frozenset(rng.sample(usable, 1) if rng.random() < 0.3 else [])
+    return {"budget": budget, "pins": pins, "forbidden": forbidden, "required": required}
+
+
+def _sensitivity(rng: random.Random, model: ModelSpec) -> Sensitivity:
+    losses = {"fp32": (0.0,) * model.num_layers}
+    for scheme in ("bf16", "fp16"):
+        losses[scheme] = tuple(rng.choice([0.0, rng.random()]) for _ in model.layers)
+    return Sensitivity(model.digest, "nats", 2.0, losses)
+
+
+def _model(rng: random.Random, blocks: int) -> ModelSpec:
     hidden, vocabulary = 16, rng.randint(20, 120)
     table = (vocabulary, hidden)
-    blocks = [
+    middle = [
         LayerSpec(LayerKind.BLOCK, ((rng.randint(10, 60), hidden), (hidden, hidden)), 2 * hidden)
-        for _ in range(rng.randint(1, 5))
+        for _ in range(rng.randint(1, blocks))
     ]
     embedding = LayerSpec(LayerKind.EMBEDDING, (table,), 0)
     head = LayerSpec(LayerKind.HEAD, (table,), hidden)
-    layers = (embedding, *blocks, head)
+    layers = (embedding, *middle, head)
     return ModelSpec("random", layers, hidden, vocabulary, 64, 8, tied=rng.random() < 0.3)
 
 
@@ -64,16 +137,26 @@ def _links(rng: random.Random, names: list[str], missing: float) -> list[LinkTim
 
 
 def _profile(
-    rng: random.Random, model: ModelSpec, names: list[str], source: str, links: list[LinkTiming]
+    rng: random.Random,
+    model: ModelSpec,
+    kinds: list[str],
+    source: str,
+    links: list[LinkTiming],
+    schemes: tuple[str, ...] = (DEFAULT,),
+    shapes: tuple[tuple[int, int, int], ...] = FEW_SHAPES,
+    free: dict[str, int] | None = None,
 ) -> Profile:
-    layers, steps = [], []
+    layers, readings = [], []
     overhead = rng.choice([0.0, 2e-3])
-    for name in names:
+    for name in kinds:
         slowness = rng.uniform(1, 8)
-        steps.append(StepTiming(name, overhead * rng.random()))
-        for kind in LayerKind:
-            for tokens, context in ((1, 4), (1, 20), (2, 0), (16, 0)):
-                seconds = slowness * (tokens + context / 8) * rng.uniform(2e-4, 1e-3)
-                layers.append(LayerTiming(name, kind, DEFAULT, tokens, context, seconds))
+        readings.append(DeviceReading(name, overhead * rng.random(), (free or {}).get(name, 0)))
+        for scheme in schemes:
+            for kind in LayerKind:
+                for sequences, tokens, context in shapes:
+                    work = sequences * (tokens + context / 8)
+                    seconds = slowness * work * rng.uniform(2e-4, 1e-3)
+                    timing = (name, kind, scheme, sequences, tokens, context, seconds)
+                    layers.append(LayerTiming(*timing))
     within = LinkTiming(source, source, rng.uniform(0, 1e-4), 1e9)
-    return Profile(model.digest, tuple(layers), tuple(steps), (within, *links))
+    return Profile(model.digest, tuple(layers), tuple(readings), (within, *links))

@@ -72,16 +72,23 @@ def test_an_emulated_link_takes_bandwidth_and_latency(pair):
 
 def test_a_quick_sender_overtakes_a_slow_one(pair):
     inbox, outboxes = pair
-    outboxes["slow"].send("me", "first", {})
-    outboxes["quick"].send("me", "second", {})
-    assert [inbox.receive(1).kind for _ in range(2)] == ["second", "first"]
+    outboxes["slow"].send("me", "step", {})
+    outboxes["quick"].send("me", "token", {})
+    assert [inbox.receive(1).kind for _ in range(2)] == ["token", "step"]
+
+
+def test_setting_up_does_not_wait_for_emulated_links(pair):
+    inbox, outboxes = pair
+    outboxes["slow"].send("me", "step", {})
+    outboxes["slow"].send("me", "loaded", {})
+    assert [inbox.receive(1).kind for _ in range(2)] == ["loaded", "step"]
 
 
 def test_messages_of_one_sender_keep_their_order(pair):
     inbox, outboxes = pair
     for number in range(100):
-        outboxes["slow"].send("me", str(number), {})
-    assert [inbox.receive(1).kind for _ in range(100)] == [str(n) for n in range(100)]
+        outboxes["slow"].send("me", "step", {"number": number})
+    assert [inbox.receive(1).body["number"] for _ in range(100)] == list(range(100))
 
 
 def test_a_closed_descriptor_is_reported_once(pair):

@@ -1,9 +1,11 @@
-"""Timing in the pipeline's own rhythm: the devices take turns, each woken by a message, as they do
-when a token travels round. A tight loop on one device flatters it: caches stay warm.
+"""Timing in the pipeline's own rhythm: the devices take turns, each woken by a message after a
+pause, as they are when a token travels round. A tight loop flatters them: it finds warm caches and
+a core that is awake. For small models that is half of the true time (dev/LOG.md, 2026-11-21).
 
 A step of n equal layers takes `step + n * layer` seconds, so two values of n tell both apart.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -16,6 +18,7 @@ from edgewise.specs import LayerKind, ModelSpec, Workload
 
 TIME_SECONDS = 300.0
 WARM_UP = 3
+PAUSE_SECONDS = 0.005  # after longer pauses, steps hardly get slower
 SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks smaller than this
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES = 2**15
@@ -83,6 +86,7 @@ class _Bench:
             seconds: dict[str, list[float]] = {name: [] for name in self.names}
             for _ in range(WARM_UP + self.grid.repeats):
                 for name in self.names:
+                    time.sleep(PAUSE_SECONDS)
                     message = self.devices.call(
                         name, "time", {"shape": shape}, "timed", TIME_SECONDS
                     )
@@ -159,7 +163,7 @@ def _links(devices: LocalDevices, on_progress: Progress) -> list[LinkTiming]:
     """Every link that has a way back, and the way from the coordinator into the source's worker."""
     cluster = devices.cluster
     on_progress(f"link into {cluster.source}")
-    within = median(devices.round_trip(cluster.source) for _ in range(LINK_REPEATS))
+    within = median(_enter(devices) for _ in range(LINK_REPEATS))
     found = [LinkTiming(cluster.source, cluster.source, within / 2, 1 / FASTEST)]
     for link in cluster.all_links():
         if cluster.link(link.target, link.source) is None:
@@ -176,7 +180,13 @@ def _links(devices: LocalDevices, on_progress: Progress) -> list[LinkTiming]:
     return found
 
 
+def _enter(devices: LocalDevices) -> float:
+    time.sleep(PAUSE_SECONDS)
+    return devices.round_trip(devices.cluster.source)
+
+
 def _probe(devices: LocalDevices, source: str, target: str, size: int) -> float:
+    time.sleep(PAUSE_SECONDS)
     body = {"target": target, "size": size}
     return float(devices.call(source, "probe", body, "probed", TIME_SECONDS).body["seconds"])
 

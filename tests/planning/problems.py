@@ -47,7 +47,7 @@ def mixed_problem(seed: int) -> Problem:
     objective, micro-batches, a budget, pins, forbidden and required devices.
 
     Some devices are of one kind, some hops are as a network says and not measured, and some memory
-    is bounded by what was free. About one problem in five has no answer.
+    is bounded by what was free. About one problem in seven has no answer.
     """
     rng = random.Random(f"mixed {seed}")
     sequences = rng.randint(1, 6)

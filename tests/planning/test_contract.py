@@ -201,9 +201,9 @@ class TestTheTruth:
             (("a", "b", "a"), ("fp32", "fp32", "fp32")),
             (("a", "b", "a"), ("bf16", "fp32", "fp32")),
             (("a", "b", "a"), ("bf16", "fp32", "fp32")),
-            (("a", "b", "a"), ("bf16", "bf16", "fp32")),
-            (("a", "b", "a"), ("bf16", "bf16", "fp32")),  # the head would save less
-            (("a", "b", "a"), ("bf16", "bf16", "bf16")),
+            (("a", "a", "a"), ("bf16", "bf16", "fp32")),
+            (("a", "a", "a"), ("bf16", "bf16", "fp32")),  # the head would save less
+            (("a", "a", "a"), ("bf16", "bf16", "bf16")),
         ]
 
     def test_mixed_problems_ask_for_everything_in_many_combinations(self) -> None:
@@ -347,8 +347,8 @@ class TestEveryPlanner:
     def test_finds_enough_plans_for_these_tests_to_mean_something(self, name: str) -> None:
         found = [tight for _, tight, _, _ in solved(name)]
         tried = len(seeds_of(name))
-        assert found.count(False) >= tried * 0.4  # not all: a rule may need a missing link
-        assert found.count(True) >= tried * 0.06
+        assert found.count(False) >= tried * 0.5  # not all: a rule may need a missing link
+        assert found.count(True) >= tried * 20 / 300
 
     def test_places_every_layer_once_in_the_scheme_asked_for(self, name: str) -> None:
         for seed, tight, problem, result in solved(name):

@@ -112,6 +112,7 @@ def _network(entry: Mapping[str, Any], number: int, devices: Iterable[Device]) -
     """Its `devices` are names of devices, or of kinds, which stand for all of their kind."""
     where = f"network {number}"
     _only(entry, _NETWORK_KEYS, where)
+    _typed(entry, {"bandwidth": str, "latency": str}, where)
     names = entry.get("devices")
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ClusterError(f"{where}: key 'devices' must be a list of names")

@@ -177,8 +177,15 @@ class Profile:
 
 def _check(profile: Profile) -> None:
     for timing in profile.layers:
-        if not all(isinstance(size, int) for size in timing.shape):
-            raise ProfileError(f"profile: sizes must be whole numbers, not {timing.shape}")
+        least = (1, 1, 0)
+        if not all(
+            isinstance(size, int) and size >= low
+            for size, low in zip(timing.shape, least, strict=True)
+        ):
+            raise ProfileError(
+                f"profile: {timing.kind} on '{timing.device}': sizes must be whole numbers, at "
+                f"least {least}, not {timing.shape}"
+            )
         if not (math.isfinite(timing.seconds) and timing.seconds >= 0):
             raise ProfileError(
                 f"profile: {timing.kind} in {timing.scheme} on '{timing.device}' takes "
@@ -189,6 +196,8 @@ def _check(profile: Profile) -> None:
             raise ProfileError(
                 f"profile: a step on '{reading.device}' takes {reading.step_seconds} seconds"
             )
+        if not (isinstance(reading.free_bytes, int) and reading.free_bytes >= 0):
+            raise ProfileError(f"profile: '{reading.device}' has {reading.free_bytes!r} bytes free")
     for link in profile.links:
         if not (0 <= link.latency_seconds < math.inf and link.bytes_per_second > 0):
             raise ProfileError(f"profile: link {link.source} -> {link.target} is unusable")

@@ -22,6 +22,8 @@ class Sensitivity:
     losses: Mapping[str, tuple[float, ...]]
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.reference):
+            raise ProfileError(f"sensitivity: the reference loss is {self.reference}")
         for scheme, values in self.losses.items():
             for layer, value in enumerate(values):
                 if not (math.isfinite(value) and value >= 0):
@@ -41,6 +43,8 @@ class Sensitivity:
             return Sensitivity(document["model"], document["metric"], document["reference"], losses)
         except OSError as error:
             raise ProfileError(f"cannot read sensitivity {path}: {error.strerror}") from None
+        except ProfileError as error:
+            raise ProfileError(str(error).replace("sensitivity: ", f"{path}: ", 1)) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProfileError(f"{path}: not a sensitivity file: {error!r}") from None
 

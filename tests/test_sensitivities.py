@@ -87,14 +87,12 @@ class TestFile:
         with pytest.raises(ProfileError, match=f"layer 3 in bf16 loses {loss}"):
             Sensitivity.load(path)
 
-    @pytest.mark.xfail(reason="says 'sensitivity:' instead of the file's name")
     def test_a_loss_that_cannot_be_is_refused_with_the_files_name(self, tmp_path: Path) -> None:
         text = self.edited(lambda d: d["losses"]["bf16"].append(-1.0))
         assert self.message(tmp_path, text) == (
             "s.json: layer 3 in bf16 loses -1.0; losses must be zero or more"
         )
 
-    @pytest.mark.xfail(reason="the reference is not checked")
     @pytest.mark.parametrize("reference", [None, "2.5", math.nan])
     def test_a_reference_that_is_no_number_is_refused(
         self, tmp_path: Path, reference: object

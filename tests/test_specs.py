@@ -609,7 +609,6 @@ class TestABadFile:
         with pytest.raises(ClusterError, match="to itself"):
             load_cluster(write(f"{AB}[[link]]\n{ends}"))
 
-    @pytest.mark.xfail(raises=TypeError, reason="types of a network's figures are not checked")
     @pytest.mark.parametrize(("key", "value"), [("bandwidth", 50), ("latency", 0.001)])
     def test_with_a_networks_figure_without_a_unit_is_refused(
         self, write: Write, key: str, value: float

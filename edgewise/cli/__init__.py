@@ -1,9 +1,11 @@
 """The command line. Each command is one file, imported when it runs, so `--help` stays quick."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -62,7 +64,7 @@ def run(
         Path | None, typer.Option(help="Plan file; without it, the best plan is worked out.")
     ] = None,
     scheme: Scheme = DEFAULT,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens at most [default: 128].")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Choose among this many; 0: among all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among this share of probability.")] = 1.0,
@@ -132,7 +134,9 @@ def plan(
     ] = None,
     avoid: Annotated[list[str] | None, typer.Option(help="Device to leave out.")] = None,
     require: Annotated[list[str] | None, typer.Option(help="Device to use.")] = None,
-    planner: Annotated[str | None, typer.Option(help="Which planner [default: joint].")] = None,
+    planner: Annotated[
+        str | None, typer.Option(help="Which planner; the best one by default.")
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Ask every planner.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the plan (.png, .svg, .pdf).")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan to this file.")] = None,
@@ -164,7 +168,10 @@ def plan(
 
 
 def _split(schemes: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in schemes.split(",") if name.strip()))
+    names = tuple(dict.fromkeys(name.strip() for name in schemes.split(",") if name.strip()))
+    if not names:
+        raise InputError("--schemes names no scheme; write it like 'fp32,bf16'")
+    return names
 
 
 def _workload(*sizes: int) -> Workload:
@@ -172,6 +179,36 @@ def _workload(*sizes: int) -> Workload:
         return Workload(*sizes)
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+@app.command()
+def simulate(
+    plan: Annotated[Path, typer.Argument(help="Plan file.")],
+    testbed: Annotated[str | None, typer.Option(help="edgeshard, home or campus.")] = None,
+    cluster: Annotated[Path | None, typer.Option(help="Cluster file; needs --profile.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Profile file.")] = None,
+    requests: Annotated[int, typer.Option(min=1, help="How many arrive.")] = 32,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-9, help="Arrivals per second; all at once by default.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of a prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 64,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
+    micro_batches: Annotated[int, typer.Option(min=1, help="Groups they travel in.")] = 1,
+    bubbles: Annotated[bool, typer.Option("--bubbles", help="A barrier after each token.")] = False,
+    jitter: Annotated[float, typer.Option(min=0, help="Spread of all times, 0.2: 20 %.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and jitter.")] = 0,
+    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate a plan under load, on devices that need not exist."""
+    from edgewise.cli.simulate import SimulateOptions, run_simulate
+
+    workload = _workload(prompt_tokens, new_tokens, sequences, micro_batches)
+    options = SimulateOptions(
+        testbed, cluster, profile, requests, rate, workload, bubbles, jitter, seed, trace, as_json
+    )
+    run_simulate(plan, options)
 
 
 @app.command()
@@ -185,6 +222,8 @@ def devices(cluster: ClusterFile = None, as_json: Json = False) -> None:
 def main() -> None:
     """Run the command line; errors become a message on standard error and an exit code."""
     as_json = "--json" in sys.argv
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
     try:
         sys.exit(app(standalone_mode=False))
     except EdgewiseError as error:
@@ -193,6 +232,18 @@ def main() -> None:
         _fail(error.format_message(), "UsageError", error.exit_code, as_json)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", "Interrupted", 130, as_json)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {error.strerror}", "OSError", 2, as_json)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    """The first interrupt ends the command; a second one must not cut its cleaning up short."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, kind: str, code: int, as_json: bool) -> None:

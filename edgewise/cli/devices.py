@@ -24,7 +24,7 @@ def show_devices(cluster_file: Path | None, *, as_json: bool) -> None:
         document: dict[str, object] = {
             "source": cluster.source,
             "devices": [asdict(device) for device in cluster.devices],
-            "links": [asdict(link) for link in cluster.links],
+            "links": [_finite(asdict(link)) for link in cluster.all_links()],
         }
     else:
         document = describe_machine()
@@ -35,6 +35,11 @@ def show_devices(cluster_file: Path | None, *, as_json: bool) -> None:
         screen.print(table)
     if as_json:
         print_text(json.dumps(document) + "\n")
+
+
+def _finite(values: dict[str, object]) -> dict[str, object]:
+    """JSON has no infinity: an unlimited bandwidth is null."""
+    return {key: None if value == float("inf") else value for key, value in values.items()}
 
 
 def describe_machine() -> dict[str, object]:

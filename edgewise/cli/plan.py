@@ -78,9 +78,15 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
         get_scheme(scheme)
     cluster = load_cluster(options.cluster)
     sensitivity = Sensitivity.load(options.sensitivity) if options.sensitivity else None
-    for found, what in ((sensitivity, "sensitivity"),):
-        if found is not None and found.model != spec.digest:
-            raise ProfileError(f"this {what} is for another model shape ({found.model})")
+    if sensitivity is not None and sensitivity.model != spec.digest:
+        raise ProfileError(
+            f"sensitivity {options.sensitivity} is for another model shape ({sensitivity.model})"
+        )
+    if options.workload.context > spec.max_context:
+        raise InputError(
+            f"prompt and answer of {options.workload.context} tokens exceed the context of "
+            f"'{model}', {spec.max_context}"
+        )
     if options.profile is not None:
         profile = Profile.load(options.profile)
         if profile.model != spec.digest:
@@ -95,7 +101,7 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
         options.schemes,
         objective=options.objective,
         budget=_budget(options.quality, sensitivity),
-        pins=parse_pins(options.pins, spec.num_layers) if options.pins else None,
+        pins={0: cluster.source, **parse_pins(options.pins, spec.num_layers)},
         forbidden=frozenset(options.avoid),
         required=frozenset(options.require),
     )
@@ -130,6 +136,8 @@ def parse_pins(texts: Sequence[str], num_layers: int) -> dict[int, str]:
         first, _, last = layers.partition("-")
         if not device or not first.isdigit() or not (last or first).isdigit():
             raise PlanError(f"pin '{text}' is not like '0=laptop', '0-3=laptop' or 'head=laptop'")
+        if last and int(last) < int(first):
+            raise PlanError(f"pin '{text}': {first} comes after {last}")
         for layer in range(int(first), int(last or first) + 1):
             if layer >= num_layers:
                 raise PlanError(f"pin '{text}': the model has layers 0 to {num_layers - 1}")

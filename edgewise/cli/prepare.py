@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from edgewise.cli.terminal import progress
 from edgewise.errors import Infeasible
-from edgewise.planning import PLANNERS, PlanResult, Problem
+from edgewise.planning import PLANNERS, QUICK, PlanResult, Problem
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure, num_measurements
 from edgewise.runtime.local import LocalDevices
@@ -27,7 +27,7 @@ def measure_cluster(
         return measure(devices, model, spec, schemes, grid, on_progress=advance)
 
 
-def compare(problem: Problem, planners: Iterable[str] = tuple(PLANNERS)) -> Outcomes:
+def compare(problem: Problem, planners: Iterable[str] = QUICK) -> Outcomes:
     """What each planner makes of the problem: a plan, or why there is none."""
     outcomes: Outcomes = {}
     for name in planners:

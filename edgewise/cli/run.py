@@ -19,7 +19,7 @@ from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid
-from edgewise.runtime.coordinator import Coordinator, check_links, check_request
+from edgewise.runtime.coordinator import Coordinator, check_request, check_route
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
 from edgewise.runtime.sampling import Sampling
@@ -52,7 +52,7 @@ def run_prompt(
     plan = Plan.load(plan_file) if plan_file else None
     if plan is not None:
         plan.check(spec, cluster)
-        check_links(plan, cluster)
+        check_route(plan, cluster)
     tokenizer = load_tokenizer(model)
     request = _request(tokenizer, prompt, max_tokens, sampling, raw, spec)
     workload = Workload(len(request.prompt), request.max_tokens)
@@ -87,7 +87,7 @@ def _request(
     room = max(spec.max_context - len(ids), 1)
     wanted = min(DEFAULT_MAX_TOKENS, room) if max_tokens is None else max_tokens
     request = Request(tuple(ids), wanted, sampling, tokenizer.stop_ids)
-    check_request(request, spec.max_context, spec.name)
+    check_request(request, spec.max_context, spec.vocab_size, spec.name)
     return request
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
@@ -51,14 +52,14 @@ def cluster_table(cluster: Cluster) -> Table:
     table = Table("device", "memory", "threads", "slowdown", "links", title="Devices")
     for device in cluster.devices:
         links = [
-            f"{link.target}: {format_rate(link.bytes_per_second)}, "
+            f"{escape(link.target)}: {format_rate(link.bytes_per_second)}, "
             f"{format_seconds(link.latency_seconds)}"
-            for link in cluster.links
+            for link in cluster.all_links()
             if link.source == device.name
         ]
         star = " (source)" if device.name == cluster.source else ""
         table.add_row(
-            device.name + star,
+            escape(device.name) + star,
             format_bytes(device.memory_bytes),
             str(device.threads),
             f"{device.slowdown:g}x",
@@ -72,9 +73,9 @@ def comparison_table(outcomes: dict[str, PlanResult | Infeasible], chosen: str |
     for name, outcome in outcomes.items():
         mark = " *" if name == chosen else ""
         if isinstance(outcome, Infeasible):
-            table.add_row(name, "-", f"does not fit: {outcome}")
+            table.add_row(name, "-", escape(f"does not fit: {outcome}"))
         else:
-            stages = "\n".join(map(str, outcome.plan.stages))
+            stages = escape("\n".join(map(str, outcome.plan.stages)))
             table.add_row(name + mark, f"{outcome.estimate.decode_seconds * 1e3:.2f}", stages)
     return table
 
@@ -83,7 +84,7 @@ def timing_table(estimate: Estimate, measured: list[float], total: float) -> Tab
     """Predicted against measured milliseconds per token, per stage and in all."""
     table = Table("part", "predicted ms", "measured ms", "difference", title="Time per token")
     for part, seconds in zip(estimate.stages, measured, strict=True):
-        table.add_row(str(part.stage), *_compared(part.decode_seconds, seconds))
+        table.add_row(escape(str(part.stage)), *_compared(part.decode_seconds, seconds))
     hops = sum(part.hop_seconds for part in estimate.stages) + estimate.return_seconds
     table.add_row("links", *_compared(hops, total - sum(measured)))
     table.add_section()
@@ -100,10 +101,10 @@ def plan_table(result: PlanResult) -> Table:
     """One plan: its stages, their schemes, time and memory, and why it is so."""
     estimate = result.estimate
     title = f"{result.planner}: {estimate.decode_seconds * 1e3:.2f} ms per token (predicted)"
-    table = Table("stage", "ms/token", "hop ms", title=title, caption=result.explanation)
+    table = Table("stage", "ms/token", "hop ms", title=title, caption=escape(result.explanation))
     for found in estimate.stages:
         times = f"{found.decode_seconds * 1e3:.2f}", f"{found.hop_seconds * 1e3:.2f}"
-        table.add_row(str(found.stage), *times)
+        table.add_row(escape(str(found.stage)), *times)
     table.add_row("back to the source", "", f"{estimate.return_seconds * 1e3:.2f}")
     return table
 
@@ -118,7 +119,7 @@ def profile_table(profile: Profile, context: int) -> Table:
                 profile.decode_seconds(reading.device, kind, scheme, context) for kind in LayerKind
             )
             table.add_row(
-                reading.device,
+                escape(reading.device),
                 scheme,
                 *(f"{seconds * 1e3:.3f}" for seconds in (reading.step_seconds, *times)),
             )

@@ -65,6 +65,9 @@ class DecoderConfig:
     def from_dict(hf: Mapping[str, Any], where: str = "config.json") -> "DecoderConfig":
         """From the contents of a `config.json`. Raises ModelError, which names `where`."""
         names = hf.get("architectures") or []
+        names = [names] if isinstance(names, str) else names
+        if "quantization_config" in hf:
+            raise ModelError(f"{where}: quantized checkpoints are not supported; give the original")
         known = next((n for n in names if n in ARCHITECTURES), None)
         if known is None:
             found = ", ".join(names) or f"none (model_type {hf.get('model_type', 'missing')!r})"
@@ -72,11 +75,29 @@ class DecoderConfig:
                 f"{where}: unsupported architecture {found}; supported: {', '.join(ARCHITECTURES)}"
             )
         try:
-            return ARCHITECTURES[known](known, hf)
+            config = ARCHITECTURES[known](known, hf)
+            config.check()
+            return config
         except KeyError as error:
             raise ModelError(f"{where}: key {error} is missing") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise ModelError(f"{where}: {error}") from None
+
+    def check(self) -> None:
+        """Raise ValueError where the sizes do not go together."""
+        sizes = (
+            self.vocab_size,
+            self.hidden_size,
+            self.ffn_size,
+            self.num_blocks,
+            self.max_context,
+        )
+        if min(*sizes, self.num_heads, self.num_kv_heads, self.head_dim) < 1:
+            raise ValueError("every size must be at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"{self.num_heads} heads do not share {self.num_kv_heads} key/value heads evenly"
+            )
 
     def spec(self, name: str) -> ModelSpec:
         """The torch-free description that planners use."""
@@ -175,19 +196,23 @@ def _llama(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
     return _rotary(architecture, hf, qkv=bias, out=bias, qk_norm=False, window=False)
 
 
+# Where a configuration lacks a key, transformers' default for the family holds.
+_QWEN = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+
+
 def _mistral(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
+    hf = {"sliding_window": 4096, **hf}
     return _rotary(architecture, hf, qkv=False, out=False, qk_norm=False, window=True)
 
 
 def _qwen2(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
-    # A Qwen2 config without the key does not slide, whatever `sliding_window` says.
-    hf = {"use_sliding_window": False, **hf}
+    hf = {**_QWEN, **hf}
     return _rotary(architecture, hf, qkv=True, out=False, qk_norm=False, window=True)
 
 
 def _qwen3(architecture: str, hf: Mapping[str, Any]) -> DecoderConfig:
     bias = hf.get("attention_bias", False)
-    hf = {"use_sliding_window": False, **hf}
+    hf = {**_QWEN, "head_dim": 128, **hf}
     return _rotary(architecture, hf, qkv=bias, out=bias, qk_norm=True, window=True)
 
 

@@ -61,6 +61,12 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     return x * by[0].to(x.dtype) + turned * by[1].to(x.dtype)
 
 
+def _table(rows: int, size: int) -> nn.Embedding:
+    # Given its weight, torch does not initialise it: on the meta device that would import its
+    # compiler, 70 MB in every worker.
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
+
+
 class Layer(nn.Module):
     """One layer of a model; `kind` says which of the three."""
 
@@ -76,10 +82,10 @@ class Embedding(Layer):
         super().__init__()
         size, hidden = config.embed_size, config.hidden_size
         self.offset = config.position_offset
-        self.tokens = nn.Embedding(config.vocab_size, size)
+        self.tokens = _table(config.vocab_size, size)
         self.project = nn.Linear(size, hidden, bias=False) if size != hidden else None
         learned = config.max_context + config.position_offset
-        self.positions = nn.Embedding(learned, hidden) if config.rope is None else None
+        self.positions = _table(learned, hidden) if config.rope is None else None
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self.tokens(tokens)

@@ -1,6 +1,12 @@
 """Planners: pure functions from a Problem to a PlanResult. One file each."""
 
+from edgewise.planning.cloud_edge import cloud_edge_even, cloud_edge_opt
+from edgewise.planning.dilemma import dilemma
 from edgewise.planning.edgeshard import edgeshard
+from edgewise.planning.edgeshard_exact import edgeshard_exact
+from edgewise.planning.edgeshard_throughput import edgeshard_throughput
+from edgewise.planning.llm_pq import llm_pq
+from edgewise.planning.llm_pq_heuristic import llm_pq_heuristic
 from edgewise.planning.problem import Objective, Planner, PlanResult, Problem
 from edgewise.planning.proportional import even, memory_proportional, speed_proportional
 from edgewise.planning.solo import solo
@@ -10,7 +16,17 @@ PLANNERS: dict[str, Planner] = {
     "even": even,
     "memory": memory_proportional,
     "speed": speed_proportional,
+    "cloud-edge-even": cloud_edge_even,
+    "cloud-edge-opt": cloud_edge_opt,
     "edgeshard": edgeshard,
+    "edgeshard-exact": edgeshard_exact,
+    "edgeshard-throughput": edgeshard_throughput,
+    "dilemma": dilemma,
+    "llm-pq": llm_pq,
+    "llm-pq-heuristic": llm_pq_heuristic,
 }
 
-__all__ = ["PLANNERS", "Objective", "PlanResult", "Planner", "Problem"]
+# What `edgewise run` and the demo ask: quick ones, simple before clever.
+QUICK = ("solo", "even", "memory", "edgeshard")
+
+__all__ = ["PLANNERS", "QUICK", "Objective", "PlanResult", "Planner", "Problem"]

@@ -33,14 +33,19 @@ def edgeshard(problem: Problem) -> PlanResult:
     """
 
     def place(scheme: str) -> tuple[Sequence[str], str, str]:
-        devices: list[Sequence[str]] = [[problem.source] * problem.num_layers]
-        devices = [found for found in devices if _holds(problem, found, scheme)]
+        alone: Sequence[str] = [problem.source] * problem.num_layers
+        stays = _holds(problem, alone, scheme)
         try:
-            devices.append(_best_path(problem, scheme).devices)
+            best: Sequence[str] = _best_path(problem, scheme).devices
         except Infeasible:
-            if not devices:
+            if not stays:
                 raise
-        best = min(devices, key=lambda found: _seconds(problem, found, scheme))
+            best = alone
+        if stays and (
+            not _holds(problem, best, scheme)
+            or _seconds(problem, alone, scheme) <= _seconds(problem, best, scheme)
+        ):
+            best = alone
         return best, "heuristic", f"least seconds over {len(problem.devices)} devices"
 
     return with_uniform_schemes(problem, "edgeshard", place)

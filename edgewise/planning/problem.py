@@ -43,6 +43,10 @@ class Problem:
     def __post_init__(self) -> None:
         pinned = {0: self.source} if self.pins is None else dict(self.pins)
         object.__setattr__(self, "pinned", pinned)
+        if outside := [layer for layer in pinned if not 0 <= layer < self.num_layers]:
+            raise PlanError(
+                f"layer {outside[0]} is pinned, but the model has layers 0 to {self.num_layers - 1}"
+            )
         if not self.schemes:
             raise PlanError("a problem needs at least one scheme")
         for name in (*pinned.values(), *self.forbidden, *self.required):
@@ -64,6 +68,10 @@ class Problem:
         names = [device.name for device in self.costs.cluster.devices]
         ordered = (self.source, *[name for name in names if name != self.source])
         return tuple(name for name in ordered if name not in self.forbidden)
+
+    def exceeds(self, loss: float) -> bool:
+        """Whether a predicted loss is beyond the budget, but for rounding."""
+        return loss > self.budget * (1 + 1e-12)
 
     def score(self, estimate: Estimate) -> float:
         """Seconds that the objective makes small."""
@@ -99,7 +107,7 @@ class Problem:
             raise Infeasible(f"device '{min(found)}' must not be used")
         if missing := self.required - set(plan.devices):
             raise Infeasible(f"device '{min(missing)}' must be used, but is not")
-        if estimate.loss > self.budget * (1 + 1e-12):
+        if self.exceeds(estimate.loss):
             raise Infeasible(
                 f"the plan's predicted loss of {estimate.loss:.4g} exceeds the budget of "
                 f"{self.budget:.4g}"
@@ -157,7 +165,7 @@ def with_uniform_schemes(
     best: PlanResult | None = None
     for scheme in problem.schemes:
         loss = sum(problem.costs.loss(i, scheme) for i in range(problem.num_layers))
-        if loss > problem.budget:
+        if problem.exceeds(loss):
             reasons.append(
                 Infeasible(
                     f"in {scheme} throughout, the predicted loss of {loss:.4g} exceeds the budget "

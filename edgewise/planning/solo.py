@@ -11,7 +11,9 @@ def solo(problem: Problem) -> PlanResult:
         allowed = set(problem.pinned.values()) | problem.required
         if len(allowed) > 1:
             raise Infeasible(f"layers are pinned to several devices: {', '.join(sorted(allowed))}")
-        names = allowed or set(problem.devices)
+        names = [name for name in problem.devices if not allowed or name in allowed]
+        if not names:
+            raise Infeasible("no device may be used")
         best = min(names, key=lambda name: _seconds(problem, name, scheme))
         return [best] * problem.num_layers, "fixed", f"everything on '{best}'"
 

@@ -46,11 +46,14 @@ class Grid:
 
     @staticmethod
     def around(workload: Workload) -> "Grid":
-        """Just what one workload needs: both ends of its answers, and half and whole prompts."""
-        batch, prompt = workload.batch, max(workload.prompt_tokens, 4)
-        last = max(workload.context - 1, prompt + 1)
-        decode = ((batch, 1, prompt), (batch, 1, last))
-        return Grid(decode, ((batch, prompt // 2, 0), (batch, prompt, 0)))
+        """Just what one workload needs: half and whole contexts and prompts."""
+        batch, last, prompt = workload.batch, workload.context - 1, max(workload.prompt_tokens, 2)
+        decode = sorted({max(last // 2, 1), last})
+        prefill = sorted({max(prompt // 2, 2), prompt})
+        return Grid(
+            tuple((batch, 1, past) for past in decode),
+            tuple((batch, length, 0) for length in prefill),
+        )
 
     @staticmethod
     def wide(context: int) -> "Grid":

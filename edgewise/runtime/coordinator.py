@@ -8,7 +8,7 @@ for other lanes. So several requests keep several stages busy without a barrier 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import count, pairwise
 
 import torch
@@ -22,8 +22,9 @@ from edgewise.runtime.engine import Request, Stats, Token, stream
 from edgewise.runtime.local import LocalDevices
 from edgewise.specs import ModelSpec, Workload
 
-LOAD_SECONDS = 600.0
+LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
 STEP_SECONDS = 60.0
+TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
 
 @dataclass(slots=True)
@@ -31,7 +32,7 @@ class _Lane:
     request: Request
     length: int  # tokens that have entered the pipeline
     sampled: int = 0
-    began: float = field(default_factory=time.monotonic)
+    entered: int = 0  # tokens that entered since the last one was sampled
 
 
 class Coordinator:
@@ -50,12 +51,13 @@ class Coordinator:
         """Raises PlanError, ModelError and DeviceError."""
         self.devices, self.plan, self.workload = devices, plan, workload
         self._step_seconds = step_seconds
-        self._max_context = open_checkpoint(model).config.max_context
+        config = open_checkpoint(model).config
+        self._max_context, self._vocab_size = config.max_context, config.vocab_size
         self._waiting: deque[tuple[int, Request]] = deque()
         self._lanes: dict[int, _Lane] = {}
         self._numbers = count()
         self._tokens = 0
-        self._epoch = next(devices.epochs)
+        self._epoch = devices.epoch = devices.epoch + 1
         self._memory = self._load(model, on_layer)
         self._warm_up()
 
@@ -67,22 +69,24 @@ class Coordinator:
             "workload": asdict(self.workload),
             "epoch": self._epoch,
         }
-        names = self.plan.devices
+        # Devices that the plan leaves out hear of it too: they let go of what they held before.
+        names = [device.name for device in self.devices.cluster.devices]
         for name in names:
             layers = [f"{s.start}-{s.end - 1}" for s in self.plan.stages if s.device == name]
-            self.devices.roles[name] = f"while it held layers {', '.join(layers)}"
+            self.devices.roles[name] = f"while it held layers {', '.join(layers) or 'none'}"
             self.devices.send(name, "load", body)
         memory: dict[str, int] = {}
-        deadline = time.monotonic() + LOAD_SECONDS
         while missing := [name for name in names if name not in memory]:
-            message = self.devices.receive(max(deadline - time.monotonic(), 0))
+            message = self.devices.receive(LOAD_SECONDS)
             if message is None:
-                raise DeviceTimeout(missing[0], f"did not load within {LOAD_SECONDS:g} s")
+                raise DeviceTimeout(missing[0], f"loaded nothing for {LOAD_SECONDS:g} s")
+            if message.body.get("epoch") != self._epoch:
+                continue
             if message.kind == "layer":
                 on_layer(message.body["layer"])
             elif message.kind == "loaded":
                 memory[message.sender] = message.body["bytes"]
-        return memory
+        return {name: memory[name] for name in self.plan.devices}
 
     def _warm_up(self) -> None:
         """Send a first token round, so that no user waits for what is set up on first use."""
@@ -93,7 +97,8 @@ class Coordinator:
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its number. Raises PromptError."""
-        check_request(request, min(self.workload.context, self._max_context), self.plan.model)
+        context = min(self.workload.context, self._max_context)
+        check_request(request, context, self._vocab_size, self.plan.model)
         number = next(self._numbers)
         self._waiting.append((number, request))
         self._admit()
@@ -103,11 +108,14 @@ class Coordinator:
         """Wait for the next token. Raises DeviceLost and DeviceTimeout."""
         if not self._lanes:
             return []
-        deadline = time.monotonic() + self._step_seconds
+        # A prompt may rightly take longer than a token: a slow device needs seconds for each of it.
+        entered = max(lane.entered for lane in self._lanes.values())
+        allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1)
+        deadline = time.monotonic() + allowed
         while True:
             message = self.devices.receive(max(deadline - time.monotonic(), 0))
             if message is None:
-                raise self._timeout()
+                raise self._timeout(allowed)
             if message.kind == "token" and message.body["epoch"] == self._epoch:
                 body = message.body
                 if body["sequence"] in self._lanes:
@@ -116,6 +124,7 @@ class Coordinator:
     def _advance(self, sequence: int, token: int, seconds: Sequence[float]) -> Token:
         lane, at = self._lanes[sequence], time.monotonic()
         lane.sampled += 1
+        lane.entered = 0
         self._tokens += 1
         finish = None
         if token in lane.request.stop_ids:
@@ -150,6 +159,7 @@ class Coordinator:
         }
         self.devices.send(self.plan.stages[0].device, "step", body, torch.tensor(tokens))
         lane.length += len(tokens)
+        lane.entered += len(tokens)
 
     def _finish(self, sequence: int) -> None:
         # The news follows the sequence's last step down the pipeline, so it cannot overtake it.
@@ -171,19 +181,20 @@ class Coordinator:
     def close(self) -> None:
         self.devices.close()
 
-    def _timeout(self) -> DeviceTimeout:
+    def _timeout(self, seconds: float) -> DeviceTimeout:
         silent = self.devices.unresponsive()
-        what = f"did not answer within {self._step_seconds:g} s"
         if silent:
-            return DeviceTimeout(silent[0], what)
+            return DeviceTimeout(silent[0], f"did not answer within {seconds:g} s")
         last = self.plan.stages[-1].device
-        return DeviceTimeout(last, f"sent no token within {self._step_seconds:g} s, though alive")
+        return DeviceTimeout(last, f"sent no token within {seconds:g} s, though alive")
 
 
-def check_request(request: Request, context: int, model: str) -> None:
-    """Raise PromptError where a request is empty or longer than `context` tokens."""
+def check_request(request: Request, context: int, vocab_size: int, model: str) -> None:
+    """Raise PromptError where a request is empty, longer than `context`, or not of tokens."""
     if not request.prompt:
         raise PromptError("the prompt is empty")
+    if not 0 <= min(request.prompt) <= max(request.prompt) < vocab_size:
+        raise PromptError(f"the prompt has token ids outside 0 to {vocab_size - 1}")
     if request.max_tokens < 1:
         raise PromptError(f"max tokens must be at least 1, not {request.max_tokens}")
     if (size := len(request.prompt)) >= context:
@@ -198,8 +209,14 @@ def check_request(request: Request, context: int, model: str) -> None:
         )
 
 
-def check_links(plan: Plan, cluster: Cluster) -> None:
-    """Raise PlanError where two neighbouring stages lie on devices that nothing connects."""
+def check_route(plan: Plan, cluster: Cluster) -> None:
+    """Raise PlanError where prompts would leave the source, or where two neighbouring stages lie on
+    devices that nothing connects."""
+    if (first := plan.stages[0].device) != cluster.source:
+        raise PlanError(
+            f"this plan puts the embedding on '{first}': prompts would leave the source "
+            f"'{cluster.source}' as they are, not as activations"
+        )
     ends = [cluster.source, *[stage.device for stage in plan.stages], cluster.source]
     for a, b in pairwise(ends):
         if cluster.link(a, b) is None:
@@ -217,7 +234,7 @@ def open_engine(
 ) -> Coordinator:
     """Check a plan, start the processes and load it: the embedded default engine."""
     plan.check(spec, cluster)
-    check_links(plan, cluster)
+    check_route(plan, cluster)
     devices = LocalDevices(cluster)
     try:
         return Coordinator(devices, model, plan, workload, on_layer=on_layer)

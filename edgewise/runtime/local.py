@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -36,7 +35,7 @@ class LocalDevices:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.roles: dict[str, str] = {}
-        self.epochs = count()  # numbers the plans loaded, so that what one leaves behind is told
+        self.epoch = -1  # number of the plan loaded last, by which leftovers of others are told
         self._folder = Path(tempfile.mkdtemp(prefix="edgewise-"))
         names = [device.name for device in cluster.devices]
         addresses = {
@@ -50,16 +49,17 @@ class LocalDevices:
         self._inbox = Inbox(self._context, addresses[COORDINATOR], into_source)
         self._outbox = Outbox(self._context, COORDINATOR, addresses)
         try:
-            for device in cluster.devices:
+            for number, device in enumerate(cluster.devices):
                 links = _links_into(cluster, device.name)
-                self._start(device.name, Settings(device, addresses, links))
+                self._start(number, Settings(device, addresses, links))
             self.collect("ready", names, START_SECONDS)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, name: str, settings: Settings) -> None:
-        log = self._logs[name] = (self._folder / f"{name.encode().hex()}.log").open("w+b")
+    def _start(self, number: int, settings: Settings) -> None:
+        name = settings.device.name
+        log = self._logs[name] = (self._folder / f"{number}.log").open("w+b")
         process = subprocess.Popen(
             [sys.executable, "-m", "edgewise.runtime.worker"],
             stdin=subprocess.PIPE,
@@ -91,7 +91,7 @@ class LocalDevices:
             return None
         if message.kind == "gone":
             raise self._lost(message.sender)
-        if message.kind == "failed":
+        if message.kind == "failed" and message.body["epoch"] >= self.epoch:
             raise _error_of(message)
         return message
 
@@ -156,15 +156,17 @@ class LocalDevices:
                 with contextlib.suppress(DeviceError, zmq.ZMQError):
                     self._outbox.send(name, "stop", {})
         deadline = time.monotonic() + STOP_SECONDS
-        for process in self._processes.values():
-            _end(process, deadline)
-        for log in self._logs.values():
-            log.close()
-        self._processes.clear()
-        self._outbox.close()
-        self._inbox.close()
-        self._context.destroy(linger=0)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            for process in self._processes.values():
+                _end(process, deadline)
+        finally:
+            for log in self._logs.values():
+                log.close()
+            self._processes.clear()
+            self._outbox.close()
+            self._inbox.close()
+            self._context.destroy(linger=0)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> "LocalDevices":
         return self

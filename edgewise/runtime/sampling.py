@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgewise.errors import PromptError
 
-_GOLDEN = 0x9E3779B97F4A7C15  # spreads (seed, position) over 64 bits, as SplitMix64 does
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, SplitMix64's increment
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,12 @@ def sample(logits: Tensor, sampling: Sampling, position: int) -> int:
     """The token at `position` of its sequence. logits: float32 [vocabulary]."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    ranked, order = (logits / sampling.temperature).sort(descending=True, stable=True)
+    # Differences to the largest logit, so that no temperature is too small to divide by.
+    scaled = (logits - logits.max()).double() / sampling.temperature
+    ranked, order = scaled.sort(descending=True, stable=True)
     if sampling.top_k:
         ranked = ranked[: sampling.top_k]
-    probabilities = ranked.softmax(-1).double()
+    probabilities = ranked.softmax(-1)
     cumulative = probabilities.cumsum(-1)
     # Keep the tokens before which less than top_p has gathered: always at least one.
     kept = int((cumulative - probabilities < sampling.top_p).sum())
@@ -49,8 +51,14 @@ def sample(logits: Tensor, sampling: Sampling, position: int) -> int:
 
 
 def _uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) from SplitMix64 (Steele et al. 2014), the same on every machine."""
-    z = (seed * _GOLDEN + (position + 1) * _GOLDEN) % 2**64
+    """A number in [0, 1), the same on every machine: SplitMix64 of the position, under a key that
+    is SplitMix64 of the seed."""
+    return (_mix(_mix(seed) ^ position) >> 11) / 2**53
+
+
+def _mix(x: int) -> int:
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014) on 64 bits."""
+    z = (x + 1) * _GOLDEN % 2**64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
-    return ((z ^ (z >> 31)) >> 11) / 2**53
+    return z ^ (z >> 31)

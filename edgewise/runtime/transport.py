@@ -8,6 +8,7 @@ import heapq
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -95,6 +96,7 @@ class Inbox:
         self._watched: dict[int, str] = {}
         self._order = count()
         self._due: list[tuple[float, int, Message]] = []
+        self._gone: deque[str] = deque()
 
     def watch(self, fd: int, name: str) -> None:
         """Report `name` as gone when `fd` reaches its end."""
@@ -105,12 +107,12 @@ class Inbox:
         """The next message, or None when none came in time."""
         deadline = time.monotonic() + timeout_seconds
         while True:
-            gone = self._take_in()
+            self._take_in()
             now = time.monotonic()
             if self._due and self._due[0][0] <= now:
                 return heapq.heappop(self._due)[2]
-            if gone is not None:
-                return gone
+            if self._gone:
+                return Message("gone", self._gone.popleft())
             if now >= deadline:
                 return None
             until = min(deadline, self._due[0][0]) if self._due else deadline
@@ -124,16 +126,16 @@ class Inbox:
         else:
             wait_until(until)
 
-    def _take_in(self) -> Message | None:
+    def _take_in(self) -> None:
         for fd, event in self._poller.poll(0):
             if isinstance(fd, int) and event:
                 self._poller.unregister(fd)
-                return Message("gone", self._watched.pop(fd))
+                self._gone.append(self._watched.pop(fd))
         while True:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return None
+                return
             message, sent = decode(frames)
             due = sent
             if message.kind in TRAFFIC:

@@ -31,7 +31,7 @@ from edgewise.runtime.transport import Inbox, Message, Outbox, wait_until
 from edgewise.specs import Workload
 from edgewise.units import format_bytes
 
-COORDINATOR = "coordinator"
+COORDINATOR = ""  # no device can be called that
 IDLE_SECONDS = 60.0
 PROBE_SECONDS = 30.0
 
@@ -70,6 +70,7 @@ class Worker:
         self.shards: dict[int, Shard] = {}
         self.route: list[str] = []
         self.epoch = -1
+        self.ended = False
         self.trial: Shard | None = None
         self.handlers: dict[str, Callable[[Message], None]] = {
             "load": self.load,
@@ -86,7 +87,7 @@ class Worker:
     def run(self) -> None:
         """Serve until told to stop, or until the coordinator is gone."""
         self.outbox.send(COORDINATOR, "ready", {})
-        while True:
+        while not self.ended:
             message = self.inbox.receive(IDLE_SECONDS)
             if message is None:
                 continue
@@ -95,19 +96,21 @@ class Worker:
             try:
                 self.handlers[message.kind](message)
             except Exception as error:  # the process boundary: the coordinator decides what to do
-                self.outbox.send(COORDINATOR, "failed", _describe(error))
+                body = {**_describe(error), "epoch": self.epoch}
+                self.outbox.send(COORDINATOR, "failed", body)
 
     def load(self, message: Message) -> None:
         """Load this device's stages of a plan."""
         body = message.body
         self.shards.clear()
+        self.trial = None
         self.epoch = body["epoch"]
         checkpoint = open_checkpoint(body["model"])
         workload = Workload(**body["workload"])
         stages = [Stage(**{**s, "schemes": tuple(s["schemes"])}) for s in body["stages"]]
         self.route = [stage.device for stage in stages]
         mine = [stage for stage in stages if stage.device == self.device.name]
-        needed = device_bytes(checkpoint.config.spec(body["model"]), mine, workload)
+        needed = device_bytes(checkpoint.config.spec(body["model"]), mine, workload) if mine else 0
         if needed > self.device.memory_bytes:
             layers = ", ".join(f"{s.start}-{s.end - 1}" for s in mine)
             raise DeviceMemoryError(
@@ -125,10 +128,14 @@ class Worker:
                     device=self.device.processor,
                     slots=workload.sequences,
                     context=workload.context,
-                    on_layer=lambda layer: self.outbox.send(COORDINATOR, "layer", {"layer": layer}),
+                    on_layer=lambda layer: self._report("layer", layer=layer),
                 )
         total = sum(shard.weight_bytes + shard.cache.bytes for shard in self.shards.values())
-        self.outbox.send(COORDINATOR, "loaded", {"bytes": total})
+        self._report("loaded", bytes=total)
+
+    def _report(self, kind: str, **body: int) -> None:
+        """Tell the coordinator how loading goes; by the epoch it knows which plan is meant."""
+        self.outbox.send(COORDINATOR, kind, {**body, "epoch": self.epoch})
 
     def step(self, message: Message) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""
@@ -213,11 +220,17 @@ class Worker:
         )
         began = time.monotonic()
         self.outbox.send(target, "echo", {}, payload)
-        answer = self.inbox.receive(PROBE_SECONDS)
-        seconds = time.monotonic() - began
-        if answer is None or answer.kind != "echoed":
-            raise EdgewiseError(f"no answer from '{target}' within {PROBE_SECONDS:g} s")
-        self.outbox.send(COORDINATOR, "probed", {"seconds": seconds})
+        while True:
+            answer = self.inbox.receive(max(began + PROBE_SECONDS - time.monotonic(), 0))
+            seconds = time.monotonic() - began
+            if answer is None:
+                raise EdgewiseError(f"no answer from '{target}' within {PROBE_SECONDS:g} s")
+            if answer.kind in ("stop", "gone"):
+                self.ended = True
+                return
+            if answer.kind == "echoed":
+                self.outbox.send(COORDINATOR, "probed", {"seconds": seconds})
+                return
 
 
 def _time_once(shard: Shard, sequences: int, tokens: int, past: int) -> float:
@@ -259,7 +272,6 @@ def main() -> None:
     inbox.watch(0, COORDINATOR)
     outbox = Outbox(context, name, settings.addresses)
     Worker(settings, inbox, outbox).run()
-    # Let the last message leave before the process does.
     outbox.close()
     inbox.close()
 

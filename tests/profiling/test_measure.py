@@ -2,10 +2,10 @@
 
 import pytest
 
-from edgewise.clusters import Cluster, Device, Link
+from edgewise.clusters import Cluster, Device, Link, Network
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import Profile
-from edgewise.profiling import measure, num_measurements
+from edgewise.profiling import Grid, measure, num_measurements
 from edgewise.runtime.local import LocalDevices
 from edgewise.specs import LayerKind, Workload
 
@@ -15,6 +15,7 @@ CLUSTER = Cluster(
     (Link("fast", "slow", RATE, LATENCY), Link("slow", "fast", RATE * 4, LATENCY)),
     "fast",
 )
+GRID = Grid.around(Workload(20, 20))
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +24,15 @@ def measured(checkpoint):
     spec = open_checkpoint(model).config.spec(model)
     progress = []
     with LocalDevices(CLUSTER) as devices:
-        profile = measure(devices, model, spec, Workload(20, 20), "fp32", progress.append)
+        profile = measure(devices, model, spec, ["fp32"], GRID, progress.append)
     return profile, progress
 
 
 def test_every_kind_of_layer_is_timed_on_every_device(measured):
     profile, _ = measured
     for device in ("fast", "slow"):
-        assert profile.step_seconds(device) >= 0
+        assert profile.reading(device).step_seconds >= 0
+        assert profile.reading(device).free_bytes > 0
         for kind in LayerKind:
             assert profile.decode_seconds(device, kind, "fp32", 25) >= 0
         assert profile.prefill_seconds(device, LayerKind.BLOCK, "fp32", 20) > 0
@@ -40,7 +42,8 @@ def test_every_kind_of_layer_is_timed_on_every_device(measured):
 def test_a_slowdown_shows(measured):
     profile, _ = measured
     fast, slow = (
-        profile.step_seconds(name) + 4 * profile.decode_seconds(name, LayerKind.BLOCK, "fp32", 25)
+        profile.reading(name).step_seconds
+        + 4 * profile.decode_seconds(name, LayerKind.BLOCK, "fp32", 25)
         for name in ("fast", "slow")
     )
     assert 4 < slow / fast < 16  # emulated: 8; the machine is shared
@@ -61,5 +64,29 @@ def test_a_profile_survives_its_file(measured):
 
 
 def test_progress_is_reported(measured):
-    assert len(measured[1]) <= num_measurements(CLUSTER)
+    assert len(measured[1]) <= num_measurements(CLUSTER, ["fp32"], GRID)
     assert any("link" in what for what in measured[1])
+
+
+@pytest.mark.parametrize("workload", [Workload(1, 1), Workload(63, 1), Workload(1, 63)])
+def test_a_grid_stays_within_its_workload(workload):
+    grid = Grid.around(workload)
+    assert grid.context <= max(workload.context, 2)
+    assert all(tokens == 1 and past >= 1 for _, tokens, past in grid.decode)
+    assert all(tokens > 1 and past == 0 for _, tokens, past in grid.prefill)
+
+
+def test_devices_of_one_kind_are_measured_once(checkpoint):
+    model = str(checkpoint("opt"))
+    spec = open_checkpoint(model).config.spec(model)
+    twins = tuple(Device(name, 10**9, kind="agx") for name in ("a", "b"))
+    network = Network(("a", "b"), 1e8, 0.0)
+    with LocalDevices(Cluster(twins, (), "a", (network,))) as devices:
+        profile = measure(devices, model, spec, ["fp32", "bf16"], Grid.around(Workload(63, 1)))
+    assert [reading.device for reading in profile.devices] == ["agx"]
+    assert profile.schemes == ("fp32", "bf16")
+    assert {(link.source, link.target) for link in profile.links} == {
+        ("a", "a"),
+        ("a", "b"),
+        ("b", "a"),
+    }

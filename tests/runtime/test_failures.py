@@ -98,6 +98,31 @@ if __name__ == "__main__":
 """
 
 
+def test_a_worker_ends_with_its_coordinator_in_the_middle_of_a_probe():
+    script = """
+from edgewise.clusters import Cluster, Device, Link
+from edgewise.runtime.local import LocalDevices
+links = (Link("a", "b", latency_seconds=3.0), Link("b", "a", latency_seconds=3.0))
+devices = LocalDevices(Cluster((Device("a", 10**9), Device("b", 10**9)), links, "a"))
+print(*devices.process_ids.values(), flush=True)
+devices.call("a", "probe", {"target": "b", "size": 0}, "probed", 60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        time.sleep(0.5)
+        parent.kill()
+    assert ended(pids)
+
+
+def ended(pids):
+    deadline = time.monotonic() + 5
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(psutil.pid_exists(pid) for pid in pids)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_coordinator_however_it_ends(sent):
     with subprocess.Popen(
@@ -107,7 +132,4 @@ def test_workers_end_with_their_coordinator_however_it_ends(sent):
         assert len(pids) == 2
         parent.send_signal(sent)
         parent.wait(10)
-    deadline = time.monotonic() + 5
-    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert ended(pids)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgewise.costs import device_bytes
-from edgewise.errors import DeviceMemoryError, PlanError, PromptError
+from edgewise.errors import DeviceMemoryError, ModelError, PlanError, PromptError
 from edgewise.runtime.coordinator import Coordinator, open_engine
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import LocalDevices
@@ -128,6 +128,8 @@ def test_tokens_say_what_each_stage_spent(devices, checkpoint, prompt):
     ("request_", "message"),
     [
         (Request((), 5), "the prompt is empty"),
+        (Request((1, 97), 5), "the prompt has token ids outside 0 to 96"),
+        (Request((-1,), 5), "the prompt has token ids outside 0 to 96"),
         (Request((1, 2), 0), "max tokens must be at least 1, not 0"),
         (
             Request(tuple(range(60)), 1),
@@ -186,3 +188,22 @@ def test_closing_twice_is_fine_and_leaves_no_process(checkpoint):
     engine.close()
     engine.close()
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_plan_whose_embedding_lies_elsewhere_is_refused(checkpoint):
+    model = checkpoint("llama")
+    spec, plan = plan_of(model, ("pi", 2), ("laptop", 6))
+    with pytest.raises(PlanError, match="prompts would leave the source 'laptop'"):
+        open_engine(str(model), plan, cluster(), WORKLOAD, spec=spec)
+
+
+def test_a_failed_plan_does_not_spoil_the_next(devices, checkpoint, prompt, tmp_path):
+    model = checkpoint("llama")
+    (tmp_path / "config.json").write_bytes((model / "config.json").read_bytes())
+    with pytest.raises(ModelError):  # raised by all three workers, at their own pace
+        load(devices, tmp_path, PLANS["three stages"])
+    for _ in range(3):
+        request = Request(prompt, 5)
+        assert tokens_of(load(devices, model, PLANS["one stage"]), request) == reference(
+            model, request
+        )

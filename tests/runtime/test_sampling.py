@@ -64,3 +64,15 @@ def test_nonsense_is_refused(values, message):
     with pytest.raises(PromptError) as error:
         Sampling(**values)
     assert str(error.value) == message
+
+
+def test_the_smallest_temperatures_are_greedy():
+    assert [sample(LOGITS, Sampling(temperature=1e-40, seed=i), 0) for i in range(20)] == [1] * 20
+
+
+def test_neighbouring_seeds_are_not_shifted_copies():
+    first = draws(Sampling(temperature=1.0, seed=0), 200)
+    second = draws(Sampling(temperature=1.0, seed=1), 200)
+    for shift in range(5):
+        same = sum(a == b for a, b in zip(first[shift:], second, strict=False))
+        assert same < 130  # by chance: 200 times the sum of squared probabilities, about 78

@@ -132,3 +132,15 @@ def malformed(**changes):
 def test_malformed_frames_are_refused(frames):
     with pytest.raises((ValueError, KeyError)):
         decode(frames)
+
+
+def test_a_closed_descriptor_is_not_lost_behind_a_message(pair):
+    inbox, outboxes = pair
+    read, write = os.pipe()
+    inbox.watch(read, "pi")
+    outboxes["quick"].send("me", "first", {})
+    outboxes["quick"].send("me", "second", {})
+    os.close(write)
+    time.sleep(0.05)
+    assert [inbox.receive(1).kind for _ in range(3)] == ["first", "second", "gone"]
+    os.close(read)

@@ -1,0 +1,190 @@
+"""EdgeShard's throughput dynamic program (arXiv 2405.14371, Algorithm 2; sections 1.3, 1.5).
+
+Every device holds at most one block of neighbouring layers; sending and computing overlap, so the
+slowest of them all sets the pace:
+
+    g(0, {}, -)       = 0
+    g(m', S + k, k)   = min over m < m', j in S of max(g(m, S, j), stage(m, m', k), hop(j, k))
+    least bottleneck  = min over S, j of g(N, S, j)
+
+stage(m, m', k) is what device k takes for layers m..m'-1, its step included, infinite without room
+or against a pin. Equal devices are one type and S counts them (PipeEdge's state collapse), which
+loses nothing: product of (n_t + 1) states instead of 2^M. O(N^2) work for each state and type.
+
+The program leaves ties: a second pass, with + for max and stages and hops above the least
+bottleneck forbidden, takes the tied plan with the shortest round trip. A third, with nothing
+forbidden, bounds the round trip of all such plans, and with it the score of the result.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from edgewise.planning.problem import PlanResult, Problem, with_uniform_schemes
+from edgewise.planning.tables import (
+    INFINITY,
+    Bools,
+    Floats,
+    Tables,
+    equal_devices,
+    tables,
+    why_infeasible,
+)
+
+MOST_SETS = 2**15
+
+Block = tuple[int, int, int]  # type, first layer, end
+
+
+def edgeshard_throughput(problem: Problem) -> PlanResult:
+    """The plan of least bottleneck among those with one block per device and one scheme; the
+    shortest round trip of several. Raises Infeasible where none exists."""
+    found = tables(problem)
+    groups, _ = _few_enough(equal_devices(problem, found), found)
+
+    def place(scheme: str) -> tuple[Sequence[str], str, str]:
+        program = _program(found, found.schemes.index(scheme), groups)
+        bottleneck = program.solve(np.maximum, INFINITY)[0]
+        if bottleneck == INFINITY:
+            raise why_infeasible(problem, found)
+        _, blocks = program.solve(np.add, bottleneck * (1 + 1e-12))
+        why = f"no plan in {scheme} has a bottleneck under {bottleneck:.4g} s"
+        return [found.names[j] for j in _devices(blocks, groups)], "optimal", why
+
+    result = with_uniform_schemes(problem, "edgeshard-throughput", place)
+    # Plans with several blocks on a device, or several schemes, may be better.
+    return dataclasses.replace(result, status="heuristic", gap=None)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockProgram:
+    """`stage[t, m, m']` seconds of layers m..m'-1 on a device of type t, `hop[t, u]` to another
+    device, `entry[t]` and `back[t]`; `counts[t]` devices of each type, some of which must be used.
+    """
+
+    stage: Floats
+    hop: Floats
+    entry: Floats
+    back: Floats
+    counts: tuple[int, ...]
+    required: Bools
+
+    def solve(self, combine: np.ufunc, limit: float) -> tuple[float, list[Block]]:
+        """The least value (infinite if there is none) and its blocks. `combine` is maximum for the
+        bottleneck, add for the round trip; stages and hops above `limit` are forbidden."""
+        stage = np.where(self.stage > limit, INFINITY, self.stage)
+        hop = np.where(self.hop > limit, INFINITY, self.hop)
+        ends = combine is np.add
+        values: dict[tuple[int, ...], Floats] = {}
+        best, at = INFINITY, ((0,) * len(self.counts), 0)
+        for chosen in sorted(product(*(range(n + 1) for n in self.counts)), key=sum):
+            value = np.full(stage.shape[:2], INFINITY)
+            for k in range(len(chosen)):
+                if chosen[k]:
+                    arrive = self._arrive(values, chosen, k, combine, hop)
+                    value[k] = combine(arrive[:, None], stage[k]).min(axis=0)
+            value[value >= best] = INFINITY
+            if not (value < INFINITY).any():
+                continue
+            values[chosen] = value
+            done = value[:, -1] + self.back if ends else value[:, -1]
+            done = np.where(self.back < INFINITY, done, INFINITY)
+            complete = all(n for n, must in zip(chosen, self.required, strict=True) if must)
+            if complete and done.min() < best:
+                best, at = float(done.min()), (chosen, int(done.argmin()))
+        if best == INFINITY:
+            return best, []
+        return best, self._trace(values, *at, combine, stage, hop)
+
+    def _arrive(
+        self,
+        values: dict[tuple[int, ...], Floats],
+        chosen: tuple[int, ...],
+        k: int,
+        combine: np.ufunc,
+        hop: Floats,
+    ) -> Floats:
+        """For every m, the best value of layers 0..m-1 once their output has come to type k."""
+        before = (*chosen[:k], chosen[k] - 1, *chosen[k + 1 :])
+        arrive = np.full(self.stage.shape[1], INFINITY)
+        if sum(before) == 0:
+            way_in = self.entry[k] if combine is np.add else 0.0
+            arrive[0] = way_in if self.entry[k] < INFINITY else INFINITY
+        elif before in values:
+            arrive = combine(values[before], hop[:, k, None]).min(axis=0)
+        return arrive
+
+    def _trace(
+        self,
+        values: dict[tuple[int, ...], Floats],
+        chosen: tuple[int, ...],
+        k: int,
+        combine: np.ufunc,
+        stage: Floats,
+        hop: Floats,
+    ) -> list[Block]:
+        blocks: list[Block] = []
+        end = stage.shape[1] - 1
+        while True:
+            arrive = self._arrive(values, chosen, k, combine, hop)
+            start = int(combine(arrive, stage[k, :, end]).argmin())
+            blocks.append((k, start, end))
+            chosen = (*chosen[:k], chosen[k] - 1, *chosen[k + 1 :])
+            if start == 0:
+                return blocks[::-1]
+            k, end = int(combine(values[chosen][:, start], hop[:, k]).argmin()), start
+
+
+def _program(found: Tables, s: int, groups: tuple[tuple[int, ...], ...]) -> BlockProgram:
+    first = [group[0] for group in groups]
+    other = [group[-1] for group in groups]
+    hop = found.hop[np.ix_(first, first)].copy()
+    for t, (a, b) in enumerate(zip(first, other, strict=True)):
+        hop[t, t] = found.hop[a, b] if a != b else INFINITY
+    return BlockProgram(
+        stage=np.array([_stages(found, s, j) for j in first]),
+        hop=hop,
+        entry=found.entry[first],
+        back=found.back[first],
+        counts=tuple(len(group) for group in groups),
+        required=found.required[first],
+    )
+
+
+def _stages(found: Tables, s: int, j: int) -> Floats:
+    """Seconds of layers m..m'-1 on device j, at [m, m']."""
+    seconds = np.concatenate(([0.0], found.decode[s, :, j].cumsum()))
+    size = np.concatenate(([0], found.size[s].cumsum()))
+    against = np.concatenate(([0], (~found.allowed[:, j]).cumsum()))
+    needed = size[None, :] - size[:, None]
+    needed[0, -1] -= found.shared[s]
+    stage = found.step[j] + seconds[None, :] - seconds[:, None]
+    bad = (needed > found.room[j]) | (against[None, :] > against[:, None])
+    bad |= np.tri(len(size), dtype=bool)
+    return np.where(bad, INFINITY, stage)
+
+
+def _few_enough(
+    groups: tuple[tuple[int, ...], ...], found: Tables
+) -> tuple[tuple[tuple[int, ...], ...], bool]:
+    """Groups with at most MOST_SETS sets, the slowest devices left out; whether all are in."""
+    kept, whole = [list(group) for group in groups], True
+    pinned = found.allowed[found.allowed.sum(axis=1) == 1].any(axis=0)
+    while prod(len(group) + 1 for group in kept) > MOST_SETS:
+        spare = [g for g in kept if not (pinned[g[0]] or found.required[g[0]])]
+        if not spare:
+            break
+        slowest = max(spare, key=lambda g: float(found.decode[0, :, g[0]].sum()))
+        slowest.pop()
+        kept, whole = [group for group in kept if group], False
+    return tuple(tuple(group) for group in kept), whole
+
+
+def _devices(blocks: list[Block], groups: tuple[tuple[int, ...], ...]) -> list[int]:
+    """The device of every layer; blocks of one type take its devices in turn."""
+    left = [list(group) for group in groups]
+    return [j for t, start, end in blocks for j in [left[t].pop(0)] * (end - start)]

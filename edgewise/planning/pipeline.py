@@ -1,0 +1,170 @@
+"""LLM-PQ's view of a problem: an order of devices, a stage on each, and a makespan to make small
+(arXiv 2403.01136; sections 3.2-3.5 of the notes)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise, permutations, product
+
+import numpy as np
+
+from edgewise.planning.problem import Problem
+from edgewise.planning.tables import INFINITY, Bools, Floats, Ints, Tables, equal_devices
+
+Choice = tuple[list[int], list[int]]  # the stage and the scheme of every layer
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Data of one order of devices; axes are scheme b, layer i and stage j.
+
+    `prefill[b, i, j]` and `decode[b, i, j]` are seconds of one micro-batch, `step[j]` comes on top
+    once; `prefill_hop[j]` and `decode_hop[j]` bring the input of stage j, `ends` the rest of the
+    round trip (in at the first stage, out at the last). `omega[b, i]` is the loss of quality, worth
+    `theta` seconds a unit and at most `budget`; m and m' micro-batches; `tokens` are generated.
+    """
+
+    devices: tuple[int, ...]
+    prefill: Floats
+    decode: Floats
+    step: Floats
+    prefill_hop: Floats
+    decode_hop: Floats
+    ends: float
+    size: Ints
+    room: Ints
+    shared: Ints
+    omega: Floats
+    allowed: Bools
+    budget: float
+    theta: float
+    prefill_batches: int
+    decode_batches: int
+    tokens: int
+
+    def stages(self, choice: Choice) -> tuple[Floats, Floats]:
+        """What every stage computes, per micro-batch, in each phase."""
+        stage, scheme = choice
+        layers, count = range(len(stage)), len(self.devices)
+        prefill = np.bincount(stage, self.prefill[scheme, layers, stage], count)
+        decode = np.bincount(stage, self.decode[scheme, layers, stage], count)
+        return prefill + self.step, decode + self.step
+
+    def value(self, choice: Choice, *, faithful: bool = False) -> float:
+        """The objective of a placement."""
+        stage, scheme = choice
+        prefill, decode = self.stages(choice)
+        loss = self.theta * float(self.omega[scheme, range(len(stage))].sum())
+        counts = self.prefill_batches, self.decode_batches, self.tokens
+        if faithful:
+            prefill = np.maximum(prefill, self.prefill_hop)
+            decode = np.maximum(decode, self.decode_hop)
+            return published_makespan(prefill, decode, *counts) + loss
+        hops = self.prefill_hop, self.decode_hop
+        return makespan(prefill, decode, *hops, self.ends, *counts) + loss
+
+    def fits(self, choice: Choice) -> bool:
+        """Whether memory, pins and budget hold."""
+        stage, scheme = choice
+        layers = range(len(stage))
+        used = np.bincount(stage, self.size[scheme, layers], len(self.devices))
+        if len(self.devices) == 1 and scheme[0] == scheme[-1]:
+            used = used - self.shared[scheme[0]]
+        return (
+            bool((used <= self.room).all())
+            and bool(self.allowed[layers, stage].all())
+            and float(self.omega[scheme, layers].sum()) <= self.budget
+        )
+
+
+def published_makespan(
+    prefill: Floats, decode: Floats, prefill_batches: int, decode_batches: int, tokens: int
+) -> float:
+    """Section 3.4, from the slower of computing and sending of every stage. With one micro-batch it
+    counts a single decode step."""
+    filling = prefill.sum() + (prefill_batches - 1) * prefill.max()
+    steps = decode.sum() + (decode_batches - 1) * (tokens - 1) * decode.max()
+    return float(filling + steps)
+
+
+def makespan(
+    prefill: Floats,
+    decode: Floats,
+    prefill_hop: Floats,
+    decode_hop: Floats,
+    ends: float,
+    prefill_batches: int,
+    decode_batches: int,
+    tokens: int,
+) -> float:
+    """Every token but the first takes a round: the trip of one micro-batch, its hops included, or
+    all micro-batches through the slowest stage or hop, whichever is longer (costs.py)."""
+    filling = prefill.sum() + prefill_hop.sum() + ends
+    slowest = max(float(prefill.max()), float(prefill_hop.max()))
+    trip = decode.sum() + decode_hop.sum() + ends
+    busiest = max(float(decode.max()), float(decode_hop.max()))
+    rounds = max(float(trip), decode_batches * busiest)
+    return float(filling + (prefill_batches - 1) * slowest + (tokens - 1) * rounds)
+
+
+def pipelines(
+    problem: Problem, found: Tables, theta: float, most: int
+) -> tuple[list[Pipeline], bool]:
+    """A pipeline for every order of device types and number of devices of each, at most `most`;
+    whether these are all. Equal devices stay neighbours, as in the paper."""
+    orders = list(islice(_orders(problem, found), most + 1))
+    usable = [_pipeline(problem, found, order, theta) for order in orders[:most]]
+    linked = [p for p in usable if np.isfinite(p.decode_hop).all() and p.ends < INFINITY]
+    return linked, len(orders) <= most
+
+
+def _orders(problem: Problem, found: Tables) -> Iterator[tuple[int, ...]]:
+    groups = equal_devices(problem, found)
+    groups = tuple(sorted(groups, key=lambda g: float(found.decode[0, :, g[0]].sum())))
+    only = found.allowed.sum(axis=1) == 1
+    must = {int(found.allowed[i].argmax()) for i in np.flatnonzero(only)}
+    must |= set(np.flatnonzero(found.required).tolist())
+    for count in range(1, len(groups) + 1):
+        for types in permutations(groups, count):
+            first, last = types[0][0], types[-1][0]
+            pinned = found.allowed[0, first] and found.allowed[-1, last]
+            if not pinned or not must <= {j for group in types for j in group}:
+                continue
+            for counts in product(*(range(1, len(group) + 1) for group in types)):
+                if sum(counts) <= found.num_layers:
+                    yield tuple(j for g, n in zip(types, counts, strict=True) for j in g[:n])
+
+
+def _pipeline(problem: Problem, found: Tables, order: tuple[int, ...], theta: float) -> Pipeline:
+    work, index = problem.costs.workload, list(order)
+    usable = (found.loss <= problem.budget)[:, :, None]
+    omega = np.where(np.isfinite(found.loss), found.loss, 0.0)
+    if theta and (known := np.isfinite(found.loss)).any(axis=0).all():
+        usable = usable & known[:, :, None]
+    moves = list(pairwise(order))
+    return Pipeline(
+        devices=order,
+        prefill=np.where(usable, found.prefill[:, :, index], INFINITY),
+        decode=np.where(usable, found.decode[:, :, index], INFINITY),
+        step=found.step[index],
+        prefill_hop=np.array([0.0, *(found.prompt_hop[a, b] for a, b in moves)]),
+        decode_hop=np.array([0.0, *(found.hop[a, b] for a, b in moves)]),
+        ends=float(found.entry[order[0]] + found.back[order[-1]]),
+        size=found.size,
+        room=found.room[index],
+        shared=found.shared,
+        omega=omega,
+        allowed=found.allowed[:, index],
+        budget=problem.budget,
+        theta=theta,
+        prefill_batches=work.micro_batches,
+        decode_batches=work.micro_batches,
+        tokens=work.new_tokens,
+    )
+
+
+def to_names(
+    found: Tables, pipeline: Pipeline, choice: Choice
+) -> tuple[Sequence[str], Sequence[str]]:
+    """The device and the scheme of every layer, by name."""
+    devices = [found.names[pipeline.devices[j]] for j in choice[0]]
+    return devices, [found.schemes[b] for b in choice[1]]

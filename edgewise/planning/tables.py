@@ -1,0 +1,175 @@
+"""A Problem as arrays, asked of the cost model once, for planners that search."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.errors import Infeasible
+from edgewise.planning.problem import Problem
+from edgewise.schemes import get_scheme
+from edgewise.units import format_bytes
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Axes: s = scheme, i = layer, j and k = device, each in the order of the problem.
+
+    `decode[s, i, j]` and `prefill[s, i, j]` are seconds, `size[s, i]` bytes, `loss[s, i]` quality.
+    `hop[j, k]` and `prompt_hop[j, k]` bring a token's or the prompt's hidden states from j to k,
+    `entry[j]` and `back[j]` token ids in from the source and out to it. `room[j]` is what a device
+    has for layers; a tied model that lies whole on one device takes `shared[s]` bytes less.
+    `allowed[i, j]` respects the pins.
+    """
+
+    names: tuple[str, ...]
+    schemes: tuple[str, ...]
+    decode: Floats
+    prefill: Floats
+    size: Ints
+    loss: Floats
+    step: Floats
+    hop: Floats
+    prompt_hop: Floats
+    entry: Floats
+    back: Floats
+    room: Ints
+    shared: Ints
+    allowed: Bools
+    required: Bools
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.allowed)
+
+
+def tables(problem: Problem) -> Tables:
+    costs, names, schemes = problem.costs, problem.devices, problem.schemes
+    if not names:
+        raise Infeasible("every device is forbidden")
+    model, layers = costs.model, range(problem.num_layers)
+    first = {layer.kind: i for i, layer in reversed(list(enumerate(model.layers)))}
+
+    @cache
+    def seconds(s: str, kind: int, name: str) -> tuple[float, float]:
+        return costs.decode_seconds(kind, name, s), costs.prefill_seconds(kind, name, s)
+
+    times = np.array(
+        [[[seconds(s, first[model.layers[i].kind], n) for n in names] for i in layers]
+         for s in schemes]
+    )  # fmt: skip
+    rows, columns = model.layers[0].matrices[0]
+    return Tables(
+        names=names,
+        schemes=schemes,
+        decode=times[..., 0],
+        prefill=times[..., 1],
+        size=np.array([[costs.layer_bytes(i, s) for i in layers] for s in schemes]),
+        loss=np.array([[costs.loss(i, s) for i in layers] for s in schemes]),
+        step=np.array([costs.step_seconds(name) for name in names]),
+        hop=np.array([[costs.activation_hop(a, b) for b in names] for a in names]),
+        prompt_hop=np.array([[costs.prompt_hop(a, b) for b in names] for a in names]),
+        entry=np.array([costs.token_hop(problem.source, name) for name in names]),
+        back=np.array([costs.token_hop(name, problem.source) for name in names]),
+        room=np.array([costs.capacity_bytes(name) for name in names]),
+        shared=np.array(
+            [get_scheme(s).matrix_bytes(rows, columns) if model.tied else 0 for s in schemes]
+        ),
+        allowed=np.array([[problem.pinned.get(i, n) == n for n in names] for i in layers]),
+        required=np.array([name in problem.required for name in names]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The latency objective as sums: `seconds[s, i, j]` of a layer, `enter[j, k]` for going on at
+    another device (hop and step), `first[j]` for coming in and `back[j]` for going out."""
+
+    seconds: Floats
+    enter: Floats
+    first: Floats
+    back: Floats
+
+
+def latency(found: Tables, first_token_weight: float = 0.0) -> Latency:
+    """A token's round trip plus `first_token_weight` times the time to the first token."""
+    w = first_token_weight
+    enter = found.hop + found.step + (w * (found.prompt_hop + found.step) if w else 0.0)
+    np.fill_diagonal(enter, 0.0)
+    return Latency(
+        seconds=found.decode + w * found.prefill,
+        enter=enter,
+        first=(1 + w) * (found.entry + found.step),
+        back=(1 + w) * found.back,
+    )
+
+
+def equal_devices(problem: Problem, found: Tables) -> tuple[tuple[int, ...], ...]:
+    """Devices grouped so that any two of a group can change places without changing any cost.
+
+    The source, pinned and required devices are groups of their own.
+    """
+    own = {problem.source, *problem.pinned.values(), *problem.required}
+    groups: list[list[int]] = []
+    for j, name in enumerate(found.names):
+        for group in groups:
+            if name not in own and found.names[group[0]] not in own and _equal(found, group[0], j):
+                group.append(j)
+                break
+        else:
+            groups.append([j])
+    return tuple(tuple(group) for group in groups)
+
+
+def _equal(found: Tables, a: int, b: int) -> bool:
+    others = [j for j in range(len(found.names)) if j not in (a, b)]
+    return (
+        bool(found.room[a] == found.room[b])
+        and all(v[a] == v[b] for v in (found.step, found.entry, found.back))
+        and all(np.array_equal(v[..., a], v[..., b]) for v in (found.decode, found.prefill))
+        and all(
+            np.array_equal(v[a, others], v[b, others])
+            and np.array_equal(v[others, a], v[others, b])
+            and v[a, b] == v[b, a]
+            for v in (found.hop, found.prompt_hop)
+        )
+    )
+
+
+def why_infeasible(problem: Problem, found: Tables) -> Infeasible:
+    """The first constraint that cannot hold, named, with what is missing."""
+    least = float(found.loss.min(axis=0).sum())
+    if least > problem.budget:
+        return Infeasible(
+            f"the least predicted loss in {', '.join(found.schemes)} is {least:.4g}, "
+            f"which exceeds the budget of {problem.budget:.4g} by {least - problem.budget:.4g}"
+        )
+    usable = found.loss <= problem.budget
+    size = np.where(usable, found.size, np.iinfo(np.int64).max).min(axis=0)
+    for j, name in enumerate(found.names):
+        pinned = [i for i in range(found.num_layers) if problem.pinned.get(i) == name]
+        needed, room = int(size[pinned].sum()), int(found.room[j])
+        if pinned and needed > room + int(found.shared.max()):
+            return Infeasible(
+                f"device '{name}' has {format_bytes(room)} for layers but would need "
+                f"{format_bytes(needed)} for those pinned to it",
+                shortage_bytes=needed - room,
+            )
+    total, room = int(size.sum()), int(np.maximum(found.room, 0).sum())
+    if total > room:
+        missing = f"{format_bytes(total - room)} too little in all"
+    elif problem.budget < INFINITY and usable.all() and len(found.schemes) > 1:
+        missing = "enough in all, but not in pieces that fit, at schemes within the budget"
+    else:
+        missing = "enough in all, but no reachable device has room for what is left over"
+    return Infeasible(
+        f"the model needs {format_bytes(total)} at its smallest, the devices have "
+        f"{format_bytes(room)} for layers, {missing}",
+        shortage_bytes=total - room if total > room else None,
+    )

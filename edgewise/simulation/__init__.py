@@ -1,0 +1,26 @@
+"""Simulation: plans at work on devices that need not exist. Torch-free, deterministic."""
+
+from edgewise.simulation.arrivals import poisson, together
+from edgewise.simulation.faults import Fault, Jitter, Join, Leave, LinkChange, Recovery, Slowdown
+from edgewise.simulation.pipeline import simulate
+from edgewise.simulation.testbeds import SHAPES, TESTBEDS, load_testbed
+from edgewise.simulation.trace import Outcome, Request, RequestOutcome
+
+__all__ = [
+    "SHAPES",
+    "TESTBEDS",
+    "Fault",
+    "Jitter",
+    "Join",
+    "Leave",
+    "LinkChange",
+    "Outcome",
+    "Recovery",
+    "Request",
+    "RequestOutcome",
+    "Slowdown",
+    "load_testbed",
+    "poisson",
+    "simulate",
+    "together",
+]

@@ -1,0 +1,190 @@
+"""What a simulation found: times of every request, and every slice of work, also for a browser."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TypeVar
+
+from edgewise.plans import Plan
+
+_MICROSECONDS = 1e6
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What arrives at the source, and when. It always gets exactly `new_tokens` tokens."""
+
+    arrival_seconds: float
+    prompt_tokens: int
+    new_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.arrival_seconds < float("inf"):
+            raise ValueError(f"a request cannot arrive at {self.arrival_seconds} s")
+        if min(self.prompt_tokens, self.new_tokens) < 1:
+            raise ValueError("a request has at least one prompt token and one new token")
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What does one thing at a time: a device (`target` is None) or a directed link.
+
+    The coordinator, which sits on the source, has the name "": from there tokens enter the first
+    stage, and there they return, where that stage is on the source itself.
+    """
+
+    device: str
+    target: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The device on whose time line it belongs: a link belongs to its sender."""
+        return self.device or self.target or ""
+
+    def __str__(self) -> str:
+        if self.target is None:
+            return self.device
+        return f"{self.device or 'coordinator'} -> {self.target or 'coordinator'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One resource at work. `phase` is "prefill", "decode" or "load" (weights, after a new plan;
+    it belongs to no lane: -1). `token` counts a lane's tokens from 0."""
+
+    resource: Resource
+    name: str
+    phase: str
+    lane: int
+    token: int
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutcome:
+    """When each token of a request was back at the source, on the simulation's clock. Fewer than it
+    asked for where the pipeline broke down."""
+
+    request: Request
+    token_seconds: tuple[float, ...]
+
+    @property
+    def finished(self) -> bool:
+        return len(self.token_seconds) == self.request.new_tokens
+
+    @property
+    def finish_seconds(self) -> float:
+        """The clock when its last token was back; infinite where that never happened."""
+        return self.token_seconds[-1] if self.finished else float("inf")
+
+    @property
+    def first_token_seconds(self) -> float:
+        """Time to first token, from its arrival; waiting for a lane counts."""
+        first = self.token_seconds[0] if self.token_seconds else float("inf")
+        return first - self.request.arrival_seconds
+
+    @property
+    def latency_seconds(self) -> float:
+        """From its arrival to its last token."""
+        return self.finish_seconds - self.request.arrival_seconds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`plans` are the plans in use and the clock when each was chosen; `requests` come in the order
+    in which they were given."""
+
+    requests: tuple[RequestOutcome, ...]
+    slices: tuple[Slice, ...]
+    plans: tuple[tuple[float, Plan], ...]
+
+    @property
+    def finished(self) -> bool:
+        return all(found.finished for found in self.requests)
+
+    @property
+    def makespan_seconds(self) -> float:
+        """From the first arrival to the last token of all."""
+        first = min(found.request.arrival_seconds for found in self.requests)
+        last = max((found.token_seconds[-1:] or (first,))[0] for found in self.requests)
+        return last - first
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all requests together, over the makespan."""
+        tokens = sum(len(found.token_seconds) for found in self.requests)
+        return tokens / self.makespan_seconds if self.makespan_seconds else 0.0
+
+    def busy_seconds(self) -> dict[Resource, float]:
+        """How long each device and link that did anything computed or sent."""
+        busy: dict[Resource, float] = {}
+        for found in self.slices:
+            if found.phase != "load":
+                seconds = found.end_seconds - found.start_seconds
+                busy[found.resource] = busy.get(found.resource, 0.0) + seconds
+        return busy
+
+    def utilisation(self) -> dict[str, float]:
+        """Share of the makespan that each device of the plans computed."""
+        names = dict.fromkeys(name for _, plan in self.plans for name in plan.devices)
+        busy, span = self.busy_seconds(), self.makespan_seconds
+        return {name: busy.get(Resource(name), 0.0) / span if span else 0.0 for name in names}
+
+    def summary(self) -> dict[str, object]:
+        """For programs; a mean is None where some request never finished."""
+        done = self.finished
+        return {
+            "requests": len(self.requests),
+            "finished": sum(found.finished for found in self.requests),
+            "makespan_seconds": self.makespan_seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "mean_first_token_seconds": fmean(r.first_token_seconds for r in self.requests)
+            if done
+            else None,
+            "mean_latency_seconds": fmean(r.latency_seconds for r in self.requests)
+            if done
+            else None,
+            "utilisation": self.utilisation(),
+            "plans": [{"seconds": at, "plan": str(plan)} for at, plan in self.plans],
+        }
+
+    def chrome_trace(self) -> str:
+        """JSON that chrome://tracing and ui.perfetto.dev open: one process per device, in it one
+        thread per stage and per link that it sends on."""
+        owners = _numbered(found.resource.owner for found in self.slices)
+        threads = _numbered(_thread(found) for found in self.slices)
+        events: list[dict[str, object]] = [
+            {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
+            for name, pid in owners.items()
+        ]
+        for (owner, name), tid in threads.items():
+            args = {"name": name}
+            event = {"ph": "M", "name": "thread_name", "pid": owners[owner], "tid": tid}
+            events.append({**event, "args": args})
+        for found in self.slices:
+            lane = f" lane {found.lane}" if found.lane >= 0 else ""
+            events.append(
+                {
+                    "ph": "X",
+                    "name": f"{found.phase}{lane}",
+                    "cat": "compute" if found.resource.target is None else "link",
+                    "pid": owners[found.resource.owner],
+                    "tid": threads[_thread(found)],
+                    "ts": found.start_seconds * _MICROSECONDS,
+                    "dur": (found.end_seconds - found.start_seconds) * _MICROSECONDS,
+                    "args": {"lane": found.lane, "token": found.token},
+                }
+            )
+        return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+
+
+def _thread(found: Slice) -> tuple[str, str]:
+    return found.resource.owner, found.name
+
+
+def _numbered(items: Iterable[T]) -> dict[T, int]:
+    return {item: number for number, item in enumerate(dict.fromkeys(items), start=1)}

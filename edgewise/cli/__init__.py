@@ -230,7 +230,7 @@ def main() -> None:
         _fail(str(error), type(error).__name__, error.exit_code, as_json)
     except typer.TyperException as error:
         _fail(error.format_message(), "UsageError", error.exit_code, as_json)
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         _fail("interrupted", "Interrupted", 130, as_json)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -239,11 +239,15 @@ def main() -> None:
         _fail(f"{error.filename or 'system'}: {error.strerror}", "OSError", 2, as_json)
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C or a termination; typer would swallow a KeyboardInterrupt without a word."""
+
+
 def _interrupt(signum: int, frame: object) -> NoReturn:
     """The first interrupt ends the command; a second one must not cut its cleaning up short."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def _fail(message: str, kind: str, code: int, as_json: bool) -> None:

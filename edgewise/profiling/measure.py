@@ -22,7 +22,7 @@ PAUSE_SECONDS = 0.005  # after longer pauses, steps hardly get slower
 SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks smaller than this
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES = 2**15
-LINK_REPEATS = 20
+LINK_REPEATS = 10
 
 Progress = Callable[[str], None]
 Shape = tuple[int, int, int]  # sequences, new tokens, cached tokens

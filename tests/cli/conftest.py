@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
 from edgewise.cli import main
 from edgewise.demo.questions import draw_questions, prompt
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.plans import Plan, Stage
 
 SLOW = """
 source = "laptop"
@@ -22,13 +25,13 @@ name = "pi"
 memory = "10 MB"
 [[link]]
 between = ["laptop", "jetson"]
-latency = "60 ms"
+latency = "40 ms"
 [[link]]
 between = ["laptop", "pi"]
-latency = "60 ms"
+latency = "40 ms"
 [[link]]
 between = ["jetson", "pi"]
-latency = "60 ms"
+latency = "40 ms"
 """
 
 
@@ -69,6 +72,20 @@ def asked():
 @pytest.fixture
 def question(asked):
     return prompt(asked.context, asked.question)
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    """A plan over all three devices of the slow cluster."""
+    spec = open_checkpoint("demo").config.spec("demo")
+    ends = (0, 5, 10, spec.num_layers)
+    stages = tuple(
+        Stage(name, start, end, ("fp32",) * (end - start))
+        for name, (start, end) in zip(("laptop", "jetson", "pi"), pairwise(ends), strict=True)
+    )
+    path = tmp_path / "three.json"
+    path.write_text(Plan("demo", spec.digest, spec.num_layers, stages).to_json())
+    return path
 
 
 @pytest.fixture

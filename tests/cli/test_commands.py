@@ -72,7 +72,7 @@ def test_run_across_a_cluster_gives_the_same_answer(command, slow_cluster, quest
     assert one["answer"] == many["answer"]
     assert len(one["plan"]["stages"]) == 1
     assert len(many["plan"]["stages"]) > 1
-    assert many["seconds_per_token"] > 0.1  # two hops of 60 ms and more
+    assert many["seconds_per_token"] > 0.08  # two hops of 40 ms and more
 
 
 def test_a_plan_file_is_followed(command, slow_cluster, question, tmp_path):
@@ -88,8 +88,9 @@ def test_a_plan_file_is_followed(command, slow_cluster, question, tmp_path):
 
 def test_seeded_sampling_repeats_and_stop_strings_end_the_answer(command, question):
     hot = ("run", "demo", question, "--raw", "--temperature", 3, "--max-tokens", 12)
-    assert command(*hot, "--seed", 1).out == command(*hot, "--seed", 1).out
-    assert command(*hot, "--seed", 1).out != command(*hot, "--seed", 2).out
+    drawn = command(*hot, "--seed", 1).out
+    assert command(*hot, "--seed", 1).out == drawn
+    assert command(*hot, "--seed", 2).out != drawn
     whole = command("run", "demo", question, "--raw").out
     first, *_ = whole.split()
     cut = json.loads(command("run", "demo", question, "--raw", "--stop", first[1:], "--json").out)
@@ -121,6 +122,11 @@ def test_help_of_every_command(command):
     assert command("--version").out.startswith("edgewise ")
 
 
+def answering(question, cluster, plan):
+    """A command that takes seconds to answer."""
+    return ("run", "demo", question, "--raw", "--cluster", cluster, "--plan", plan)
+
+
 def children_when_answering(process):
     """Wait for the first text of an answer, and return the workers by device."""
     assert process.stdout.read(1)
@@ -133,8 +139,10 @@ def children_when_answering(process):
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_killing_a_worker_mid_answer_ends_the_command(start, slow_cluster, question, victim):
-    process = start("run", "demo", question, "--raw", "--cluster", slow_cluster)
+def test_killing_a_worker_mid_answer_ends_the_command(
+    start, slow_cluster, plan_file, question, victim
+):
+    process = start(*answering(question, slow_cluster, plan_file))
     workers = children_when_answering(process)
     began = time.monotonic()
     workers[victim].send_signal(signal.SIGKILL)
@@ -146,8 +154,8 @@ def test_killing_a_worker_mid_answer_ends_the_command(start, slow_cluster, quest
     assert not any(worker.is_running() for worker in workers)
 
 
-def test_ctrl_c_ends_the_command_and_its_workers(start, slow_cluster, question):
-    process = start("run", "demo", question, "--raw", "--cluster", slow_cluster)
+def test_ctrl_c_ends_the_command_and_its_workers(start, slow_cluster, plan_file, question):
+    process = start(*answering(question, slow_cluster, plan_file))
     workers = children_when_answering(process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
@@ -156,12 +164,15 @@ def test_ctrl_c_ends_the_command_and_its_workers(start, slow_cluster, question):
     assert not any(worker.is_running() for worker in workers)
 
 
-def test_progress_bars_are_for_terminals_only(slow_cluster):
+def test_progress_bars_are_for_terminals_only(slow_cluster, question):
     main, sub = pty.openpty()
-    command = [sys.executable, "-m", "edgewise", "plan", "demo", "--cluster", str(slow_cluster)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sub)
+    command = ["run", "demo", question, "--raw", "--max-tokens", "2", "--cluster", slow_cluster]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgewise", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=sub,
+    )
     os.close(sub)
-    process.communicate(timeout=120)
     shown = b""
     try:
         while piece := os.read(main, 65536):
@@ -169,4 +180,5 @@ def test_progress_bars_are_for_terminals_only(slow_cluster):
     except OSError:  # Linux reports the end of a pseudo-terminal as an error
         pass
     os.close(main)
+    assert process.wait(60) == 0
     assert b"measuring" in shown

@@ -7,6 +7,7 @@ from edgewise.costs import Estimate
 from edgewise.errors import InputError
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+MOST_TICKS = 12
 ENDINGS = (".png", ".svg", ".pdf")
 
 
@@ -53,11 +54,44 @@ def save_lines(
         axes.plot(xs, ys, marker="os^Dvx+"[number % 7], markersize=4, label=name)
     if log_x:
         axes.set_xscale("log")
+        ticks = sorted({x for xs, _ in series.values() for x in xs})
+        if len(ticks) <= MOST_TICKS:
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if len(series) > 1:
+        figure.legend(loc="outside lower center", ncols=min(len(series), 3), frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def save_bars(
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    path: Path,
+    *,
+    title: str,
+    y: str,
+) -> None:
+    """A cluster of bars per group, one per name; None leaves a bar out."""
+    import matplotlib.pyplot as plt
+
+    check_ending(path)
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    width = 0.8 / len(series)
+    for number, (name, values) in enumerate(series.items()):
+        left = [i + (number + 0.5) * width - 0.4 for i in range(len(groups))]
+        bars = axes.bar(left, [value or 0.0 for value in values], width * 0.92, label=name)
+        labels = ["none" if value is None else f"{value:.3g}" for value in values]
+        axes.bar_label(bars, labels, fontsize=7, padding=2)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set(title=title, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.12)
+    figure.legend(loc="outside lower center", ncols=len(series), frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

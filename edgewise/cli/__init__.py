@@ -11,11 +11,10 @@ import typer
 from rich.console import Console
 
 from edgewise import __version__
-from edgewise.cli.options import ClusterFile, Json, Model, Scheme, Schemes
-from edgewise.errors import EdgewiseError, InputError
+from edgewise.cli.options import ClusterFile, Json, Model, Scheme, Schemes, split_names, workload_of
+from edgewise.errors import EdgewiseError
 from edgewise.planning.problem import Objective
 from edgewise.schemes import DEFAULT
-from edgewise.specs import Workload
 
 app = typer.Typer(
     name="edgewise",
@@ -105,7 +104,7 @@ def profile(
     """Time a model's layers on every device of a cluster, and every link."""
     from edgewise.cli.profile import run_profile
 
-    run_profile(model, cluster, schemes=_split(schemes), out=out, fresh=fresh, as_json=as_json)
+    run_profile(model, cluster, schemes=split_names(schemes), out=out, fresh=fresh, as_json=as_json)
 
 
 @app.command()
@@ -150,11 +149,11 @@ def plan(
         PlanOptions(
             cluster=cluster,
             profile=profile,
-            schemes=_split(schemes),
+            schemes=split_names(schemes),
             sensitivity=sensitivity,
             quality=quality,
             objective=objective,
-            workload=_workload(prompt_tokens, new_tokens, sequences, micro_batches),
+            workload=workload_of(prompt_tokens, new_tokens, sequences, micro_batches),
             pins=tuple(pin or ()),
             avoid=tuple(avoid or ()),
             require=tuple(require or ()),
@@ -165,20 +164,6 @@ def plan(
             as_json=as_json,
         ),
     )
-
-
-def _split(schemes: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in schemes.split(",") if name.strip()))
-    if not names:
-        raise InputError("--schemes names no scheme; write it like 'fp32,bf16'")
-    return names
-
-
-def _workload(*sizes: int) -> Workload:
-    try:
-        return Workload(*sizes)
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 @app.command()
@@ -204,11 +189,24 @@ def simulate(
     """Simulate a plan under load, on devices that need not exist."""
     from edgewise.cli.simulate import SimulateOptions, run_simulate
 
-    workload = _workload(prompt_tokens, new_tokens, sequences, micro_batches)
+    workload = workload_of(prompt_tokens, new_tokens, sequences, micro_batches)
     options = SimulateOptions(
         testbed, cluster, profile, requests, rate, workload, bubbles, jitter, seed, trace, as_json
     )
     run_simulate(plan, options)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="edgeshard, dilemma or llm-pq.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")],
+    model: Annotated[str, typer.Option(help="dilemma: whose weights to quantize.")] = "demo",
+    as_json: Json = False,
+) -> None:
+    """Reproduce a paper's tables and figures, ours beside the published values."""
+    from edgewise.cli.study import run_study
+
+    run_study(name, out=out, model=model, as_json=as_json)
 
 
 @app.command()

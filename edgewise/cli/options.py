@@ -1,9 +1,12 @@
-"""Options that several commands share, written once."""
+"""Options that several commands share, and what they are read into, written once."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from edgewise.errors import InputError
+from edgewise.specs import Workload
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Model = Annotated[
@@ -14,3 +17,19 @@ ClusterFile = Annotated[
 ]
 Scheme = Annotated[str, typer.Option(help="How weights are stored: fp32, bf16 or fp16.")]
 Schemes = Annotated[str, typer.Option(help="Schemes to choose from, with commas between.")]
+
+
+def split_names(schemes: str) -> tuple[str, ...]:
+    """Names with commas between. Raises InputError where there is none."""
+    names = tuple(dict.fromkeys(name.strip() for name in schemes.split(",") if name.strip()))
+    if not names:
+        raise InputError("--schemes names no scheme; write it like 'fp32,bf16'")
+    return names
+
+
+def workload_of(*sizes: int) -> Workload:
+    """Raises InputError where the sizes make no workload."""
+    try:
+        return Workload(*sizes)
+    except ValueError as error:
+        raise InputError(str(error)) from None

@@ -18,7 +18,7 @@ from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import ModelSpec, Workload
 
-DEFAULT_PLANNER = "edgeshard"
+DEFAULT_PLANNER = "joint"
 
 
 @dataclass(frozen=True, slots=True)

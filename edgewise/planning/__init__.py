@@ -1,10 +1,11 @@
-"""Planners: pure functions from a Problem to a PlanResult. One file each."""
+"""Planners: pure functions from a Problem to a PlanResult. One file each, `joint` a folder."""
 
 from edgewise.planning.cloud_edge import cloud_edge_even, cloud_edge_opt
 from edgewise.planning.dilemma import dilemma
 from edgewise.planning.edgeshard import edgeshard
 from edgewise.planning.edgeshard_exact import edgeshard_exact
 from edgewise.planning.edgeshard_throughput import edgeshard_throughput
+from edgewise.planning.joint import joint
 from edgewise.planning.llm_pq import llm_pq
 from edgewise.planning.llm_pq_heuristic import llm_pq_heuristic
 from edgewise.planning.problem import Objective, Planner, PlanResult, Problem
@@ -24,9 +25,10 @@ PLANNERS: dict[str, Planner] = {
     "dilemma": dilemma,
     "llm-pq": llm_pq,
     "llm-pq-heuristic": llm_pq_heuristic,
+    "joint": joint,
 }
 
 # What `edgewise run` and the demo ask: quick ones, simple before clever.
-QUICK = ("solo", "even", "memory", "edgeshard")
+QUICK = ("solo", "even", "memory", "edgeshard", "joint")
 
 __all__ = ["PLANNERS", "QUICK", "Objective", "PlanResult", "Planner", "Problem"]

@@ -186,5 +186,4 @@ def test_a_model_that_fits_nowhere(command, cluster_file):
     path.write_text(path.read_text().replace('"1 GB"', '"2 MB"'))
     result = command("run", "demo", "hello", "--cluster", path)
     assert result.code == 3
-    assert "finds no device with room: the model needs" in result.err
     assert "too little in all" in result.err

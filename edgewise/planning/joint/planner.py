@@ -44,6 +44,8 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
     exact = _exact(problem, found, best, bound)
     if exact is not None:
         best, bound = exact
+    if best is None and solved.status != "infeasible":
+        raise Infeasible("found no plan in time, and no proof that there is none")
     if best is None:
         raise why_infeasible(problem, found)
     return _wrapped(problem, _Answer(adapted, found, solved, best, bound), began)

@@ -79,7 +79,7 @@ class Program:
         self, time_limit: float, start: Floats | None = None, *, relaxed: bool = False
     ) -> Solution:
         """`relaxed` drops the integrality: a lower bound."""
-        began, solver = time.perf_counter(), highspy.Highs()  # type: ignore[no-untyped-call]
+        began, solver = time.perf_counter(), highspy.Highs()
         options = {"output_flag": False, "time_limit": time_limit, "threads": 1, "random_seed": 0}
         options |= {"mip_rel_gap": 0.0, "mip_abs_gap": TOLERANCE}
         options |= {"mip_feasibility_tolerance": TOLERANCE, "primal_feasibility_tolerance": 1e-9}

@@ -11,6 +11,7 @@ Entry and return carry a token id; they count for the latency and not as links o
 
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,8 @@ class JointProblem:
         n, m, s = self.time.shape
         return n, m, s
 
-    def with_(self, **changes: object) -> "JointProblem":
-        return replace(self, **changes)  # type: ignore[arg-type]
+    def with_(self, **changes: Any) -> "JointProblem":
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import highspy
 
 
 def quiet_solver(**options: float) -> highspy.Highs:
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
+    solver = highspy.Highs()
     for option, setting in {
         "output_flag": False,
         "threads": 1,

@@ -131,7 +131,8 @@ class Profile:
         except KeyError:
             phase = "decode" if decode else "prefill"
             raise ProfileError(
-                f"profile: no {phase} time of {kind} in {scheme} on '{device}'"
+                f"profile: no {phase} time of {kind} in {scheme} on '{device}'; "
+                "measure again with `edgewise profile`"
             ) from None
 
     def to_json(self) -> str:

@@ -19,6 +19,7 @@ from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
 EMBEDDING, BLOCK, HEAD = LayerKind.EMBEDDING, LayerKind.BLOCK, LayerKind.HEAD
+AGAIN = "; measure again with `edgewise profile`"
 WORK = Workload(prompt_tokens=6, new_tokens=4, sequences=2)
 MODEL = ModelSpec(
     "tiny",
@@ -202,7 +203,7 @@ class TestSeconds:
     def test_a_layer_that_was_not_measured_there_is_named(self) -> None:
         with pytest.raises(ProfileError) as caught:
             costs().estimate(plan(("a", 3), ("b", 4)))
-        assert str(caught.value) == "profile: no decode time of head in fp32 on 'b'"
+        assert str(caught.value) == "profile: no decode time of head in fp32 on 'b'" + AGAIN
 
 
 class TestBytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewise.cli.prepare import best, compare, comparison_json
-from edgewise.cli.profile import cached_profile
+from edgewise.cli.profile import cached_profile, check_reachable
 from edgewise.cli.terminal import comparison_table, console, plan_table, print_text
 from edgewise.cluster_files import load_cluster
 from edgewise.costs import CostModel
@@ -77,6 +77,7 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
     for scheme in options.schemes:
         get_scheme(scheme)
     cluster = load_cluster(options.cluster)
+    check_reachable(cluster)
     sensitivity = Sensitivity.load(options.sensitivity) if options.sensitivity else None
     if sensitivity is not None and sensitivity.model != spec.digest:
         raise ProfileError(

@@ -68,8 +68,7 @@ def cached_profile(
     """
     for scheme in schemes:
         get_scheme(scheme)
-    if lonely := cluster.unreachable():
-        raise ClusterError(f"nothing links to device '{lonely[0]}' from the source")
+    check_reachable(cluster)
     path = _cache_folder() / f"{_key(spec, cluster, schemes)}.json"
     if not fresh and path.is_file():
         try:
@@ -84,6 +83,15 @@ def cached_profile(
     partial.write_text(profile.to_json() + "\n", encoding="utf-8")
     partial.replace(path)
     return profile, path, False
+
+
+def check_reachable(cluster: Cluster) -> None:
+    """Raise ClusterError where no path of links leads from the source to some device."""
+    if lonely := cluster.unreachable():
+        raise ClusterError(
+            f"nothing links to device '{lonely[0]}' from the source '{cluster.source}'; "
+            "add a [[link]] or a [[network]], or leave the device out"
+        )
 
 
 def _cache_folder() -> Path:

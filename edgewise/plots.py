@@ -1,6 +1,7 @@
 """Pictures of plans: drawn by matplotlib, saved as PNG or SVG by the file's ending."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgewise.costs import Estimate
@@ -100,3 +101,40 @@ def check_ending(path: Path) -> None:
     """Raise InputError where matplotlib could not write such a file."""
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"cannot draw {path.name}: end it in {', '.join(ENDINGS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierLine:
+    """Plans of one kind, as (loss, milliseconds, gigabytes, label)."""
+
+    name: str
+    points: Sequence[tuple[float, float, float, str]]
+    joined: bool
+
+
+def save_frontier(lines: Sequence[FrontierLine], path: Path, *, title: str, y: str) -> None:
+    """What quality costs in time and in memory: two panels over the loss, which may be zero."""
+    import matplotlib.pyplot as plt
+
+    check_ending(path)
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharex=True)
+    losses = [point[0] for line in lines for point in line.points if point[0] > 0]
+    for axes, column, label in zip(panels, (1, 2), (y, "weights and cache, GB"), strict=True):
+        for number, line in enumerate(lines):
+            xs = [point[0] for point in line.points]
+            ys = [point[column] for point in line.points]
+            style = "-" if line.joined else ""
+            axes.plot(xs, ys, style, marker="os^Dvx+"[number % 7], markersize=5, label=line.name)
+            for x, height, text in zip(xs, ys, (p[3] for p in line.points), strict=True):
+                axes.annotate(text, (x, height), (4, 4), textcoords="offset points", size=7)
+        if losses:
+            axes.set_xscale("symlog", linthresh=min(losses), linscale=0.3)
+        axes.set(xlabel="predicted loss of quality", ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(lines), frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

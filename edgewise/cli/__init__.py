@@ -138,6 +138,9 @@ def plan(
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Ask every planner.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the plan (.png, .svg, .pdf).")] = None,
+    frontier: Annotated[
+        Path | None, typer.Option(help="Draw what quality costs: plans under other budgets.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan to this file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -160,6 +163,7 @@ def plan(
             planner=planner,
             compare=compare,
             plot=plot,
+            frontier=frontier,
             out=out,
             as_json=as_json,
         ),

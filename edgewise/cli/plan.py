@@ -38,6 +38,7 @@ class PlanOptions:
     planner: str | None
     compare: bool
     plot: Path | None
+    frontier: Path | None
     out: Path | None
     as_json: bool
 
@@ -67,9 +68,20 @@ def run_plan(model: str, options: PlanOptions) -> None:
         from edgewise.plots import save_gantt
 
         save_gantt(chosen.estimate, options.plot)
+    drawn = _draw_frontier(problem, planner, options)
     if options.as_json:
         document = {"model": model, "plans": comparison_json(outcomes), "chosen": chosen.planner}
-        print_text(json.dumps(document) + "\n")
+        print_text(json.dumps({**document, "frontier": drawn}) + "\n")
+
+
+def _draw_frontier(
+    problem: Problem, planner: str, options: PlanOptions
+) -> list[dict[str, object]] | None:
+    if options.frontier is None:
+        return None
+    from edgewise.cli.frontier import draw_frontier
+
+    return draw_frontier(problem, PLANNERS[planner], options.frontier, options.as_json)
 
 
 def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
@@ -79,6 +91,8 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
     cluster = load_cluster(options.cluster)
     check_reachable(cluster)
     sensitivity = Sensitivity.load(options.sensitivity) if options.sensitivity else None
+    if sensitivity is None and options.frontier is not None:
+        raise InputError("--frontier needs --sensitivity: without it every plan loses nothing")
     if sensitivity is not None and sensitivity.model != spec.digest:
         raise ProfileError(
             f"sensitivity {options.sensitivity} is for another model shape ({sensitivity.model})"

@@ -140,6 +140,22 @@ def test_a_quality_budget_below_what_the_schemes_give(refusal, tmp_path):
     )
 
 
+def test_a_frontier_without_losses(refusal):
+    assert refusal("--frontier", "frontier.png") == (
+        "--frontier needs --sensitivity: without it every plan loses nothing"
+    )
+
+
+def test_a_frontier_is_drawn(plan, tmp_path):
+    picture, file = tmp_path / "frontier.svg", sensitivity_file(tmp_path)
+    options = ["--schemes", "fp32,bf16", "--sensitivity", file, "--frontier", picture]
+    points = json.loads(plan(*options, "--json").out)["frontier"]
+    assert picture.read_text().startswith("<?xml")
+    mixed = [x for x in points if x["kind"] == "mixed"]
+    assert [x["loss"] for x in mixed] == sorted(x["loss"] for x in mixed)
+    assert [x["schemes"][0] for x in points if x["kind"] == "uniform"] == ["fp32", "bf16"]
+
+
 def sensitivity_file(folder):
     losses = {"fp32": (0.0,) * SPEC.num_layers, "bf16": (0.01,) * SPEC.num_layers}
     path = folder / "sensitivity.json"

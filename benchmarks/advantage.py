@@ -1,0 +1,231 @@
+"""Claim: on random clusters and on EdgeShard's testbed `joint` is never worse than any other
+planner under the same quality budget, and mostly much better.
+
+Clusters of three to six devices of everyday kinds with random memory and links, models of 16 to 32
+blocks, latency and throughput in turn; losses are synthetic (c_l * 4^-bits, the ends more
+sensitive). `uniform` is what quantizing first gives: one scheme throughout, the best that the
+budget allows, placed by `joint`. `python benchmarks/advantage.py [clusters]`.
+"""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import highspy
+import numpy as np
+
+from edgewise.clusters import Cluster, Device, Link
+from edgewise.costs import CostModel, workspace_bytes
+from edgewise.errors import Infeasible
+from edgewise.planning import PLANNERS, Objective, PlanResult, Problem
+from edgewise.planning.joint import joint
+from edgewise.schemes import get_scheme
+from edgewise.sensitivities import Sensitivity
+from edgewise.simulation.rooflines import Figures, make_profile
+from edgewise.simulation.testbeds import LLAMA2_7B, load_testbed
+from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
+
+SCHEMES = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64", "bf16")
+SECONDS = 5.0  # for every planner that takes a limit
+REFERENCE = 2.0  # nats per token
+TIMED = ("edgeshard-exact", "dilemma", "llm-pq", "llm-pq-heuristic", "joint")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of device typically has: GB/s of memory, GFLOP/s, seconds per layer."""
+
+    name: str
+    gigabytes_per_second: float
+    gigaflops: float
+    overhead: float
+
+
+KINDS = (
+    Kind("pi", 9, 60, 4e-4),
+    Kind("mini-pc", 25, 300, 1e-4),
+    Kind("laptop", 50, 800, 6e-5),
+    Kind("orin-nano", 55, 2_000, 1e-4),
+    Kind("mac", 120, 4_000, 5e-5),
+    Kind("gpu", 400, 30_000, 3e-5),
+)
+LINKS = ((1e9 / 8, 4e-4), (200e6 / 8, 3e-3), (30e6 / 8, 2e-2))  # wired, wireless, far away
+
+
+def shape(blocks: int, hidden: int, ffn: int, vocabulary: int) -> ModelSpec:
+    """A Llama shape, a quarter of the heads for keys and values."""
+    kv = hidden // 4
+    matrices = ((hidden + 2 * kv, hidden), (hidden, hidden), (2 * ffn, hidden), (hidden, ffn))
+    ends = ((vocabulary, hidden),)
+    layers = (
+        LayerSpec(LayerKind.EMBEDDING, ends, 0),
+        *[LayerSpec(LayerKind.BLOCK, matrices, 2 * hidden)] * blocks,
+        LayerSpec(LayerKind.HEAD, ends, hidden),
+    )
+    return ModelSpec(f"llama-{blocks}x{hidden}", layers, hidden, vocabulary, 4096, 2 * kv, False)
+
+
+MODELS = (
+    shape(16, 2048, 8192, 128_256),
+    shape(22, 2048, 5632, 32_000),
+    shape(28, 3072, 8192, 32_000),
+    shape(32, 4096, 11_008, 32_000),
+)
+
+
+def random_problem(seed: int) -> Problem:
+    """Enough memory together for two to ten bits per weight."""
+    rng = np.random.default_rng(seed)
+    model = MODELS[rng.integers(len(MODELS))]
+    kinds = [KINDS[i] for i in rng.integers(len(KINDS), size=rng.integers(3, 7))]
+    names = [f"{kind.name}-{i}" for i, kind in enumerate(kinds)]
+    latency = seed % 2 == 0
+    work = Workload(128, 64, *((1, 1) if latency else (8, 4)))
+    share = rng.lognormal(0.0, 0.6, len(kinds))
+    share /= share.sum()
+    weights = sum(layer.weight_bytes(get_scheme("bf16")) for layer in model.layers)
+    least = model.layers[0].weight_bytes(get_scheme("q4g64"))
+    room = least + weights * rng.uniform(0.25, 0.9) * share
+    devices = tuple(
+        Device(name, int(bytes_) + workspace_bytes(model, work))
+        for name, bytes_ in zip(names, room, strict=True)
+    )
+    cluster = Cluster(devices, _links(rng, names), names[0])
+    profile = make_profile(
+        model, [_figures(rng, *x) for x in zip(names, kinds, strict=True)], SCHEMES
+    )
+    sensitivity = random_sensitivity(rng, model)
+    objective = Objective.LATENCY if latency else Objective.THROUGHPUT
+    budget = REFERENCE * float(rng.choice([0.005, 0.01, 0.02, 0.05, 0.1]))
+    costs = CostModel(model, cluster, profile, work, sensitivity)
+    return Problem(costs, SCHEMES, objective, budget)
+
+
+def _figures(rng: np.random.Generator, name: str, kind: Kind) -> Figures:
+    noise = rng.lognormal(0.0, 0.2, 2)
+    overheads = {x: kind.overhead * rng.uniform(0.8, 1.6) for x in SCHEMES}
+    return Figures(
+        name, kind.gigaflops * 1e9 * noise[0], kind.gigabytes_per_second * 1e9 * noise[1],
+        step_seconds=2e-4, overhead_seconds=kind.overhead, scheme_overheads=overheads,
+    )  # fmt: skip
+
+
+def _links(rng: np.random.Generator, names: list[str]) -> tuple[Link, ...]:
+    """Every device is connected in one of three ways; a pair is as good as its worse end."""
+    way = rng.integers(len(LINKS), size=len(names))
+    links = []
+    for i, a in enumerate(names):
+        for j, b in enumerate(names):
+            if i != j:
+                rate, latency = LINKS[max(way[i], way[j])]
+                noise = rng.lognormal(0.0, 0.3, 2)
+                links.append(Link(a, b, rate * noise[0], latency * noise[1]))
+    return tuple(links)
+
+
+def random_sensitivity(rng: np.random.Generator, model: ModelSpec) -> Sensitivity:
+    """Scaled so that four bits everywhere lose about 2 % of the reference."""
+    scale = rng.lognormal(0.0, 0.8, model.num_layers)
+    scale[[0, -1]] *= 8
+    scale *= 0.02 * REFERENCE / (scale.sum() * 4.0**-4)
+    losses = {
+        name: tuple(scale * 4.0 ** -get_scheme(name).bits * rng.lognormal(0.0, 0.15, len(scale)))
+        for name in SCHEMES
+    }
+    losses["bf16"] = (0.0,) * model.num_layers
+    return Sensitivity(model.digest, "synthetic", REFERENCE, losses)
+
+
+def uniform(problem: Problem) -> PlanResult:
+    """One scheme throughout, placed by `joint`: the best over all schemes within the budget."""
+    found = []
+    for scheme in problem.schemes:
+        try:
+            found.append(joint(replace(problem, schemes=(scheme,)), SECONDS))
+        except Infeasible:
+            continue
+    if not found:
+        raise Infeasible("no single scheme fits")
+    return min(found, key=lambda x: problem.score(x.estimate))
+
+
+def asked() -> dict[str, Callable[[Problem], PlanResult]]:
+    """Every planner, with little patience."""
+    limited = {name: partial(PLANNERS[name], time_limit=SECONDS) for name in TIMED}
+    return {**PLANNERS, **limited, "uniform": uniform}
+
+
+def scores(problem: Problem) -> dict[str, float]:
+    """Seconds that each planner's plan takes; none for those that find no plan."""
+    found = {}
+    for name, planner in asked().items():
+        try:
+            found[name] = problem.score(planner(problem).estimate)
+        except Infeasible:
+            continue
+    return found
+
+
+def on_cluster(seed: int) -> dict[str, float]:
+    return scores(random_problem(seed))
+
+
+def on_testbed(objective: Objective) -> dict[str, float]:
+    """EdgeShard's fifteen devices and Llama 2 7B, with our schemes on top."""
+    cluster, profile = load_testbed("edgeshard", LLAMA2_7B, schemes=SCHEMES)
+    sensitivity = random_sensitivity(np.random.default_rng(0), LLAMA2_7B)
+    work = Workload(32, 96, *((1, 1) if objective is Objective.LATENCY else (8, 4)))
+    costs = CostModel(LLAMA2_7B, cluster, profile, work, sensitivity)
+    return scores(Problem(costs, SCHEMES, objective, 0.01 * REFERENCE))
+
+
+def summary(rows: list[dict[str, float]], name: str) -> dict[str, float]:
+    """How many times as long as joint's plan a planner's takes, where both find one."""
+    ratios = [row[name] / row["joint"] for row in rows if name in row and "joint" in row]
+    missed = sum("joint" in row and name not in row for row in rows)
+    points = np.quantile(ratios, [0, 0.1, 0.5, 0.9, 1]) if ratios else [math.nan] * 5
+    keys = ("least", "tenth", "median", "ninetieth", "most")
+    return {
+        "plans": len(ratios),
+        "missed": missed,
+        **dict(zip(keys, map(float, points), strict=True)),
+    }
+
+
+def report(title: str, rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    print(f"{title}: time of each planner's plan / joint's ({len(rows)} problems)")
+    print(f"{'':22}{'plans':>6}{'missed':>8}{'least':>8}{'10 %':>8}{'median':>8}{'90 %':>8}")
+    table = {name: summary(rows, name) for name in asked() if name != "joint"}
+    for name, x in table.items():
+        print(
+            f"{name:22}{x['plans']:6}{x['missed']:8}{x['least']:8.3f}{x['tenth']:8.3f}"
+            f"{x['median']:8.3f}{x['ninetieth']:8.3f}"
+        )
+    alone = sum("joint" not in row and len(row) > 0 for row in rows)
+    print(f"problems where others find a plan and joint does not: {alone}")
+    return table
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(on_cluster, range(count)))
+        testbed = list(pool.map(on_testbed, Objective))
+    tables = {
+        "latency": report("latency", rows[::2]),
+        "throughput": report("throughput", rows[1::2]),
+        "edgeshard": report("EdgeShard's testbed", testbed),
+    }
+    versions = {"python": platform.python_version(), "highspy": str(highspy.Highs().version())}
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(json.dumps({"benchmark": "advantage", "machine": machine, **versions, **tables}))
+
+
+if __name__ == "__main__":
+    main()

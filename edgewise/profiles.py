@@ -15,7 +15,7 @@ from edgewise.errors import ProfileError
 from edgewise.regressions import Fit, fit, held_out_error
 from edgewise.specs import LayerKind
 
-VERSION = 2
+VERSION = 3
 
 Key = tuple[str, LayerKind, str, bool]
 
@@ -67,6 +67,16 @@ class LinkTiming:
         return self.latency_seconds + count / self.bytes_per_second
 
 
+@dataclass(frozen=True, slots=True)
+class LayerMemory:
+    """Bytes that a loaded layer's weights were found to take on a kind of device."""
+
+    device: str
+    kind: LayerKind
+    scheme: str
+    weight_bytes: int
+
+
 @dataclass(frozen=True)
 class Profile:
     """All measurements of one model shape on one cluster."""
@@ -75,6 +85,7 @@ class Profile:
     layers: tuple[LayerTiming, ...]
     devices: tuple[DeviceReading, ...]
     links: tuple[LinkTiming, ...]
+    memory: tuple[LayerMemory, ...] = ()
     _fits: Mapping[Key, Fit] = field(init=False, repr=False, compare=False)
     _devices: Mapping[str, DeviceReading] = field(init=False, repr=False, compare=False)
     _links: Mapping[tuple[str, str], LinkTiming] = field(init=False, repr=False, compare=False)
@@ -142,6 +153,7 @@ class Profile:
             "layers": [asdict(timing) for timing in self.layers],
             "devices": [asdict(reading) for reading in self.devices],
             "links": [asdict(link) for link in self.links],
+            "memory": [asdict(found) for found in self.memory],
         }
         return json.dumps(document, indent=1)
 
@@ -154,13 +166,11 @@ class Profile:
                 raise ProfileError(
                     f"{where}: version {document.get('version')}, but this Edgewise reads {VERSION}"
                 )
-            layers = tuple(
-                LayerTiming(**{**entry, "kind": LayerKind(entry["kind"])})
-                for entry in document["layers"]
-            )
+            layers = tuple(LayerTiming(**_typed(entry)) for entry in document["layers"])
             devices = tuple(DeviceReading(**entry) for entry in document["devices"])
             links = tuple(LinkTiming(**entry) for entry in document["links"])
-            return Profile(document["model"], layers, devices, links)
+            memory = tuple(LayerMemory(**_typed(entry)) for entry in document["memory"])
+            return Profile(document["model"], layers, devices, links, memory)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProfileError(f"{where}: not a profile: {error!r}") from None
         except ProfileError as error:
@@ -174,6 +184,10 @@ class Profile:
             raise ProfileError(f"cannot read profile {path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ProfileError(f"{path}: not a profile: not UTF-8 text") from None
+
+
+def _typed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, "kind": LayerKind(entry["kind"])}
 
 
 def _check(profile: Profile) -> None:
@@ -199,6 +213,12 @@ def _check(profile: Profile) -> None:
             )
         if not (isinstance(reading.free_bytes, int) and reading.free_bytes >= 0):
             raise ProfileError(f"profile: '{reading.device}' has {reading.free_bytes!r} bytes free")
+    for found in profile.memory:
+        if not (isinstance(found.weight_bytes, int) and found.weight_bytes >= 0):
+            raise ProfileError(
+                f"profile: {found.kind} in {found.scheme} on '{found.device}' takes "
+                f"{found.weight_bytes!r} bytes"
+            )
     for link in profile.links:
         if not (0 <= link.latency_seconds < math.inf and link.bytes_per_second > 0):
             raise ProfileError(f"profile: link {link.source} -> {link.target} is unusable")

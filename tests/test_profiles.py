@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.errors import ProfileError
-from edgewise.profiles import VERSION, DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.profiles import VERSION, DeviceReading, LayerMemory, LayerTiming, LinkTiming, Profile
 from edgewise.regressions import held_out_error
 from edgewise.specs import LayerKind
 
@@ -309,6 +309,7 @@ COMPLETE = Profile(
     ),
     (DeviceReading("a", 1e-4, 10**9, "Küche"), DeviceReading("b", 0.0)),
     (LinkTiming("a", "b", 1e-3, 1e6), LinkTiming("b", "a", 2e-3, 1 / 3)),
+    (LayerMemory("a", BLOCK, "bf16", 4096),),
 )
 Edit = Callable[[dict[str, Any]], object]
 
@@ -340,9 +341,9 @@ class TestFile:
         assert Profile.load(path) == COMPLETE
 
     def test_the_file_says_its_version(self) -> None:
-        assert json.loads(COMPLETE.to_json())["version"] == VERSION == 2
+        assert json.loads(COMPLETE.to_json())["version"] == VERSION == 3
 
-    @pytest.mark.parametrize("version", [1, 3, "2", None])
+    @pytest.mark.parametrize("version", [2, 4, "3", None])
     def test_another_version_is_refused(self, version: object) -> None:
         assert self.message(self.edited(lambda d: d.update(version=version))) == (
             f"p.json: version {version}, but this Edgewise reads 2"

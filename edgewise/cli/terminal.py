@@ -112,7 +112,9 @@ def plan_table(result: PlanResult) -> Table:
 def profile_table(profile: Profile, context: int) -> Table:
     """Milliseconds of each kind of layer, decoding one token at a middle context."""
     title = f"Milliseconds per token after {context} tokens"
-    table = Table("device", "scheme", "step", *(str(kind) for kind in LayerKind), title=title)
+    columns = ("step", *(str(kind) for kind in LayerKind), "block's weights")
+    table = Table("device", "scheme", *columns, title=title)
+    sizes = {(x.device, x.scheme, x.kind): format_bytes(x.weight_bytes) for x in profile.memory}
     for reading in profile.devices:
         for scheme in profile.schemes:
             times = (
@@ -122,5 +124,6 @@ def profile_table(profile: Profile, context: int) -> Table:
                 escape(reading.device),
                 scheme,
                 *(f"{seconds * 1e3:.3f}" for seconds in (reading.step_seconds, *times)),
+                sizes.get((reading.device, scheme, LayerKind.BLOCK), "-"),
             )
     return table

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from edgewise.clusters import Cluster
-from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.profiles import DeviceReading, LayerMemory, LayerTiming, LinkTiming, Profile
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, ModelSpec, Workload
@@ -75,14 +75,16 @@ class _Bench:
     grid: Grid
     on_progress: Progress
 
-    def run(
-        self, scheme: str, start: int, end: int, shapes: Sequence[Shape]
-    ) -> dict[str, list[float]]:
-        """Median seconds of layers [start, end) per shape, by device, the devices taking turns."""
+    def run(self, scheme: str, start: int, end: int, shapes: Sequence[Shape]) -> dict[str, "_Run"]:
+        """Layers [start, end) per shape, by device, the devices taking turns."""
         body = {"model": self.model, "start": start, "end": end, "scheme": scheme}
         body |= {"context": self.grid.context, "slots": self.grid.sequences}
-        for name in self.names:
-            self.devices.call(name, "prepare", body, "prepared", TIME_SECONDS)
+        weight_bytes = {
+            name: int(
+                self.devices.call(name, "prepare", body, "prepared", TIME_SECONDS).body["bytes"]
+            )
+            for name in self.names
+        }
         found: dict[str, list[float]] = {name: [] for name in self.names}
         for shape in shapes:
             self.on_progress(f"{scheme}: layers {start}-{end - 1}")
@@ -96,7 +98,15 @@ class _Bench:
                     seconds[name].append(message.body["seconds"])
             for name in self.names:
                 found[name].append(median(seconds[name][WARM_UP:]))
-        return found
+        return {name: _Run(found[name], weight_bytes[name]) for name in self.names}
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Median seconds of some layers per shape, and the bytes that their weights take."""
+
+    seconds: list[float]
+    weight_bytes: int
 
 
 def measure(
@@ -116,21 +126,24 @@ def measure(
         kinds.setdefault(device.kind, device.name)
     bench = _Bench(devices, tuple(kinds.values()), model, grid, on_progress)
     layers: list[LayerTiming] = []
+    memory: list[LayerMemory] = []
     steps: dict[str, list[float]] = {kind: [] for kind in kinds}
     for scheme in schemes:
-        for kind, step, timings in _time_scheme(bench, spec, scheme, kinds):
+        for kind, step, timings, sizes in _time_scheme(bench, spec, scheme, kinds):
             steps[kind].append(step)
             layers += timings
+            memory += sizes
     readings = tuple(
         _read(devices, kind, name, median(steps[kind])) for kind, name in kinds.items()
     )
-    return Profile(spec.digest, tuple(layers), readings, tuple(_links(devices, on_progress)))
+    links = tuple(_links(devices, on_progress))
+    return Profile(spec.digest, tuple(layers), readings, links, tuple(memory))
 
 
 def _time_scheme(
     bench: _Bench, spec: ModelSpec, scheme: str, kinds: dict[str, str]
-) -> list[tuple[str, float, list[LayerTiming]]]:
-    """Per kind of device: seconds of a step, and the timings of each kind of layer."""
+) -> list[tuple[str, float, list[LayerTiming], list[LayerMemory]]]:
+    """Per kind of device: seconds of a step, the timings of each kind of layer, and their sizes."""
     small = spec.layers[1].weight_bytes(get_scheme(scheme)) < SMALL_BLOCK_BYTES
     blocks = min(4 if small else 2, spec.num_blocks)
     grid, last = bench.grid, spec.num_layers - 1
@@ -141,19 +154,23 @@ def _time_scheme(
     head = bench.run(scheme, last, last + 1, grid.decode)
     found = []
     for kind, name in kinds.items():
-        pairs = zip(one[name], several[name], strict=True)
+        pairs = zip(one[name].seconds, several[name].seconds, strict=True)
         slopes = [max((b - a) / (blocks - 1), 0.0) if blocks > 1 else a for a, b in pairs]
-        step = max(one[name][0] - slopes[0], 0.0)
+        step = max(one[name].seconds[0] - slopes[0], 0.0)
         timings = [
             LayerTiming(kind, layer, scheme, *shape, seconds)
             for layer, times in (
-                (LayerKind.EMBEDDING, [max(x - step, 0.0) for x in embedding[name]]),
+                (LayerKind.EMBEDDING, [max(x - step, 0.0) for x in embedding[name].seconds]),
                 (LayerKind.BLOCK, slopes),
-                (LayerKind.HEAD, [max(x - step, 0.0) for x in head[name]]),
+                (LayerKind.HEAD, [max(x - step, 0.0) for x in head[name].seconds]),
             )
             for shape, seconds in zip(both, times, strict=False)
         ]
-        found.append((kind, step, timings))
+        sizes = [
+            LayerMemory(kind, layer, scheme, run[name].weight_bytes)
+            for layer, run in zip(LayerKind, (embedding, one, head), strict=True)
+        ]
+        found.append((kind, step, timings, sizes))
     return found
 
 

@@ -198,7 +198,7 @@ class Worker:
             slots=body["slots"],
             context=body["context"],
         )
-        self.outbox.send(COORDINATOR, "prepared", {})
+        self.outbox.send(COORDINATOR, "prepared", {"bytes": self.trial.weight_bytes})
 
     def time(self, message: Message) -> None:
         """Run the prepared layers once, as a step of the pipeline would."""

@@ -7,6 +7,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure, num_measurements
 from edgewise.runtime.local import LocalDevices
+from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, Workload
 
 LATENCY, RATE = 0.004, 2e6
@@ -37,6 +38,16 @@ def test_every_kind_of_layer_is_timed_on_every_device(measured):
             assert profile.decode_seconds(device, kind, "fp32", 25) >= 0
         assert profile.prefill_seconds(device, LayerKind.BLOCK, "fp32", 20) > 0
         assert profile.decode_seconds(device, LayerKind.BLOCK, "fp32", 25) > 0
+
+
+def test_layers_take_the_bytes_that_the_cost_model_counts(measured, checkpoint):
+    profile, _ = measured
+    spec = open_checkpoint(str(checkpoint("llama"))).config.spec("tiny")
+    found = {(x.device, x.kind): x.weight_bytes for x in profile.memory}
+    assert len(found) == 6
+    for layer in spec.layers:
+        for device in ("fast", "slow"):
+            assert found[device, layer.kind] == layer.weight_bytes(get_scheme("fp32"))
 
 
 def test_a_slowdown_shows(measured):

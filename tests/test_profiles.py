@@ -346,7 +346,7 @@ class TestFile:
     @pytest.mark.parametrize("version", [2, 4, "3", None])
     def test_another_version_is_refused(self, version: object) -> None:
         assert self.message(self.edited(lambda d: d.update(version=version))) == (
-            f"p.json: version {version}, but this Edgewise reads 2"
+            f"p.json: version {version}, but this Edgewise reads 3"
         )
 
     @pytest.mark.parametrize(

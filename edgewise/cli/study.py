@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from edgewise.cli.terminal import console, print_text
+from edgewise.cli.terminal import console, print_text, progress
 from edgewise.studies import write_study
 
 
 def run_study(name: str, *, out: Path, model: str, as_json: bool) -> None:
     """Write a study into a folder; print the page, or its JSON. Raises InputError."""
     screen = console(as_json)
-    screen.print(f"running study '{name}' ...", style="dim")
-    page, files = write_study(name, out, model)
+    with progress(f"study '{name}'", None, as_json) as advance:
+        page, files = write_study(name, out, model, advance)
     if as_json:
         print_text(page.to_json() + "\n")
         return

@@ -26,8 +26,9 @@ def console(as_json: bool) -> Console:
 
 
 @contextmanager
-def progress(what: str, total: int, as_json: bool) -> Iterator["Advance"]:
-    """A progress bar on standard error; nothing where nobody watches."""
+def progress(what: str, total: int | None, as_json: bool) -> Iterator["Advance"]:
+    """A progress bar on standard error, a pulse where nobody knows how many steps there will be;
+    nothing where nobody watches."""
     screen = Console(stderr=True)
     shown = screen.is_terminal and not as_json
     columns = (

@@ -10,19 +10,21 @@ from edgewise.errors import InputError
 from edgewise.studies.dilemma import dilemma_page
 from edgewise.studies.edgeshard import edgeshard_page
 from edgewise.studies.llm_pq import llm_pq_page
-from edgewise.studies.page import Page
+from edgewise.studies.page import OnStep, Page, quietly
 
-STUDIES: dict[str, Callable[[str], Page]] = {
-    "edgeshard": lambda model: edgeshard_page(),
-    "dilemma": dilemma_page,
-    "llm-pq": lambda model: llm_pq_page(),
+STUDIES: dict[str, Callable[[str, OnStep], Page]] = {
+    "edgeshard": lambda model, on_step: edgeshard_page(on_step),
+    "dilemma": lambda model, on_step: dilemma_page(model, on_step=on_step),
+    "llm-pq": lambda model, on_step: llm_pq_page(),
 }
 
 
-def write_study(name: str, folder: Path, model: str = "demo") -> tuple[Page, list[Path]]:
+def write_study(
+    name: str, folder: Path, model: str = "demo", on_step: OnStep = quietly
+) -> tuple[Page, list[Path]]:
     """Run a study and write it into `folder`; `model` is the checkpoint whose weights the DILEMMA
     study quantizes. Raises InputError for an unknown study."""
     if name not in STUDIES:
         raise InputError(f"unknown study '{name}'; known studies: {', '.join(STUDIES)}")
-    page = STUDIES[name](model)
+    page = STUDIES[name](model, on_step)
     return page, page.write(folder)

@@ -12,7 +12,7 @@ from edgewise.errors import Infeasible
 from edgewise.planning.dilemma import DilemmaInstance, solve_instance
 from edgewise.planning.tables import Floats, Ints
 from edgewise.plots import save_lines
-from edgewise.studies.page import Figure, Page, Section, Value
+from edgewise.studies.page import Figure, OnStep, Page, Section, Value, quietly
 
 BITS = (4, 6, 8, 10, 12, 14, 16)
 ORIGINAL_BITS = 32
@@ -45,7 +45,7 @@ class Layers:
     hidden_size: int
 
 
-def dilemma_page(model: str = "demo", draws: int = DRAWS) -> Page:
+def dilemma_page(model: str = "demo", draws: int = DRAWS, on_step: OnStep = quietly) -> Page:
     """Reads the checkpoint; raises ModelError where there is none."""
     from edgewise.studies.dilemma_weights import read_truncation
 
@@ -53,9 +53,9 @@ def dilemma_page(model: str = "demo", draws: int = DRAWS) -> Page:
     layers = Layers(found.weights, found.error, found.hidden_size)
     sections = (
         ladder_section(layers),
-        delta_section(layers, draws),
-        rate_section(layers, draws),
-        clock_section(layers, draws),
+        delta_section(layers, draws, on_step),
+        rate_section(layers, draws, on_step),
+        clock_section(layers, draws, on_step),
     )
     outside = f"{found.outside} of {int(found.weights.sum()):,} (largest {found.largest:.3g})"
     text = TEXT.format(model=model, blocks=len(found.weights), outside=outside)
@@ -190,14 +190,20 @@ def _sweep(
     return Section(title, text, columns, rows, Figure(name, draw))
 
 
-def delta_section(layers: Layers, draws: int) -> Section:
-    points = [(delta, *mean_objective(layers, draws, delta=delta)) for delta in RATIOS]
+def delta_section(layers: Layers, draws: int, on_step: OnStep) -> Section:
+    points = []
+    for delta in RATIOS:
+        points.append((delta, *mean_objective(layers, draws, delta=delta)))
+        on_step(f"delta {delta:g}")
     text = f"Fig. 3 [V]: the objective rises as delta falls; {draws} draws per point. {ASSUMED}"
     return _sweep("Objective against delta", text, "dilemma-delta", "delta", points)
 
 
-def rate_section(layers: Layers, draws: int) -> Section:
-    points = [(float(mbps), *mean_objective(layers, draws, rate=mbps * 1e6)) for mbps in MBPS]
+def rate_section(layers: Layers, draws: int, on_step: OnStep) -> Section:
+    points = []
+    for mbps in MBPS:
+        points.append((float(mbps), *mean_objective(layers, draws, rate=mbps * 1e6)))
+        on_step(f"{mbps} Mbps")
     text = (
         "Fig. 5 [V]: rates are drawn from a range whose bound goes from 1 Mbps to 10 Gbps, and "
         f"the objective falls; here R is the upper bound, {draws} draws per point. "
@@ -206,8 +212,11 @@ def rate_section(layers: Layers, draws: int) -> Section:
     return _sweep("Objective against link speed", text, "dilemma-rate", "R, Mbps", points)
 
 
-def clock_section(layers: Layers, draws: int) -> Section:
-    points = [(ghz, *mean_objective(layers, draws, clock=ghz * 1e9)) for ghz in GIGAHERTZ]
+def clock_section(layers: Layers, draws: int, on_step: OnStep) -> Section:
+    points = []
+    for ghz in GIGAHERTZ:
+        points.append((ghz, *mean_objective(layers, draws, clock=ghz * 1e9)))
+        on_step(f"{ghz:g} GHz")
     text = (
         f"Fig. 6 [V]: the objective falls as the clock rises; f is swept, {draws} draws per "
         "point. Assumptions: see the sweep of delta."

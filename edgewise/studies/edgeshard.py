@@ -14,7 +14,7 @@ from edgewise.plots import save_lines
 from edgewise.simulation import SHAPES, load_testbed
 from edgewise.specs import ModelSpec, Workload
 from edgewise.studies.edgeshard_throughput import throughput_sections
-from edgewise.studies.page import Compared, Figure, Page, Section, compared
+from edgewise.studies.page import Compared, Figure, OnStep, Page, Section, compared, quietly
 
 WORK = Workload(prompt_tokens=32, new_tokens=96)
 MBPS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50)
@@ -75,12 +75,15 @@ TEXT = (
 )
 
 
-def edgeshard_page() -> Page:
-    latency = [cell for model in SHAPES for cell in latency_cells(model)]
+def edgeshard_page(on_step: OnStep = quietly) -> Page:
+    latency = []
+    for model in SHAPES:
+        latency += latency_cells(model)
+        on_step(f"latency, {model.name}")
     sections = (
         compared("Latency, milliseconds per token", LATENCY_TEXT, latency),
-        *throughput_sections(),
-        sweep_section(),
+        *throughput_sections(on_step),
+        sweep_section(on_step),
         source_section(),
     )
     return Page("edgeshard", "EdgeShard (arXiv 2405.14371)", TEXT, sections)
@@ -136,7 +139,7 @@ def latency_cells(model: ModelSpec) -> list[Compared]:
     return cells
 
 
-def sweep_section() -> Section:
+def sweep_section(on_step: OnStep) -> Section:
     """7B against the rate between source and cloud."""
     lines: dict[str, tuple[list[float], list[float]]] = {method: ([], []) for method in METHODS}
     rows = []
@@ -148,6 +151,7 @@ def sweep_section() -> Section:
                 lines[method][1].append(value)
         exact, best, even = DERIVED.get(mbps, (None, None, None))
         rows.append((mbps, *found.values(), exact, best, even))
+        on_step(f"{mbps} Mbps")
     figure = Figure(
         "edgeshard-bandwidth",
         lambda path: save_lines(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
@@ -9,7 +10,7 @@ from edgewise.planning import PLANNERS, Objective, PlanResult, Problem
 from edgewise.plots import save_bars
 from edgewise.simulation import SHAPES, load_testbed, simulate, together
 from edgewise.specs import ModelSpec, Workload
-from edgewise.studies.page import Compared, Figure, Section, compared
+from edgewise.studies.page import Compared, Figure, OnStep, Section, compared
 
 METHODS: dict[str, Callable[[Problem], PlanResult]] = {
     "Edge-Solo": PLANNERS["solo"],
@@ -92,13 +93,13 @@ def _simulated(costs: CostModel, found: PlanResult, *, bubbles: bool) -> float:
     return sum(1 / pace for pace in paces)
 
 
-def throughput_sections() -> tuple[Section, ...]:
-    found = {
-        (model.name, method, label): _rates(method, throughput_problem(model, *sizes))
-        for model in SHAPES
-        for method in METHODS
-        for label, sizes in WORKLOADS.items()
-    }
+def throughput_sections(on_step: OnStep) -> tuple[Section, ...]:
+    found: Found = {}
+    for model, method in product(SHAPES, METHODS):
+        for label, sizes in WORKLOADS.items():
+            asked = throughput_problem(model, *sizes)
+            found[model.name, method, label] = _rates(method, asked)
+        on_step(f"throughput, {model.name}, {method}")
     columns = ("model, method", "workload", "no bubbles", "bubbles", "gain",
                "no bubbles, simulated", "bubbles, simulated")  # fmt: skip
     rows = tuple(

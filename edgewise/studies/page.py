@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Value = str | float | None
+OnStep = Callable[[str], None]  # told what was just done, for a progress bar
 COMPARED = ("what", "ours", "published", "tag", "difference", "remark")
 TAGS = (
     "Tags: [V] read in the source, [V2] read in a secondary source, [D] derived by arithmetic "
     "from those, [R] believed but read nowhere, a hypothesis, [I] inferred. The papers' own "
     "tables could not be read, but DILEMMA's; a value tagged [R] or [I] is no fact."
 )
+
+
+def quietly(step: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)

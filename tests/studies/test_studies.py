@@ -56,7 +56,7 @@ def test_an_unknown_study_is_a_clear_error(tmp_path: Path) -> None:
 def test_the_command_writes_a_page_and_prints_its_json(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(studies.STUDIES, "llm-pq", lambda model: llm_pq_page((1,)))
+    monkeypatch.setitem(studies.STUDIES, "llm-pq", lambda model, on_step: llm_pq_page((1,)))
     app(["study", "llm-pq", "--out", str(tmp_path), "--json"], standalone_mode=False)
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "llm-pq.json").read_text())

@@ -4,6 +4,7 @@ EdgewiseError                  exit 1
 +-- InputError                 exit 2   something the user gave is wrong
 |   +-- ModelError                      folder, checkpoint file, tensor or architecture
 |   +-- SchemeError                     a storage scheme that does not exist
+|   +-- QuantizationError               weights that cannot be stored in a scheme
 |   +-- ClusterError                    devices and links
 |   +-- ProfileError                    measurements
 |   +-- PlanError                       a plan that is malformed or made for something else
@@ -31,6 +32,10 @@ class ModelError(InputError):
 
 
 class SchemeError(InputError):
+    pass
+
+
+class QuantizationError(InputError):
     pass
 
 

@@ -2,30 +2,70 @@
 
 A scheme applies to every matrix of a layer. The remaining weights of the layer (norms, biases) are
 few and stay in the scheme's `compute` type, in which the layer also multiplies.
+
+    fp32 bf16 fp16   floating point
+    q4g64 q4g64a     4-bit codes of groups of 64 neighbours in a row, each with a scale; with an "a"
+                     asymmetric: a scale and a minimum. 2, 3, 4, 5, 6, 8 bits, groups of 32, 64, 128
+    t8               8-bit truncation (DILEMMA, arXiv 2503.01704): one range for a whole matrix,
+                     digits below the last bit cut off. 4, 6, ... 16 bits; meant for studies
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from edgewise.errors import SchemeError
 
 DEFAULT = "fp32"
+BITS = (2, 3, 4, 5, 6, 8)
+GROUPS = (32, 64, 128)
+TRUNCATED_BITS = (4, 6, 8, 10, 12, 14, 16)
+SIDE_BYTES = 2  # of a group's scale, and of its minimum: bf16
+RANGE_BYTES = 4  # of a truncated matrix's range: fp32
+TILE_ROWS, TILE_COLUMNS = 16, 32  # codes are stored in whole tiles
+
+
+class Family(StrEnum):
+    """What the stored numbers are."""
+
+    FLOAT = "float"
+    GROUPED = "grouped"
+    TRUNCATED = "truncated"
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """`bits` per stored weight; `compute` names the torch floating-point type of the arithmetic."""
+    """`bits` per stored code; `compute` names the torch floating-point type of the arithmetic;
+    `group` neighbours in a row share a scale, and if `asymmetric` a minimum."""
 
     name: str
     bits: int
     compute: str
+    family: Family = Family.FLOAT
+    group: int = 0
+    asymmetric: bool = False
 
     @property
     def compute_bytes(self) -> int:
         return {"float32": 4, "bfloat16": 2, "float16": 2}[self.compute]
 
+    def groups(self, columns: int) -> int:
+        """Groups of a row; the last one is filled up."""
+        return -(-columns // self.group)
+
     def matrix_bytes(self, rows: int, columns: int) -> int:
-        """Bytes of one stored matrix."""
-        return rows * columns * self.bits // 8
+        """Bytes of one stored matrix, scales and unfinished tiles included."""
+        if self.family is Family.FLOAT:
+            return rows * columns * self.bits // 8
+        rows = -(-rows // TILE_ROWS) * TILE_ROWS
+        if self.family is Family.GROUPED:
+            side = SIDE_BYTES * (2 if self.asymmetric else 1)
+            return rows * self.groups(columns) * (self.group * self.bits // 8 + side)
+        return rows * -(-columns // TILE_COLUMNS) * TILE_COLUMNS * self.bits // 8 + RANGE_BYTES
+
+
+def _grouped(bits: int, group: int, asymmetric: bool) -> Scheme:
+    name = f"q{bits}g{group}{'a' if asymmetric else ''}"
+    return Scheme(name, bits, "bfloat16", Family.GROUPED, group, asymmetric)
 
 
 SCHEMES = {
@@ -34,14 +74,20 @@ SCHEMES = {
         Scheme("fp32", 32, "float32"),
         Scheme("bf16", 16, "bfloat16"),
         Scheme("fp16", 16, "float16"),
+        *(_grouped(b, g, a) for b in BITS for g in GROUPS for a in (False, True)),
+        *(Scheme(f"t{b}", b, "bfloat16", Family.TRUNCATED) for b in TRUNCATED_BITS),
     )
 }
 
+KNOWN = (
+    "fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, groups of 32, 64 or 128; q4g64a is "
+    "asymmetric), t8 (truncated: 4, 6, ... 16 bits)"
+)
+
 
 def get_scheme(name: str) -> Scheme:
-    """The scheme of that name. Raises SchemeError, which lists the known ones."""
+    """The scheme of that name. Raises SchemeError, which says what there is."""
     try:
         return SCHEMES[name]
     except KeyError:
-        known = ", ".join(SCHEMES)
-        raise SchemeError(f"unknown scheme '{name}'; known schemes: {known}") from None
+        raise SchemeError(f"unknown scheme '{name}'; known schemes: {KNOWN}") from None

@@ -79,18 +79,22 @@ class Checkpoint:
         bare = tensor.removeprefix("model.")
         return bare if tensor not in self.files and bare in self.files else tensor
 
-    def read(self, tensor: str) -> Tensor:
-        """One tensor, in its stored type. Raises ModelError naming the file and the tensor."""
+    def path(self, tensor: str) -> Path:
+        """The file that holds a tensor, fetched if need be. Raises ModelError."""
         stored = self.name(tensor)
         if stored not in self.files:
             raise ModelError(f"{self.model}: tensor '{tensor}' is missing from the checkpoint")
         try:
-            path = self._fetch(self.files[stored])
+            return self._fetch(self.files[stored])
         except FileNotFoundError:
             raise ModelError(
                 f"{self.model}: file {self.files[stored]}, which should hold tensor '{tensor}', "
                 "does not exist"
             ) from None
+
+    def read(self, tensor: str) -> Tensor:
+        """One tensor, in its stored type. Raises ModelError naming the file and the tensor."""
+        path, stored = self.path(tensor), self.name(tensor)
         try:
             with safe_open(path, framework="pt") as file:
                 value = file.get_tensor(stored)

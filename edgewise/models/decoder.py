@@ -7,6 +7,7 @@ layer multiplies in the type of its weights.
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -175,10 +176,15 @@ class Head(Layer):
         self.out = nn.Linear(size, config.vocab_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _normed(self.norm, x) if self.norm is not None else x.to(self.out.weight.dtype)
+        x = _normed(self.norm, x) if self.norm is not None else x.to(self._dtype())
         if self.project is not None:
             x = self.project(x)
         return self.out(x).float()
+
+    def _dtype(self) -> torch.dtype:
+        """What the layer multiplies in; a packed matrix says so itself."""
+        found = getattr(self.out, "compute_dtype", None) or self.out.weight.dtype
+        return cast(torch.dtype, found)
 
 
 def build_layer(config: DecoderConfig, layer: int) -> Layer:

@@ -26,6 +26,7 @@ from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import Shard, load_shard, random_shard
 from edgewise.plans import Stage
+from edgewise.quantization.store import Store
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Inbox, Message, Outbox, wait_until
 from edgewise.specs import Workload
@@ -128,6 +129,7 @@ class Worker:
                     device=self.device.processor,
                     slots=workload.sequences,
                     context=workload.context,
+                    store=Store.default(),
                     on_layer=lambda layer: self._report("layer", layer=layer),
                 )
         total = sum(shard.weight_bytes + shard.cache.bytes for shard in self.shards.values())

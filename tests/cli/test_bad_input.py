@@ -84,7 +84,10 @@ def test_corrupt_safetensors(fails, tmp_path, checkpoint):
 
 
 def test_unknown_scheme(fails):
-    message = "unknown scheme 'q17'; known schemes: fp32, bf16, fp16"
+    message = (
+        "unknown scheme 'q17'; known schemes: fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, "
+        "groups of 32, 64 or 128; q4g64a is asymmetric), t8 (truncated: 4, 6, ... 16 bits)"
+    )
     assert fails("run", "demo", "hello", "--scheme", "q17") == message
 
 

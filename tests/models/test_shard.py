@@ -80,7 +80,7 @@ def test_a_tied_head_shares_the_embedding_only_within_a_shard(checkpoint):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("scheme", ["fp32", "bf16"])
+@pytest.mark.parametrize("scheme", ["fp32", "bf16", "q4g64", "q3g32a", "t8"])
 def test_bytes_equal_the_specification(checkpoint, family, scheme):
     from edgewise.schemes import get_scheme
 

@@ -1,0 +1,42 @@
+"""Rounding methods: from a matrix to its codes. A new one is a file here and a row below."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from edgewise.errors import QuantizationError
+from edgewise.quantization.packed import Packed
+from edgewise.quantization.rounding.gptq import gptq
+from edgewise.quantization.rounding.nearest import nearest
+from edgewise.quantization.rounding.truncation import truncate
+from edgewise.schemes import Family, Scheme
+
+# (weight float32 [rows, columns], scheme, inputs float32 [n, columns] or None) -> Packed
+Method = Callable[[Tensor, Scheme, Tensor | None], Packed]
+
+METHODS: Mapping[Family, Mapping[str, Method]] = {
+    Family.GROUPED: {"nearest": nearest, "gptq": gptq},
+    Family.TRUNCATED: {"truncate": truncate},
+}
+
+
+def quantize(
+    weight: Tensor,
+    scheme: Scheme,
+    method: str | None = None,
+    inputs: Tensor | None = None,
+    *,
+    name: str = "a matrix",
+) -> Packed:
+    """A matrix [rows, columns] of any float type in a scheme, by default with the first method of
+    its family. Raises QuantizationError, which calls the matrix `name`."""
+    known = METHODS.get(scheme.family, {})
+    method = method or next(iter(known), "")
+    if method not in known:
+        raise QuantizationError(
+            f"{scheme.name} is not rounded by '{method}'; methods: {', '.join(known) or 'none'}"
+        )
+    if not torch.isfinite(weight).all():
+        raise QuantizationError(f"{name} holds numbers that are not finite")
+    return known[method](weight.float(), scheme, inputs)

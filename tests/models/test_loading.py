@@ -1,0 +1,167 @@
+"""Quantized layers: true to the dequantized weights, read once, kept on disk."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from edgewise.errors import QuantizationError
+from edgewise.models.cache import Segment
+from edgewise.models.checkpoint import Checkpoint, open_checkpoint
+from edgewise.models.decoder import Block
+from edgewise.models.loading import matrix_modules
+from edgewise.models.shard import load_shard, random_shard
+from edgewise.quantization import Store
+from edgewise.schemes import get_scheme
+from tests.conftest import FAMILIES, VOCABULARY, random_model
+
+LENGTH = 11
+TOKENS = torch.randint(VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(2))
+
+
+def logits(shard, tokens=TOKENS):
+    return shard.forward(tokens, [Segment(0, 0, len(tokens))])
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often each tensor of a checkpoint is read."""
+    found, read = Counter(), Checkpoint.read
+    monkeypatch.setattr(Checkpoint, "read", lambda self, t: found.update([t]) or read(self, t))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scheme", ["q4g64", "q3g32a", "q8g32", "t6"])
+def test_equals_the_layers_that_hold_the_dequantized_weights(checkpoint, family, scheme):
+    """In float32, so that only the way the weights are stored could make a difference."""
+    quantized = load_shard(checkpoint(family), schemes=scheme)
+    plain = load_shard(checkpoint(family), schemes="bf16")
+    for layer, other in zip(quantized.layers, plain.layers, strict=True):
+        for name, module in matrix_modules(other):
+            module.weight = torch.nn.Parameter(getattr(layer, name).packed.dequantized().bfloat16())
+    assert torch.equal(logits(quantized), logits(plain))
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "opt-350m"])
+def test_every_cut_equals_the_whole(checkpoint, family):
+    folder = checkpoint(family)
+    whole = load_shard(folder, schemes="q5g32")
+    expected = logits(whole)
+    for cut in range(1, whole.end):
+        x = TOKENS
+        for part in (load_shard(folder, 0, cut, "q5g32"), load_shard(folder, cut, None, "q5g32")):
+            x = logits(part, x)
+        assert torch.equal(x, expected), cut
+
+
+def test_every_layer_may_take_its_own_scheme(checkpoint):
+    schemes = ["q8g64", "q2g32", "bf16", "q4g64a", "fp32", "q6g128"]
+    shard = load_shard(checkpoint("llama"), schemes=schemes)
+    spec = open_checkpoint(checkpoint("llama")).config.spec("tiny")
+    expected = sum(
+        layer.weight_bytes(get_scheme(s)) for layer, s in zip(spec.layers, schemes, strict=True)
+    )
+    assert shard.weight_bytes == expected
+    blocks = [layer for layer in shard.layers if isinstance(layer, Block)]
+    assert [next(x.parameters()).dtype for x in blocks] == [
+        torch.bfloat16, torch.bfloat16, torch.bfloat16, torch.float32,
+    ]  # fmt: skip
+    assert torch.isfinite(logits(shard)).all()
+
+
+def test_a_tied_matrix_is_packed_and_read_once(checkpoint, reads):
+    shard = load_shard(checkpoint("llama-tied"), schemes="q4g32")
+    assert shard.layers[-1].out.codes.data_ptr() == shard.layers[0].tokens.codes.data_ptr()
+    assert set(reads.values()) == {1}
+    spec = open_checkpoint(checkpoint("llama-tied")).config.spec("tiny")
+    scheme = get_scheme("q4g32")
+    both = sum(layer.weight_bytes(scheme) for layer in spec.layers)
+    assert shard.weight_bytes == both - scheme.matrix_bytes(*spec.layers[0].matrices[0])
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "q4g64", "q3g32a", "t8"])
+def test_random_layers_take_what_real_ones_take(checkpoint, scheme):
+    config = open_checkpoint(checkpoint("llama")).config
+    real = load_shard(checkpoint("llama"), schemes=scheme)
+    made = random_shard(config, 0, 6, scheme, device="cpu", slots=1, context=20)
+    assert made.weight_bytes == real.weight_bytes
+    assert torch.isfinite(logits(made)).all()
+
+
+def test_bad_weights_are_named(tmp_path):
+    model = random_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
+    model.save_pretrained(tmp_path)
+    load_shard(tmp_path, 1, 2, "q4g64")
+    with pytest.raises(QuantizationError) as caught:
+        load_shard(tmp_path, 2, 3, "q4g64")
+    assert str(caught.value) == (
+        f"{tmp_path}: model.layers.1.mlp.gate_proj.weight, model.layers.1.mlp.up_proj.weight "
+        "holds numbers that are not finite"
+    )
+
+
+class TestStore:
+    @pytest.fixture
+    def store(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return Store(tmp_path / "layers")
+
+    def test_a_layer_is_quantized_once(self, checkpoint, store, reads):
+        first = load_shard(checkpoint("llama"), 1, 3, "q4g64", store=store)
+        assert len(list(store.folder.iterdir())) == 2
+        reads.clear()
+        again = load_shard(checkpoint("llama"), 1, 4, "q4g64", store=store)
+        matrices = {name for name in reads if not name.endswith("norm.weight")}
+        assert all(".layers.2." in name for name in matrices)  # blocks 0 and 1 were there
+        x = torch.randn(LENGTH, 32)
+        plain = load_shard(checkpoint("llama"), 1, 4, "q4g64")
+        assert torch.equal(logits(again, x), logits(plain, x))
+        assert torch.equal(first.layers[0].qkv.codes, again.layers[0].qkv.codes)
+
+    def test_schemes_methods_and_weights_are_kept_apart(self, checkpoint, store):
+        for family, scheme in (("llama", "q4g64"), ("llama", "q4g32"), ("mistral", "q4g64")):
+            load_shard(checkpoint(family), 2, 3, scheme, store=store)
+        names = {path.name for path in store.folder.iterdir()}
+        assert len(names) == 2 or len(names) == 3
+        digests = ["a", "b"]
+        paths = {
+            store.path(digests, get_scheme(scheme), method)
+            for scheme in ("q4g64", "q4g32") for method in ("nearest", "gptq")
+        }  # fmt: skip
+        assert len(paths) == 4
+        assert store.path(digests[::-1], get_scheme("q4g64"), "nearest") not in paths
+
+    def test_changed_weights_are_quantized_again(self, tmp_path, store):
+        model = random_model("llama")
+        for scale in (1.0, 2.0):
+            with torch.no_grad():
+                model.model.layers[0].mlp.down_proj.weight.mul_(scale)
+            model.save_pretrained(tmp_path / "model")
+            found = load_shard(tmp_path / "model", 1, 2, "q8g64", store=store)
+            expected = load_shard(tmp_path / "model", 1, 2, "q8g64")
+            assert torch.equal(found.layers[0].down.scale, expected.layers[0].down.scale)
+        assert len(list(store.folder.iterdir())) == 2
+
+    @pytest.mark.parametrize("damage", ["half", "empty", "other"])
+    def test_a_damaged_file_is_made_again(self, checkpoint, store, damage):
+        expected = load_shard(checkpoint("llama"), 1, 2, "q4g64", store=store)
+        (path,) = store.folder.iterdir()
+        whole = path.read_bytes()
+        if damage == "other":
+            load_shard(checkpoint("llama"), 5, 6, "q4g64", store=store)
+            (other,) = set(store.folder.iterdir()) - {path}
+            path.write_bytes(other.read_bytes())
+        else:
+            path.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
+        found = load_shard(checkpoint("llama"), 1, 2, "q4g64", store=store)
+        assert torch.equal(found.layers[0].qkv.codes, expected.layers[0].qkv.codes)
+        assert path.read_bytes() == whole
+
+    def test_the_oldest_make_room(self, checkpoint, store):
+        small = Store(store.folder, most_bytes=1)
+        for layer in (1, 2, 3):
+            load_shard(checkpoint("llama"), layer, layer + 1, "q4g64", store=small)
+            assert len(list(store.folder.iterdir())) == 1

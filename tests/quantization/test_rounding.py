@@ -1,0 +1,188 @@
+"""Every scheme's error, against what arithmetic allows; every method, against a plainer one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from edgewise.errors import QuantizationError
+from edgewise.quantization import quantize
+from edgewise.quantization.packed import Packed, random_packed
+from edgewise.schemes import SCHEMES, Family, Scheme, get_scheme
+
+PACKED = [scheme for scheme in SCHEMES.values() if scheme.family is not Family.FLOAT]
+GROUPED = [scheme for scheme in PACKED if scheme.family is Family.GROUPED]
+BF16 = 2.0**-7  # relative spacing of bf16, at most
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def groups_of(matrix: Tensor, size: int) -> list[np.ndarray]:
+    """Every group of every row, the last of a row shorter."""
+    values = matrix.double().numpy()
+    return [row[i : i + size] for row in values for i in range(0, len(row), size)]
+
+
+def allowed_error(group: np.ndarray, scheme: Scheme) -> float:
+    """The sum of squares that rounding without clipping cannot exceed, sides in bf16."""
+    top = 2**scheme.bits - 1
+    if scheme.asymmetric:
+        spread = group.max() - group.min() + BF16 * abs(group.min())
+        half = 0.5 * spread * (1 + BF16) / top
+    else:
+        half = 0.5 * np.abs(group).max() * (1 + BF16) / (2 ** (scheme.bits - 1) - 1)
+    return len(group) * half**2 * (1 + 1e-5) + 1e-60
+
+
+@pytest.mark.parametrize("scheme", PACKED, ids=lambda x: x.name)
+@pytest.mark.parametrize("shape", [(16, 128), (1, 1), (17, 33), (5, 200), (48, 130)])
+def test_bytes_are_those_of_the_formula(scheme: Scheme, shape: tuple[int, int]) -> None:
+    found = quantize(normal(*shape), scheme)
+    assert found.nbytes == scheme.matrix_bytes(*shape)
+    assert found.dequantized().shape == shape
+    assert random_packed(scheme, shape, torch.device("cpu")).nbytes == found.nbytes
+
+
+@pytest.mark.parametrize("scheme", GROUPED, ids=lambda x: x.name)
+def test_every_group_is_within_its_bound(scheme: Scheme) -> None:
+    weight = normal(20, 300)
+    difference = quantize(weight, scheme).dequantized() - weight
+    size = scheme.group
+    for group, wrong in zip(groups_of(weight, size), groups_of(difference, size), strict=True):
+        assert (wrong**2).sum() <= allowed_error(group, scheme)
+
+
+@pytest.mark.parametrize("name", [f"t{bits}" for bits in range(4, 17, 2)])
+def test_truncation_loses_less_than_its_last_bit(name: str) -> None:
+    scheme, weight = get_scheme(name), normal(20, 70)
+    found = quantize(weight, scheme).dequantized()
+    step = weight.abs().max() / 2 ** (scheme.bits - 1)
+    inside = weight.abs() < weight.abs().max() - step
+    assert (found.abs() <= weight.abs() * (1 + 1e-6)).all()
+    assert ((weight - found).abs()[inside] <= step * (1 + 1e-5)).all()
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> Tensor:
+    """Odd shapes with outliers, zeros and denormals."""
+    rows, columns = draw(st.integers(1, 20)), draw(st.integers(1, 150))
+    weight = normal(rows, columns, draw(st.integers(0, 10_000)))
+    weight = weight * 10.0 ** draw(st.integers(-6, 6))
+    for value in draw(st.lists(st.sampled_from([0.0, 1e4, -1e4, 1e-40, 300.0]), max_size=4)):
+        row, column = draw(st.integers(0, rows - 1)), draw(st.integers(0, columns - 1))
+        weight[row, column] = value
+    if draw(st.booleans()):
+        weight[draw(st.integers(0, rows - 1))] = 0.0
+    return weight
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(weight=matrices(), scheme=st.sampled_from(GROUPED))
+def test_any_matrix_is_within_its_bound(weight: Tensor, scheme: Scheme) -> None:
+    found = quantize(weight, scheme)
+    assert found.nbytes == scheme.matrix_bytes(*weight.shape)
+    values = found.dequantized()
+    assert torch.isfinite(values).all()
+    size = scheme.group
+    for group, wrong in zip(groups_of(weight, size), groups_of(values - weight, size), strict=True):
+        assert (wrong**2).sum() <= allowed_error(group, scheme)
+
+
+@pytest.mark.parametrize("scheme", PACKED, ids=lambda x: x.name)
+def test_zeros_stay_zeros(scheme: Scheme) -> None:
+    assert not quantize(torch.zeros(3, 40), scheme).dequantized().any()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused_by_name(bad: float) -> None:
+    weight = normal(4, 64)
+    weight[2, 3] = bad
+    with pytest.raises(QuantizationError) as caught:
+        quantize(weight, get_scheme("q4g64"), name="model.layers.0.mlp.up_proj.weight")
+    assert str(caught.value) == (
+        "model.layers.0.mlp.up_proj.weight holds numbers that are not finite"
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "method", "message"),
+    [
+        ("q4g64", "awq", "q4g64 is not rounded by 'awq'; methods: nearest, gptq"),
+        ("t4", "gptq", "t4 is not rounded by 'gptq'; methods: truncate"),
+        ("bf16", "nearest", "bf16 is not rounded by 'nearest'; methods: none"),
+        ("q4g64", "gptq", "gptq needs the inputs of the matrix: give calibration text"),
+    ],
+)
+def test_methods_that_do_not_apply_are_refused(scheme: str, method: str, message: str) -> None:
+    with pytest.raises(QuantizationError) as caught:
+        quantize(normal(2, 64), get_scheme(scheme), method)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("scheme", GROUPED, ids=lambda x: x.name)
+def test_more_bits_lose_less(scheme: Scheme) -> None:
+    if scheme.bits == 8:
+        return
+    wider = get_scheme(scheme.name.replace(f"q{scheme.bits}", f"q{scheme.bits + 1}").replace(
+        "q7", "q8"))  # fmt: skip
+    weight = normal(32, 256)
+    errors = [(quantize(weight, x).dequantized() - weight).square().sum() for x in (scheme, wider)]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_clipping_beats_the_full_range_where_bits_are_few() -> None:
+    """Against plain rounding to the largest magnitude of a group, written out in numpy."""
+    weight = normal(64, 256)
+    for bits in (2, 3, 4):
+        plain = 0.0
+        for group in groups_of(weight, 64):
+            step = np.abs(group).max() / (2 ** (bits - 1) - 1)
+            codes = np.clip(np.round(group / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            plain += ((codes * step - group) ** 2).sum()
+        found = quantize(weight, get_scheme(f"q{bits}g64")).dequantized()
+        assert float((found - weight).square().sum()) < 0.93 * plain
+
+
+@pytest.mark.parametrize("name", ["q2g32", "q3g64", "q4g64", "q4g32a", "q3g128a"])
+def test_gptq_answers_better_than_rounding(name: str) -> None:
+    """What counts is the output on correlated inputs."""
+    scheme, columns = get_scheme(name), 160
+    mixing = normal(columns, columns, 1) @ torch.diag(torch.logspace(0, -2, columns))
+    inputs = normal(2000, columns, 2) @ mixing.T
+    fresh = normal(2000, columns, 3) @ mixing.T
+    weight = normal(48, columns, 4)
+    errors = {
+        method: float((fresh @ (quantize(weight, scheme, method, inputs).dequantized() - weight).T)
+                      .square().sum())
+        for method in ("nearest", "gptq")
+    }  # fmt: skip
+    assert errors["gptq"] < 0.75 * errors["nearest"]
+
+
+def test_gptq_without_correlation_is_rounding() -> None:
+    """With orthogonal inputs of equal length no column can make good for another."""
+    scheme, weight = get_scheme("q4g64"), normal(32, 64, 5)
+    found = quantize(weight, scheme, "gptq", torch.eye(64) * 8)
+    plain = quantize(weight, scheme, "nearest")
+    assert torch.equal(found.dequantized(), plain.dequantized())
+
+
+def test_gptq_refuses_inputs_that_say_nothing() -> None:
+    for inputs in (torch.zeros(0, 64), torch.full((3, 64), math.nan)):
+        with pytest.raises(QuantizationError, match="inputs are empty or not finite"):
+            quantize(normal(2, 64), get_scheme("q4g64"), "gptq", inputs)
+
+
+@pytest.mark.parametrize("scheme", PACKED, ids=lambda x: x.name)
+def test_rows_and_slices_are_those_of_the_whole(scheme: Scheme) -> None:
+    found: Packed = quantize(normal(50, 70), scheme)
+    whole = found.dequantized()
+    assert torch.equal(found.dequantized(7, 33), whole[7:33])
+    numbers = torch.tensor([[0, 49], [17, 17]])
+    assert torch.equal(found.rows(numbers), whole[numbers])

@@ -32,12 +32,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`model` is the name people know it by, `digest` the shape it was made for."""
+    """`model` is the name people know it by, `digest` the shape it was made for; `rounding` the
+    method that quantizes its layers, where that is not each scheme's own."""
 
     model: str
     digest: str
     num_layers: int
     stages: tuple[Stage, ...]
+    rounding: str | None = None
 
     def __post_init__(self) -> None:
         at = 0
@@ -74,30 +76,36 @@ class Plan:
 
     def check(self, model: ModelSpec, cluster: Cluster) -> None:
         """Raise PlanError where this plan was made for another model or other devices."""
-        if (self.digest, self.num_layers) != (model.digest, model.num_layers):
-            raise PlanError(
-                f"this plan is for model '{self.model}' ({self.num_layers} layers, shape "
-                f"{self.digest}), not for '{model.name}' ({model.num_layers} layers, shape "
-                f"{model.digest}); make a new plan"
-            )
+        self.check_model(model)
         for name in self.devices:
             try:
                 cluster.device(name)
             except ClusterError as error:
                 raise PlanError(f"this plan is for other devices: {error}") from None
 
+    def check_model(self, model: ModelSpec) -> None:
+        """Raise PlanError where this plan was made for another model."""
+        if (self.digest, self.num_layers) != (model.digest, model.num_layers):
+            raise PlanError(
+                f"this plan is for model '{self.model}' ({self.num_layers} layers, shape "
+                f"{self.digest}), not for '{model.name}' ({model.num_layers} layers, shape "
+                f"{model.digest}); make a new plan"
+            )
+
     def to_json(self) -> str:
         stages = [
             {"device": s.device, "start": s.start, "end": s.end, "schemes": s.schemes}
             for s in self.stages
         ]
-        document = {
+        document: dict[str, object] = {
             "version": VERSION,
             "model": self.model,
             "digest": self.digest,
             "num_layers": self.num_layers,
             "stages": stages,
         }
+        if self.rounding is not None:
+            document["rounding"] = self.rounding
         return json.dumps(document, indent=1)
 
     @staticmethod
@@ -107,16 +115,18 @@ class Plan:
             document = json.loads(text)
         except json.JSONDecodeError as error:
             raise PlanError(f"{where}: not JSON: {error}") from None
-        _only(document, ("version", "model", "digest", "num_layers", "stages"), where)
+        keys = ("version", "model", "digest", "num_layers", "stages")
+        _only(document, keys, where, optional=("rounding",))
         if document["version"] != VERSION:
             raise PlanError(
                 f"{where}: version {document['version']}, but this Edgewise reads {VERSION}"
             )
         types = {"model": str, "digest": str, "num_layers": int, "stages": list}
-        _typed(document, types, where)
+        _typed({"rounding": "", **document}, {**types, "rounding": str}, where)
         try:
             stages = tuple(_stage(entry) for entry in document["stages"])
-            return Plan(document["model"], document["digest"], document["num_layers"], stages)
+            named = document["model"], document["digest"], document["num_layers"]
+            return Plan(*named, stages, document.get("rounding"))
         except (TypeError, SchemeError, PlanError) as error:
             raise PlanError(f"{where}: {error}") from None
 
@@ -142,10 +152,13 @@ def _typed(table: Mapping[str, Any], types: Mapping[str, type], where: str) -> N
             raise PlanError(f"{where}: key '{key}' has the wrong type: {table[key]!r}")
 
 
-def _only(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+def _only(
+    table: Mapping[str, Any], keys: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
+) -> None:
     if not isinstance(table, dict):
         raise PlanError(f"{where} is not a JSON object")
-    if unknown := [key for key in table if key not in keys]:
-        raise PlanError(f"{where}: unknown key '{unknown[0]}'; known keys: {', '.join(keys)}")
+    known = (*keys, *optional)
+    if unknown := [key for key in table if key not in known]:
+        raise PlanError(f"{where}: unknown key '{unknown[0]}'; known keys: {', '.join(known)}")
     if missing := [key for key in keys if key not in table]:
         raise PlanError(f"{where}: key '{missing[0]}' is missing")

@@ -203,7 +203,7 @@ GOOD: dict[str, Any] = {
         {"device": "b", "start": 1, "end": 2, "schemes": ["bf16"]},
     ],
 }
-KEYS = "version, model, digest, num_layers, stages"
+KEYS = "version, model, digest, num_layers, stages, rounding"
 Edit = Callable[[dict[str, Any]], object]
 
 

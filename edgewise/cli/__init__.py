@@ -11,7 +11,20 @@ import typer
 from rich.console import Console
 
 from edgewise import __version__
-from edgewise.cli.options import ClusterFile, Json, Model, Scheme, Schemes, split_names, workload_of
+from edgewise.cli.options import (
+    ClusterFile,
+    Json,
+    Length,
+    Model,
+    Rounding,
+    Scheme,
+    Schemes,
+    Seed,
+    Sequences,
+    Text,
+    split_names,
+    workload_of,
+)
 from edgewise.errors import EdgewiseError
 from edgewise.planning.problem import Objective
 from edgewise.schemes import DEFAULT
@@ -116,11 +129,13 @@ def plan(
     ] = None,
     schemes: Schemes = DEFAULT,
     sensitivity: Annotated[
-        Path | None, typer.Option(help="What each layer loses in each scheme.")
+        Path | None, typer.Option(help="What layers lose in schemes; without it, it is measured.")
     ] = None,
     quality: Annotated[
-        str | None, typer.Option(help="Loss the plan may add: '1%' of the model's, or '0.02'.")
+        str | None,
+        typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
     ] = None,
+    rounding: Rounding = None,
     objective: Annotated[
         Objective, typer.Option(help="Time per token of one lane, or tokens of all per second.")
     ] = Objective.LATENCY,
@@ -164,6 +179,7 @@ def plan(
             compare=compare,
             plot=plot,
             frontier=frontier,
+            rounding=rounding,
             out=out,
             as_json=as_json,
         ),
@@ -211,6 +227,82 @@ def study(
     from edgewise.cli.study import run_study
 
     run_study(name, out=out, model=model, as_json=as_json)
+
+
+@app.command()
+def sensitivity(
+    model: Model,
+    schemes: Schemes = "q2g64,q3g64,q4g64,q5g64,q6g64,q8g64,bf16",
+    metric: Annotated[str, typer.Option(help="kl, weights (DILEMMA) or variance (LLM-PQ).")] = "kl",
+    rounding: Rounding = None,
+    text: Text = None,
+    sequences: Sequences = 32,
+    length: Length = 128,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Write it to this file too.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what each layer loses in each scheme."""
+    from edgewise.cli.sensitivity import Asked, run_sensitivity
+    from edgewise.quality.calibration import Calibration
+
+    asked = Asked(
+        model, split_names(schemes), metric, rounding, Calibration(text, sequences, length, seed)
+    )
+    run_sensitivity(asked, out=out, fresh=fresh, as_json=as_json)
+
+
+@app.command()
+def quantize(
+    model: Model,
+    plan: Annotated[Path | None, typer.Option(help="Only what this plan needs.")] = None,
+    schemes: Schemes = "q2g64,q3g64,q4g64",
+    rounding: Annotated[str, typer.Option(help="Which method.")] = "gptq",
+    text: Text = None,
+    sequences: Sequences = 32,
+    length: Length = 128,
+    seed: Seed = 1,
+    as_json: Json = False,
+) -> None:
+    """Quantize layers ahead of time; whatever loads them later finds them."""
+    from edgewise.cli.quantize import run_quantize
+    from edgewise.quality.calibration import Calibration
+
+    run_quantize(
+        model,
+        plan_file=plan,
+        schemes=split_names(schemes),
+        rounding=rounding,
+        calibration=Calibration(text, sequences, length, seed),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    plan: Annotated[Path | None, typer.Option(help="Schemes of this plan's layers.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="One scheme throughout; else fp32.")] = None,
+    rounding: Rounding = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Questions: SQuAD's JSON, or JSON lines; else the demo's.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Questions at most.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """Measure loss, perplexity, KL, BLEU, exact match and F1 of a model in few bits."""
+    from edgewise.cli.evaluate import run_evaluate
+
+    run_evaluate(
+        model,
+        plan_file=plan,
+        scheme=scheme,
+        rounding=rounding,
+        data=data,
+        limit=limit,
+        as_json=as_json,
+    )
 
 
 @app.command()

@@ -15,7 +15,18 @@ Model = Annotated[
 ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster file; without it, this machine alone.")
 ]
-Scheme = Annotated[str, typer.Option(help="How weights are stored: fp32, bf16 or fp16.")]
+Scheme = Annotated[
+    str,
+    typer.Option(help="How weights are stored: fp32, bf16, fp16, q4g64, ... (docs/schemes.md)."),
+]
+Rounding = Annotated[str | None, typer.Option(help="How weights are quantized: nearest or gptq.")]
+Text = Annotated[
+    str | None,
+    typer.Option(help="Text to measure on, a file or a data set; else what the model writes."),
+]
+Sequences = Annotated[int, typer.Option(min=1, help="Sequences of that text.")]
+Length = Annotated[int, typer.Option(min=2, help="Tokens of each sequence.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of what the model writes.")]
 Schemes = Annotated[str, typer.Option(help="Schemes to choose from, with commas between.")]
 
 

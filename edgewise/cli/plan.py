@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgewise.cli.prepare import best, compare, comparison_json
 from edgewise.cli.profile import cached_profile, check_reachable
+from edgewise.cli.promise import keep_promise
+from edgewise.cli.sensitivity import Asked, cached_sensitivity
 from edgewise.cli.terminal import comparison_table, console, plan_table, print_text
 from edgewise.cluster_files import load_cluster
 from edgewise.costs import CostModel
@@ -39,6 +41,7 @@ class PlanOptions:
     compare: bool
     plot: Path | None
     frontier: Path | None
+    rounding: str | None
     out: Path | None
     as_json: bool
 
@@ -62,6 +65,11 @@ def run_plan(model: str, options: PlanOptions) -> None:
             raise outcome
         chosen = outcome
         screen.print(plan_table(chosen))
+    kept = (
+        keep_promise(model, problem, chosen, options.rounding, screen) if options.quality else None
+    )
+    chosen = kept.result if kept is not None else chosen
+    chosen = replace(chosen, plan=replace(chosen.plan, rounding=options.rounding))
     if options.out is not None:
         options.out.write_text(chosen.plan.to_json() + "\n", encoding="utf-8")
     if options.plot is not None:
@@ -70,8 +78,15 @@ def run_plan(model: str, options: PlanOptions) -> None:
         save_gantt(chosen.estimate, options.plot)
     drawn = _draw_frontier(problem, planner, options)
     if options.as_json:
-        document = {"model": model, "plans": comparison_json(outcomes), "chosen": chosen.planner}
-        print_text(json.dumps({**document, "frontier": drawn}) + "\n")
+        document: dict[str, object] = {
+            "model": model,
+            "plans": comparison_json(outcomes),
+            "chosen": chosen.planner,
+            "plan": json.loads(chosen.plan.to_json()),
+            "quality_rounds": None if kept is None else [asdict(x) for x in kept.rounds],
+            "frontier": drawn,
+        }
+        print_text(json.dumps(document) + "\n")
 
 
 def _draw_frontier(
@@ -90,9 +105,7 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
         get_scheme(scheme)
     cluster = load_cluster(options.cluster)
     check_reachable(cluster)
-    sensitivity = Sensitivity.load(options.sensitivity) if options.sensitivity else None
-    if sensitivity is None and options.frontier is not None:
-        raise InputError("--frontier needs --sensitivity: without it every plan loses nothing")
+    sensitivity = _sensitivity(model, options)
     if sensitivity is not None and sensitivity.model != spec.digest:
         raise ProfileError(
             f"sensitivity {options.sensitivity} is for another model shape ({sensitivity.model})"
@@ -122,24 +135,38 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
     )
 
 
+def _sensitivity(model: str, options: PlanOptions) -> Sensitivity | None:
+    """The file's, or where quality matters the model's own, measured now or before."""
+    if options.quality is not None:
+        parse_quality(options.quality)
+    if options.sensitivity is not None:
+        return Sensitivity.load(options.sensitivity)
+    if options.quality is None and options.frontier is None:
+        return None
+    asked = Asked(model, options.schemes, rounding=options.rounding)
+    return cached_sensitivity(asked, quiet=options.as_json)[0]
+
+
 def _budget(quality: str | None, sensitivity: Sensitivity | None) -> float:
     """A budget such as '1%' of the model's own loss, or a loss such as '0.02'."""
-    if quality is None:
+    if quality is None or sensitivity is None:
         return float("inf")
-    if sensitivity is None:
-        raise InputError("--quality needs --sensitivity: without it no loss can be predicted")
+    number, is_share = parse_quality(quality)
+    return number * sensitivity.reference if is_share else number
+
+
+def parse_quality(quality: str) -> tuple[float, bool]:
+    """A number, and whether it is a share of the model's own loss. Raises InputError."""
+    is_share = quality.endswith("%")
     try:
-        if quality.endswith("%"):
-            budget = float(quality[:-1]) / 100 * sensitivity.reference
-        else:
-            budget = float(quality)
+        number = float(quality.removesuffix("%")) / (100 if is_share else 1)
     except ValueError:
         raise InputError(f"quality '{quality}' is neither like '1%' nor like '0.02'") from None
-    if not 0 <= budget < float("inf"):
+    if not 0 <= number < float("inf"):
         raise InputError(
             f"a quality budget must be zero or more, not {quality}: no plan loses less than nothing"
         )
-    return budget
+    return number, is_share
 
 
 def parse_pins(texts: Sequence[str], num_layers: int) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from edgewise.models.digests import tensor_digests
 from edgewise.models.names import table_name, tensor_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
 from edgewise.quantization.packed import Packed, random_packed
-from edgewise.quantization.rounding import METHODS, quantize
+from edgewise.quantization.rounding import default_method, quantize
 from edgewise.quantization.store import Store
 from edgewise.schemes import Family, Scheme
 
@@ -35,13 +36,18 @@ class Loader:
     def config(self) -> DecoderConfig:
         return self.checkpoint.config
 
-    def layer(self, number: int, scheme: Scheme, tied: Layer | None = None) -> Layer:
+    def layer(
+        self,
+        number: int,
+        scheme: Scheme,
+        tied: Layer | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> Layer:
         """Layer `number`; a tied head takes the matrix of the embedding `tied` if that is in the
-        same scheme. Raises ModelError, QuantizationError."""
-        with torch.device("meta"):
-            layer = build_layer(self.config, number)
-        dtype = getattr(torch, scheme.compute)
-        matrices = dict(matrix_modules(layer)) if scheme.family is not Family.FLOAT else {}
+        same scheme. `inputs` of matrices, by name, are for methods that look at them. Raises
+        ModelError, QuantizationError."""
+        layer, dtype = self._empty(number), getattr(torch, scheme.compute)
+        matrices = _stored(layer, scheme)
         shared = self._shared(number, scheme, tied)
         state = {}
         for parameter, empty in layer.state_dict().items():
@@ -53,14 +59,22 @@ class Loader:
             names = self._names(layer, parameter, number)
             state[parameter] = self._read(names, empty.shape, dtype)
         layer.load_state_dict(state, strict=not matrices, assign=True)
-        if matrices:
-            own = {name: x for name, x in matrices.items() if not (name == "out" and shared)}
-            packed = self._packed(layer, own, number, scheme)
-            if isinstance(shared, Packed):
-                packed["out"] = shared
-            for name, module in matrices.items():
-                setattr(layer, name, _module(module, packed[name]))
+        packed = {"out": shared} if isinstance(shared, Packed) else {}
+        own = {name: module for name, module in matrices.items() if name not in packed}
+        packed |= self._packed(layer, own, number, scheme, inputs or {}) if own else {}
+        for name, module in matrices.items():
+            setattr(layer, name, _module(module, packed[name]))
         return layer.requires_grad_(False)
+
+    def is_stored(self, number: int, scheme: Scheme) -> bool:
+        """Whether a layer is kept, quantized by this method."""
+        layer = self._empty(number)
+        path = self._path(self._tensors(layer, _stored(layer, scheme), number), scheme)
+        return path is not None and path.is_file()
+
+    def _empty(self, number: int) -> Layer:
+        with torch.device("meta"):
+            return build_layer(self.config, number)
 
     def _names(self, layer: Layer, parameter: str, number: int) -> tuple[str, ...]:
         config = self.config
@@ -79,28 +93,46 @@ class Loader:
         same = tokens.weight.dtype == getattr(torch, scheme.compute)
         return tokens.weight if same and scheme.family is Family.FLOAT else None
 
+    def _tensors(
+        self, layer: Layer, matrices: Mapping[str, Matrix], number: int
+    ) -> dict[str, tuple[str, ...]]:
+        """The checkpoint's tensors of every matrix."""
+        return {name: self._names(layer, f"{name}.weight", number) for name in matrices}
+
+    def _path(self, tensors: Mapping[str, tuple[str, ...]], scheme: Scheme) -> Path | None:
+        """Where the store keeps these matrices."""
+        if self.store is None:
+            return None
+        digests = tensor_digests(self.checkpoint, [x for names in tensors.values() for x in names])
+        method = self.method or default_method(scheme)
+        return self.store.path([*tensors, *digests], scheme, method)
+
     def _packed(
-        self, layer: Layer, matrices: Mapping[str, Matrix], number: int, scheme: Scheme
+        self,
+        layer: Layer,
+        matrices: Mapping[str, Matrix],
+        number: int,
+        scheme: Scheme,
+        inputs: Mapping[str, Tensor],
     ) -> dict[str, Packed]:
         """The layer's matrices, from the store or made now and kept there."""
-        names = {x: self._names(layer, f"{x}.weight", number) for x in matrices}
-        path = None
-        if self.store is not None:
-            method = self.method or next(iter(METHODS[scheme.family]))
-            flat = [name for found in names.values() for name in found]
-            path = self.store.path(tensor_digests(self.checkpoint, flat), scheme, method)
-            found = self.store.read(path, scheme)
-            if found is not None and found.keys() == matrices.keys():
-                return {name: _moved(x, self.device) for name, x in found.items()}
-        packed = {}
+        tensors = self._tensors(layer, matrices, number)
+        path = self._path(tensors, scheme)
+        if self.store is not None and path is not None:
+            kept = self.store.read(path, scheme)
+            if kept is not None and kept.keys() == matrices.keys():
+                return {name: _moved(x, self.device) for name, x in kept.items()}
+        found = {}
         for name, module in matrices.items():
-            whole = self._read(names[name], module.weight.shape, torch.float32)
-            where = f"{self.checkpoint.model}: {', '.join(names[name])}"
-            packed[name] = quantize(whole, scheme, self.method, name=where)
+            whole = self._read(tensors[name], module.weight.shape, torch.float32)
+            where = f"{self.checkpoint.model}: {', '.join(tensors[name])}"
+            # Looking rows up is no product: a table has no inputs that a method could look at.
+            method = None if isinstance(module, nn.Embedding) else self.method
+            found[name] = quantize(whole, scheme, method, inputs.get(name), name=where)
             del whole
         if self.store is not None and path is not None:
-            self.store.write(path, packed)
-        return packed
+            self.store.write(path, found)
+        return found
 
     def _read(self, names: tuple[str, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Stack the rows of the named tensors, one tensor in memory at a time."""
@@ -123,14 +155,11 @@ class Loader:
 
 def random_layer(config: DecoderConfig, number: int, scheme: Scheme, device: torch.device) -> Layer:
     """A layer of a model's shape with random weights: for timing, without a checkpoint."""
-    grouped = scheme.family is not Family.FLOAT
     with torch.device("meta"):
         layer = build_layer(config, number)
-    if grouped:
-        for name, module in dict(matrix_modules(layer)).items():
-            rows, columns = module.weight.shape
-            packed = random_packed(scheme, (rows, columns), device)
-            setattr(layer, name, _module(module, packed))
+    for name, module in _stored(layer, scheme).items():
+        rows, columns = module.weight.shape
+        setattr(layer, name, _module(module, random_packed(scheme, (rows, columns), device)))
     layer.requires_grad_(False)
     for owner in layer.modules():
         for name, parameter in owner.named_parameters(recurse=False):
@@ -140,6 +169,11 @@ def random_layer(config: DecoderConfig, number: int, scheme: Scheme, device: tor
                 value = value.normal_(std=0.02) if parameter.ndim == 2 else value.fill_(1.0)
                 setattr(owner, name, nn.Parameter(value, requires_grad=False))
     return layer
+
+
+def _stored(layer: Layer, scheme: Scheme) -> dict[str, Matrix]:
+    """The matrices that a scheme packs."""
+    return {} if scheme.family is Family.FLOAT else dict(matrix_modules(layer))
 
 
 def matrix_modules(layer: Layer) -> Iterator[tuple[str, Matrix]]:

@@ -66,6 +66,7 @@ class Coordinator:
         body = {
             "model": model,
             "stages": stages,
+            "rounding": self.plan.rounding,
             "workload": asdict(self.workload),
             "epoch": self._epoch,
         }

@@ -116,7 +116,11 @@ def test_what_is_not_finite_is_refused_by_name(bad: float) -> None:
         ("q4g64", "awq", "q4g64 is not rounded by 'awq'; methods: nearest, gptq"),
         ("t4", "gptq", "t4 is not rounded by 'gptq'; methods: truncate"),
         ("bf16", "nearest", "bf16 is not rounded by 'nearest'; methods: none"),
-        ("q4g64", "gptq", "gptq needs the inputs of the matrix: give calibration text"),
+        (
+            "q4g64",
+            "gptq",
+            "gptq looks at what a model computes: run `edgewise quantize --rounding gptq` first",
+        ),
     ],
 )
 def test_methods_that_do_not_apply_are_refused(scheme: str, method: str, message: str) -> None:

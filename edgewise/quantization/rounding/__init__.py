@@ -21,6 +21,11 @@ METHODS: Mapping[Family, Mapping[str, Method]] = {
 }
 
 
+def default_method(scheme: Scheme) -> str:
+    """The first method of a scheme's family; none for floating point."""
+    return next(iter(METHODS.get(scheme.family, {})), "")
+
+
 def quantize(
     weight: Tensor,
     scheme: Scheme,
@@ -32,7 +37,7 @@ def quantize(
     """A matrix [rows, columns] of any float type in a scheme, by default with the first method of
     its family. Raises QuantizationError, which calls the matrix `name`."""
     known = METHODS.get(scheme.family, {})
-    method = method or next(iter(known), "")
+    method = method or default_method(scheme)
     if method not in known:
         raise QuantizationError(
             f"{scheme.name} is not rounded by '{method}'; methods: {', '.join(known) or 'none'}"

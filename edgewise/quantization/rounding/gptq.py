@@ -20,7 +20,9 @@ DAMPING = 0.01  # of the mean diagonal of H, so that it can be inverted
 def gptq(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
     """weight float32 [rows, columns], inputs float32 [n, columns]. Raises QuantizationError."""
     if inputs is None:
-        raise QuantizationError("gptq needs the inputs of the matrix: give calibration text")
+        raise QuantizationError(
+            "gptq looks at what a model computes: run `edgewise quantize --rounding gptq` first"
+        )
     whole = filled_up(weight, scheme)
     factor = _factor(inputs, whole.shape[1])
     size, found, scales, minima = scheme.group, [], [], []

@@ -1,0 +1,1 @@
+"""What quality a model loses in few bits: measured, predicted, and promised."""

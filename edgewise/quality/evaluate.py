@@ -1,0 +1,198 @@
+"""What a model in some schemes is worth, beside the same model at full precision."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgewise.errors import InputError
+from edgewise.models.cache import Segment
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.loading import Loader
+from edgewise.models.shard import Shard, load_shard
+from edgewise.models.tokenizer import Tokenizer, load_tokenizer
+from edgewise.quality.examples import Example
+from edgewise.quality.metrics import bleu, exact_match, f1, quantization_ratio
+from edgewise.quality.streaming import run_layer
+from edgewise.quantization.store import Store
+from edgewise.schemes import get_scheme
+
+SLOTS = 64  # questions answered at a time
+FULL = "fp32"
+
+OnStep = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Means over `count` questions. `loss` in nats per token of the right answer, given the
+    question; `kl` of the model at full precision from this one, at the same tokens; `bleu`,
+    `exact_match` and `f1` in [0, 1], of greedy answers; `ratio` of bits to 32 a weight."""
+
+    count: int
+    loss: float
+    full_loss: float
+    kl: float
+    bleu: float
+    exact_match: float
+    f1: float
+    ratio: float
+    weight_bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+
+def evaluate(
+    model: str,
+    schemes: Sequence[str],
+    examples: Sequence[Example],
+    *,
+    method: str | None = None,
+    store: Store | None = None,
+    on_step: OnStep = lambda what: None,
+) -> Quality:
+    """A model with one scheme per layer. Raises InputError for examples beyond its context."""
+    tokenizer = load_tokenizer(model)
+    texts = [_Text.of(x, tokenizer) for x in examples]
+    config = open_checkpoint(model).config
+    longest = max(len(x.prompt) + len(x.answer) for x in texts)
+    if longest > config.max_context:
+        raise InputError(
+            f"a question with its answer has {longest} tokens, but '{model}' has a context of "
+            f"{config.max_context}; leave it out"
+        )
+    loss, full_loss, kl = _losses(model, schemes, texts, method, store, on_step)
+    shard = load_shard(
+        model, schemes=schemes, slots=SLOTS, context=config.max_context, method=method, store=store
+    )
+    found: list[str] = []
+    for start in range(0, len(texts), SLOTS):
+        part = texts[start : start + SLOTS]
+        room = max(2 * max(len(x.answer) for x in part), 32)
+        ids = greedy(shard, [x.prompt for x in part], room, tokenizer.stop_ids)
+        found += [tokenizer.decode(x).strip() for x in ids]
+        on_step(f"{start + len(part)} of {len(texts)} answers")
+    answers = [x.answers for x in examples]
+    pairs = list(zip(found, answers, strict=True))
+    return Quality(
+        count=len(examples),
+        loss=loss,
+        full_loss=full_loss,
+        kl=kl,
+        bleu=bleu(found, answers),
+        exact_match=sum(exact_match(*x) for x in pairs) / len(pairs),
+        f1=sum(f1(*x) for x in pairs) / len(pairs),
+        ratio=quantization_ratio(config.spec(model), schemes),
+        weight_bytes=shard.weight_bytes,
+    )
+
+
+def num_steps(model: str, count: int) -> int:
+    """How many times `evaluate` reports progress."""
+    return open_checkpoint(model).config.num_layers + math.ceil(count / SLOTS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Token ids of a question and of its first right answer, end included."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @staticmethod
+    def of(example: Example, tokenizer: Tokenizer) -> "_Text":
+        prompt = tokenizer.encode(example.prompt)
+        whole = tokenizer.encode(f"{example.prompt} {example.answers[0]}")
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt)
+        )
+        stop = sorted(tokenizer.stop_ids)[:1]
+        end = len(whole) - (1 if stop and whole[-1] == stop[0] else 0)
+        return _Text(whole[:shared], whole[shared:end] + stop)
+
+
+def _losses(
+    model: str,
+    schemes: Sequence[str],
+    texts: Sequence[_Text],
+    method: str | None,
+    store: Store | None,
+    on_step: OnStep,
+) -> tuple[float, float, float]:
+    """Loss, loss at full precision, and divergence, over the tokens of all answers: both models
+    layer by layer, side by side."""
+    checkpoint = open_checkpoint(model)
+    loader = Loader(checkpoint, torch.device("cpu"), method, store)
+    ids, target = _padded(texts)
+    full = changed = ids
+    last = checkpoint.config.num_layers - 1
+    for number in range(last):
+        whole = loader.layer(number, get_scheme(FULL))
+        full = run_layer(checkpoint.config, number, whole, full)
+        name = schemes[number]
+        layer = whole if name == FULL else loader.layer(number, get_scheme(name))
+        changed = run_layer(checkpoint.config, number, layer, changed)
+        on_step(f"layer {number}")
+    heads = [loader.layer(last, get_scheme(name)) for name in (FULL, schemes[last])]
+    sums, count = torch.zeros(3, dtype=torch.float64), int(target.sum())
+    for row in range(len(ids)):
+        at = target[row].nonzero()[:, 0]
+        p, q = (
+            run_layer(checkpoint.config, last, head, states[row, at - 1].unsqueeze(0))[0]
+            .double()
+            .log_softmax(-1)
+            for head, states in zip(heads, (full, changed), strict=True)
+        )
+        right = ids[row, at].unsqueeze(-1)
+        sums += torch.stack(
+            (-q.gather(-1, right).sum(), -p.gather(-1, right).sum(), (p.exp() * (p - q)).sum())
+        )
+    on_step("head")
+    loss, full_loss, kl = (sums / count).tolist()
+    return loss, full_loss, max(kl, 0.0)
+
+
+def _padded(texts: Sequence[_Text]) -> tuple[Tensor, Tensor]:
+    """ids [N, T], filled up behind the ends, where no earlier position looks; and which of them
+    belong to answers."""
+    longest = max(len(x.prompt) + len(x.answer) for x in texts)
+    ids = torch.zeros(len(texts), longest, dtype=torch.int64)
+    target = torch.zeros(len(texts), longest, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        start, end = len(text.prompt), len(text.prompt) + len(text.answer)
+        ids[row, :end] = torch.tensor(text.prompt + text.answer)
+        target[row, start:end] = True
+    return ids, target
+
+
+def greedy(
+    shard: Shard, prompts: Sequence[list[int]], most: int, stops: frozenset[int]
+) -> list[list[int]]:
+    """Answers of a whole model to several prompts side by side, at most `most` tokens each."""
+    found: list[list[int]] = [[] for _ in prompts]
+    new = {number: list(ids) for number, ids in enumerate(prompts)}
+    while new:
+        starts = {n: len(prompts[n]) + len(found[n]) - len(ids) for n, ids in new.items()}
+        segments = [Segment(n, starts[n], len(ids)) for n, ids in new.items()]
+        rows, total = [], 0
+        for ids in new.values():
+            total += len(ids)
+            rows.append(total - 1)
+        x = torch.tensor([token for ids in new.values() for token in ids])
+        tokens = shard.forward(x, segments, rows).argmax(-1).tolist()
+        going = {}
+        for number, token in zip(new, tokens, strict=True):
+            if token in stops:
+                continue
+            found[number].append(token)
+            full = len(prompts[number]) + len(found[number]) >= shard.cache.context
+            if len(found[number]) < most and not full:
+                going[number] = [token]
+        for number in new.keys() - going.keys():
+            shard.drop(number)
+        new = going
+    return found

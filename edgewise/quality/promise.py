@@ -1,0 +1,85 @@
+"""A quality budget is a promise: a plan is made on predicted loss, then its true loss is measured,
+and if that is too much, the planner gets a smaller budget and tries again.
+
+Layers do not lose independently, so what a plan loses can exceed the sum of what its layers lose
+one by one; and a planner picks plans that look better than they are on the text measured. The
+next budget is the last plan's loss in proportion, and a little less.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgewise.errors import Infeasible
+from edgewise.planning import PlanResult
+from edgewise.plans import Plan
+
+ROUNDS = 8
+MARGIN = 0.95  # of the proportional budget
+LEAST_STEP = 0.01  # budgets closer together than this are the same
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One attempt: what the planner was allowed, and what its plan loses."""
+
+    budget: float
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A plan whose measured loss is within the budget, and how it was reached."""
+
+    result: PlanResult
+    rounds: tuple[Round, ...]
+
+
+def keep(
+    budget: float,
+    plan_within: Callable[[float], PlanResult],
+    loss_of: Callable[[Plan], float],
+    on_round: Callable[[Round], None] = lambda found: None,
+) -> Kept:
+    """Plan, measure, tighten until the measured loss holds. Raises Infeasible, which says by how
+    much it cannot, and what would help."""
+    rounds, measured = list[Round](), dict[tuple[str, ...], float]()
+    allowed, too_small, refusal = budget, 0.0, None
+    for _ in range(ROUNDS):
+        try:
+            result = plan_within(allowed)
+        except Infeasible as error:
+            if not rounds:
+                raise
+            # Somewhere between this and the last plan's loss there may be a plan.
+            too_small, refusal = allowed, error
+            allowed = (too_small + rounds[-1].predicted) / 2
+            continue
+        schemes = result.plan.schemes
+        if schemes not in measured:
+            measured[schemes] = loss_of(result.plan)
+        rounds.append(Round(allowed, result.estimate.loss, measured[schemes]))
+        on_round(rounds[-1])
+        if rounds[-1].measured <= budget:
+            return Kept(result, tuple(rounds))
+        allowed = max(_tighter(budget, rounds[-1]), (too_small + rounds[-1].predicted) / 2)
+        if allowed >= rounds[-1].predicted * (1 - LEAST_STEP):
+            break
+    raise _broken(budget, rounds, refusal)
+
+
+def _tighter(budget: float, last: Round) -> float:
+    """Below the last plan's predicted loss, or the planner would give the same one again."""
+    return min(last.budget, last.predicted) * budget / last.measured * MARGIN
+
+
+def _broken(budget: float, rounds: list[Round], error: Infeasible | None) -> Infeasible:
+    best = min(rounds, key=lambda x: x.measured)
+    why = f"no plan is expected to lose less ({error})" if error else f"{len(rounds)} plans tried"
+    return Infeasible(
+        f"the quality budget of {budget:.4g} cannot be kept: the best plan loses "
+        f"{best.measured:.4g} when measured, {best.measured - budget:.4g} too much "
+        f"({best.predicted:.4g} predicted); {why}. A budget of {best.measured:.4g} would hold; "
+        "more memory or schemes with more bits allow less",
+        shortage_bytes=None if error is None else error.shortage_bytes,
+    )

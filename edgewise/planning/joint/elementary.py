@@ -12,6 +12,7 @@ minimum, which is stronger than any Lagrangian bound (minimum inside), because e
 choose its own price of loss.
 """
 
+import time as clock
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,23 +23,29 @@ from edgewise.planning.joint.relax import Dual, Relaxation
 from edgewise.planning.joint.stages import Lower
 
 PEERS = 12  # how many predecessors in its group a label is compared with
+MOST_ROUTES = 400
 
 
 @dataclass
 class Found:
-    """`bound` is proven; `complete` tells that nothing was cut short; routes ascend by bound."""
+    """Every route is among `routes`, which ascend by theirs, or
+    costs at least `rest`. `complete` tells that nothing was cut short."""
 
-    bound: float
+    rest: float
     complete: bool
     labels: int
     routes: list[tuple[float, Path]]
+
+    @property
+    def bound(self) -> float:
+        return min(self.rest, self.routes[0][0]) if self.routes else self.rest
 
 
 @dataclass
 class Labels:
     slot: Ints
     mask: Ints
-    cost: Floats  # [n, D], pi of the visited included
+    cost: Floats  # [D, n], pi of the visited included
     parent: Ints
     start: Ints
 
@@ -46,7 +53,7 @@ class Labels:
         return Labels(
             self.slot[which],
             self.mask[which],
-            self.cost[which],
+            self.cost[:, which],
             self.parent[which],
             self.start[which],
         )
@@ -54,10 +61,11 @@ class Labels:
     @staticmethod
     def join(parts: list["Labels"]) -> "Labels":
         return Labels(
-            *(
-                np.concatenate([getattr(x, f) for x in parts])
-                for f in ("slot", "mask", "cost", "parent", "start")
-            )
+            np.concatenate([x.slot for x in parts]),
+            np.concatenate([x.mask for x in parts]),
+            np.concatenate([x.cost for x in parts], axis=1),
+            np.concatenate([x.parent for x in parts]),
+            np.concatenate([x.start for x in parts]),
         )
 
 
@@ -66,22 +74,23 @@ def elementary(
     duals: list[Dual],
     lowers: list[Lower],
     cutoff: float,
+    deadline: float,
     most: int = 300_000,
     keep: int = 60,
 ) -> Found:
-    """Search both families of paths below the cutoff."""
-    bound, routes, labels, complete = cutoff, [], 0, True
+    """Search both families of paths below the cutoff, until the deadline."""
+    rest, routes, labels, complete = cutoff, [], 0, True
     for family in range(2):
         search = Search(relax, duals, lowers, family, cutoff, most)
-        search.run()
+        search.run(deadline)
         routes += search.routes
         labels += search.total
         complete &= bool(np.isinf(search.lost))
-        bound = min(bound, search.lost)
+        rest = min(rest, search.lost)
     routes.sort(key=lambda x: x[0])
-    if routes:
-        bound = min(bound, routes[0][0])
-    return Found(bound, complete, labels, routes[:keep])
+    if len(routes) > keep:
+        rest = min(rest, routes[keep][0])
+    return Found(rest, complete, labels, routes[:keep])
 
 
 def bits(count: Ints) -> Ints:
@@ -103,18 +112,23 @@ class Search:
         cutoff: float,
         most: int,
     ) -> None:
-        self.ends = [relax.families(relax.visits(d))[family] for d in duals]
-        self.constant = np.array([relax.constant(d, family) for d in duals])
-        self.table = [x.bound for x in lowers]
+        ends = [relax.families(relax.visits(d))[family] for d in duals]
+        self.constant = np.array([relax.constant(d, family) for d in duals])[:, None]
+        self.table = np.stack([x.bound for x in lowers])  # [D, K, N+1, N+1]
         self.hop = relax.chain.hop
-        self.after = [
-            backward_from(t, self.hop, e.enter, e.end)
-            for t, e in zip(self.table, self.ends, strict=True)
-        ]
+        self.start = np.stack([e.start for e in ends])  # [D, K], and so on
+        self.enter = np.stack([e.enter for e in ends])
+        self.end = np.stack([e.end for e in ends])
+        self.after = np.stack(  # [D, N+1, K]
+            [
+                backward_from(t, self.hop, e.enter, e.end)
+                for t, e in zip(self.table, ends, strict=True)
+            ]
+        )
         self.refund = np.array([d.visit for d in duals])  # [D, K]
         self.count = relax.slots.count
         self.cutoff, self.most = cutoff, most
-        self.n1 = self.table[0].shape[1]
+        self.n1 = self.table.shape[2]
         self.bit = bits(self.count)
         alone = np.flatnonzero(relax.slots.source & ~relax.slots.shared)
         self.bit[alone] = self.bit[alone[0]]
@@ -123,13 +137,16 @@ class Search:
         self.total, self.lost = 0, np.inf
         self.routes: list[tuple[float, Path]] = []
 
-    def run(self) -> None:
+    def run(self, deadline: float) -> None:
         """Boundary after boundary."""
         n = self.n1 - 1
         self._begin()
         for b in range(1, n + 1):
             if not self.pool[b]:
                 continue
+            if clock.perf_counter() > deadline:
+                self._give_up(b)
+                return
             labels = self._distinct(Labels.join(self.pool[b]), b)
             self.pool[b] = []
             base = self.total
@@ -140,25 +157,28 @@ class Search:
             else:
                 self._expand(labels, base, b)
 
+    def _give_up(self, b: int) -> None:
+        """What is left unseen bounds what was lost."""
+        for boundary in range(b, self.n1):
+            for x in self.pool[boundary]:
+                self.lost = min(self.lost, float(self._value(x.cost, x.slot, boundary).min()))
+
     def _value(self, cost: Floats, slot: Ints, b: int) -> Floats:
         """Best proven bound of labels at boundary b."""
-        rest = np.stack([a[b, slot] for a in self.after], 1)
-        bound: Floats = (cost + rest - self.constant).max(1)
+        bound: Floats = (cost + self.after[:, b, slot] - self.constant).max(0)
         return bound
 
     def _begin(self) -> None:
-        cost = np.stack(
-            [e.start[:, None] + t[:, 0, :] for e, t in zip(self.ends, self.table, strict=True)], 2
-        )
+        cost = self.start[:, :, None] + self.table[:, :, 0, :]  # [D, K, N+1]
         for b in range(1, self.n1):
-            slots = np.flatnonzero(np.isfinite(cost[:, b]).all(1))
-            slots = slots[self._value(cost[slots, b], slots, b) < self.cutoff]
+            slots = np.flatnonzero(np.isfinite(cost[:, :, b]).all(0))
+            slots = slots[self._value(cost[:, slots, b], slots, b) < self.cutoff]
             if slots.size:
                 self.pool[b].append(
                     Labels(
                         slots,
                         self.bit[slots],
-                        cost[slots, b],
+                        cost[:, slots, b],
                         np.full(slots.size, -1),
                         np.zeros(slots.size, int),
                     )
@@ -166,15 +186,16 @@ class Search:
 
     def _distinct(self, x: Labels, b: int) -> Labels:
         """Drop dominated labels; where there are too many, the ones with the greatest bounds."""
-        x = x.take(np.lexsort((x.cost[:, 0], x.mask, x.slot)))
+        x = x.take(np.lexsort((x.cost[0], x.mask, x.slot)))
         good = np.ones(x.slot.size, bool)
         for shift in range(1, min(PEERS, x.slot.size - 1) + 1):
-            same = (x.slot[shift:] == x.slot[:-shift]) & (x.mask[shift:] == x.mask[:-shift])
-            if not same.any():
+            worse = (x.slot[shift:] == x.slot[:-shift]) & (x.mask[shift:] == x.mask[:-shift])
+            if not worse.any():
                 break
-            at = np.flatnonzero(same)
-            worse = (x.cost[at + shift] >= x.cost[at]).all(1) & good[at]
-            good[at[worse] + shift] = False
+            worse &= good[:-shift]
+            for cost in x.cost:
+                worse &= cost[shift:] >= cost[:-shift]
+            good[shift:] &= ~worse
         x = x.take(np.flatnonzero(good))
         room = max((self.most - self.total) // max(self.n1 - b, 1) * 3, 100)
         if x.slot.size > room:
@@ -185,51 +206,68 @@ class Search:
         return x
 
     def _expand(self, x: Labels, base: int, b: int) -> None:
+        """Put every slot behind every label, for as many layers as the cutoff lets it take."""
         for k in range(len(self.bit)):
-            ends = np.flatnonzero(np.isfinite(self.table[0][k, b]))
-            if not ends.size:
+            ends = np.flatnonzero(np.isfinite(self.table[0, k, b]))
+            fresh = np.flatnonzero((x.mask & self.bit[k]) == 0)
+            if not ends.size or not fresh.size:
                 continue
-            reach = (
-                x.cost + self.hop[x.slot, k][:, None] + np.array([e.enter[k] for e in self.ends])
-            )
-            stage = np.stack([t[k, b, ends] for t in self.table], 1)  # [E, D]
-            total = stage + np.stack([a[ends, k] for a in self.after], 1) - self.constant
-            least = total.min(0)
-            free = (x.mask & self.bit[k]) == 0
-            who = np.flatnonzero(free & ((reach + least).max(1) < self.cutoff))
-            if not who.size:
+            reach = x.cost[:, fresh] + self.hop[x.slot[fresh], k] + self.enter[:, k, None]
+            stage = self.table[:, k, b, ends]  # [D, E]
+            total = stage + self.after[:, ends, k] - self.constant
+            near = np.flatnonzero((reach + total.min(1)[:, None]).max(0) < self.cutoff)
+            if not near.size:
                 continue
-            value = (reach[who][:, None, :] + total[None]).max(2)
-            label, end = np.nonzero(value < self.cutoff)
-            for e in np.unique(end):
-                chosen = label[end == e]
-                src = who[chosen]
-                self.pool[ends[e]].append(
-                    Labels(
-                        np.full(src.size, k),
-                        x.mask[src] | self.bit[k],
-                        reach[src] + stage[e],
-                        base + src,
-                        np.full(src.size, b),
-                    )
+            value = np.full((ends.size, near.size), -np.inf)
+            for whole, so_far in zip(total, reach[:, near], strict=True):
+                np.maximum(value, whole[:, None] + so_far, out=value)
+            end, label = np.nonzero(value < self.cutoff)
+            self._push(x, base, b, k, ends, (end, near[label]), (fresh, reach, stage))
+
+    def _push(
+        self,
+        x: Labels,
+        base: int,
+        b: int,
+        k: int,
+        ends: Ints,
+        chosen: tuple[Ints, Ints],
+        data: tuple[Ints, Floats, Floats],
+    ) -> None:
+        """Labels of the chosen (end, label) pairs, ends ascending."""
+        (end, label), (fresh, reach, stage) = chosen, data
+        cost, source = reach[:, label] + stage[:, end], fresh[label]
+        cuts = np.searchsorted(end, np.arange(ends.size + 1))
+        for e in np.flatnonzero(np.diff(cuts)):
+            part = slice(cuts[e], cuts[e + 1])
+            from_ = source[part]
+            self.pool[ends[e]].append(
+                Labels(
+                    np.full(from_.size, k),
+                    x.mask[from_] | self.bit[k],
+                    cost[:, part],
+                    base + from_,
+                    np.full(from_.size, b),
                 )
+            )
 
     def _finish(self, x: Labels, base: int) -> None:
         """Complete routes; what pi was charged in vain comes back."""
-        whole = x.cost + np.stack([e.end[x.slot] for e in self.ends], 1) - self.constant
+        whole = x.cost + self.end[:, x.slot] - self.constant
         fields = [
             np.concatenate([getattr(y, f) for y in self.kept]) for f in ("slot", "parent", "start")
         ]
-        order = np.argsort(whole.max(1))[:400]
+        bound = whole.max(0)
+        order = np.argsort(bound)[:MOST_ROUTES]
         for i in order:
             path = _trace(base + int(i), self.n1 - 1, *fields)
             seen = np.bincount([k for k, _, _ in path], minlength=len(self.count))
             back = self.refund @ (self.count - seen)
-            value = float((whole[i] + back).max())
+            value = float((whole[:, i] + back).max())
             if value < self.cutoff:
                 self.routes.append((value, path))
-        if len(whole) > 400:
-            self.lost = min(self.lost, float(np.sort(whole.max(1))[400]))
+        if len(bound) > MOST_ROUTES:
+            self.lost = min(self.lost, float(np.sort(bound)[MOST_ROUTES]))
 
 
 def _trace(i: int, end: int, slot: Ints, parent: Ints, start: Ints) -> Path:

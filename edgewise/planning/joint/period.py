@@ -159,7 +159,7 @@ class _Trials:
         if not relax.stages.weight:
             duals = [Dual(1.0, dual.shared * w, dual.visit) for w in (1.0, 0.4, 1.6)]
         lowers = run.tables(relax, duals, goal)
-        found = elementary(relax, duals, lowers, goal, 10_000)
+        found = elementary(relax, duals, lowers, goal, run.deadline, 10_000)
         if (found.complete and not found.routes) or found.bound >= goal:
             return True
         run.polish_all(found, 4)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgewise.planning.joint.arrays import Floats, Ints, JointProblem, Placement, evaluate
-from edgewise.planning.joint.assign import assign
+from edgewise.planning.joint.assign import assign, settled
 from edgewise.planning.joint.elementary import Found, survivors
 from edgewise.planning.joint.exact import Exact
 from edgewise.planning.joint.integer import integer
@@ -63,7 +63,7 @@ class Search:
         self.slots: Slots = make_slots(self.p, merge=p.shape[1] >= MERGE_FROM)
         self.best: Placement | None = None
         self.bound = 0.0
-        self.tried: set[tuple[tuple[int, int, int], ...]] = set()
+        self.tried: dict[tuple[tuple[int, int, int], ...], float] = {}  # and their bounds
         self.dual: Dual | None = None
         self.price = 0.0
         self.notes: dict[str, float] = {}
@@ -98,13 +98,13 @@ class Search:
         key = tuple(path)
         if not path or key in self.tried or self.left() < 0:
             return False
-        self.tried.add(key)
         limit = min(seconds, max(self.left(), 0.05))
-        found = assign(self.p, self._devices(path), limit, 0.2 * max(self.target, 5e-4))
+        gap = 0.2 * max(self.target, 5e-4)
+        found, self.tried[key] = settled(self.p, self.devices(path), limit, gap)
         self.offer(found)
         return found is not None
 
-    def _devices(self, path: Path) -> Ints:
+    def devices(self, path: Path) -> Ints:
         """Members of a slot in turn."""
         taken = np.zeros(len(self.slots.count), dtype=np.int64)
         device: list[int] = []

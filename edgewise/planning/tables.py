@@ -142,6 +142,20 @@ def _equal(found: Tables, a: int, b: int) -> bool:
     )
 
 
+def least_bytes(found: Tables, budget: float) -> int:
+    """What the layers take at least within the loss budget, wherever they lie: the best bound of
+    sum_l min_s (size + price * loss) - price * budget over prices of loss."""
+    usable = found.loss <= budget
+    size = np.where(usable, found.size, np.inf)
+    best = float(size.min(axis=0).sum())
+    if np.isfinite(budget) and np.isfinite(best) and budget > 0:
+        loss = np.where(usable, found.loss, 0.0)
+        for price in best / budget * np.geomspace(1e-4, 1e2, 60):
+            bound = float((size + price * loss).min(axis=0).sum()) - price * budget
+            best = max(best, bound)
+    return int(best * (1 - 1e-9)) if np.isfinite(best) else np.iinfo(np.int64).max
+
+
 def why_infeasible(problem: Problem, found: Tables) -> Infeasible:
     """The first constraint that cannot hold, named, with what is missing."""
     least = float(found.loss.min(axis=0).sum())
@@ -162,6 +176,14 @@ def why_infeasible(problem: Problem, found: Tables) -> Infeasible:
                 shortage_bytes=needed - room,
             )
     total, room = int(size.sum()), int(np.maximum(found.room, 0).sum())
+    within = least_bytes(found, problem.budget) - int(found.shared.max())
+    if total <= room < within:
+        return Infeasible(
+            f"within the loss budget of {problem.budget:.4g} the model needs at least "
+            f"{format_bytes(within)}, the devices have {format_bytes(room)} for layers: "
+            f"{format_bytes(within - room)} too little",
+            shortage_bytes=within - room,
+        )
     if total > room:
         missing = f"{format_bytes(total - room)} too little in all"
     elif problem.budget < INFINITY and usable.all() and len(found.schemes) > 1:

@@ -24,6 +24,9 @@ from edgewise.planning.joint.relax import Dual, Relaxation
 from edgewise.planning.joint.search import SHARES, TINY, JointResult, Search
 from edgewise.planning.joint.stages import Lower
 
+NEAR = 1.03  # ratio of trial periods below which bisection stops
+PART = 0.5  # of the time left that one trial may take
+
 
 def least_period(run: Search) -> JointResult:
     return _Trials(run).solve()
@@ -32,7 +35,8 @@ def least_period(run: Search) -> JointResult:
 class _Trials:
     def __init__(self, run: Search) -> None:
         self.run, self.p = run, run.p
-        self.misses = 0  # trial periods neither met nor ruled out
+        self.misses = 0  # trial periods neither met nor ruled out before there was a plan
+        self.open: list[float] = []  # and since
 
     def solve(self) -> JointResult:
         run = self.run
@@ -101,18 +105,30 @@ class _Trials:
         return False
 
     def _close_in(self) -> None:
+        """Trial periods between what is ruled out and what is met."""
         run = self.run
-        undecided = np.inf
         while not run.closed() and run.left() > 0 and run.bound > 0:
-            top = min(run.value / (1 + 0.5 * run.target), undecided)
-            near = top < undecided and top / run.bound < 1.05
-            goal = top if near else float(np.sqrt(run.bound * top))
-            if goal / run.bound < 1 + max(0.1 * run.target, TINY):
+            self.open = [x for x in self.open if run.bound < x < run.value]
+            goal = self._next()
+            if goal is None:
                 break
             if self._probe(goal):
                 run.bound = max(run.bound, goal)
             elif run.value > goal * (1 + TINY):
-                undecided = min(undecided, goal)
+                self.open.append(goal)
+
+    def _next(self) -> float | None:
+        """The next trial period: in the middle, or, close by, what is just good enough: ruling that
+        out ends the search, while nearer to the optimum proofs get long. Around trials that stayed
+        open, the wider side."""
+        run = self.run
+        if not self.open:
+            enough = run.value / (1 + 0.99 * run.target)
+            return enough if enough / run.bound < NEAR else float(np.sqrt(run.bound * run.value))
+        below, above = min(self.open) / run.bound, run.value / max(self.open)
+        if max(below, above) < 1 + max(0.1 * run.target, TINY):
+            return None
+        return float(run.bound * below**0.5 if below > above else max(self.open) * above**0.5)
 
     def _probe(self, limit: float) -> bool:
         """True where no plan is proven to reach `limit`; incumbents found on the way are kept."""
@@ -122,7 +138,7 @@ class _Trials:
             dual, scale = run.start(relax)
         else:
             dual, scale = self._loss_start(relax)
-            verdict = self._cover(relax, relax.table(dual), goal, limit)
+            verdict = self._cover(relax, relax.table(dual), goal, limit, self._stop())
             if verdict is not None:
                 return verdict
         if run.dual is not None:
@@ -135,19 +151,26 @@ class _Trials:
             return True
         return self._routes(relax, dual, goal, limit)
 
-    def _cover(self, relax: Relaxation, lower: Lower, goal: float, limit: float) -> bool | None:
+    def _stop(self) -> float:
+        """No trial takes all the time that is left."""
+        return clock.perf_counter() + max(PART * self.run.left(), 0.1)
+
+    def _cover(
+        self, relax: Relaxation, lower: Lower, goal: float, limit: float, stop: float
+    ) -> bool | None:
         """The set partition's answer at `limit`; None where routes must be looked at."""
         run = self.run
         if run.best is None:  # far from the optimum an order search is enough, and quicker
-            if cover(relax, lower, goal, run.deadline, whole=False).bound > goal:
+            if cover(relax, lower, goal, stop, whole=False).bound > goal:
                 return True
             self._orders(relax, lower, [[]], limit)
             if run.best is not None:
                 return False
-        found = cover(relax, lower, goal, run.deadline)
+        found = cover(relax, lower, goal, stop)
         if found.bound > goal:
             return True
         run.polish(found.route or [])
+        self._orders(relax, lower, [found.route or []], limit)
         if run.value <= limit * (1 + TINY) or not (self._holes(relax) or self.misses > 3):
             return False
         return None

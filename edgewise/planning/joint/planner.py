@@ -22,7 +22,7 @@ from edgewise.planning.joint.revisits import lower_bound
 from edgewise.planning.joint.search import JointResult
 from edgewise.planning.joint.solve import SECONDS, TARGET, solve
 from edgewise.planning.problem import Objective, PlanResult, Problem, result
-from edgewise.planning.tables import Tables, tables, why_infeasible
+from edgewise.planning.tables import Tables, least_bytes, tables, why_infeasible
 
 OPTIMAL = 1e-9  # relative gap
 TINY_PROGRAM = 150  # layers * devices * schemes that DILEMMA's program proves in a moment
@@ -62,7 +62,9 @@ def _refuse(problem: Problem, found: Tables) -> None:
             f"device '{found.names[j]}' must be used, but has no room for any layer it may hold",
             shortage_bytes=least if least > 0 else None,
         )
-    if not fits.any(axis=1).all():
+    room = int(np.maximum(found.room, 0).sum())
+    crowded = least_bytes(found, problem.budget) - int(found.shared.max()) > room
+    if crowded or not fits.any(axis=1).all():
         raise why_infeasible(problem, found)
 
 

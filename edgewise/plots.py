@@ -138,3 +138,22 @@ def save_frontier(lines: Sequence[FrontierLine], path: Path, *, title: str, y: s
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def save_scatter(
+    xs: Sequence[float], ys: Sequence[float], path: Path, *, title: str, x: str, y: str
+) -> None:
+    """Points on logarithmic axes, and the line where both are equal."""
+    import matplotlib.pyplot as plt
+
+    check_ending(path)
+    figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+    ends = [min(*xs, *ys), max(*xs, *ys)]
+    axes.plot(ends, ends, color="0.6", linewidth=1, label="equal")
+    axes.scatter(xs, ys, s=12)
+    axes.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

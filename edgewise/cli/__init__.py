@@ -218,9 +218,9 @@ def simulate(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="edgeshard, dilemma or llm-pq.")],
+    name: Annotated[str, typer.Argument(help="edgeshard, dilemma, llm-pq or quality.")],
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")],
-    model: Annotated[str, typer.Option(help="dilemma: whose weights to quantize.")] = "demo",
+    model: Annotated[str, typer.Option(help="dilemma, quality: what to quantize.")] = "demo",
     as_json: Json = False,
 ) -> None:
     """Reproduce a paper's tables and figures, ours beside the published values."""

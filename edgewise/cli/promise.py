@@ -9,7 +9,7 @@ from edgewise.cli.terminal import plan_table, progress
 from edgewise.planning import PLANNERS, PlanResult, Problem
 from edgewise.plans import Plan
 from edgewise.quality.calibration import Calibration
-from edgewise.quality.plan_loss import plan_loss
+from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.promise import Kept, Round, keep
 from edgewise.quantization.store import Store
 
@@ -35,14 +35,9 @@ def keep_promise(
 
     def loss_of(plan: Plan) -> float:
         with progress("measuring the plan", problem.num_layers, screen.quiet) as advance:
-            return plan_loss(
-                model,
-                plan.schemes,
-                ids,
-                method=rounding,
-                store=Store.default(),
-                on_step=advance,
-            )
+            return plan_losses(
+                model, [plan.schemes], ids, method=rounding, store=Store.default(), on_step=advance
+            )[0]
 
     def say(found: Round) -> None:
         share = found.measured / sensitivity.reference

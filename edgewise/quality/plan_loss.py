@@ -1,4 +1,4 @@
-"""What a plan truly loses: KL divergence from full precision, measured layer by layer."""
+"""What plans truly lose: KL divergence from full precision, measured layer by layer."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,38 +7,46 @@ from torch import Tensor
 
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.loading import Loader
-from edgewise.quality.streaming import divergence, run_layer
+from edgewise.quality.streaming import Head, divergence, run_layer
 from edgewise.quantization.store import Store
 from edgewise.schemes import get_scheme
 
-FULL = get_scheme("fp32")
+FULL = "fp32"
 
 
-def plan_loss(
+def plan_losses(
     model: str,
-    schemes: Sequence[str],
+    plans: Sequence[Sequence[str]],
     ids: Tensor,
     *,
     method: str | None = None,
     store: Store | None = None,
     on_step: Callable[[str], None] = lambda what: None,
-) -> float:
-    """Mean KL(full || planned) in nats per token, on sequences ids [B, T], of a model with one
-    scheme per layer."""
+) -> list[float]:
+    """Mean KL(full || planned) in nats per token, on sequences ids [B, T], of a model in each of
+    several choices of a scheme per layer. Hidden states of all of them stay in memory."""
     checkpoint = open_checkpoint(model)
-    loader = Loader(checkpoint, torch.device("cpu"), method, store)
-    last = checkpoint.config.num_layers - 1
-
-    def run(number: int, scheme: str, x: Tensor) -> Tensor:
-        return run_layer(checkpoint.config, number, loader.layer(number, get_scheme(scheme)), x)
-
-    full = planned = ids
+    config, loader = checkpoint.config, Loader(checkpoint, torch.device("cpu"), method, store)
+    last = config.num_layers - 1
+    full, planned = ids, [ids] * len(plans)
     for number in range(last):
-        full, planned = run(number, FULL.name, full), run(number, schemes[number], planned)
+        wanted = dict.fromkeys([FULL, *(schemes[number] for schemes in plans)])
+        for name in wanted:
+            layer = loader.layer(number, get_scheme(name))
+            for index, schemes in enumerate(plans):
+                if schemes[number] == name:
+                    planned[index] = run_layer(config, number, layer, planned[index])
+            if name == FULL:
+                full = run_layer(config, number, layer, full)
         on_step(f"layer {number}")
-    heads = [loader.layer(last, get_scheme(name)) for name in (FULL.name, schemes[last])]
-    before, after = (
-        lambda x, head=head: run_layer(checkpoint.config, last, head, x) for head in heads
-    )
+
+    def head(name: str) -> Head:
+        layer = loader.layer(last, get_scheme(name))
+        return lambda x: run_layer(config, last, layer, x)
+
+    heads = {name: head(name) for name in {FULL, *(schemes[last] for schemes in plans)}}
     on_step("head")
-    return divergence(before, full, after, planned)
+    return [
+        divergence(heads[FULL], full, heads[schemes[last]], states)
+        for schemes, states in zip(plans, planned, strict=True)
+    ]

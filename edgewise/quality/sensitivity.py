@@ -107,7 +107,9 @@ class _Pass:
                     changed = self.load(number, scheme)
                     variants[done] = self.run(number, changed, reference)
                     done += 1
+                    del changed  # before the next is loaded
                 reference = self.run(number, full, reference)
+                del full
                 self.on_step(f"layer {number}")
             head = self.head(FULL)
             losses = {s.name: [0.0] * config.num_layers for s in self.schemes}

@@ -1,6 +1,6 @@
 """Studies: the papers' tables and figures, ours beside the published values.
 
-Each writes Markdown, JSON, and figures. Only the weights of the DILEMMA study need torch.
+Each writes Markdown, JSON, and figures. `quality` is of our own measurements: nothing is published.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,12 @@ from edgewise.studies.dilemma import dilemma_page
 from edgewise.studies.edgeshard import edgeshard_page
 from edgewise.studies.llm_pq import llm_pq_page
 from edgewise.studies.page import OnStep, Page, quietly
+from edgewise.studies.quality import quality_page
 
 STUDIES: dict[str, Callable[[str, OnStep], Page]] = {
     "edgeshard": lambda model, on_step: edgeshard_page(on_step),
     "dilemma": lambda model, on_step: dilemma_page(model, on_step=on_step),
+    "quality": quality_page,
     "llm-pq": lambda model, on_step: llm_pq_page(),
 }
 
@@ -22,8 +24,8 @@ STUDIES: dict[str, Callable[[str, OnStep], Page]] = {
 def write_study(
     name: str, folder: Path, model: str = "demo", on_step: OnStep = quietly
 ) -> tuple[Page, list[Path]]:
-    """Run a study and write it into `folder`; `model` is the checkpoint whose weights the DILEMMA
-    study quantizes. Raises InputError for an unknown study."""
+    """Run a study and write it into `folder`; `model` is the checkpoint that the
+    studies of DILEMMA and of quality quantize. Raises InputError for an unknown study."""
     if name not in STUDIES:
         raise InputError(f"unknown study '{name}'; known studies: {', '.join(STUDIES)}")
     page = STUDIES[name](model, on_step)

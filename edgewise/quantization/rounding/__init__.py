@@ -9,7 +9,7 @@ from edgewise.errors import QuantizationError
 from edgewise.quantization.packed import Packed
 from edgewise.quantization.rounding.gptq import gptq
 from edgewise.quantization.rounding.nearest import nearest
-from edgewise.quantization.rounding.truncation import truncate
+from edgewise.quantization.rounding.truncation import truncate, truncate_unit
 from edgewise.schemes import Family, Scheme
 
 # (weight float32 [rows, columns], scheme, inputs float32 [n, columns] or None) -> Packed
@@ -17,7 +17,7 @@ Method = Callable[[Tensor, Scheme, Tensor | None], Packed]
 
 METHODS: Mapping[Family, Mapping[str, Method]] = {
     Family.GROUPED: {"nearest": nearest, "gptq": gptq},
-    Family.TRUNCATED: {"truncate": truncate},
+    Family.TRUNCATED: {"truncate": truncate, "truncate-unit": truncate_unit},
 }
 
 

@@ -1,8 +1,8 @@
 """DILEMMA's truncation (arXiv 2503.01704): digits below the last bit are cut off, not rounded.
 
-The paper keeps numbers in [-1, 1]; here a matrix's largest magnitude R takes the place of 1, so
-that few bits are not wasted on numbers that do not occur: w = code * R / 2**(bits - 1), codes
-towards zero.
+w = code * R / 2**(bits - 1), codes towards zero. The paper keeps numbers in [-1, 1], R = 1; by
+default a matrix's largest magnitude takes the place of 1, so that few bits are not wasted on
+numbers that do not occur.
 """
 
 import torch
@@ -14,8 +14,17 @@ from edgewise.schemes import Scheme
 
 def truncate(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
     """weight float32 [rows, columns]; `inputs` do not matter."""
+    return _truncated(weight, scheme, weight.abs().amax())
+
+
+def truncate_unit(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
+    """As the paper: in [-1, 1], where larger numbers end."""
+    return _truncated(weight, scheme, torch.ones(()))
+
+
+def _truncated(weight: Tensor, scheme: Scheme, largest: Tensor) -> Packed:
     zero = offset(scheme)
-    step = (weight.abs().amax() / zero).float()
+    step = (largest / zero).float()
     divisor = torch.where(step == 0, 1.0, step)
     codes = torch.trunc(filled_up(weight, scheme) / divisor).clamp_(1 - zero, zero - 1)
     return packed(scheme, shape_of(weight), codes.to(torch.int32) + zero, step)

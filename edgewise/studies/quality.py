@@ -1,0 +1,223 @@
+"""What few bits cost a model: schemes and rounding methods, additivity, mixed and uniform plans. No
+paper's figures are beside ours: these are of our own making."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.planning.highs import Program
+from edgewise.planning.tables import Floats
+from edgewise.plots import save_lines, save_scatter
+from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.evaluate import evaluate
+from edgewise.quality.examples import load_examples
+from edgewise.quality.plan_loss import plan_losses
+from edgewise.quality.prepare import prepare
+from edgewise.quality.sensitivity import measure_sensitivity
+from edgewise.quantization import METHODS
+from edgewise.quantization.store import Store
+from edgewise.schemes import Family, get_scheme
+from edgewise.sensitivities import Sensitivity
+from edgewise.studies.page import Figure, OnStep, Page, Section, Value, quietly
+
+SHOWN = (
+    "fp32", "bf16", "q8g64", "q6g64", "q5g64", "q4g32", "q4g64", "q4g64a", "q4g128", "q3g32",
+    "q3g64", "q3g64a", "q2g32", "q2g64", "q2g64a", "t8", "t6", "t4",
+)  # fmt: skip
+MIXED = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64", "bf16")
+UNIFORM = MIXED[:-1]
+QUESTIONS, PLANS, WORST = 200, 120, 5
+MEASURED_ON, HELD_OUT, LOOKED_AT = Calibration(count=64), Calibration(seed=2), Calibration(seed=1)
+
+
+def quality_page(
+    model: str = "demo",
+    on_step: OnStep = quietly,
+    *,
+    questions: int = QUESTIONS,
+    plans: int = PLANS,
+) -> Page:
+    """Raises ModelError where there is no checkpoint."""
+    store = Store.default()
+    held_out = sequences(model, HELD_OUT)
+    layers = open_checkpoint(model).config.num_layers
+    grouped = [name for name in SHOWN if get_scheme(name).family is Family.GROUPED]
+    prepare(model, [grouped] * layers, "gptq", sequences(model, LOOKED_AT), store)
+    on_step("gptq")
+    sensitivity = measure_sensitivity(model, MIXED, sequences(model, MEASURED_ON), store=store)
+    on_step("sensitivity")
+    sections = (
+        methods_section(model, held_out, store, questions, on_step),
+        additivity_section(model, sensitivity, held_out, store, plans),
+        frontier_section(model, sensitivity, held_out, store),
+    )
+    on_step("frontier")
+    text = TEXT.format(model=model, reference=sensitivity.reference)
+    return Page("quality", f"What few bits cost `{model}`", text, sections)
+
+
+TEXT = (
+    "KL is the divergence of next-token distributions from those at full precision, in nats per "
+    f"token, on {HELD_OUT.count} x {HELD_OUT.length} tokens that `{{model}}` wrote itself (its own "
+    "loss there is about {reference:.3f}): text that no measurement below was made on but where it "
+    "says so. The loss of a plan in question is predicted from "
+    f"{MEASURED_ON.count} x {MEASURED_ON.length} other tokens."
+)
+
+
+def methods_section(
+    model: str, held_out: Tensor, store: Store, questions: int, on_step: OnStep
+) -> Section:
+    """Every scheme by every method, throughout the model."""
+    examples, rows = load_examples(None, questions), list[tuple[Value, ...]]()
+    layers = open_checkpoint(model).config.num_layers
+    for name in SHOWN:
+        for method in METHODS.get(get_scheme(name).family, {"-": None}):
+            if method == "truncate-unit":
+                continue
+            by, schemes = (None if method == "-" else method), (name,) * layers
+            found = evaluate(model, schemes, examples, method=by, store=store)
+            kl = plan_losses(model, [schemes], held_out, method=by, store=store)[0]
+            rows.append(
+                (name, method, found.weight_bytes, kl, found.kl, found.loss,
+                 f"{found.perplexity:.5f}", found.bleu, f"{found.exact_match:.1%}")
+            )  # fmt: skip
+            on_step(f"{name}, {method}")
+    columns = ("scheme", "rounding", "bytes", "KL", "KL of answers", "loss of answers",
+               "perplexity", "BLEU", "exact match")  # fmt: skip
+    text = (
+        f"{questions} held-out questions of the demo, greedy answers. GPTQ looked at "
+        f"{LOOKED_AT.count} x {LOOKED_AT.length} tokens of other text."
+    )
+    return Section("Schemes and rounding methods", text, columns, tuple(rows))
+
+
+def additivity_section(
+    model: str, sensitivity: Sensitivity, held_out: Tensor, store: Store, count: int
+) -> Section:
+    """Random plans: the sum of what layers lose one by one, against what the plan loses."""
+    plans = random_plans(sensitivity, count)
+    predicted = [predicted_loss(sensitivity, plan) for plan in plans]
+    measured = plan_losses(model, plans, held_out, store=store)
+    ratio = np.array(measured) / np.array(predicted)
+    worst = np.argsort(-np.abs(np.log(ratio)))[:WORST]
+    rows = tuple(
+        (int(i), predicted[i], measured[i], float(ratio[i]), _counts(plans[i])) for i in worst
+    )
+    text = (
+        f"{count} random plans, a scheme for every layer, from mostly 8 bits to mostly 2. Rank "
+        f"correlation (Spearman) of predicted and measured loss: "
+        f"**{rank_correlation(predicted, measured):.3f}**; measured / predicted: median "
+        f"{np.median(ratio):.2f}, 5 % to 95 % {np.quantile(ratio, 0.05):.2f} to "
+        f"{np.quantile(ratio, 0.95):.2f}. The worst:"
+    )
+    figure = Figure(
+        "quality-additivity",
+        lambda path: save_scatter(
+            predicted, measured, path, title="Is loss additive over layers?",
+            x="predicted: sum over layers (nats per token)", y="measured (nats per token)",
+        ),
+    )  # fmt: skip
+    return Section("Additivity", text, ("plan", "predicted", "measured", "ratio", "schemes"), rows,
+                   figure)  # fmt: skip
+
+
+def random_plans(sensitivity: Sensitivity, count: int, seed: int = 0) -> list[tuple[str, ...]]:
+    """Plans whose layers lean towards wide or narrow schemes, each plan by another degree."""
+    rng, names = np.random.default_rng(seed), list(sensitivity.losses)
+    layers = len(next(iter(sensitivity.losses.values())))
+    found = []
+    for _ in range(count):
+        weights = np.exp(rng.uniform(-1.5, 1.5) * np.linspace(-1, 1, len(names)))
+        found.append(tuple(rng.choice(names, layers, p=weights / weights.sum()).tolist()))
+    return found
+
+
+def predicted_loss(sensitivity: Sensitivity, plan: Sequence[str]) -> float:
+    return sum(sensitivity.losses[name][layer] for layer, name in enumerate(plan))
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's, of values without ties."""
+    first, second = (np.argsort(np.argsort(x)).astype(float) for x in (a, b))
+    first, second = first - first.mean(), second - second.mean()
+    return float(first @ second / np.sqrt((first @ first) * (second @ second)))
+
+
+def _counts(plan: Sequence[str]) -> str:
+    return ", ".join(f"{name} x{plan.count(name)}" for name in MIXED if name in plan)
+
+
+def frontier_section(
+    model: str, sensitivity: Sensitivity, held_out: Tensor, store: Store
+) -> Section:
+    """At every uniform plan's bytes the mixed plan of least predicted loss; at its predicted loss
+    the mixed plan of fewest bytes. Both are then measured."""
+    loss, size = _tables(model, sensitivity)
+    uniform = [(name,) * loss.shape[1] for name in UNIFORM]
+    best = [least_loss(loss, size, _bytes(size, plan)) for plan in uniform]
+    small = [fewest_bytes(loss, size, predicted_loss(sensitivity, plan)) for plan in uniform]
+    measured = plan_losses(model, [*uniform, *best, *small], held_out, store=store)
+    losses = np.array(measured).reshape(3, -1)
+    rows: list[tuple[Value, ...]] = []
+    for i, name in enumerate(UNIFORM):
+        sizes = [_bytes(size, plan) for plan in (uniform[i], best[i], small[i])]
+        rows.append((name, sizes[0], losses[0, i], losses[1, i], 1 - losses[1, i] / losses[0, i],
+                     sizes[2], losses[2, i], 1 - sizes[2] / sizes[0]))  # fmt: skip
+    lines = {
+        name: (losses[i].tolist(), [_bytes(size, plan) / 1e6 for plan in plans])
+        for i, (name, plans) in enumerate((("one scheme", uniform), ("a scheme per layer", best)))
+    }
+    figure = Figure(
+        "quality-frontier",
+        lambda path: save_lines(
+            lines, path, title=f"{model}: loss and weights", x="measured KL, nats per token",
+            y="weights, MB", log_x=True,
+        ),
+    )  # fmt: skip
+    text = (
+        "Mixed plans are those of the planner's own trade: the least predicted loss within the "
+        "uniform plan's bytes, and the fewest bytes within its predicted loss. All losses are "
+        "measured, on held-out text."
+    )
+    columns = ("scheme", "bytes", "KL", "KL mixed, same bytes", "less loss",
+               "bytes mixed, same loss", "its KL", "fewer bytes")  # fmt: skip
+    return Section("Mixed against uniform", text, columns, tuple(rows), figure)
+
+
+def _tables(model: str, sensitivity: Sensitivity) -> tuple[Floats, Floats]:
+    """Predicted loss and bytes [scheme, layer] of the schemes that were measured."""
+    spec = open_checkpoint(model).config.spec(model)
+    loss = np.array([sensitivity.losses[name] for name in MIXED])
+    size = np.array(
+        [[layer.weight_bytes(get_scheme(name)) for layer in spec.layers] for name in MIXED], float
+    )
+    return loss, size
+
+
+def _bytes(size: Floats, plan: Sequence[str]) -> int:
+    return int(sum(size[MIXED.index(name), layer] for layer, name in enumerate(plan)))
+
+
+def least_loss(loss: Floats, size: Floats, most: float) -> tuple[str, ...]:
+    """The schemes of least predicted loss within so many bytes."""
+    return _least(loss, size, most)
+
+
+def fewest_bytes(loss: Floats, size: Floats, most: float) -> tuple[str, ...]:
+    """The schemes of fewest bytes within a predicted loss."""
+    return _least(size, loss, most)
+
+
+def _least(cost: Floats, weight: Floats, most: float) -> tuple[str, ...]:
+    """min sum cost s.t. sum weight <= most, one scheme [S] per layer [L]: an integer program."""
+    program = Program()
+    unit = max(float(cost.max()), 1e-300)
+    chosen = program.columns(cost.shape, cost / unit)
+    for layer in range(cost.shape[1]):
+        program.row(1, 1, (chosen[:, layer], 1.0))
+    program.row(0.0, 1.0, (chosen, weight / (most * (1 + 1e-9))))
+    values = program.solve(20.0).values[chosen]
+    return tuple(MIXED[i] for i in values.argmax(axis=0))

@@ -1,0 +1,203 @@
+"""Evaluation against `transformers` and by hand; files of questions; text to measure on."""
+
+import json
+import sys
+
+import pytest
+import torch
+import transformers
+
+from edgewise.errors import InputError
+from edgewise.models.shard import load_shard
+from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.evaluate import evaluate, greedy
+from edgewise.quality.examples import Example, load_examples
+from edgewise.quality.prepare import prepare
+from edgewise.quantization import Store
+
+SQUAD = {
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "context": "Oak Street has 3 benches.",
+                    "qas": [
+                        {
+                            "question": "How many?",
+                            "answers": [{"text": "3"}, {"text": "3 benches"}],
+                        },
+                        {"question": "Impossible?", "answers": []},
+                    ],
+                }
+            ]
+        }
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def full():
+    return evaluate("demo", ["fp32"] * 14, load_examples(None, 12))
+
+
+class TestEvaluate:
+    def test_full_precision_loses_nothing(self, full):
+        assert full.kl == 0.0
+        assert full.loss == full.full_loss
+        assert full.ratio == 1.0
+        assert full.exact_match == 1.0
+        assert full.bleu == pytest.approx(1.0)
+
+    def test_the_loss_is_that_of_transformers(self, full):
+        from edgewise.demo import MODEL_FOLDER
+
+        model = transformers.AutoModelForCausalLM.from_pretrained(MODEL_FOLDER).float().eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_FOLDER)
+        total = count = 0
+        for example in load_examples(None, 12):
+            prompt = tokenizer(example.prompt)["input_ids"]
+            end = tokenizer.eos_token_id
+            whole = [*tokenizer(f"{example.prompt} {example.answers[0]}")["input_ids"], end]
+            with torch.no_grad():
+                logits = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+            for at in range(len(prompt), len(whole)):
+                total -= float(logits[at - 1, whole[at]])
+                count += 1
+        assert full.loss == pytest.approx(total / count, rel=1e-3, abs=1e-7)
+
+    def test_few_bits_lose_more(self, full):
+        found = evaluate("demo", ["q2g64"] * 14, load_examples(None, 12))
+        assert found.kl > 1e-4
+        assert found.full_loss == pytest.approx(full.loss)
+        assert found.weight_bytes < full.weight_bytes / 10
+        assert found.perplexity > full.perplexity
+
+    def test_answers_side_by_side_are_those_one_by_one(self, checkpoint):
+        folder, prompts = checkpoint("llama"), [[5, 9, 4], [7], [3, 3, 8, 20, 11]]
+        shard = load_shard(folder, slots=3, context=32)
+        together = greedy(shard, prompts, 8, frozenset({2}))
+        for prompt, answer in zip(prompts, together, strict=True):
+            assert greedy(shard, [prompt], 8, frozenset({2})) == [answer]
+
+    def test_questions_beyond_the_context_are_refused(self):
+        long = [Example("word " * 600, ("yes",))]
+        with pytest.raises(InputError, match=r"has \d+ tokens, but 'demo' has a context of 512"):
+            evaluate("demo", ["bf16"] * 14, long)
+
+
+class TestExamples:
+    def write(self, folder, name, text):
+        path = folder / name
+        path.write_text(text)
+        return path
+
+    def test_the_demos_are_its_held_out_questions(self):
+        found = load_examples(None, 5)
+        assert len(found) == 5
+        assert found[0].prompt.endswith("\nAnswer:")
+        assert len(found[0].answers) == 1
+
+    def test_squad(self, tmp_path):
+        (found,) = load_examples(self.write(tmp_path, "dev.json", json.dumps(SQUAD)), 9)
+        assert found.prompt == "Oak Street has 3 benches.\nHow many?\nAnswer:"
+        assert found.answers == ("3", "3 benches")
+
+    def test_lines(self, tmp_path):
+        rows = [
+            {"prompt": "2 + 2 =", "answer": "4"},
+            {"context": "c", "question": "q", "answers": ["a", "b"]},
+            {"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}},
+        ]
+        text = "\n".join(map(json.dumps, rows)) + "\n\n"
+        found = load_examples(self.write(tmp_path, "x.jsonl", text), 9)
+        assert [x.answers for x in found] == [("4",), ("a", "b"), ("a",)]
+        assert found[0].prompt == "2 + 2 ="
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("a.json", "{", "a.json: not JSON (Expecting property name enclosed in double quotes: "
+             "line 1 column 2 (char 1)); for one question a line, name the file .jsonl"),
+            ("a.json", "{}", "a.json: not in SQuAD's format: key 'data' is missing"),
+            ("a.json", '{"data": []}', "a.json: holds no question with an answer"),
+            ("a.jsonl", '{"prompt": "x"}', "a.jsonl, line 1: key 'answer' is missing"),
+            ("a.jsonl", '\n[1]', "a.jsonl, line 2: not a JSON object"),
+            ("a.jsonl", '{"prompt": 3, "answer": "x"}', "a.jsonl, line 1: 'prompt' must be a text"),
+            ("a.jsonl", '{"prompt": "x", "answers": []}',
+             "a.jsonl, line 1: 'answers' must be a list of texts"),
+        ],
+    )  # fmt: skip
+    def test_bad_files_are_named(self, tmp_path, name, text, message):
+        with pytest.raises(InputError) as caught:
+            load_examples(self.write(tmp_path, name, text), 5)
+        assert str(caught.value) == f"{tmp_path}/{message}"
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(InputError, match=r"cannot read .*none.json: No such file"):
+            load_examples(tmp_path / "none.json", 5)
+
+
+class TestCalibration:
+    def test_what_a_model_writes_depends_on_the_seed_alone(self):
+        asked = [Calibration(count=2, length=12, seed=seed) for seed in (0, 0, 1)]
+        found = [sequences("demo", x) for x in asked]
+        assert found[0].shape == (2, 12)
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+
+    def test_what_a_model_writes_follows_its_distribution(self):
+        """Its own loss on such text is the entropy: most tokens are likely ones."""
+        ids = sequences("demo", Calibration(count=8, length=48))
+        shard = load_shard("demo")
+        from edgewise.models.cache import Segment
+
+        log = shard.forward(ids[0], [Segment(0, 0, 48)]).log_softmax(-1)
+        chosen = log[:-1].gather(-1, ids[0, 1:, None])[:, 0]
+        assert float(chosen.median()) > -0.5
+
+    def test_a_file_is_cut_into_sequences(self, tmp_path):
+        path = tmp_path / "text.txt"
+        path.write_text("How warm is it at sensor 64? " * 20)
+        found = sequences("demo", Calibration(str(path), count=3, length=10))
+        assert found.shape == (3, 10)
+
+    @pytest.mark.parametrize(
+        ("asked", "message"),
+        [
+            (Calibration("no/such/file.txt"), "no/such/file.txt: no such text file"),
+            (Calibration(length=513), "calibration: 513 tokens exceed the context of 'demo', 512"),
+        ],
+    )
+    def test_bad_requests_are_refused(self, asked, message):
+        with pytest.raises(InputError) as caught:
+            sequences("demo", asked)
+        assert str(caught.value) == message
+
+    def test_too_little_text_is_refused(self, tmp_path):
+        path = tmp_path / "text.txt"
+        path.write_text("short")
+        with pytest.raises(InputError, match=r"tokens of text, but 32 sequences of 128 need 4096"):
+            sequences("demo", Calibration(str(path)))
+
+    def test_a_data_set_without_its_library_is_explained(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        with pytest.raises(InputError, match="to read a data set of that name, install 'datasets'"):
+            sequences("demo", Calibration("wikitext:wikitext-2-raw-v1:test"))
+
+
+def test_prepared_layers_are_found_and_better(tmp_path, monkeypatch):
+    """GPTQ's layers come from the store, and answer better than rounded ones."""
+    from edgewise.quality.plan_loss import plan_losses
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store, ids = Store(tmp_path / "layers"), sequences("demo", Calibration(count=8, seed=1))
+    plan = ("bf16", *["q2g64"] * 4, *["bf16"] * 9)
+    wanted = [[name] for name in plan]
+    assert prepare("demo", wanted, "gptq", ids, store) == 4
+    assert prepare("demo", wanted, "gptq", ids, store) == 0
+    held_out = sequences("demo", Calibration(count=8, seed=2))
+    nearest, gptq = (
+        plan_losses("demo", [plan], held_out, method=method, store=store)[0]
+        for method in ("nearest", "gptq")
+    )
+    assert gptq < 0.8 * nearest

@@ -1,0 +1,102 @@
+"""The loop that keeps a budget, with planners and models made up to be awkward."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgewise.errors import Infeasible
+from edgewise.quality.promise import ROUNDS, keep
+
+LADDER = [2.0**-i for i in range(12)]  # predicted losses that plans can have
+
+
+def planner(least=0.0, asked=None):
+    """The plan of most loss within the budget, as one that saves bytes would."""
+
+    def plan(budget):
+        if asked is not None:
+            asked.append(budget)
+        usable = [x for x in LADDER if least <= x <= budget]
+        if not usable:
+            raise Infeasible(f"nothing within {budget:.3g}", shortage_bytes=7)
+        loss = max(usable)
+        return SimpleNamespace(
+            plan=SimpleNamespace(schemes=(str(loss),)), estimate=SimpleNamespace(loss=loss)
+        )
+
+    return plan
+
+
+def truth(factor):
+    return lambda plan: float(plan.schemes[0]) * factor
+
+
+def test_a_plan_that_holds_is_taken_at_once():
+    asked = []
+    kept = keep(0.3, planner(asked=asked), truth(1.0))
+    assert asked == [0.3]
+    assert [(x.predicted, x.measured) for x in kept.rounds] == [(0.25, 0.25)]
+
+
+def test_a_plan_that_loses_more_is_made_again_within_less():
+    kept = keep(0.3, planner(), truth(3.0))
+    assert kept.rounds[0].measured == 0.75
+    assert kept.rounds[-1].measured <= 0.3
+    assert kept.result.estimate.loss == kept.rounds[-1].predicted
+    budgets = [x.budget for x in kept.rounds]
+    assert budgets == sorted(budgets, reverse=True)
+
+
+def test_plans_between_the_steps_are_not_missed():
+    """In proportion the budget falls below all plans; one between them holds."""
+    kept = keep(0.3, planner(least=0.1), truth(2.4))
+    assert kept.result.estimate.loss == 0.125
+    assert kept.rounds[-1].measured == pytest.approx(0.3)
+
+
+def test_what_cannot_be_kept_says_by_how_much():
+    with pytest.raises(Infeasible) as caught:
+        keep(0.3, planner(least=0.2), truth(2.0))
+    text = str(caught.value)
+    assert text.startswith(
+        "the quality budget of 0.3 cannot be kept: the best plan loses 0.5 when measured, 0.2 too "
+        "much (0.25 predicted)"
+    )
+    assert "A budget of 0.5 would hold" in text
+    assert caught.value.shortage_bytes == 7
+
+
+def test_no_plan_at_all_is_the_planners_own_reason():
+    with pytest.raises(Infeasible, match=r"^nothing within 1e-09$"):
+        keep(1e-9, planner(), truth(1.0))
+
+
+def test_each_choice_of_schemes_is_measured_once():
+    measured = []
+
+    def loss(plan):
+        measured.append(plan.schemes)
+        return 1.0
+
+    with pytest.raises(Infeasible):
+        keep(0.3, planner(), loss)
+    assert len(measured) == len(set(measured)) <= ROUNDS
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.floats(1e-3, 1.0), st.lists(st.floats(0.2, 8.0), min_size=12, max_size=12))
+def test_whatever_plans_lose_a_kept_budget_holds(budget, factors):
+    by_plan = dict(zip(map(str, LADDER), factors, strict=True))
+
+    def loss(plan):
+        return float(plan.schemes[0]) * by_plan[plan.schemes[0]]
+
+    try:
+        kept = keep(budget, planner(), loss)
+    except Infeasible:
+        return
+    assert kept.rounds[-1].measured <= budget
+    assert loss(kept.result.plan) == kept.rounds[-1].measured
+    assert len(kept.rounds) <= ROUNDS

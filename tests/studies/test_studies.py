@@ -139,7 +139,10 @@ class TestDilemma:
     def test_writes_its_files(self, tmp_path: Path) -> None:
         page = dilemma_page("demo", draws=1)
         document = check_files(page, page.write(tmp_path))
-        assert "perplexity and BLEU" in document["text"]
+        quality = document["sections"][1]["rows"]
+        assert len(quality) == len(RATIOS)
+        losses = [row["loss, nearest"] for row in quality]
+        assert losses[0] < losses[-1]  # fewer bits lose more
         assert len(document["sections"][0]["rows"]) == len(RATIOS)
 
     def test_truncation_errs_like_the_square_of_its_step(self, truncation: Truncation) -> None:

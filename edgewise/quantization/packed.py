@@ -130,6 +130,20 @@ def packed(
     return Packed(scheme, shape, stored, by_block(scale), least)
 
 
+def joined(parts: list[Packed]) -> Packed:
+    """Matrices in one grouped scheme, below each other: all but the last in whole tiles."""
+    if len(parts) == 1:
+        return parts[0]
+    first, minima = parts[0], [x.minimum for x in parts if x.minimum is not None]
+    return Packed(
+        first.scheme,
+        (sum(x.shape[0] for x in parts), first.shape[1]),
+        torch.cat([x.codes for x in parts]),
+        torch.cat([x.scale for x in parts]),
+        torch.cat(minima) if minima else None,
+    )
+
+
 def random_packed(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Packed:
     """Random codes on the scale of trained weights: for timing, without a checkpoint."""
     rows, columns = -(-shape[0] // ROWS), -(-shape[1] // (scheme.group or COLUMNS))

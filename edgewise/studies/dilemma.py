@@ -37,7 +37,7 @@ QUALITY = {  # Table 1 [V]: loss, perplexity, BLEU
     1e-1: (0.0605, 1.0623, 0.2939),
     1.0: (0.0605, 1.0623, 0.2939),
 }
-QUESTIONS = 100
+QUESTIONS = 64
 DRAWS = 100
 LAYERS, SPARE = 4, 2  # of the sweeps: blocks, and servers beyond one for each
 DELTA = 1e-4

@@ -1,6 +1,7 @@
 """Every scheme's error, against what arithmetic allows; every method, against a plainer one."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -190,3 +191,15 @@ def test_rows_and_slices_are_those_of_the_whole(scheme: Scheme) -> None:
     assert torch.equal(found.dequantized(7, 33), whole[7:33])
     numbers = torch.tensor([[0, 49], [17, 17]])
     assert torch.equal(found.rows(numbers), whole[numbers])
+
+
+def test_large_matrices_are_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = normal(70, 130)
+    for name in ("q3g32", "q4g64a"):
+        whole = quantize(weight, get_scheme(name))
+        module = sys.modules["edgewise.quantization.rounding.nearest"]
+        monkeypatch.setattr(module, "AT_ONCE", 32 * 130)
+        parts = quantize(weight, get_scheme(name))
+        assert parts.shape == whole.shape
+        assert torch.equal(parts.codes, whole.codes)
+        assert torch.equal(parts.dequantized(), whole.dequantized())

@@ -7,9 +7,10 @@ magnitude may sit on -2**(bits - 1), which costs its opposite one step, or on 2*
 import torch
 from torch import Tensor
 
-from edgewise.quantization.packed import Packed, filled_up, packed, shape_of
-from edgewise.schemes import Scheme
+from edgewise.quantization.packed import Packed, filled_up, joined, packed, shape_of
+from edgewise.schemes import TILE_ROWS, Scheme
 
+AT_ONCE = 2**20  # weights
 # How far ranges are narrowed: with few bits a smaller step is worth clipping a few values.
 CLIPS = {
     2: (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.52),
@@ -22,7 +23,14 @@ CLIPS = {
 
 
 def nearest(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
-    """weight float32 [rows, columns]; `inputs` do not matter."""
+    """weight float32 [rows, columns]; `inputs` do not matter. A few rows at a time: trying scales
+    out takes several times the memory of what it is tried on."""
+    rows, columns = weight.shape
+    step = max(AT_ONCE // columns // TILE_ROWS, 1) * TILE_ROWS
+    return joined([_nearest(weight[i : i + step], scheme) for i in range(0, rows, step)])
+
+
+def _nearest(weight: Tensor, scheme: Scheme) -> Packed:
     whole = filled_up(weight, scheme)
     grouped = whole.view(len(whole), -1, scheme.group)
     scale, minimum = ranges(grouped, scheme, counted(weight.shape[1], scheme))

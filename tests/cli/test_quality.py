@@ -1,0 +1,114 @@
+"""`edgewise quantize`, `sensitivity`, `evaluate`, and budgets that `plan` keeps."""
+
+import json
+
+import pytest
+
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.plans import Plan
+from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.plan_loss import plan_losses
+from edgewise.sensitivities import Sensitivity
+from edgewise.simulation.rooflines import Figures, make_profile
+
+FEW = ("--sequences", 2, "--length", 16)
+SCHEMES = ("q2g64", "q4g64", "bf16")
+SPEC = open_checkpoint("demo").config.spec("demo")
+
+
+@pytest.fixture
+def answer(command):
+    """The JSON document of a command that succeeds."""
+
+    def call(*arguments):
+        result = command(*arguments, "--json")
+        assert result.code == 0, result.err
+        return json.loads(result.out)
+
+    return call
+
+
+def test_sensitivity_is_measured_once(answer, tmp_path):
+    path = tmp_path / "s.json"
+    asked = ("sensitivity", "demo", "--schemes", "q2g64,bf16", *FEW)
+    first = answer(*asked, "--out", path)
+    again = answer(*asked)
+    assert (first["cached"], again["cached"]) == (False, True)
+    assert first["sensitivity"] == again["sensitivity"] == json.loads(path.read_text())
+    losses = Sensitivity.load(path).losses
+    assert all(a > b for a, b in zip(losses["q2g64"], losses["bf16"], strict=True))
+
+
+def test_quantize_makes_layers_once(answer):
+    asked = ("quantize", "demo", "--schemes", "q2g64", *FEW)
+    first, again = answer(*asked), answer(*asked)
+    assert (first["made"], first["kept"]) == (14, 0)
+    assert (again["made"], again["kept"]) == (0, 14)
+
+
+def test_evaluate_says_what_a_scheme_costs(answer, command):
+    found = answer("evaluate", "demo", "--scheme", "q4g64", "--limit", 4)
+    assert found["count"] == 4
+    assert found["exact_match"] == 1.0
+    assert 0 < found["kl"] < 0.01
+    assert found["ratio"] == 0.125
+    result = command("evaluate", "demo", "--scheme", "q4g64", "--limit", 4)
+    assert "exact match" in result.out
+    assert "12.50%" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "demo", "--scheme", "q9"), "unknown scheme 'q9'; known schemes: fp32, bf16"),
+        (("evaluate", "demo", "--data", "none.json"), "cannot read none.json: No such file"),
+        (("evaluate", "demo", "--limit", 1, "--scheme", "bf16", "--plan", "p.json"), "give either"),
+        (("sensitivity", "demo", "--metric", "mse"), "unknown metric 'mse'; known metrics: kl,"),
+        (
+            ("sensitivity", "demo", "--text", "no/file.txt"),
+            "no/file.txt: no such file; to read a data",
+        ),
+        (("quantize", "demo", "--schemes", "bf16"), "bf16 is not quantized in groups; give"),
+        (("quantize", "demo", "--rounding", "awq", *FEW), "q2g64 is not rounded by 'awq'; methods"),
+    ],
+)
+def test_bad_input_is_refused(command, arguments, message):
+    result = command(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith(f"error: {message}")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A cluster of two, its profile, and losses a third of what they are: a promise to be kept."""
+    (tmp_path / "cluster.toml").write_text(
+        'source = "a"\n[[device]]\nname = "a"\nmemory = "3.2 MB"\n[[device]]\nname = "b"\n'
+        'memory = "3.2 MB"\n[[link]]\nbetween = ["a", "b"]\nbandwidth = "1 Gbps"\n'
+    )
+    kinds = [Figures(name, 1e11, 1e9) for name in ("a", "b")]
+    (tmp_path / "profile.json").write_text(make_profile(SPEC, kinds, SCHEMES).to_json())
+    losses = {
+        "q2g64": (0.005,) * SPEC.num_layers,
+        "q4g64": (0.0003,) * SPEC.num_layers,
+        "bf16": (0.0,) * SPEC.num_layers,
+    }
+    text = Sensitivity(SPEC.digest, "kl", 0.33, losses).to_json()
+    (tmp_path / "losses.json").write_text(text)
+    return tmp_path
+
+
+def test_a_quality_budget_is_kept(answer, files):
+    asked = ["--cluster", files / "cluster.toml", "--profile", files / "profile.json"]
+    asked += ["--sensitivity", files / "losses.json", "--schemes", ",".join(SCHEMES)]
+    asked += ["--prompt-tokens", 8, "--new-tokens", 8, "--out", files / "plan.json"]
+    found = answer("plan", "demo", *asked, "--quality", "0.05")
+    rounds = found["quality_rounds"]
+    assert rounds[-1]["measured"] <= 0.05
+    plan = Plan.load(files / "plan.json")
+    assert json.loads(plan.to_json()) == found["plan"]
+    ids = sequences("demo", Calibration(seed=2))
+    assert plan_losses("demo", [plan.schemes], ids)[0] == pytest.approx(rounds[-1]["measured"])
+    ran = answer("run", "demo", "hello", "--cluster", files / "cluster.toml", "--plan",
+                 files / "plan.json", "--max-tokens", 2)  # fmt: skip
+    assert ran["tokens"] == 2

@@ -8,9 +8,10 @@ import numpy as np
 from edgewise.errors import Infeasible
 from edgewise.planning.cloud_edge import cloud_edge_even, cloud_edge_opt
 from edgewise.planning.edgeshard import edgeshard
+from edgewise.planning.edgeshard_throughput import edgeshard_throughput
 from edgewise.planning.joint.adapter import Adapted
 from edgewise.planning.joint.assign import assign
-from edgewise.planning.problem import PlanResult, Problem
+from edgewise.planning.problem import Objective, PlanResult, Problem
 from edgewise.planning.proportional import even, memory_proportional, speed_proportional
 from edgewise.planning.solo import solo
 from edgewise.planning.tables import Tables
@@ -26,7 +27,9 @@ MOST_ALONE = 16  # devices tried on their own with a scheme per layer
 def quick_plans(problem: Problem) -> list[PlanResult]:
     """What the other quick planners find."""
     work = problem.num_layers * len(problem.devices) ** 2 * len(problem.schemes)
-    planners = (*RULES, edgeshard) if work <= EDGESHARD_WORK else RULES[:1]
+    throughput = problem.objective is Objective.THROUGHPUT
+    programs = (edgeshard, edgeshard_throughput) if throughput else (edgeshard,)
+    planners = (*RULES, *programs) if work <= EDGESHARD_WORK else RULES[:1]
     found = []
     for planner in planners:
         try:

@@ -28,7 +28,7 @@ SHOWN = (
 )  # fmt: skip
 MIXED = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64", "bf16")
 UNIFORM = MIXED[:-1]
-QUESTIONS, PLANS, WORST = 200, 120, 5
+QUESTIONS, PLANS, WORST = 100, 120, 5
 MEASURED_ON, HELD_OUT, LOOKED_AT = Calibration(count=64), Calibration(seed=2), Calibration(seed=1)
 
 

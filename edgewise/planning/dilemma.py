@@ -38,6 +38,7 @@ from edgewise.planning.tables import (
     tables,
     why_infeasible,
 )
+from edgewise.plans import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,14 @@ class DilemmaSolution:
     solve_seconds: float
 
 
-def dilemma(problem: Problem, time_limit: float = 60.0) -> PlanResult:
-    """The fastest plan with a scheme for every layer, proven or bounded by HiGHS. Raises Infeasible
-    where none exists, or none is found in `time_limit` seconds."""
+def dilemma(problem: Problem, time_limit: float = 60.0, start: Plan | None = None) -> PlanResult:
+    """The fastest plan with a scheme for every layer, proven or bounded by HiGHS, which starts from
+    `start` or from EdgeShard's plan. Raises Infeasible where none exists, or none is found in
+    `time_limit` seconds."""
     began, found = time.perf_counter(), tables(problem)
     data = placement_of(problem, found)
     try:
-        start = edgeshard(problem).plan
+        start = start or edgeshard(problem).plan
         names = [stage.device for stage in start.stages for _ in stage.schemes]
         devices = [found.names.index(name) for name in names]
         first: Start | None = (devices, [found.schemes.index(s) for s in start.schemes])

@@ -8,6 +8,8 @@ holds for all plans: `status` and `gap` refer to it. The explanation gives the n
 """
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,12 +23,15 @@ from edgewise.planning.joint.explain import explain
 from edgewise.planning.joint.revisits import lower_bound
 from edgewise.planning.joint.search import JointResult
 from edgewise.planning.joint.solve import SECONDS, TARGET, solve
+from edgewise.planning.llm_pq import llm_pq
 from edgewise.planning.problem import Objective, PlanResult, Problem, result
 from edgewise.planning.tables import Tables, least_bytes, tables, why_infeasible
 
 OPTIMAL = 1e-9  # relative gap
 TINY_PROGRAM = 150  # layers * devices * schemes that DILEMMA's program proves in a moment
 TINY_SECONDS = 2.0
+REFINED_PROGRAM = 2500  # up to this size it may find a better plan than the search
+REFINE_SECONDS, LEAST_SECONDS = 4.0, 0.5
 
 
 def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET) -> PlanResult:
@@ -41,6 +46,8 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
     plans += _plans_of(problem, adapted, found, solved, began)
     bound = _bound(adapted, found, solved, 0.2 * time_limit)
     best = min(plans, key=lambda x: problem.score(x.estimate), default=None)
+    if best is not None and bound < problem.score(best.estimate) * (1 - OPTIMAL):
+        best = _refined(problem, best, time_limit - (time.perf_counter() - began))
     exact = _exact(problem, found, best, bound)
     if exact is not None:
         best, bound = exact
@@ -108,6 +115,22 @@ def _bound(adapted: Adapted, found: Tables, solved: JointResult, seconds: float)
     p = adapted.arrays.with_(passes=1.0)
     bound = lower_bound(p, float(found.shared.max()), solved.price, seconds)
     return max(bound, 0.0)
+
+
+def _refined(problem: Problem, best: PlanResult, seconds: float) -> PlanResult:
+    """The other planners' programs have a try at what is small, if there is time: for the latency
+    DILEMMA's, which knows plans that return to a device, from the best plan on; and LLM-PQ's."""
+    size = problem.num_layers * len(problem.devices) * len(problem.schemes)
+    if not TINY_PROGRAM < size <= REFINED_PROGRAM or seconds < LEAST_SECONDS:
+        return best
+    limit, found = min(seconds / 2, REFINE_SECONDS), [best]
+    programs: list[Callable[[], PlanResult]] = [lambda: llm_pq(problem, time_limit=limit)]
+    if problem.objective is Objective.LATENCY:
+        programs.append(lambda: dilemma(problem, limit, best.plan))
+    for program in programs:
+        with suppress(Infeasible):
+            found.append(program())
+    return min(found, key=lambda x: problem.score(x.estimate))
 
 
 def _exact(

@@ -8,7 +8,7 @@ from edgewise.costs import Estimate
 from edgewise.errors import InputError
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
-MOST_TICKS = 12
+MOST_TICKS, LONGEST_TICK = 12, 6
 ENDINGS = (".png", ".svg", ".pdf")
 
 
@@ -56,7 +56,7 @@ def save_lines(
     if log_x:
         axes.set_xscale("log")
         ticks = sorted({x for xs, _ in series.values() for x in xs})
-        if len(ticks) <= MOST_TICKS:
+        if len(ticks) <= MOST_TICKS and all(len(f"{tick:g}") <= LONGEST_TICK for tick in ticks):
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
     axes.set(title=title, xlabel=x, ylabel=y)

@@ -124,7 +124,7 @@ class Loader:
                 return {name: _moved(x, self.device) for name, x in kept.items()}
         found = {}
         for name, module in matrices.items():
-            whole = self._read(tensors[name], module.weight.shape, torch.float32)
+            whole = self._read(tensors[name], module.weight.shape)
             where = f"{self.checkpoint.model}: {', '.join(tensors[name])}"
             # Looking rows up is no product: a table has no inputs that a method could look at.
             method = None if isinstance(module, nn.Embedding) else self.method
@@ -134,12 +134,19 @@ class Loader:
             self.store.write(path, found)
         return found
 
-    def _read(self, names: tuple[str, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Stack the rows of the named tensors, one tensor in memory at a time."""
-        checkpoint = self.checkpoint
-        whole, row = torch.empty(shape, dtype=dtype, device=self.device), 0
+    def _read(
+        self, names: tuple[str, ...], shape: torch.Size, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Stack the rows of the named tensors, one tensor in memory at a time; without a `dtype` in
+        the type that they are stored in, where a single tensor stays in its file until it is
+        touched."""
+        checkpoint, whole, row = self.checkpoint, None, 0
         for name in names:
             part = checkpoint.read(name)
+            if dtype is None and len(names) == 1 and part.shape == shape:
+                return part.to(self.device)
+            if whole is None:
+                whole = torch.empty(shape, dtype=dtype or part.dtype, device=self.device)
             fits = part.shape[1:] == shape[1:] and row + part.shape[0] <= shape[0]
             if not fits or (name == names[-1] and row + part.shape[0] != shape[0]):
                 expected = [shape[0] - row, *shape[1:]]
@@ -150,6 +157,7 @@ class Loader:
                 )
             whole[row : row + part.shape[0]] = part
             row += part.shape[0]
+        assert whole is not None  # every parameter has a name
         return whole
 
 

@@ -12,13 +12,15 @@ from edgewise.quantization.rounding.nearest import nearest
 from edgewise.quantization.rounding.truncation import truncate, truncate_unit
 from edgewise.schemes import Family, Scheme
 
-# (weight float32 [rows, columns], scheme, inputs float32 [n, columns] or None) -> Packed
+# (weight of any float type [rows, columns], scheme, inputs float32 [n, columns] or None) -> Packed
 Method = Callable[[Tensor, Scheme, Tensor | None], Packed]
 
 METHODS: Mapping[Family, Mapping[str, Method]] = {
     Family.GROUPED: {"nearest": nearest, "gptq": gptq},
     Family.TRUNCATED: {"truncate": truncate, "truncate-unit": truncate_unit},
 }
+
+ROWS_AT_ONCE = 1024
 
 
 def default_method(scheme: Scheme) -> str:
@@ -42,6 +44,7 @@ def quantize(
         raise QuantizationError(
             f"{scheme.name} is not rounded by '{method}'; methods: {', '.join(known) or 'none'}"
         )
-    if not torch.isfinite(weight).all():
+    parts = (weight[i : i + ROWS_AT_ONCE] for i in range(0, len(weight), ROWS_AT_ONCE))
+    if not all(torch.isfinite(part).all() for part in parts):
         raise QuantizationError(f"{name} holds numbers that are not finite")
-    return known[method](weight.float(), scheme, inputs)
+    return known[method](weight, scheme, inputs)

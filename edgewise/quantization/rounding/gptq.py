@@ -18,12 +18,12 @@ DAMPING = 0.01  # of the mean diagonal of H, so that it can be inverted
 
 
 def gptq(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
-    """weight float32 [rows, columns], inputs float32 [n, columns]. Raises QuantizationError."""
+    """weight [rows, columns], inputs float32 [n, columns]. Raises QuantizationError."""
     if inputs is None:
         raise QuantizationError(
             "gptq looks at what a model computes: run `edgewise quantize --rounding gptq` first"
         )
-    whole = filled_up(weight, scheme)
+    whole = filled_up(weight.float(), scheme)
     factor = _factor(inputs, whole.shape[1])
     size, found, scales, minima = scheme.group, [], [], []
     weights = counted(weight.shape[1], scheme)

@@ -23,11 +23,11 @@ CLIPS = {
 
 
 def nearest(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
-    """weight float32 [rows, columns]; `inputs` do not matter. A few rows at a time: trying scales
+    """weight [rows, columns]; `inputs` do not matter. A few rows at a time: trying scales
     out takes several times the memory of what it is tried on."""
     rows, columns = weight.shape
     step = max(AT_ONCE // columns // TILE_ROWS, 1) * TILE_ROWS
-    return joined([_nearest(weight[i : i + step], scheme) for i in range(0, rows, step)])
+    return joined([_nearest(weight[i : i + step].float(), scheme) for i in range(0, rows, step)])
 
 
 def _nearest(weight: Tensor, scheme: Scheme) -> Packed:

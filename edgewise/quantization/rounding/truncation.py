@@ -13,13 +13,13 @@ from edgewise.schemes import Scheme
 
 
 def truncate(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
-    """weight float32 [rows, columns]; `inputs` do not matter."""
-    return _truncated(weight, scheme, weight.abs().amax())
+    """weight [rows, columns]; `inputs` do not matter."""
+    return _truncated(weight.float(), scheme, weight.abs().amax().float())
 
 
 def truncate_unit(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
     """As the paper: in [-1, 1], where larger numbers end."""
-    return _truncated(weight, scheme, torch.ones(()))
+    return _truncated(weight.float(), scheme, torch.ones(()))
 
 
 def _truncated(weight: Tensor, scheme: Scheme, largest: Tensor) -> Packed:

@@ -140,12 +140,6 @@ def test_a_quality_budget_below_what_the_schemes_give(refusal, tmp_path):
     )
 
 
-def test_a_frontier_without_losses(refusal):
-    assert refusal("--frontier", "frontier.png") == (
-        "--frontier needs --sensitivity: without it every plan loses nothing"
-    )
-
-
 def test_a_frontier_is_drawn(plan, tmp_path):
     picture, file = tmp_path / "frontier.svg", sensitivity_file(tmp_path)
     options = ["--schemes", "fp32,bf16", "--sensitivity", file, "--frontier", picture]

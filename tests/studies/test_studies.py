@@ -141,8 +141,8 @@ class TestDilemma:
         document = check_files(page, page.write(tmp_path))
         quality = document["sections"][1]["rows"]
         assert len(quality) == len(RATIOS)
-        losses = [row["loss, nearest"] for row in quality]
-        assert losses[0] < losses[-1]  # fewer bits lose more
+        losses = [row["loss, [-1, 1]"] for row in quality]
+        assert losses[0] < 0.01 * losses[-1]  # four bits of [-1, 1] leave little of small weights
         assert len(document["sections"][0]["rows"]) == len(RATIOS)
 
     def test_truncation_errs_like_the_square_of_its_step(self, truncation: Truncation) -> None:

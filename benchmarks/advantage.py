@@ -173,7 +173,10 @@ def scores(problem: Problem) -> dict[str, float]:
 
 
 def on_cluster(seed: int) -> dict[str, float]:
-    return scores(random_problem(seed))
+    row = scores(random_problem(seed))
+    better = [f"{x} {row[x] / row['joint']:.4f}" for x in row if row[x] < row.get("joint", 0)]
+    print(f"cluster {seed}: better than joint: {', '.join(better) or 'none'}", flush=True)
+    return row
 
 
 def on_testbed(objective: Objective) -> dict[str, float]:

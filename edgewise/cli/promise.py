@@ -9,11 +9,12 @@ from edgewise.cli.terminal import plan_table, progress
 from edgewise.planning import PLANNERS, PlanResult, Problem
 from edgewise.plans import Plan
 from edgewise.quality.calibration import Calibration
-from edgewise.quality.plan_loss import plan_losses
+from edgewise.quality.plan_loss import Loss, plan_losses
 from edgewise.quality.promise import Kept, Round, keep
 from edgewise.quantization.store import Store
 
-HELD_OUT = Calibration(seed=2)  # text that a plan's true loss is measured on: none it was made by
+# Text that a plan's true loss is measured on: none it was made by.
+HELD_OUT = Calibration(count=64, seed=2)
 
 
 def keep_promise(
@@ -33,7 +34,7 @@ def keep_promise(
             return chosen
         return PLANNERS[chosen.planner](replace(problem, budget=budget))
 
-    def loss_of(plan: Plan) -> float:
+    def loss_of(plan: Plan) -> Loss:
         with progress("measuring the plan", problem.num_layers, screen.quiet) as advance:
             return plan_losses(
                 model, [plan.schemes], ids, method=rounding, store=Store.default(), on_step=advance
@@ -41,10 +42,11 @@ def keep_promise(
 
     def say(found: Round) -> None:
         share = found.measured / sensitivity.reference
-        held = "within" if found.measured <= problem.budget else "above"
+        held = "within" if found.upper <= problem.budget else "above"
         screen.print(
             f"Loss: {found.predicted:.4g} predicted, {found.measured:.4g} measured ({share:.2%} of "
-            f"the model's own), {held} the budget of {problem.budget:.4g} nats per token"
+            f"the model's own), surely at most {found.upper:.4g}, {held} the budget of "
+            f"{problem.budget:.4g} nats per token"
         )
 
     kept = keep(problem.budget, plan_within, loss_of, say)

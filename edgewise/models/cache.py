@@ -62,12 +62,20 @@ class KVCache:
         if slot is not None:
             self._free.append(slot)
 
-    def attention(self, block: int, segments: list[Segment], window: int | None) -> Attend:
-        """Attention of flat tokens q, k, v [tokens, heads, D] that lie segment after segment:
-        stores k and v, and lets each token see its sequence up to itself."""
+    def stored(self, block: int) -> Tensor:
+        """Keys and values of a block, [2, slots, K, context, D]."""
+        return self._blocks[block]
+
+    def check(self, segments: list[Segment]) -> None:
+        """Raises RuntimeError where a segment is longer than the cache."""
         for segment in segments:
             if segment.end > self.context:
                 raise RuntimeError(f"position {segment.end} is beyond {self.context} cached tokens")
+
+    def attention(self, block: int, segments: list[Segment], window: int | None) -> Attend:
+        """Attention of flat tokens q, k, v [tokens, heads, D] that lie segment after segment:
+        stores k and v, and lets each token see its sequence up to itself."""
+        self.check(segments)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             parts, first = [], 0

@@ -1,23 +1,28 @@
 """A shard runs a half-open range of a model's layers, with its own cache."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from edgewise.errors import PlanError
+from edgewise.kernels import MOST_TOKENS
+from edgewise.kernels.block import NativeBlock, run_blocks
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import (
     Block,
     Embedding,
+    Head,
     Layer,
     inverse_frequencies,
     rotation,
 )
 from edgewise.models.loading import Loader, random_layer
+from edgewise.models.native import native_block
 from edgewise.quantization.store import Store
 from edgewise.schemes import DEFAULT, get_scheme
 
@@ -48,6 +53,7 @@ class Shard:
             context,
             self.device,
         )
+        self._parts = self._divided()
         self._frequency = (
             inverse_frequencies(config.rope, config.head_dim).to(self.device)
             if config.rope
@@ -74,23 +80,55 @@ class Shard:
         H], or logits [tokens, vocabulary], of the tokens `rows` only where given.
         """
         x = x.to(self.device)
+        self.cache.check(segments)
         positions = torch.cat([torch.arange(s.start, s.end) for s in segments]).to(self.device)
         turn = None if self._frequency is None else rotation(self._frequency, positions)
-        block = 0
-        for number, layer in enumerate(self.layers, start=self.start):
-            if isinstance(layer, Embedding):
-                x = layer(x, positions)
-            elif isinstance(layer, Block):
-                window = self.config.windows[number - 1]
-                x = layer(x, turn, self.cache.attention(block, segments, window))
-                block += 1
-            else:
-                x = layer(x if rows is None else x[list(rows)])
+        first, last = self.layers[0], self.layers[-1]
+        if isinstance(first, Embedding):
+            x = first(x, positions)
+        for part in self._parts:
+            if part.native and len(x) <= MOST_TOKENS:
+                lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
+                x = run_blocks(part.native, x, lanes, turn)
+                continue
+            for number, block in enumerate(part.blocks, start=part.first):
+                window = self.config.windows[self._first_block + number]
+                x = block(x, turn, self.cache.attention(number, segments, window))
+        if isinstance(last, Head):
+            x = last(x if rows is None else x[list(rows)])
         return x
+
+    @property
+    def _first_block(self) -> int:
+        """The model's number of the shard's first block."""
+        return max(self.start - 1, 0)
+
+    def _divided(self) -> list["_Part"]:
+        """The blocks, in stretches that run alike."""
+        parts: list[_Part] = []
+        for number, block in enumerate(x for x in self.layers if isinstance(x, Block)):
+            window = self.config.windows[self._first_block + number]
+            native = native_block(self.config, block, window, self.cache.stored(number))
+            if not parts or bool(parts[-1].native) != (native is not None):
+                parts.append(_Part(number, [], []))
+            parts[-1].blocks.append(block)
+            if native is not None:
+                parts[-1].native.append(native)
+        return parts
 
     def drop(self, sequence: int) -> None:
         """Forget a sequence."""
         self.cache.drop(sequence)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Blocks one after the other, from the shard's `first` on, with what the kernels need to run
+    them whole; without it, torch runs them."""
+
+    first: int
+    blocks: list[Block]
+    native: list[NativeBlock]
 
 
 def _tensors(layer: Layer) -> Iterator[Tensor]:

@@ -1,5 +1,7 @@
 """A quality budget is a promise: a plan is made on predicted loss, then its true loss is measured,
-and if that is too much, the planner gets a smaller budget and tries again.
+and if that may be too much, the planner gets a smaller budget and tries again. "May" is the upper
+end of what was measured: a mean alone is too low half of the time, and for a plan that was taken
+because its mean was low, more often.
 
 Layers do not lose independently, so what a plan loses can exceed the sum of what its layers lose
 one by one; and a planner picks plans that look better than they are on the text measured. The
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
+from edgewise.quality.plan_loss import Loss
 
 ROUNDS = 8
 MARGIN = 0.95  # of the proportional budget
@@ -25,6 +28,7 @@ class Round:
     budget: float
     predicted: float
     measured: float
+    upper: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,12 @@ class Kept:
 def keep(
     budget: float,
     plan_within: Callable[[float], PlanResult],
-    loss_of: Callable[[Plan], float],
+    loss_of: Callable[[Plan], Loss],
     on_round: Callable[[Round], None] = lambda found: None,
 ) -> Kept:
-    """Plan, measure, tighten until the measured loss holds. Raises Infeasible, which says by how
-    much it cannot, and what would help."""
-    rounds, measured = list[Round](), dict[tuple[str, ...], float]()
+    """Plan, measure, tighten until the measured loss surely holds. Raises Infeasible, which says by
+    how much it cannot, and what would help."""
+    rounds, measured = list[Round](), dict[tuple[str, ...], Loss]()
     allowed, too_small, refusal = budget, 0.0, None
     for _ in range(ROUNDS):
         try:
@@ -58,9 +62,10 @@ def keep(
         schemes = result.plan.schemes
         if schemes not in measured:
             measured[schemes] = loss_of(result.plan)
-        rounds.append(Round(allowed, result.estimate.loss, measured[schemes]))
+        loss = measured[schemes]
+        rounds.append(Round(allowed, result.estimate.loss, loss.mean, loss.upper))
         on_round(rounds[-1])
-        if rounds[-1].measured <= budget:
+        if loss.upper <= budget:
             return Kept(result, tuple(rounds))
         allowed = max(_tighter(budget, rounds[-1]), (too_small + rounds[-1].predicted) / 2)
         if allowed >= rounds[-1].predicted * (1 - LEAST_STEP):
@@ -70,16 +75,16 @@ def keep(
 
 def _tighter(budget: float, last: Round) -> float:
     """Below the last plan's predicted loss, or the planner would give the same one again."""
-    return min(last.budget, last.predicted) * budget / last.measured * MARGIN
+    return min(last.budget, last.predicted) * budget / last.upper * MARGIN
 
 
 def _broken(budget: float, rounds: list[Round], error: Infeasible | None) -> Infeasible:
-    best = min(rounds, key=lambda x: x.measured)
+    best = min(rounds, key=lambda x: x.upper)
     why = f"no plan is expected to lose less ({error})" if error else f"{len(rounds)} plans tried"
     return Infeasible(
         f"the quality budget of {budget:.4g} cannot be kept: the best plan loses "
-        f"{best.measured:.4g} when measured, {best.measured - budget:.4g} too much "
-        f"({best.predicted:.4g} predicted); {why}. A budget of {best.measured:.4g} would hold; "
-        "more memory or schemes with more bits allow less",
+        f"{best.measured:.4g} when measured, {best.upper:.4g} at most, "
+        f"{best.upper - budget:.4g} too much ({best.predicted:.4g} predicted); {why}. A budget of "
+        f"{best.upper:.4g} would hold; more memory or schemes with more bits allow less",
         shortage_bytes=None if error is None else error.shortage_bytes,
     )

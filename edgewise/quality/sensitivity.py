@@ -23,7 +23,7 @@ from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader, matrix_modules
-from edgewise.quality.streaming import Head, cross_entropy, divergence, run_layer, watched
+from edgewise.quality.streaming import Head, cross_entropy, divergences, run_layer, watched
 from edgewise.quantization.linear import PackedModule
 from edgewise.quantization.store import Store
 from edgewise.schemes import Scheme, get_scheme
@@ -115,10 +115,10 @@ class _Pass:
             losses = {s.name: [0.0] * config.num_layers for s in self.schemes}
             for index in range(done):
                 number, which = divmod(index, len(changing))
-                found = divergence(head, reference, head, variants[index])
+                found = float(divergences(head, reference, head, variants[index]).mean())
                 losses[changing[which].name][number] = found
         for scheme in changing:
-            found = divergence(head, reference, self.head(scheme), reference)
+            found = float(divergences(head, reference, self.head(scheme), reference).mean())
             losses[scheme.name][last] = found
         loss = cross_entropy(head, reference, self.ids)
         self.on_step("head")

@@ -33,16 +33,15 @@ def run_layer(config: DecoderConfig, number: int, layer: Layer, x: Tensor) -> Te
 
 
 @torch.inference_mode()
-def divergence(full_head: Head, full: Tensor, changed_head: Head, changed: Tensor) -> float:
-    """Mean KL(full || changed) of the next token, in nats: states [B, T, H] of both, and what makes
-    logits of them."""
-    total, count = 0.0, 0
+def divergences(full_head: Head, full: Tensor, changed_head: Head, changed: Tensor) -> Tensor:
+    """KL(full || changed) of the next token, in nats, a mean for every sequence [B]: states
+    [B, T, H] of both, and what makes logits of them."""
+    found = []
     for before, after in zip(full, changed, strict=True):
         p = full_head(before).double().log_softmax(-1)
         q = changed_head(after).double().log_softmax(-1)
-        total += float((p.exp() * (p - q)).sum())
-        count += len(before)
-    return max(total / count, 0.0)
+        found.append((p.exp() * (p - q)).sum(-1).mean().clamp(min=0.0))
+    return torch.stack(found)
 
 
 @torch.inference_mode()

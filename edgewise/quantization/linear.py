@@ -4,18 +4,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgewise import kernels
+from edgewise.kernels import MOST_TOKENS, Packing
 from edgewise.quantization.packed import Packed
+from edgewise.schemes import Family
 
 TILE_ROWS = 1024  # of a matrix made whole at a time, which bounds the workspace
 
 
-def packed_matmul(x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:
-    """x [..., columns] of the compute type -> x @ W^T + bias [..., rows] of the same type."""
+def packed_matmul(
+    x: Tensor, packed: Packed, bias: Tensor | None = None, packing: Packing | None = None
+) -> Tensor:
+    """x [..., columns] of the compute type -> x @ W^T + bias [..., rows] of the same type. With a
+    `packing` the kernels do it, for few rows in integers, else they make the matrix whole."""
     rows = packed.shape[0]
+    if packing is not None and x.numel() <= MOST_TOKENS * packed.shape[1]:
+        found = kernels.linear(packing, x.reshape(-1, packed.shape[1]).float())
+        return found.to(x.dtype).view(*x.shape[:-1], rows)
     parts = []
     for start in range(0, rows, TILE_ROWS):
         end = min(start + TILE_ROWS, rows)
-        tile = packed.dequantized(start, end).to(x.dtype)
+        if packing is None:
+            tile = packed.dequantized(start, end).to(x.dtype)
+        else:
+            tile = kernels.dequantize(packing, start, end).to(x.dtype)
         parts.append(F.linear(x, tile, None if bias is None else bias[start:end]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -46,9 +58,24 @@ class PackedLinear(PackedModule):
     def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
         super().__init__(packed)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._packing: Packing | None = None
+
+    def packing(self) -> Packing | None:
+        """The matrix as the kernels see it; None where torch has to do without them."""
+        codes, scheme = self.codes, self.scheme
+        if (
+            not kernels.available()
+            or codes.device.type != "cpu"
+            or scheme.family is not Family.GROUPED
+        ):
+            return None
+        if self._packing is None or self._packing.codes is not codes:
+            side = (codes, self.scale, self.minimum, self.bias)
+            self._packing = Packing(self.shape, scheme.bits, scheme.group, *side)
+        return self._packing
 
     def forward(self, x: Tensor) -> Tensor:
-        return packed_matmul(x, self.packed, self.bias)
+        return packed_matmul(x, self.packed, self.bias, self.packing())
 
 
 class PackedEmbedding(PackedModule):

@@ -79,7 +79,7 @@ def methods_section(
                 continue
             by, schemes = (None if method == "-" else method), (name,) * layers
             found = evaluate(model, schemes, examples, method=by, store=store)
-            kl = plan_losses(model, [schemes], held_out, method=by, store=store)[0]
+            kl = plan_losses(model, [schemes], held_out, method=by, store=store)[0].mean
             rows.append(
                 (name, method, found.weight_bytes, kl, found.kl, found.loss,
                  f"{found.perplexity:.5f}", found.bleu, f"{found.exact_match:.1%}")
@@ -100,7 +100,7 @@ def additivity_section(
     """Random plans: the sum of what layers lose one by one, against what the plan loses."""
     plans = random_plans(sensitivity, count)
     predicted = [predicted_loss(sensitivity, plan) for plan in plans]
-    measured = plan_losses(model, plans, held_out, store=store)
+    measured = [x.mean for x in plan_losses(model, plans, held_out, store=store)]
     ratio = np.array(measured) / np.array(predicted)
     worst = np.argsort(-np.abs(np.log(ratio)))[:WORST]
     rows = tuple(
@@ -159,7 +159,8 @@ def frontier_section(
     uniform = [(name,) * loss.shape[1] for name in UNIFORM]
     best = [least_loss(loss, size, _bytes(size, plan)) for plan in uniform]
     small = [fewest_bytes(loss, size, predicted_loss(sensitivity, plan)) for plan in uniform]
-    measured = plan_losses(model, [*uniform, *best, *small], held_out, store=store)
+    found = plan_losses(model, [*uniform, *best, *small], held_out, store=store)
+    measured = [x.mean for x in found]
     losses = np.array(measured).reshape(3, -1)
     rows: list[tuple[Value, ...]] = []
     for i, name in enumerate(UNIFORM):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.errors import Infeasible
+from edgewise.quality.plan_loss import Loss
 from edgewise.quality.promise import ROUNDS, keep
 
 LADDER = [2.0**-i for i in range(12)]  # predicted losses that plans can have
@@ -30,7 +31,7 @@ def planner(least=0.0, asked=None):
 
 
 def truth(factor):
-    return lambda plan: float(plan.schemes[0]) * factor
+    return lambda plan: Loss(float(plan.schemes[0]) * factor)
 
 
 def test_a_plan_that_holds_is_taken_at_once():
@@ -61,8 +62,8 @@ def test_what_cannot_be_kept_says_by_how_much():
         keep(0.3, planner(least=0.2), truth(2.0))
     text = str(caught.value)
     assert text.startswith(
-        "the quality budget of 0.3 cannot be kept: the best plan loses 0.5 when measured, 0.2 too "
-        "much (0.25 predicted)"
+        "the quality budget of 0.3 cannot be kept: the best plan loses 0.5 when measured, 0.5 at "
+        "most, 0.2 too much (0.25 predicted)"
     )
     assert "A budget of 0.5 would hold" in text
     assert caught.value.shortage_bytes == 7
@@ -78,7 +79,7 @@ def test_each_choice_of_schemes_is_measured_once():
 
     def loss(plan):
         measured.append(plan.schemes)
-        return 1.0
+        return Loss(1.0)
 
     with pytest.raises(Infeasible):
         keep(0.3, planner(), loss)
@@ -86,17 +87,22 @@ def test_each_choice_of_schemes_is_measured_once():
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.floats(1e-3, 1.0), st.lists(st.floats(0.2, 8.0), min_size=12, max_size=12))
-def test_whatever_plans_lose_a_kept_budget_holds(budget, factors):
+@given(
+    st.floats(1e-3, 1.0),
+    st.lists(st.floats(0.2, 8.0), min_size=12, max_size=12),
+    st.floats(0.0, 0.3),
+)
+def test_whatever_plans_lose_a_kept_budget_holds(budget, factors, error):
     by_plan = dict(zip(map(str, LADDER), factors, strict=True))
 
     def loss(plan):
-        return float(plan.schemes[0]) * by_plan[plan.schemes[0]]
+        mean = float(plan.schemes[0]) * by_plan[plan.schemes[0]]
+        return Loss(mean, error * mean)
 
     try:
         kept = keep(budget, planner(), loss)
     except Infeasible:
         return
-    assert kept.rounds[-1].measured <= budget
-    assert loss(kept.result.plan) == kept.rounds[-1].measured
+    assert kept.rounds[-1].upper <= budget
+    assert loss(kept.result.plan).upper == kept.rounds[-1].upper
     assert len(kept.rounds) <= ROUNDS

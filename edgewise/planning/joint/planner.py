@@ -2,14 +2,13 @@
 
     min  score     over    plans within memory, links, pins and the budget for predicted loss
 
-searched among plans with one stage per device, two on the source (see solve.py), and compared with
-the answers of the quick planners, whose plans may return to a device. The bound of revisits.py
-holds for all plans: `status` and `gap` refer to it. The explanation gives the narrower gap too.
+searched among plans with one stage per device, two on the source (see solve.py), compared with the
+answers of the quick planners, and if small improved in the orders near the best one (ordered.py):
+both may return to a device. The bound of revisits.py holds for all plans: `status` and `gap` refer
+to it. The explanation gives the narrower gap too.
 """
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,18 +19,18 @@ from edgewise.planning.joint.adapter import Adapted, adapt
 from edgewise.planning.joint.arrays import Placement, evaluate
 from edgewise.planning.joint.candidates import quick_plans, whole_models
 from edgewise.planning.joint.explain import explain
+from edgewise.planning.joint.ordered import reordered
 from edgewise.planning.joint.revisits import lower_bound
 from edgewise.planning.joint.search import JointResult
 from edgewise.planning.joint.solve import SECONDS, TARGET, solve
-from edgewise.planning.llm_pq import llm_pq
 from edgewise.planning.problem import Objective, PlanResult, Problem, result
 from edgewise.planning.tables import Tables, least_bytes, tables, why_infeasible
 
 OPTIMAL = 1e-9  # relative gap
 TINY_PROGRAM = 150  # layers * devices * schemes that DILEMMA's program proves in a moment
 TINY_SECONDS = 2.0
-REFINED_PROGRAM = 2500  # up to this size it may find a better plan than the search
-REFINE_SECONDS, LEAST_SECONDS = 4.0, 0.5
+SMALL_PROGRAM = 4000  # that integer programs over cuts and schemes improve on in a few seconds
+SEARCHED = 0.4  # of the time, by the search, where such programs follow
 
 
 def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET) -> PlanResult:
@@ -42,12 +41,14 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
     adapted = adapt(problem, found)
     plans = quick_plans(problem)
     known = _best_known(adapted, found, plans)
-    solved = solve(adapted.arrays, target, time_limit, warm=known)
+    small = np.prod(adapted.arrays.shape) <= SMALL_PROGRAM
+    searched = (SEARCHED if small else 1.0) * time_limit
+    solved = solve(adapted.arrays, target, searched, warm=known)
+    if small and solved.status != "optimal":
+        solved = _reordered(adapted, solved, known, time_limit - (time.perf_counter() - began))
     plans += _plans_of(problem, adapted, found, solved, began)
     bound = _bound(adapted, found, solved, 0.2 * time_limit)
     best = min(plans, key=lambda x: problem.score(x.estimate), default=None)
-    if best is not None and bound < problem.score(best.estimate) * (1 - OPTIMAL):
-        best = _refined(problem, best, time_limit - (time.perf_counter() - began))
     exact = _exact(problem, found, best, bound)
     if exact is not None:
         best, bound = exact
@@ -117,20 +118,15 @@ def _bound(adapted: Adapted, found: Tables, solved: JointResult, seconds: float)
     return max(bound, 0.0)
 
 
-def _refined(problem: Problem, best: PlanResult, seconds: float) -> PlanResult:
-    """The other planners' programs have a try at what is small, if there is time: for the latency
-    DILEMMA's, which knows plans that return to a device, from the best plan on; and LLM-PQ's."""
-    size = problem.num_layers * len(problem.devices) * len(problem.schemes)
-    if not TINY_PROGRAM < size <= REFINED_PROGRAM or seconds < LEAST_SECONDS:
-        return best
-    limit, found = min(seconds / 2, REFINE_SECONDS), [best]
-    programs: list[Callable[[], PlanResult]] = [lambda: llm_pq(problem, time_limit=limit)]
-    if problem.objective is Objective.LATENCY:
-        programs.append(lambda: dilemma(problem, limit, best.plan))
-    for program in programs:
-        with suppress(Infeasible):
-            found.append(program())
-    return min(found, key=lambda x: problem.score(x.estimate))
+def _reordered(
+    adapted: Adapted, solved: JointResult, known: Placement | None, seconds: float
+) -> JointResult:
+    """Cuts and schemes once more, chosen together, in the orders near the best plan's."""
+    plans = [x for x in (solved.placement, known) if x is not None]
+    if not plans:
+        return solved
+    best = min(plans, key=lambda x: x.objective)
+    return replace(solved, placement=reordered(adapted.arrays, best, seconds))
 
 
 def _exact(

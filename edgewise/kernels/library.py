@@ -1,0 +1,112 @@
+"""The C++ library through ctypes: its structs, its functions, and whether it is there."""
+
+import ctypes
+import os
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from functools import cache
+from pathlib import Path
+
+from edgewise.errors import EdgewiseError
+
+VARIABLE = "EDGEWISE_KERNELS"
+OFF = "off"
+SCHEME_BITS = (2, 3, 4, 5, 6, 8)
+MOST_TOKENS = 16  # that are multiplied with the packed matrix itself; more, and it is made whole
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = (
+        ("codes", c_void_p), ("scale", c_void_p), ("minimum", c_void_p), ("bias", c_void_p),
+        ("rows", c_int64), ("columns", c_int64), ("bits", c_int32), ("group", c_int32),
+    )  # fmt: skip
+
+
+class Norm(ctypes.Structure):
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("centred", c_int32))
+
+
+class Cache(ctypes.Structure):
+    _fields_ = (
+        *[(name, c_void_p) for name in ("keys", "values", "key_scale", "value_scale")],
+        ("context", c_int64), ("kind", c_int32),
+    )  # fmt: skip
+
+
+class Block(ctypes.Structure):
+    _fields_ = (
+        *[(name, Matrix) for name in ("qkv", "out", "up", "down")],
+        *[(name, Norm) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")],
+        ("cache", Cache),
+        *[(name, c_int32) for name in ("hidden", "heads", "kv_heads", "head_dim")],
+        *[(name, c_int32) for name in ("ffn", "gated", "activation", "window")],
+    )
+
+
+class Lane(ctypes.Structure):
+    _fields_ = (("slot", c_int32), ("start", c_int32), ("length", c_int32))
+
+
+class Step(ctypes.Structure):
+    _fields_ = (
+        ("x", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("lanes", POINTER(Lane)),
+        ("tokens", c_int32), ("num_lanes", c_int32), ("threads", c_int32),
+    )  # fmt: skip
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The library, with its functions declared; None where it was not built or is switched off.
+    Raises EdgewiseError where the variable asks for an instruction set that is not there."""
+    asked = os.environ.get(VARIABLE, "")
+    built = sorted(Path(__file__).parent.glob("native*.so")) + sorted(
+        Path(__file__).parent.glob("native*.pyd")
+    )
+    if asked == OFF or not built:
+        return None
+    try:
+        lib = ctypes.CDLL(str(built[0]))
+    except OSError:  # built for another machine
+        return None
+    lib.edgewise_isa.restype = c_char_p
+    lib.edgewise_use.argtypes = (c_char_p,)
+    lib.edgewise_linear.argtypes = (POINTER(Matrix), c_void_p, c_int, c_void_p, c_int)
+    lib.edgewise_whole.argtypes = (POINTER(Matrix), c_int, c_int, c_void_p, c_int)
+    lib.edgewise_blocks.argtypes = (POINTER(POINTER(Block)), c_int, POINTER(Step))
+    lib.edgewise_read.argtypes = (c_void_p, c_size_t, c_int)
+    lib.edgewise_read.restype = c_double
+    if asked and lib.edgewise_use(asked.encode()):
+        raise EdgewiseError(
+            f"{VARIABLE}={asked}: this machine has no such instruction set; use avx512-vnni, avx2, "
+            f"neon-dotprod, portable or {OFF}"
+        )
+    return lib
+
+
+def available() -> bool:
+    return library() is not None
+
+
+def instruction_set() -> str | None:
+    """What the kernels use; None where there are none."""
+    lib = library()
+    return None if lib is None else str(lib.edgewise_isa().decode())
+
+
+def use(name: str) -> bool:
+    """Switch to the instruction set `name`. False where the machine has it not: for tests."""
+    lib = library()
+    return lib is not None and lib.edgewise_use(name.encode()) == 0
+
+
+def checked(status: int) -> None:
+    if status:
+        raise MemoryError("no memory for the kernels' scratch space")
+
+
+def read_seconds(address: int, size: int, threads: int) -> float:
+    """Seconds that a plain loop takes to read `size` bytes from `address` on. Without the library:
+    raises EdgewiseError."""
+    lib = library()
+    if lib is None:
+        raise EdgewiseError("the C++ kernels were not built; a compiler (g++ or clang) is missing")
+    return float(lib.edgewise_read(address, size, threads))

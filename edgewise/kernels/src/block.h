@@ -1,0 +1,287 @@
+// One step of a few tokens through a block, everything but the integer products written once.
+#pragma once
+#include <cmath>
+
+#include "product.h"
+#include "table.h"
+
+namespace edgewise {
+namespace {
+
+// out = x normalised; all of them [size].
+INLINE void normalise(const Norm& norm, const float* x, int size, float* out) {
+  f32x16 squares = {}, total = {};
+  float more = 0, mean = 0;
+  int i = 0;
+  if (norm.centred) {
+    for (i = 0; i + 16 <= size; i += 16) total += load<f32x16>(x + i);
+    mean = sum(total);
+    for (; i < size; ++i) mean += x[i];
+    mean /= static_cast<float>(size);
+  }
+  for (i = 0; i + 16 <= size; i += 16) {
+    const f32x16 part = load<f32x16>(x + i) - mean;
+    squares += part * part;
+  }
+  for (; i < size; ++i) more += (x[i] - mean) * (x[i] - mean);
+  const float by = 1.0f / std::sqrt((sum(squares) + more) / static_cast<float>(size) + norm.eps);
+  for (i = 0; i + 16 <= size; i += 16) {
+    f32x16 part = (load<f32x16>(x + i) - mean) * by * load<f32x16>(norm.weight + i);
+    if (norm.bias) part += load<f32x16>(norm.bias + i);
+    store(out + i, part);
+  }
+  for (; i < size; ++i)
+    out[i] = (x[i] - mean) * by * norm.weight[i] + (norm.bias ? norm.bias[i] : 0.0f);
+}
+
+// Rows of x [tokens, size] normalised, and then in 8 bits.
+INLINE void normalised(Crew& crew, const Norm& norm, const float* x, int size, int tokens,
+                       float* rows, const Quantized& q) {
+  const size_t stride = BlockScratch::padded(size);
+  crew.each(tokens, 1, [&](int first, int last) {
+    for (int t = first; t < last; ++t) {
+      normalise(norm, x + size_t(t) * size, size, rows + t * stride);
+      quantize_row(q, t, rows + t * stride, size, 0, q.groups());
+    }
+  });
+}
+
+// out [tokens, stride] = or += m x + bias, with rows on the threads.
+template <class Isa, bool ADD>
+INLINE void multiply(Crew& crew, const Matrix& m, const Quantized& q, int tokens, float* out,
+                     size_t stride) {
+  const int blocks = m.blocks();
+  crew.each(blocks, crew.chunk(blocks), [&](int first, int last) {
+    for (int block = first; block < last; ++block) {
+      const int64_t row = int64_t(block) * kRows;
+      const int rows = m.rows - row < kRows ? static_cast<int>(m.rows - row) : kRows;
+      for (int from = 0; from < tokens; from += kTokens) {
+        const int count = tokens - from < kTokens ? tokens - from : kTokens;
+        f32x16 y[kTokens];
+        product<Isa>(m, block, q, from, count, y);
+        for (int t = 0; t < count; ++t) {
+          float* to = out + size_t(from + t) * stride + row;
+          for (int r = 0; r < rows; ++r) {
+            const float value = y[t][r] + (m.bias ? m.bias[row + r] : 0.0f);
+            to[r] = ADD ? to[r] + value : value;
+          }
+        }
+      }
+    }
+  });
+}
+
+// The pair (i, i + D/2) of a head turned by its angle.
+INLINE void turn(float* x, int size, const float* cos, const float* sin) {
+  const int half = size / 2;
+  for (int i = 0; i < half; ++i) {
+    const float a = x[i], b = x[i + half];
+    x[i] = a * cos[i] - b * sin[i];
+    x[i + half] = b * cos[i + half] + a * sin[i + half];
+  }
+}
+
+// 16 cached numbers from `at` on.
+template <Cached KIND>
+INLINE f32x16 cached(const void* from, size_t at) {
+  if constexpr (KIND == kBf16) return bf16(static_cast<const uint16_t*>(from) + at);
+  if constexpr (KIND == kFp32) return load<f32x16>(static_cast<const float*>(from) + at);
+  return __builtin_convertvector(
+      __builtin_convertvector(load<i8x16>(static_cast<const int8_t*>(from) + at), i32x16), f32x16);
+}
+
+// Keeps x [size] in row `row`.
+template <Cached KIND>
+INLINE void keep(void* to, float* scale, size_t row, int size, const float* x) {
+  f32x16 most = {};
+  if constexpr (KIND == kInt8) {
+    for (int i = 0; i < size; i += 16) most = larger(absolute(load<f32x16>(x + i)), most);
+    scale[row] = largest(most) / 127.0f;
+  }
+  const float inverse = KIND == kInt8 && scale[row] > 0 ? 1.0f / scale[row] : 0.0f;
+  for (int i = 0; i < size; i += 16) {
+    const f32x16 part = load<f32x16>(x + i);
+    const size_t at = row * size + i;
+    if constexpr (KIND == kBf16) store(static_cast<uint16_t*>(to) + at, to_bf16(part));
+    if constexpr (KIND == kFp32) store(static_cast<float*>(to) + at, part);
+    if constexpr (KIND == kInt8)
+      store(static_cast<int8_t*>(to) + at,
+            __builtin_convertvector(rounded(part * inverse), i8x16));
+  }
+}
+
+// One query over positions [first, last) of the key/value head whose cache begins in row `base`.
+template <Cached KIND>
+INLINE void attend(const float* q, int size, const Cache& cache, size_t base, int first, int last,
+                   float* score, float* out) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+  float most = -INFINITY;
+  for (int p = first; p < last; ++p) {
+    f32x16 total = {};
+    for (int i = 0; i < size; i += 16)
+      total += load<f32x16>(q + i) * cached<KIND>(cache.keys, (base + p) * size + i);
+    float value = sum(total) * scale;
+    if (KIND == kInt8) value *= cache.key_scale[base + p];
+    score[p - first] = value;
+    most = value > most ? value : most;
+  }
+  const int count = last - first;
+  f32x16 weights = {};
+  for (int i = count; i % 16; ++i) score[i] = -INFINITY;
+  for (int i = 0; i < count; i += 16) {
+    const f32x16 shifted = load<f32x16>(score + i) - most;
+    const f32x16 part = choose(shifted < -87.0f, f32x16{}, exponential(shifted));
+    weights += part;
+    store(score + i, part);
+  }
+  const float inverse = 1.0f / sum(weights);
+  for (int i = 0; i < size; i += 64) {
+    const int vectors = size - i < 64 ? (size - i) / 16 : 4;
+    f32x16 total[4] = {};
+    for (int p = first; p < last; ++p) {
+      float weight = score[p - first];
+      if (KIND == kInt8) weight *= cache.value_scale[base + p];
+      for (int v = 0; v < vectors; ++v)
+        total[v] += weight * cached<KIND>(cache.values, (base + p) * size + i + 16 * v);
+    }
+    for (int v = 0; v < vectors; ++v) store(out + i + 16 * v, total[v] * inverse);
+  }
+}
+
+// Keys and values of one lane and one of its heads stored, then its queries answered.
+template <Cached KIND>
+INLINE void attention(const Block& b, const Step& step, int lane_number, int token, int kv,
+                      float* qkv, size_t stride, float* out, size_t out_stride, float* scores) {
+  const Lane& lane = step.lanes[lane_number];
+  const Cache& cache = b.cache;
+  const int size = b.head_dim, shared = b.heads / b.kv_heads;
+  const size_t base = (size_t(lane.slot) * b.kv_heads + kv) * cache.context;
+  for (int i = 0; i < lane.length; ++i) {
+    float* row = qkv + (token + i) * stride;
+    const float* cos = step.cos ? step.cos + size_t(token + i) * size : nullptr;
+    const float* sin = step.cos ? step.sin + size_t(token + i) * size : nullptr;
+    float* key = row + size_t(b.heads + kv) * size;
+    float* value = row + size_t(b.heads + b.kv_heads + kv) * size;
+    for (int h = 0; h < shared; ++h) {
+      float* query = row + size_t(kv * shared + h) * size;
+      if (b.q_norm.weight) normalise(b.q_norm, query, size, query);
+      if (cos) turn(query, size, cos, sin);
+    }
+    if (b.k_norm.weight) normalise(b.k_norm, key, size, key);
+    if (cos) turn(key, size, cos, sin);
+    const size_t at = base + lane.start + i;
+    keep<KIND>(cache.keys, cache.key_scale, at, size, key);
+    keep<KIND>(cache.values, cache.value_scale, at, size, value);
+  }
+  for (int i = 0; i < lane.length; ++i) {
+    const int last = lane.start + i + 1;
+    const int first = b.window && last > b.window ? last - b.window : 0;
+    for (int h = kv * shared; h < (kv + 1) * shared; ++h)
+      attend<KIND>(qkv + (token + i) * stride + size_t(h) * size, size, cache, base, first, last,
+                   scores, out + (token + i) * out_stride + size_t(h) * size);
+  }
+}
+
+INLINE void attention(const Block& b, const Step& s, int lane, int token, int kv, float* qkv,
+                      size_t stride, float* out, size_t out_stride, float* scores) {
+  switch (b.cache.kind) {
+    case kBf16: return attention<kBf16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
+    case kFp32: return attention<kFp32>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
+    default: return attention<kInt8>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
+  }
+}
+
+INLINE f32x16 activated(int32_t kind, f32x16 x) {
+  switch (kind) {
+    case kSilu: return x / (1.0f + exponential(-x));
+    case kRelu: return larger(x, f32x16{});
+    default:
+      for (int i = 0; i < 16; ++i) x[i] *= 0.5f * (1.0f + std::erf(x[i] * 0.70710678f));
+      return x;
+  }
+}
+
+// Group g of token t of what lies between the MLP's two products.
+INLINE void activate(const Block& b, float* up, size_t stride, int t, int g, const Quantized& q) {
+  float* x = up + t * stride;
+  float line[128];
+  const int first = g * q.group, count = b.ffn - first < q.group ? b.ffn - first : q.group;
+  for (int i = 0; i < count; i += 16) {
+    const int some = count - i < 16 ? count - i : 16;
+    float values[16] = {}, others[16] = {};
+    memcpy(values, x + first + i, sizeof(float) * some);
+    f32x16 part = activated(b.activation, load<f32x16>(values));
+    if (b.gated) {
+      memcpy(others, x + b.ffn + first + i, sizeof(float) * some);
+      part *= load<f32x16>(others);
+    }
+    store(line + i, part);
+  }
+  quantize_group(q, t, g, line, count);
+}
+
+template <class Isa>
+void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
+  const int longest = step.longest(), tasks = step.num_lanes * b.kv_heads, tokens = step.tokens;
+  Scratch from(memory);
+  const BlockScratch s(from, b, tokens, tasks, longest);
+  const size_t fused = s.padded(b.qkv.rows), wide = s.padded(b.up.rows);
+  const size_t queries = s.padded(int64_t(b.heads) * b.head_dim);
+
+  normalised(crew, b.attention_norm, step.x, b.hidden, tokens, s.normal, s.hidden);
+  multiply<Isa, false>(crew, b.qkv, s.hidden, tokens, s.qkv, fused);
+  crew.each(tasks, 1, [&](int first, int last) {
+    for (int task = first; task < last; ++task) {
+      const int lane = task / b.kv_heads;
+      int token = 0;
+      for (int i = 0; i < lane; ++i) token += step.lanes[i].length;
+      attention(b, step, lane, token, task % b.kv_heads, s.qkv, fused, s.attended, queries,
+                s.scores + size_t(task) * s.padded(longest));
+    }
+  });
+  const int groups = s.heads.groups(), pieces = tokens * groups;
+  crew.each(pieces, std::max(pieces / 4, 1), [&](int first, int last) {
+    for (int i = first; i < last; ++i)
+      quantize_row(s.heads, i / groups, s.attended + i / groups * queries, b.heads * b.head_dim,
+                   i % groups, i % groups + 1);
+  });
+  multiply<Isa, true>(crew, b.out, s.heads, tokens, step.x, b.hidden);
+  normalised(crew, b.mlp_norm, step.x, b.hidden, tokens, s.normal, s.ups);
+  multiply<Isa, false>(crew, b.up, s.ups, tokens, s.up, wide);
+  const int inner = s.ffn.groups();
+  crew.each(tokens * inner, std::max(tokens * inner / 16, 1), [&](int first, int last) {
+    for (int i = first; i < last; ++i) activate(b, s.up, wide, i / inner, i % inner, s.ffn);
+  });
+  multiply<Isa, true>(crew, b.down, s.ffn, tokens, step.x, b.hidden);
+}
+
+template <class Isa>
+void linear_step(Crew& crew, const Matrix& m, const float* x, int tokens, float* y, void* memory) {
+  Scratch from(memory);
+  const Quantized q(from, m, tokens);
+  const int groups = q.groups(), pieces = tokens * groups;
+  crew.each(pieces, std::max(pieces / 4, 1), [&](int first, int last) {
+    for (int i = first; i < last; ++i)
+      quantize_row(q, i / groups, x + size_t(i / groups) * m.columns, static_cast<int>(m.columns),
+                   i % groups, i % groups + 1);
+  });
+  multiply<Isa, false>(crew, m, q, tokens, y, m.rows);
+}
+
+template <class Isa>
+void whole_step(Crew& crew, const Matrix& m, int first_block, int last_block, uint16_t* out) {
+  const int count = last_block - first_block;
+  crew.each(count, crew.chunk(count), [&](int first, int last) {
+    for (int i = first; i < last; ++i)
+      whole<Isa>(m, first_block + i, out + size_t(i) * kRows * m.columns);
+  });
+}
+
+template <class Isa>
+const Table* table(const char* name) {
+  static const Table found{name, linear_step<Isa>, whole_step<Isa>, block_step<Isa>};
+  return &found;
+}
+
+}  // namespace
+}  // namespace edgewise

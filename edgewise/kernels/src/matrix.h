@@ -1,0 +1,74 @@
+// What Python hands over. The structs mirror those of library.py, field by field.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace edgewise {
+
+// Codes lie in tiles of 16 rows and 32 columns, in planes of bits: see quantization/pack.py.
+constexpr int kRows = 16, kColumns = 32, kTokens = 16;
+
+struct Matrix {
+  const uint8_t* codes;     // [blocks, tiles, bits, 64]
+  const uint16_t* scale;    // bf16 [blocks, groups, 16]
+  const uint16_t* minimum;  // bf16 [blocks, groups, 16], or null: codes count from -2^(bits-1)
+  const float* bias;        // [rows], or null
+  int64_t rows, columns;    // as the model sees them
+  int32_t bits, group;
+
+  int blocks() const { return static_cast<int>((rows + kRows - 1) / kRows); }
+  int groups() const { return static_cast<int>((columns + group - 1) / group); }
+  int width() const { return groups() * group; }  // columns, filled up to whole groups
+  size_t block_bytes() const { return size_t(width()) / kColumns * bits * 64; }
+};
+
+struct Norm {
+  const float* weight;  // null: no normalisation
+  const float* bias;
+  float eps;
+  int32_t centred;  // LayerNorm, else RMSNorm
+};
+
+enum Activation : int32_t { kSilu = 0, kRelu = 1, kGelu = 2 };
+
+enum Cached : int32_t { kBf16 = 0, kFp32 = 1, kInt8 = 2 };
+
+// A block's keys and values: those of one head lie one position after the other.
+struct Cache {
+  void* keys;  // [slots, kv_heads, context, head_dim]
+  void* values;
+  float* key_scale;  // [slots, kv_heads, context], of 8-bit caches
+  float* value_scale;
+  int64_t context;
+  int32_t kind;
+};
+
+struct Block {
+  Matrix qkv, out, up, down;
+  Norm attention_norm, mlp_norm, q_norm, k_norm;
+  Cache cache;
+  int32_t hidden, heads, kv_heads, head_dim, ffn, gated, activation, window;  // window 0: none
+};
+
+// The step's positions [start, start + length) of the sequence in a slot of the cache.
+struct Lane {
+  int32_t slot, start, length;
+
+  int end() const { return start + length; }
+};
+
+struct Step {
+  float* x;          // hidden states [tokens, hidden], in and out
+  const float* cos;  // [tokens, head_dim], or null
+  const float* sin;
+  const Lane* lanes;  // their tokens lie one after the other
+  int32_t tokens, num_lanes, threads;
+
+  int longest() const {
+    int found = 0;
+    for (int i = 0; i < num_lanes; ++i) found = lanes[i].end() > found ? lanes[i].end() : found;
+    return found;
+  }
+};
+
+}  // namespace edgewise

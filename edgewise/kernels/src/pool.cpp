@@ -1,0 +1,95 @@
+#include "pool.h"
+
+#include <cstdint>
+
+namespace edgewise {
+
+namespace {
+
+constexpr int kSpins = 4000;       // of a barrier, before the core is offered to others
+constexpr int kIdleSpins = 20000;  // of a helper without work, before it sleeps: some 100 us
+
+class Pool {
+ public:
+  void run(int threads, const std::function<void(Crew&)>& work) {
+    std::lock_guard<std::mutex> alone(calls_);
+    Crew crew(threads);
+    if (threads == 1) {
+      work(crew);
+      return;
+    }
+    const uint64_t before = call_.load(std::memory_order_relaxed);
+    while (helpers_ < threads - 1) {
+      const int number = helpers_++;
+      std::thread([this, number, before] { help(number, before); }).detach();
+    }
+    work_ = &work;
+    crew_ = &crew;
+    busy_.store(threads - 1, std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(sleep_);
+      const uint64_t number = (before >> 16) + 1;
+      call_.store(number << 16 | static_cast<uint64_t>(threads - 1), std::memory_order_release);
+    }
+    if (sleepers_.load(std::memory_order_acquire) > 0) wake_.notify_all();
+    work(crew);
+    for (int spins = 0; busy_.load(std::memory_order_acquire) > 0; relax())
+      if (++spins > kSpins) std::this_thread::yield();
+  }
+
+ private:
+  void help(int number, uint64_t seen) {
+    for (;;) {
+      seen = await(seen);
+      if (number >= static_cast<int>(seen & 0xffff)) continue;
+      (*work_)(*crew_);
+      busy_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  // The next call: a helper spins a while, then sleeps.
+  uint64_t await(uint64_t seen) {
+    for (int spins = 0; spins < kIdleSpins; ++spins, relax()) {
+      const uint64_t now = call_.load(std::memory_order_acquire);
+      if (now != seen) return now;
+    }
+    std::unique_lock<std::mutex> lock(sleep_);
+    sleepers_.fetch_add(1);
+    wake_.wait(lock, [&] { return call_.load(std::memory_order_acquire) != seen; });
+    sleepers_.fetch_sub(1);
+    return call_.load(std::memory_order_acquire);
+  }
+
+  std::mutex calls_, sleep_;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> call_{0};  // its number, and in the low 16 bits how many helpers it wants
+  std::atomic<int> busy_{0}, sleepers_{0};
+  int helpers_ = 0;
+  const std::function<void(Crew&)>* work_ = nullptr;
+  Crew* crew_ = nullptr;
+};
+
+}  // namespace
+
+void Crew::barrier() {
+  if (size_ == 1) {
+    next_.store(0, std::memory_order_relaxed);
+    return;
+  }
+  const unsigned phase = phase_.load(std::memory_order_acquire);
+  if (waiting_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    next_.store(0, std::memory_order_relaxed);
+    waiting_.store(0, std::memory_order_relaxed);
+    phase_.fetch_add(1, std::memory_order_release);
+    return;
+  }
+  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; relax())
+    if (++spins > kSpins) std::this_thread::yield();
+}
+
+void run(int threads, const std::function<void(Crew&)>& work) {
+  static Pool* const pool = new Pool;  // never destroyed: helpers may still wait at exit
+  pool->run(threads, work);
+}
+
+}  // namespace edgewise

@@ -1,0 +1,141 @@
+// Packed matrices times a few rows of activations, and packed matrices made whole.
+//
+// `Isa` supplies the integer part: dot<BITS, B>(codes, x, tiles, sums) adds to sums[b], for 16 rows
+// and `tiles` tiles, the products of codes with the 8-bit activations x[b]; where Isa::kSigned, codes of 8
+// bits count from 128 in it. unpack<BITS>(codes, out) writes a tile's codes as 8 chunks of 64 bytes.
+#pragma once
+#include "scratch.h"
+#include "simd.h"
+
+namespace edgewise {
+namespace {
+
+// One group of one token, from x[0, count); the rest of the group is zero.
+INLINE void quantize_group(const Quantized& q, int token, int g, const float* x, int count) {
+  float padded[128];
+  if (count < q.group) {
+    memset(padded, 0, sizeof padded);
+    if (count > 0) memcpy(padded, x, sizeof(float) * count);
+    x = padded;
+  }
+  f32x16 most = {};
+  for (int i = 0; i < q.group; i += 16) most = larger(absolute(load<f32x16>(x + i)), most);
+  const float range = largest(most), inverse = range > 0 ? 127.0f / range : 0.0f;
+  int8_t* codes = q.codes + size_t(token) * q.width + size_t(g) * q.group;
+  i32x16 total = {};
+  for (int i = 0; i < q.group; i += 16) {
+    const i32x16 code = rounded(load<f32x16>(x + i) * inverse);
+    store(codes + i, __builtin_convertvector(code, i8x16));
+    total += code;
+  }
+  const size_t at = size_t(token) * q.groups() + g;
+  q.scale[at] = range / 127.0f;
+  q.sum[at] = sum(total);
+}
+
+// Groups [first, last) of one token's row x of `columns` numbers.
+INLINE void quantize_row(const Quantized& q, int token, const float* x, int columns, int first, int last) {
+  for (int g = first; g < last; ++g) quantize_group(q, token, g, x + g * q.group, columns - g * q.group);
+}
+
+// 16 rows of the product for B tokens from `token` on.
+template <class Isa, int BITS, int B>
+void rows16(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) {
+  constexpr int kOffset = 1 << (BITS - 1);
+  constexpr int kFrom = BITS == 8 && Isa::kSigned ? 128 : 0;  // what dot counts codes from
+  const int groups = m.groups(), tiles = m.group / kColumns;
+  const uint8_t* codes = m.codes + block * m.block_bytes();
+  const size_t side = size_t(block) * groups * kRows;
+  const int8_t* x[B];
+  f32x16 out[B];
+  for (int b = 0; b < B; ++b) {
+    x[b] = q.codes + size_t(token + b) * q.width;
+    out[b] = f32x16{};
+  }
+  const float* scale = q.scale + size_t(token) * groups;
+  const int32_t* sums = q.sum + size_t(token) * groups;
+  for (int g = 0; g < groups; ++g) {
+    i32x16 dot[B];
+    for (int b = 0; b < B; ++b) dot[b] = i32x16{};
+    Isa::template dot<BITS, B>(codes, x, tiles, dot);
+    codes += size_t(tiles) * BITS * 64;
+    const f32x16 step = bf16(m.scale + side + g * kRows);
+    f32x16 least = {};
+    if (m.minimum) least = bf16(m.minimum + side + g * kRows);
+    for (int b = 0; b < B; ++b) {
+      x[b] += m.group;
+      const float by = scale[b * groups + g];
+      const int32_t total = sums[b * groups + g];
+      const int32_t shift = (m.minimum ? 0 : kOffset) - kFrom;
+      out[b] += __builtin_convertvector(dot[b] - shift * total, f32x16) * (step * by);
+      if (m.minimum) out[b] += least * (by * static_cast<float>(total));
+    }
+  }
+  for (int b = 0; b < B; ++b) y[b] = out[b];
+}
+
+// y[t] = 16 rows for token `from + t`.
+template <class Isa, int BITS>
+void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
+  int t = 0;
+  for (; t + 8 <= tokens; t += 8) rows16<Isa, BITS, 8>(m, block, q, from + t, y + t);
+  for (; t + 4 <= tokens; t += 4) rows16<Isa, BITS, 4>(m, block, q, from + t, y + t);
+  for (; t + 2 <= tokens; t += 2) rows16<Isa, BITS, 2>(m, block, q, from + t, y + t);
+  for (; t < tokens; ++t) rows16<Isa, BITS, 1>(m, block, q, from + t, y + t);
+}
+
+template <class Isa>
+void product(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
+  switch (m.bits) {
+    case 2: return block_rows<Isa, 2>(m, block, q, from, tokens, y);
+    case 3: return block_rows<Isa, 3>(m, block, q, from, tokens, y);
+    case 4: return block_rows<Isa, 4>(m, block, q, from, tokens, y);
+    case 5: return block_rows<Isa, 5>(m, block, q, from, tokens, y);
+    case 6: return block_rows<Isa, 6>(m, block, q, from, tokens, y);
+    default: return block_rows<Isa, 8>(m, block, q, from, tokens, y);
+  }
+}
+
+// Rows of a block as bf16: out [16, columns], rows beyond the matrix's last left out.
+template <class Isa, int BITS>
+void whole16(const Matrix& m, int block, uint16_t* out) {
+  const int rows = m.rows - int64_t(block) * kRows < kRows ? int(m.rows - int64_t(block) * kRows) : kRows;
+  const int groups = m.groups(), tiles = m.width() / kColumns, each = m.group / kColumns;
+  const uint8_t* codes = m.codes + block * m.block_bytes();
+  const size_t side = size_t(block) * groups * kRows;
+  const float offset = static_cast<float>(1 << (BITS - 1));
+  for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64) {
+    alignas(64) uint8_t chunks[8][kRows][4];
+    Isa::template unpack<BITS>(codes, &chunks[0][0][0]);
+    const f32x16 step = bf16(m.scale + side + tile / each * kRows);
+    f32x16 least = step * -offset;
+    if (m.minimum) least = bf16(m.minimum + side + tile / each * kRows);
+    const int count = m.columns - tile * kColumns < kColumns ? int(m.columns - tile * kColumns) : kColumns;
+    for (int r = 0; r < rows && count > 0; ++r) {
+      alignas(64) uint8_t line[kColumns];
+      for (int c = 0; c < 8; ++c) memcpy(line + 4 * c, chunks[c][r], 4);
+      uint16_t row[kColumns];
+      for (int i = 0; i < kColumns; i += 16) {
+        const f32x16 code = __builtin_convertvector(
+            __builtin_convertvector(load<u8x16>(line + i), i32x16), f32x16);
+        store(row + i, to_bf16(code * step[r] + least[r]));
+      }
+      memcpy(out + size_t(r) * m.columns + tile * kColumns, row, sizeof(uint16_t) * count);
+    }
+  }
+}
+
+template <class Isa>
+void whole(const Matrix& m, int block, uint16_t* out) {
+  switch (m.bits) {
+    case 2: return whole16<Isa, 2>(m, block, out);
+    case 3: return whole16<Isa, 3>(m, block, out);
+    case 4: return whole16<Isa, 4>(m, block, out);
+    case 5: return whole16<Isa, 5>(m, block, out);
+    case 6: return whole16<Isa, 6>(m, block, out);
+    default: return whole16<Isa, 8>(m, block, out);
+  }
+}
+
+}  // namespace
+}  // namespace edgewise

@@ -1,0 +1,64 @@
+// Pieces of one buffer, each on a cache line of its own.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "matrix.h"
+
+namespace edgewise {
+
+class Scratch {
+ public:
+  explicit Scratch(void* start) : start_(static_cast<char*>(start)) {}
+
+  template <class T>
+  T* take(size_t count) {
+    T* found = reinterpret_cast<T*>(start_ + used_);
+    used_ += (count * sizeof(T) + 63) / 64 * 64;
+    return found;
+  }
+
+  size_t used() const { return used_; }
+
+ private:
+  char* start_;
+  size_t used_ = 0;
+};
+
+// Activations in 8 bits, symmetric, with a scale for each group of columns.
+struct Quantized {
+  int8_t* codes;  // [tokens, width]
+  float* scale;   // [tokens, groups]
+  int32_t* sum;   // [tokens, groups], of the codes
+  int width, group;
+
+  Quantized(Scratch& from, const Matrix& m, int tokens)
+      : codes(from.take<int8_t>(size_t(tokens) * m.width())),
+        scale(from.take<float>(size_t(tokens) * m.groups())),
+        sum(from.take<int32_t>(size_t(tokens) * m.groups())),
+        width(m.width()),
+        group(m.group) {}
+
+  int groups() const { return width / group; }
+};
+
+// What a step through a block keeps between its phases.
+struct BlockScratch {
+  Quantized hidden, heads, ups, ffn;  // inputs of qkv, out, up and down
+  float *normal, *qkv, *attended, *up, *scores;
+
+  BlockScratch(Scratch& from, const Block& block, int tokens, int tasks, int longest)
+      : hidden(from, block.qkv, tokens),
+        heads(from, block.out, tokens),
+        ups(from, block.up, tokens),
+        ffn(from, block.down, tokens),
+        normal(from.take<float>(size_t(tokens) * padded(block.hidden))),
+        qkv(from.take<float>(size_t(tokens) * padded(block.qkv.rows))),
+        attended(from.take<float>(size_t(tokens) * padded(int64_t(block.heads) * block.head_dim))),
+        up(from.take<float>(size_t(tokens) * padded(block.up.rows))),
+        scores(from.take<float>(size_t(tasks) * padded(longest))) {}
+
+  static size_t padded(int64_t count) { return size_t(count + 15) / 16 * 16; }
+};
+
+}  // namespace edgewise

@@ -1,0 +1,92 @@
+// Sixteen numbers at a time, through the compilers' own vector types: one source for every
+// instruction set. Included after a file has chosen its target; everything is private to it.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+namespace edgewise {
+namespace {
+
+#define INLINE inline __attribute__((always_inline))
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+
+template <class T>
+INLINE T load(const void* from) {
+  T x;
+  memcpy(&x, from, sizeof x);
+  return x;
+}
+
+template <class T>
+INLINE void store(void* to, T x) {
+  memcpy(to, &x, sizeof x);
+}
+
+INLINE f32x16 bf16(const uint16_t* from) {
+  const u32x16 wide = __builtin_convertvector(load<u16x16>(from), u32x16) << 16;
+  return (f32x16)wide;
+}
+
+// To the nearest, ties to even.
+INLINE u16x16 to_bf16(f32x16 x) {
+  const u32x16 bits = (u32x16)x;
+  return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, u16x16);
+}
+
+INLINE f32x16 all(float x) { return x - (f32x16){}; }
+
+INLINE f32x16 choose(i32x16 which, f32x16 yes, f32x16 no) {
+  return (f32x16)((which & (i32x16)yes) | (~which & (i32x16)no));
+}
+
+INLINE f32x16 larger(f32x16 a, f32x16 b) { return choose(a > b, a, b); }
+
+INLINE f32x16 absolute(f32x16 x) { return (f32x16)((i32x16)x & 0x7fffffff); }
+
+INLINE float sum(f32x16 x) {
+  float total = 0;
+  for (int i = 0; i < 16; ++i) total += x[i];
+  return total;
+}
+
+INLINE int32_t sum(i32x16 x) {
+  int32_t total = 0;
+  for (int i = 0; i < 16; ++i) total += x[i];
+  return total;
+}
+
+INLINE float largest(f32x16 x) {
+  float found = x[0];
+  for (int i = 1; i < 16; ++i) found = x[i] > found ? x[i] : found;
+  return found;
+}
+
+// To the nearest, ties to even, for |x| < 2^22.
+INLINE i32x16 rounded(f32x16 x) {
+  const f32x16 magic = all(12582912.0f);
+  return (i32x16)(x + magic) - (i32x16)magic;
+}
+
+// e^x to about 2e-7, relative: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
+INLINE f32x16 exponential(f32x16 x) {
+  x = choose(x > 88.0f, all(88.0f), choose(x < -87.0f, all(-87.0f), x));
+  const i32x16 n = rounded(x * 1.44269504f);
+  const f32x16 whole = __builtin_convertvector(n, f32x16);
+  const f32x16 r = x - whole * 0.693359375f - whole * -2.12194440e-4f;
+  f32x16 p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * (f32x16)((n + 127) << 23);
+}
+
+}  // namespace
+}  // namespace edgewise

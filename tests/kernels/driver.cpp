@@ -1,0 +1,214 @@
+// Random shapes through every instruction set that the machine has, on buffers of just the right
+// size: products against doubles, whole matrices and blocks against the portable code. Built with
+// sanitizers, and for other processors, by test_sources.py. Prints what differs; exits with 1.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../edgewise/kernels/src/matrix.h"
+
+using namespace edgewise;
+
+extern "C" {
+int edgewise_use(const char*);
+int edgewise_linear(const Matrix*, const float*, int, float*, int);
+int edgewise_whole(const Matrix*, int, int, uint16_t*, int);
+int edgewise_blocks(const Block* const*, int, const Step*);
+double edgewise_read(const uint8_t*, size_t, int);
+}
+
+static std::mt19937 rng(20261121);
+static int failures = 0;
+
+static int draw(int from, int to) { return std::uniform_int_distribution<int>(from, to)(rng); }
+static float real() { return std::normal_distribution<float>()(rng); }
+static float wide(uint16_t x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float found;
+  memcpy(&found, &bits, 4);
+  return found;
+}
+static uint16_t narrow(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return uint16_t(bits >> 16);
+}
+
+struct Owned {
+  std::vector<uint8_t> codes;
+  std::vector<uint16_t> scale, minimum;
+  std::vector<float> bias;
+  Matrix m{};
+
+  Owned() = default;
+  Owned(int rows, int columns, int bits, int group, bool asymmetric, bool biased) {
+    m.rows = rows, m.columns = columns, m.bits = bits, m.group = group;
+    codes.resize(m.block_bytes() * m.blocks());
+    for (auto& x : codes) x = uint8_t(draw(0, 255));
+    scale.resize(size_t(m.blocks()) * m.groups() * kRows);
+    for (auto& x : scale) x = narrow(real() * 0.02f);
+    if (asymmetric) {
+      minimum.resize(scale.size());
+      for (auto& x : minimum) x = narrow(real() * 0.1f);
+    }
+    if (biased)
+      for (int i = 0; i < rows; ++i) bias.push_back(real());
+  }
+
+  const Matrix* get() {
+    m.codes = codes.data(), m.scale = scale.data();
+    m.minimum = minimum.empty() ? nullptr : minimum.data();
+    m.bias = bias.empty() ? nullptr : bias.data();
+    return &m;
+  }
+
+  int code(int row, int column) const {
+    const uint8_t* tile = codes.data() + row / kRows * m.block_bytes() +
+                          size_t(column / kColumns) * m.bits * 64;
+    const int chunk = column % kColumns / 4, byte = row % kRows * 4 + column % 4;
+    int found = 0;
+    for (int shift = 0; shift < m.bits;) {
+      const int left = m.bits - shift, plane = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      const int fields = 8 / plane;
+      const int field = tile[64 * (chunk / fields) + byte] >> (chunk % fields * plane);
+      found |= (field & ((1 << plane) - 1)) << shift;
+      tile += 64 * plane;
+      shift += plane;
+    }
+    return found;
+  }
+
+  double weight(int row, int column) const {
+    const size_t at = (size_t(row / kRows) * m.groups() + column / m.group) * kRows + row % kRows;
+    const double step = wide(scale[at]);
+    if (!minimum.empty()) return code(row, column) * step + wide(minimum[at]);
+    return (code(row, column) - (1 << (m.bits - 1))) * step;
+  }
+};
+
+static void expect(bool good, const std::string& what) {
+  if (good) return;
+  printf("wrong: %s\n", what.c_str());
+  ++failures;
+}
+
+static const int kBits[] = {2, 3, 4, 5, 6, 8}, kGroups[] = {32, 64, 128};
+
+static Owned drawn(int rows, int columns, bool biased) {
+  return Owned(rows, columns, kBits[draw(0, 5)], kGroups[draw(0, 2)], draw(0, 1), biased);
+}
+
+static void products(const char* isa, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    Owned owned = drawn(draw(1, 70), draw(1, 300), draw(0, 1));
+    const Matrix& m = *owned.get();
+    const int tokens = draw(1, 19), threads = draw(1, 4);
+    const std::string what = std::string(isa) + " " + std::to_string(m.rows) + "x" +
+                             std::to_string(m.columns) + " bits " + std::to_string(m.bits) +
+                             " group " + std::to_string(m.group);
+    // Whole numbers up to 127, the largest in every group: their rounding to 8 bits is exact.
+    std::vector<float> x(size_t(tokens) * m.columns), y(size_t(tokens) * m.rows);
+    for (size_t i = 0; i < x.size(); ++i)
+      x[i] = i % m.columns % m.group == 0 ? 127.0f : float(draw(-127, 127));
+    expect(!edgewise_linear(&m, x.data(), tokens, y.data(), threads), what + ": memory");
+    for (int t = 0; t < tokens; ++t)
+      for (int r = 0; r < m.rows; ++r) {
+        double right = m.bias ? m.bias[r] : 0.0, size = 1e-3;
+        for (int c = 0; c < m.columns; ++c) {
+          const double part = owned.weight(r, c) * x[size_t(t) * m.columns + c];
+          right += part, size += std::abs(part);
+        }
+        if (std::abs(y[size_t(t) * m.rows + r] - right) > 3e-6 * size) {
+          expect(false, what + ": product");
+          return;
+        }
+      }
+    std::vector<uint16_t> out(size_t(m.rows) * m.columns);
+    edgewise_whole(&m, 0, m.blocks(), out.data(), threads);
+    for (int r = 0; r < m.rows; ++r)
+      for (int c = 0; c < m.columns; ++c) {
+        const double right = owned.weight(r, c);
+        const double most = 0.004 * std::abs(right) + 1e-6 + 1e-5 * std::abs(right);
+        if (std::abs(wide(out[size_t(r) * m.columns + c]) - right) > most) {
+          expect(false, what + ": whole");
+          return;
+        }
+      }
+  }
+}
+
+static void blocks(const char* isa, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    Block b{};
+    b.kv_heads = draw(1, 3), b.heads = b.kv_heads * draw(1, 3), b.head_dim = 16 * draw(1, 5);
+    b.hidden = draw(1, 90), b.ffn = draw(1, 150), b.gated = draw(0, 1), b.activation = draw(0, 2);
+    b.window = draw(0, 1) * draw(1, 9);
+    const int queries = b.heads * b.head_dim, fused = queries + 2 * b.kv_heads * b.head_dim;
+    Owned qkv = drawn(fused, b.hidden, draw(0, 1)), out = drawn(b.hidden, queries, draw(0, 1));
+    Owned up = drawn(b.ffn * (b.gated ? 2 : 1), b.hidden, draw(0, 1));
+    Owned down = drawn(b.hidden, b.ffn, draw(0, 1));
+    b.qkv = *qkv.get(), b.out = *out.get(), b.up = *up.get(), b.down = *down.get();
+    std::vector<float> weight(std::max(b.hidden, b.head_dim), 1.1f), bias(weight.size(), 0.01f);
+    b.attention_norm = {weight.data(), bias.data(), 1e-5f, draw(0, 1)};
+    b.mlp_norm = {weight.data(), nullptr, 1e-5f, draw(0, 1)};
+    if (draw(0, 1)) b.q_norm = b.k_norm = {weight.data(), nullptr, 1e-6f, 0};
+    const int slots = 3, context = draw(6, 20), kind = draw(0, 2);
+    const size_t positions = size_t(slots) * b.kv_heads * context;
+    const size_t bytes = positions * b.head_dim * (kind == kFp32 ? 4 : kind == kBf16 ? 2 : 1);
+    std::vector<uint8_t> keys[2], values[2];
+    std::vector<float> key_scale[2], value_scale[2], x[2];
+    std::vector<Lane> lanes;
+    int tokens = 0;
+    for (int slot = 0; slot < draw(1, 3); ++slot) {
+      const int length = draw(1, 5), start = draw(0, 1) ? 0 : draw(0, context - length);
+      lanes.push_back({slot, start, length});
+      tokens += length;
+    }
+    std::vector<float> cos(size_t(tokens) * b.head_dim), sin(cos.size());
+    for (size_t i = 0; i < cos.size(); ++i) cos[i] = std::cos(float(i)), sin[i] = std::sin(float(i));
+    std::vector<float> start(size_t(tokens) * b.hidden);
+    for (auto& value : start) value = real();
+    for (int which = 0; which < 2; ++which) {
+      keys[which].assign(bytes, 0), values[which].assign(bytes, 0);
+      key_scale[which].assign(positions, 0.01f), value_scale[which].assign(positions, 0.01f);
+      x[which] = start;
+      b.cache = {keys[which].data(), values[which].data(), key_scale[which].data(),
+                 value_scale[which].data(), context, kind};
+      const Step step{x[which].data(), cos.data(), sin.data(), lanes.data(), tokens,
+                      int(lanes.size()), draw(1, 4)};
+      const Block* one = &b;
+      edgewise_use(which ? isa : "portable");
+      expect(!edgewise_blocks(&one, 1, &step), "memory");
+    }
+    double most = 0, worst = 0;
+    for (size_t i = 0; i < start.size(); ++i) {
+      most = std::max(most, double(std::abs(x[0][i])));
+      worst = std::max(worst, double(std::abs(x[0][i] - x[1][i])));
+      if (!std::isfinite(x[1][i])) worst = INFINITY;
+    }
+    // A last digit may tip an 8-bit code, or a cached number, over to its neighbour.
+    if (!(worst <= 0.03 * most + 1e-4))
+      expect(false, std::string(isa) + ": block " + std::to_string(round) + " differs by " +
+                        std::to_string(worst) + " of " + std::to_string(most));
+  }
+}
+
+int main(int count, char** given) {
+  const int rounds = count > 1 ? atoi(given[1]) : 200;
+  int sets = 0;
+  for (const char* isa : {"avx512-vnni", "avx2", "neon-dotprod", "portable"}) {
+    if (edgewise_use(isa)) continue;
+    ++sets;
+    products(isa, rounds);
+    blocks(isa, rounds / 4);
+    printf("%s: done\n", isa);
+  }
+  std::vector<uint8_t> bytes(1 << 16);
+  expect(edgewise_read(bytes.data(), bytes.size(), 2) > 0, "reading");
+  return failures || sets < 1;
+}

@@ -1,0 +1,131 @@
+"""Whole blocks in the kernels, against torch's own layers on the same weights."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from edgewise import kernels
+from edgewise.models.cache import Segment
+from edgewise.models.config import DecoderConfig, Rope
+from edgewise.models.shard import random_shard
+from edgewise.quantization.linear import PackedLinear
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
+
+LLAMA = DecoderConfig(
+    architecture="LlamaForCausalLM", vocab_size=97, hidden_size=64, ffn_size=150, num_blocks=3,
+    num_heads=4, num_kv_heads=2, head_dim=16, max_context=64, norm="rms", norm_eps=1e-5,
+    activation="silu", gated=True, rope=Rope(theta=10000.0), windows=(None,) * 3, tied=False,
+    embed_size=64, names="llama",
+)  # fmt: skip
+SHAPES = {
+    "llama": LLAMA,
+    "wide heads": dataclasses.replace(LLAMA, head_dim=80),
+    "qwen2": dataclasses.replace(LLAMA, qkv_bias=True),
+    "qwen3": dataclasses.replace(LLAMA, qk_norm=True, head_dim=32),
+    "windows": dataclasses.replace(LLAMA, windows=(4, None, 4)),
+    "opt": dataclasses.replace(
+        LLAMA, norm="layer", activation="relu", gated=False, rope=None, num_kv_heads=4,
+        qkv_bias=True, out_bias=True, mlp_bias=True, names="opt",
+    ),
+    "gelu": dataclasses.replace(LLAMA, activation="gelu"),
+}  # fmt: skip
+# Prompts, chunks and decoding steps of three sequences; all of at most 16 tokens.
+STEPS = (
+    [Segment(1, 0, 9)],
+    [Segment(2, 0, 1), Segment(1, 9, 3)],
+    [Segment(1, 12, 1), Segment(2, 1, 1), Segment(3, 0, 7)],
+    [Segment(3, 7, 1)],
+)
+
+
+class InEightBits(torch.nn.Module):
+    """A packed matrix's product in float32, with its input rounded to 8 bits as the kernels do."""
+
+    def __init__(self, packed: PackedLinear) -> None:
+        super().__init__()
+        self.weight, self.bias, self.group = (
+            packed.packed.dequantized(),
+            packed.bias,
+            packed.scheme.group,
+        )
+
+    def forward(self, x):
+        width = -(-x.shape[-1] // self.group) * self.group
+        groups = F.pad(x, (0, width - x.shape[-1])).unflatten(-1, (-1, self.group))
+        step = (groups.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
+        rounded = ((groups / step).round() * step).flatten(-2)[..., : x.shape[-1]]
+        return F.linear(rounded, self.weight, None if self.bias is None else self.bias.float())
+
+
+def shard_of(config, scheme):
+    torch.manual_seed(1)
+    shard = random_shard(config, 1, 4, scheme, device="cpu", slots=3, context=32)
+    for layer in shard.layers:
+        for name, parameter in layer.named_parameters():
+            scale = 0.2 if name.endswith("bias") else 0.1
+            parameter.data = (
+                float(not name.endswith("bias")) + scale * torch.randn(parameter.shape)
+            ).to(parameter.dtype)
+    return shard
+
+
+def expected_of(config, shard):
+    """The same blocks in torch, in float32 throughout."""
+    other = random_shard(config, 1, 4, "fp32", device="cpu", slots=3, context=32)
+    for mine, theirs in zip(other.layers, shard.layers, strict=True):
+        for name in ("qkv", "out", "up", "down"):
+            setattr(mine, name, InEightBits(getattr(theirs, name)))
+        for name, parameter in theirs.named_parameters():
+            if "norm" in name:
+                mine.get_parameter(name).data = parameter.float()
+    return other
+
+
+@pytest.mark.parametrize("scheme", ["q4g32", "q3g64a", "q8g128"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_blocks_equal_torch(shape, scheme):
+    config = SHAPES[shape]
+    shard = shard_of(config, scheme)
+    assert len(shard._parts) == 1 and len(shard._parts[0].native) == 3
+    other = expected_of(config, shard)
+    for segments in STEPS:
+        x = torch.randn(sum(s.length for s in segments), config.hidden_size)
+        kept = x.clone()
+        found, expected = shard.forward(x, segments), other.forward(x, segments)
+        assert torch.equal(x, kept)
+        # Keys and values are cached in bf16 here, in float32 there.
+        error = (found - expected).norm() / (expected - x).norm()
+        assert error < 0.02
+
+
+def test_the_number_of_threads_changes_nothing():
+    shard, x = shard_of(LLAMA, "q4g64"), torch.randn(9, 64)
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        found.append(shard.forward(x, STEPS[0]))
+    torch.set_num_threads(before)
+    assert all(torch.equal(other, found[0]) for other in found)
+
+
+def test_lanes_do_not_see_each_other():
+    shard, x = shard_of(LLAMA, "q4g64"), torch.randn(12, 64)
+    together = shard.forward(x, [Segment(1, 0, 5), Segment(2, 0, 7)])
+    shard.drop(1), shard.drop(2)
+    alone = [shard.forward(x[:5], [Segment(1, 0, 5)]), shard.forward(x[5:], [Segment(2, 0, 7)])]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_what_the_kernels_do_not_know_torch_runs():
+    for config, scheme in (
+        (dataclasses.replace(LLAMA, head_dim=8), "q4g64"),
+        (dataclasses.replace(LLAMA, norm_first=False), "q4g64"),
+        (LLAMA, "bf16"),
+        (LLAMA, "t8"),
+    ):
+        shard = random_shard(config, 1, 4, scheme, device="cpu", slots=1, context=8)
+        assert not shard._parts[0].native
+        assert shard.forward(torch.randn(2, 64), [Segment(1, 0, 2)]).shape == (2, 64)

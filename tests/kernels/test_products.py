@@ -1,0 +1,115 @@
+"""Products and whole matrices from Python, against float64 and against torch's own path."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgewise import kernels
+from edgewise.quantization.linear import PackedLinear, packed_matmul
+from edgewise.quantization.packed import random_packed
+from edgewise.quantization.rounding import quantize
+from edgewise.schemes import BITS, GROUPS, get_scheme
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
+SETS = ("avx512-vnni", "avx2", "neon-dotprod", "portable")
+HERE = kernels.instruction_set()
+
+
+@pytest.fixture(params=SETS)
+def isa(request):
+    if not kernels.use(request.param):
+        pytest.skip(f"this machine has no {request.param}")
+    yield request.param
+    kernels.use(HERE)
+
+
+def packed_of(scheme, shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return quantize(torch.randn(shape, generator=generator), get_scheme(scheme), None)
+
+
+def packing_of(packed, bias=None):
+    module = PackedLinear(packed, bias)
+    assert module.packing() is not None
+    return module.packing()
+
+
+def in_eight_bits(x, group):
+    """x as the kernels see it: its rounded groups, and half of their steps."""
+    width = -(-x.shape[1] // group) * group
+    groups = torch.nn.functional.pad(x, (0, width - x.shape[1])).view(len(x), -1, group)
+    step = groups.abs().amax(-1, keepdim=True) / 127
+    rounded = (groups / step.clamp(min=1e-30)).round() * step
+    return (y.reshape(len(x), -1)[:, : x.shape[1]] for y in (rounded, step / 2 + 0 * groups))
+
+
+@pytest.mark.parametrize("suffix", ["", "a"])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("bits", BITS)
+def test_products_equal_double_precision(isa, bits, group, suffix):
+    """Beyond the rounding of x to 8 bits nothing is lost but the last digits."""
+    for shape in ((33, 70), (64, 256), (5, 31)):
+        packed = packed_of(f"q{bits}g{group}{suffix}", shape)
+        weight, bias = packed.dequantized().double(), torch.randn(shape[0])
+        for tokens in (1, 2, 3, 4, 8, 16, 17):
+            x = torch.randn(tokens, shape[1])
+            found = kernels.linear(packing_of(packed, bias), x).double()
+            rounded, half = in_eight_bits(x.double(), group)
+            size = x.double().abs() @ weight.abs().T + 1
+            # A number halfway between two codes may go either way.
+            ties = 1e-5 * size + 0.02 * (half @ weight.abs().T)
+            assert ((found - rounded @ weight.T - bias).abs() <= ties).all()
+            error = (found - x.double() @ weight.T - bias).abs()
+            assert (error <= half @ weight.abs().T * 1.001 + 1e-5 * size).all()
+        whole = kernels.dequantize(packing_of(packed), 0, shape[0])
+        torch.testing.assert_close(whole, weight.bfloat16(), rtol=1 / 128, atol=1e-6)
+        torch.testing.assert_close(kernels.dequantize(packing_of(packed), 0, 3), whole[:3])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(BITS), st.sampled_from(GROUPS), st.booleans(),
+    st.integers(1, 90), st.integers(1, 400), st.integers(1, 40), st.integers(1, 4),
+)  # fmt: skip
+def test_any_shape_equals_torch(bits, group, asymmetric, rows, columns, tokens, threads):
+    scheme = get_scheme(f"q{bits}g{group}{'a' if asymmetric else ''}")
+    packed = random_packed(scheme, (rows, columns), torch.device("cpu"))
+    x = torch.randn(tokens, columns)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = packed_matmul(x.bfloat16(), packed, None, packing_of(packed))
+        one = kernels.linear(packing_of(packed), x)
+        torch.set_num_threads(1)
+        assert torch.equal(one, kernels.linear(packing_of(packed), x))
+    finally:
+        torch.set_num_threads(before)
+    expected = packed_matmul(x.bfloat16(), packed)
+    size = (x.abs() @ packed.dequantized().abs().T).clamp(min=1e-3)
+    assert ((found - expected).abs() <= 0.02 * size).all()
+
+
+def test_the_instruction_sets_agree():
+    packed, x = packed_of("q5g64a", (48, 320)), torch.randn(9, 320)
+    found = []
+    for name in filter(kernels.use, SETS):
+        found.append(kernels.linear(packing_of(packed), x))
+    kernels.use(HERE)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_wrong_instruction_set_is_an_error_and_off_means_torch(monkeypatch):
+    code = "from edgewise import kernels; print(kernels.instruction_set())"
+
+    def asked(value):
+        monkeypatch.setenv("EDGEWISE_KERNELS", value)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert asked("off").stdout == "None\n"
+    assert asked("portable").stdout == "portable\n"
+    assert "EDGEWISE_KERNELS=mmx: this machine has no such instruction set" in asked("mmx").stderr

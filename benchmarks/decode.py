@@ -7,6 +7,7 @@ reading loop reaches over a buffer larger than the cache, in turn with it. "Arou
 takes beyond its matrix products. `python benchmarks/decode.py [--schemes q4g64,...]
 [--threads 1,2] [--batches 1,8] [--context 128]`.
 """
+# ruff: noqa: I001
 
 import argparse
 import json
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
+import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import torch
 
 from edgewise import kernels

@@ -4,12 +4,14 @@ The 1.1 B shape with random weights, 128 and 512 tokens, per scheme; and for one
 crossover lies between multiplying with the packed matrix itself and making it whole first
 (`kernels.MOST_TOKENS`). `python benchmarks/prefill.py [schemes]`.
 """
+# ruff: noqa: I001
 
 import json
 import os
 import platform
 import sys
 
+import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import torch
 import torch.nn.functional as F
 from decode import TINY, typical

@@ -10,6 +10,7 @@ from edgewise.kernels.library import (
     SCHEME_BITS,
     available,
     instruction_set,
+    most_direct,
     read_seconds,
     use,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "dequantize",
     "instruction_set",
     "linear",
+    "most_direct",
     "read_seconds",
     "use",
 ]

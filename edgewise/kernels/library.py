@@ -6,12 +6,15 @@ from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from edgewise.errors import EdgewiseError
 
 VARIABLE = "EDGEWISE_KERNELS"
 OFF = "off"
 SCHEME_BITS = (2, 3, 4, 5, 6, 8)
-MOST_TOKENS = 16  # that are multiplied with the packed matrix itself; more, and it is made whole
+MOST_TOKENS = 16  # of a step that runs through whole blocks in one call
+MOST_DIRECT_AMX = 32  # tokens multiplied with the packed matrix itself where bf16 tiles are faster
 
 
 class Matrix(ctypes.Structure):
@@ -90,6 +93,14 @@ def instruction_set() -> str | None:
     """What the kernels use; None where there are none."""
     lib = library()
     return None if lib is None else str(lib.edgewise_isa().decode())
+
+
+@cache
+def most_direct() -> float:
+    """Tokens up to which multiplying with a packed matrix in integers beats making it whole in bf16.
+    With AVX-512 or AVX2 alone integers always win (benchmarks/prefill.py); with AMX, bf16 products
+    are several times quicker. A rule, not a timing: all workers must decide alike."""
+    return MOST_DIRECT_AMX if torch.cpu._is_amx_tile_supported() else float("inf")
 
 
 def use(name: str) -> bool:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgewise import kernels
-from edgewise.kernels import MOST_TOKENS, Packing
+from edgewise.kernels import Packing, most_direct
 from edgewise.quantization.packed import Packed
 from edgewise.schemes import Family
 
@@ -16,9 +16,9 @@ def packed_matmul(
     x: Tensor, packed: Packed, bias: Tensor | None = None, packing: Packing | None = None
 ) -> Tensor:
     """x [..., columns] of the compute type -> x @ W^T + bias [..., rows] of the same type. With a
-    `packing` the kernels do it, for few rows in integers, else they make the matrix whole."""
+    `packing` the kernels do it in integers, or make the matrix whole where that is quicker."""
     rows = packed.shape[0]
-    if packing is not None and x.numel() <= MOST_TOKENS * packed.shape[1]:
+    if packing is not None and x.numel() <= most_direct() * packed.shape[1]:
         found = kernels.linear(packing, x.reshape(-1, packed.shape[1]).float())
         return found.to(x.dtype).view(*x.shape[:-1], rows)
     parts = []

@@ -21,90 +21,86 @@ struct Avx512 {
     return _mm512_set1_epi32(columns);
   }
 
-  // Codes of chunk `chunk` in a plane of P bits, moved to `shift`.
-  template <int P, int SHIFT>
-  static INLINE __m512i field(const uint8_t* plane, int chunk) {
-    constexpr int kFields = 8 / P;
-    const __m512i codes = at(plane + 64 * (chunk / kFields));
-    if (P == 8) return codes;
-    const int from = chunk % kFields * P;
-    const __m512i moved = from >= SHIFT ? _mm512_srli_epi16(codes, from - SHIFT)
-                                        : _mm512_slli_epi16(codes, SHIFT - from);
-    return _mm512_and_si512(moved, _mm512_set1_epi8(static_cast<char>(((1 << P) - 1) << SHIFT)));
+  static INLINE __m512i mask(int bits, int at) {
+    return _mm512_set1_epi8(static_cast<char>(((1 << bits) - 1) << at));
+  }
+
+  // Field `from` of every byte at the place `to`, the bits beside it left over.
+  static INLINE __m512i moved(__m512i codes, int from, int to) {
+    if (from == to) return codes;
+    return from > to ? _mm512_srli_epi16(codes, from - to) : _mm512_slli_epi16(codes, to - from);
   }
 
   template <int BITS>
   static INLINE __m512i chunk(const uint8_t* tile, int number) {
     constexpr int kLow = BITS == 8 ? 8 : BITS >= 4 ? 4 : 2, kHigh = BITS - kLow;
-    __m512i codes = field<kLow, 0>(tile, number);
-    if constexpr (kHigh > 0)
-      codes = _mm512_or_si512(codes, field<kHigh, kLow>(tile + 64 * kLow, number));
+    constexpr int kFields = 8 / kLow;
+    const __m512i low = at(tile + 64 * (number / kFields));
+    if (BITS == 8) return low;
+    const __m512i codes =
+        _mm512_and_si512(moved(low, number % kFields * kLow, 0), mask(kLow, 0));
+    if constexpr (kHigh > 0) {
+      constexpr int kHighs = 8 / kHigh;
+      const __m512i high = at(tile + 64 * (kLow + number / kHighs));
+      const __m512i above = moved(high, number % kHighs * kHigh, kLow);
+      return _mm512_ternarylogic_epi32(codes, above, mask(kHigh, kLow), 0xf8);  // a | b & c
+    }
     return codes;
   }
 
-  // One token: codes are left where they lie in their bytes, a sum for every place.
+  // Lines are fetched ahead into the second cache: the first is too small to hide the memory's
+  // delay. Every other one will do where tiles begin on even lines.
+  template <int BITS>
+  static INLINE void fetch(const uint8_t* line, int number) {
+    constexpr int kAhead = BITS % 2 ? 12288 : 4096;
+    if (BITS % 2 || number % 2 == 0)
+      _mm_prefetch(reinterpret_cast<const char*>(line + kAhead), _MM_HINT_T1);
+  }
+
+  // One token and a single plane: codes are left where they lie in their bytes, with a sum for every
+  // place.
   template <int P>
-  static INLINE void places(const uint8_t* plane, const int8_t* x, __m512i (&sum)[8 / P]) {
+  static INLINE void places(const uint8_t* codes, const int8_t* x, int tiles, i32x16& result) {
     constexpr int kFields = 8 / P;
-#pragma GCC unroll 8
-    for (int v = 0; v < P; ++v) {
-      const __m512i codes = at(plane + 64 * v);
+    __m512i sum[kFields] = {(__m512i)result};
+    for (int line = 0; line < tiles * P; ++line, codes += 64) {
+      const __m512i here = at(codes);
+      fetch<P>(codes, line);
 #pragma GCC unroll 8
       for (int f = 0; f < kFields; ++f) {
-        const __m512i mask = _mm512_set1_epi8(static_cast<char>(((1 << P) - 1) << (P * f)));
-        const __m512i here = P == 8 ? codes : _mm512_and_si512(codes, mask);
-        sum[f] = _mm512_dpbusd_epi32(sum[f], here, four(x + 4 * (v * kFields + f)));
+        const __m512i field = P == 8 ? here : _mm512_and_si512(here, mask(P, P * f));
+        sum[f] = _mm512_dpbusd_epi32(sum[f], field, four(x + 4 * (line * kFields + f)));
       }
     }
-  }
-
-  template <int P>
-  static INLINE __m512i folded(const __m512i (&sum)[8 / P]) {
     __m512i total = sum[0];
 #pragma GCC unroll 8
-    for (int f = 1; f < 8 / P; ++f)
+    for (int f = 1; f < kFields; ++f)
       total = _mm512_add_epi32(total, _mm512_srai_epi32(sum[f], P * f));
-    return total;
-  }
-
-  template <int BITS>
-  static INLINE __m512i one(const uint8_t* codes, const int8_t* x, int tiles) {
-    constexpr int kLow = BITS == 8 ? 8 : BITS >= 4 ? 4 : 2, kHigh = BITS - kLow;
-    constexpr int kPlane = kHigh > 0 ? kHigh : 1;
-    __m512i low[8 / kLow], high[8 / kPlane];
-    for (auto& sum : low) sum = _mm512_setzero_si512();
-    for (auto& sum : high) sum = _mm512_setzero_si512();
-    for (int tile = 0; tile < tiles; ++tile, x += kColumns) {
-      _mm_prefetch(reinterpret_cast<const char*>(codes + 4096), _MM_HINT_T0);
-      places<kLow>(codes, x, low);
-      codes += 64 * kLow;
-      if constexpr (kHigh > 0) {
-        places<kPlane>(codes, x, high);
-        codes += 64 * kPlane;
-      }
-    }
-    __m512i total = folded<kLow>(low);
-    if constexpr (kHigh > 0)
-      total = _mm512_add_epi32(total, _mm512_slli_epi32(folded<kPlane>(high), kLow));
-    return total;
+    result = (i32x16)total;
   }
 
   template <int BITS, int B>
   static INLINE void dot(const uint8_t* codes, const int8_t* const* x, int tiles,
                          i32x16 (&sums)[B]) {
-    if constexpr (B == 1) {
-      sums[0] += (i32x16)one<BITS>(codes, x[0], tiles);
-      return;
-    }
+    if constexpr (B == 1 && (BITS == 2 || BITS == 4 || BITS == 8))
+      return places<BITS>(codes, x[0], tiles, sums[0]);
+    constexpr int kParts = B == 1 ? 4 : 1;  // of a sum, so that none waits for the one before
+    __m512i part[B][kParts] = {};
+    for (int b = 0; b < B; ++b) part[b][0] = (__m512i)sums[b];
     for (int tile = 0; tile < tiles; ++tile, codes += 64 * BITS) {
+      for (int line = 0; line < BITS; ++line) fetch<BITS>(codes + 64 * line, line);
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c) {
         const __m512i here = chunk<BITS>(codes, c);
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b)
-          sums[b] = (i32x16)_mm512_dpbusd_epi32((__m512i)sums[b], here,
-                                                four(x[b] + tile * kColumns + 4 * c));
+          part[b][c % kParts] = _mm512_dpbusd_epi32(part[b][c % kParts], here,
+                                                    four(x[b] + tile * kColumns + 4 * c));
       }
+    }
+    for (int b = 0; b < B; ++b) {
+      for (int i = 1; i < kParts; ++i) part[b][0] = _mm512_add_epi32(part[b][0], part[b][i]);
+      sums[b] = (i32x16)part[b][0];
     }
   }
 

@@ -46,28 +46,37 @@ INLINE void normalised(Crew& crew, const Norm& norm, const float* x, int size, i
   });
 }
 
+// A block's 16 rows into, or onto, the numbers `out` of a token.
+template <bool ADD>
+INLINE void deliver(const Matrix& m, int block, f32x16 y, float* out) {
+  const int64_t row = int64_t(block) * kRows;
+  const int rows = m.rows - row < kRows ? static_cast<int>(m.rows - row) : kRows;
+  if (rows == kRows) {
+    if (m.bias) y += load<f32x16>(m.bias + row);
+    if (ADD) y += load<f32x16>(out + row);
+    return store(out + row, y);
+  }
+  for (int r = 0; r < rows; ++r) {
+    const float value = y[r] + (m.bias ? m.bias[row + r] : 0.0f);
+    out[row + r] = ADD ? out[row + r] + value : value;
+  }
+}
+
 // out [tokens, stride] = or += m x + bias, with rows on the threads.
 template <class Isa, bool ADD>
-INLINE void multiply(Crew& crew, const Matrix& m, const Quantized& q, int tokens, float* out,
+INLINE void multiply(Crew& crew, const Matrix& m, Quantized q, int tokens, float* out,
                      size_t stride) {
+  q.zero = zero_of<Isa>(m);
   const int blocks = m.blocks();
   crew.each(blocks, crew.chunk(blocks), [&](int first, int last) {
-    for (int block = first; block < last; ++block) {
-      const int64_t row = int64_t(block) * kRows;
-      const int rows = m.rows - row < kRows ? static_cast<int>(m.rows - row) : kRows;
+    f32x16 y[kTokens];
+    for (int block = first; block < last; ++block)
       for (int from = 0; from < tokens; from += kTokens) {
         const int count = tokens - from < kTokens ? tokens - from : kTokens;
-        f32x16 y[kTokens];
         product<Isa>(m, block, q, from, count, y);
-        for (int t = 0; t < count; ++t) {
-          float* to = out + size_t(from + t) * stride + row;
-          for (int r = 0; r < rows; ++r) {
-            const float value = y[t][r] + (m.bias ? m.bias[row + r] : 0.0f);
-            to[r] = ADD ? to[r] + value : value;
-          }
-        }
+        for (int t = 0; t < count; ++t)
+          deliver<ADD>(m, block, y[t], out + size_t(from + t) * stride);
       }
-    }
   });
 }
 

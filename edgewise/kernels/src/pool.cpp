@@ -1,13 +1,14 @@
 #include "pool.h"
 
+#include <chrono>
 #include <cstdint>
 
 namespace edgewise {
 
 namespace {
 
-constexpr int kSpins = 4000;       // of a barrier, before the core is offered to others
-constexpr int kIdleSpins = 20000;  // of a helper without work, before it sleeps: some 100 us
+constexpr int kSpins = 4000;  // of a barrier, before the core is offered to others
+constexpr std::chrono::microseconds kIdle(60);  // a helper without work waits awake, then sleeps
 
 class Pool {
  public:
@@ -49,10 +50,12 @@ class Pool {
 
   // The next call: a helper spins a while, then sleeps.
   uint64_t await(uint64_t seen) {
-    for (int spins = 0; spins < kIdleSpins; ++spins, relax()) {
-      const uint64_t now = call_.load(std::memory_order_acquire);
-      if (now != seen) return now;
-    }
+    const auto end = std::chrono::steady_clock::now() + kIdle;
+    while (std::chrono::steady_clock::now() < end)
+      for (int spins = 0; spins < 16; ++spins, relax()) {
+        const uint64_t now = call_.load(std::memory_order_acquire);
+        if (now != seen) return now;
+      }
     std::unique_lock<std::mutex> lock(sleep_);
     sleepers_.fetch_add(1);
     wake_.wait(lock, [&] { return call_.load(std::memory_order_acquire) != seen; });

@@ -1,8 +1,9 @@
 // Packed matrices times a few rows of activations, and packed matrices made whole.
 //
-// `Isa` supplies the integer part: dot<BITS, B>(codes, x, tiles, sums) adds to sums[b], for 16 rows
-// and `tiles` tiles, the products of codes with the 8-bit activations x[b]; where Isa::kSigned, codes of 8
-// bits count from 128 in it. unpack<BITS>(codes, out) writes a tile's codes as 8 chunks of 64 bytes.
+// `Isa` supplies the integer part: dot<BITS, B>(codes, x, tiles, sums) adds to sums[b], for `tiles`
+// tiles of 16 rows, the products of codes with the 8-bit activations x[b]; where Isa::kSigned, codes
+// of 8 bits count from 128 in it. unpack<BITS>(codes, out) writes a tile's codes as 8 chunks of 64
+// bytes.
 #pragma once
 #include "scratch.h"
 #include "simd.h"
@@ -38,14 +39,20 @@ INLINE void quantize_row(const Quantized& q, int token, const float* x, int colu
   for (int g = first; g < last; ++g) quantize_group(q, token, g, x + g * q.group, columns - g * q.group);
 }
 
-// 16 rows of the product for B tokens from `token` on.
+// What the codes of zero count in Isa's sums.
+template <class Isa>
+INLINE int32_t zero_of(const Matrix& m) {
+  const int from = m.bits == 8 && Isa::kSigned ? 128 : 0;
+  return (m.minimum ? 0 : 1 << (m.bits - 1)) - from;
+}
+
+// A block's 16 rows times B tokens, from `token` on: y[b].
 template <class Isa, int BITS, int B>
-void rows16(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) {
-  constexpr int kOffset = 1 << (BITS - 1);
-  constexpr int kFrom = BITS == 8 && Isa::kSigned ? 128 : 0;  // what dot counts codes from
+void rows(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) {
   const int groups = m.groups(), tiles = m.group / kColumns;
   const uint8_t* codes = m.codes + block * m.block_bytes();
-  const size_t side = size_t(block) * groups * kRows;
+  const uint16_t* step = m.scale + size_t(block) * groups * kRows;
+  const uint16_t* least = m.minimum ? m.minimum + size_t(block) * groups * kRows : nullptr;
   const int8_t* x[B];
   f32x16 out[B];
   for (int b = 0; b < B; ++b) {
@@ -53,35 +60,34 @@ void rows16(const Matrix& m, int block, const Quantized& q, int token, f32x16* y
     out[b] = f32x16{};
   }
   const float* scale = q.scale + size_t(token) * groups;
-  const int32_t* sums = q.sum + size_t(token) * groups;
+  const int32_t* sum = q.sum + size_t(token) * groups;
   for (int g = 0; g < groups; ++g) {
     i32x16 dot[B];
-    for (int b = 0; b < B; ++b) dot[b] = i32x16{};
+    for (int b = 0; b < B; ++b) dot[b] = i32x16{} - q.zero * sum[b * groups + g];
     Isa::template dot<BITS, B>(codes, x, tiles, dot);
     codes += size_t(tiles) * BITS * 64;
-    const f32x16 step = bf16(m.scale + side + g * kRows);
-    f32x16 least = {};
-    if (m.minimum) least = bf16(m.minimum + side + g * kRows);
+    const f32x16 by_row = bf16(step + g * kRows);
     for (int b = 0; b < B; ++b) {
+      out[b] += __builtin_convertvector(dot[b], f32x16) * (by_row * scale[b * groups + g]);
       x[b] += m.group;
-      const float by = scale[b * groups + g];
-      const int32_t total = sums[b * groups + g];
-      const int32_t shift = (m.minimum ? 0 : kOffset) - kFrom;
-      out[b] += __builtin_convertvector(dot[b] - shift * total, f32x16) * (step * by);
-      if (m.minimum) out[b] += least * (by * static_cast<float>(total));
+    }
+    if (!least) continue;
+    for (int b = 0; b < B; ++b) {
+      const float total = scale[b * groups + g] * static_cast<float>(sum[b * groups + g]);
+      out[b] += bf16(least + g * kRows) * total;
     }
   }
   for (int b = 0; b < B; ++b) y[b] = out[b];
 }
 
-// y[t] = 16 rows for token `from + t`.
+// y[t] = the block's 16 rows for token `from + t`.
 template <class Isa, int BITS>
 void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
   int t = 0;
-  for (; t + 8 <= tokens; t += 8) rows16<Isa, BITS, 8>(m, block, q, from + t, y + t);
-  for (; t + 4 <= tokens; t += 4) rows16<Isa, BITS, 4>(m, block, q, from + t, y + t);
-  for (; t + 2 <= tokens; t += 2) rows16<Isa, BITS, 2>(m, block, q, from + t, y + t);
-  for (; t < tokens; ++t) rows16<Isa, BITS, 1>(m, block, q, from + t, y + t);
+  for (; t + 8 <= tokens; t += 8) rows<Isa, BITS, 8>(m, block, q, from + t, y + t);
+  for (; t + 4 <= tokens; t += 4) rows<Isa, BITS, 4>(m, block, q, from + t, y + t);
+  for (; t + 2 <= tokens; t += 2) rows<Isa, BITS, 2>(m, block, q, from + t, y + t);
+  for (; t < tokens; ++t) rows<Isa, BITS, 1>(m, block, q, from + t, y + t);
 }
 
 template <class Isa>

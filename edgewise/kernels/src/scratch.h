@@ -31,6 +31,7 @@ struct Quantized {
   float* scale;   // [tokens, groups]
   int32_t* sum;   // [tokens, groups], of the codes
   int width, group;
+  int32_t zero = 0;  // what a code of zero counts in sums
 
   Quantized(Scratch& from, const Matrix& m, int tokens)
       : codes(from.take<int8_t>(size_t(tokens) * m.width())),

@@ -10,9 +10,12 @@ import psutil
 import torch
 from rich.table import Table
 
+from edgewise import kernels
 from edgewise.cli.terminal import cluster_table, console, print_text
 from edgewise.cluster_files import load_cluster
 from edgewise.units import format_bytes
+
+SLOW = "none: few bits take the slow path through torch (no compiler at installation, or off)"
 
 
 def show_devices(cluster_file: Path | None, *, as_json: bool) -> None:
@@ -56,6 +59,7 @@ def describe_machine() -> dict[str, object]:
         "accelerator": _accelerator(),
         "torch": torch.__version__,
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "kernels": kernels.instruction_set() or SLOW,
     }
 
 

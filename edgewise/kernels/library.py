@@ -97,9 +97,9 @@ def instruction_set() -> str | None:
 
 @cache
 def most_direct() -> float:
-    """Tokens up to which multiplying with a packed matrix in integers beats making it whole in bf16.
-    With AVX-512 or AVX2 alone integers always win (benchmarks/prefill.py); with AMX, bf16 products
-    are several times quicker. A rule, not a timing: all workers must decide alike."""
+    """Tokens up to which multiplying with a packed matrix in integers beats making it whole in
+    bf16. Without AMX integers always win (benchmarks/prefill.py); with it, bf16 products are
+    several times quicker. A rule and no timing: all workers must decide alike."""
     return MOST_DIRECT_AMX if torch.cpu._is_amx_tile_supported() else float("inf")
 
 

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from edgewise import kernels
 from edgewise.models.cache import Segment
 from edgewise.models.config import DecoderConfig, Rope
-from edgewise.models.shard import random_shard
+from edgewise.models.loading import random_layer
+from edgewise.models.shard import Shard, random_shard
 from edgewise.quantization.linear import PackedLinear
+from edgewise.schemes import get_scheme
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
 
@@ -62,14 +64,12 @@ class InEightBits(torch.nn.Module):
 
 def shard_of(config, scheme):
     torch.manual_seed(1)
-    shard = random_shard(config, 1, 4, scheme, device="cpu", slots=3, context=32)
-    for layer in shard.layers:
+    layers = [random_layer(config, n, get_scheme(scheme), torch.device("cpu")) for n in (1, 2, 3)]
+    for layer in layers:
         for name, parameter in layer.named_parameters():
-            scale = 0.2 if name.endswith("bias") else 0.1
-            parameter.data = (
-                float(not name.endswith("bias")) + scale * torch.randn(parameter.shape)
-            ).to(parameter.dtype)
-    return shard
+            around = 0.0 if name.endswith("bias") else 1.0
+            parameter.data = (around + 0.2 * torch.randn(parameter.shape)).to(parameter.dtype)
+    return Shard(config, 1, layers, slots=3, context=32)
 
 
 def expected_of(config, shard):

@@ -29,8 +29,9 @@ from edgewise.planning.tables import Tables, least_bytes, tables, why_infeasible
 OPTIMAL = 1e-9  # relative gap
 TINY_PROGRAM = 150  # layers * devices * schemes that DILEMMA's program proves in a moment
 TINY_SECONDS = 2.0
-SMALL_PROGRAM = 4000  # that integer programs over cuts and schemes improve on in a few seconds
+SMALL_PROGRAM = 2500  # that integer programs over cuts and schemes improve on in a few seconds
 SEARCHED = 0.4  # of the time, by the search, where such programs follow
+POLISH_SECONDS = 2.0  # for them, where the search has proven to be within the target
 
 
 def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET) -> PlanResult:
@@ -45,7 +46,9 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
     searched = (SEARCHED if small else 1.0) * time_limit
     solved = solve(adapted.arrays, target, searched, warm=known)
     if small and solved.status != "optimal":
-        solved = _reordered(adapted, solved, known, time_limit - (time.perf_counter() - began))
+        left = time_limit - (time.perf_counter() - began)
+        seconds = min(left, POLISH_SECONDS) if solved.gap <= target else left
+        solved = _reordered(adapted, solved, known, seconds)
     plans += _plans_of(problem, adapted, found, solved, began)
     bound = _bound(adapted, found, solved, 0.2 * time_limit)
     best = min(plans, key=lambda x: problem.score(x.estimate), default=None)

@@ -107,7 +107,7 @@ static void products(const char* isa, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     Owned owned = drawn(draw(1, 70), draw(1, 300), draw(0, 1));
     const Matrix& m = *owned.get();
-    const int tokens = draw(1, 19), threads = draw(1, 4);
+    const int tokens = draw(1, 19), threads = draw(1, 3);
     const std::string what = std::string(isa) + " " + std::to_string(m.rows) + "x" +
                              std::to_string(m.columns) + " bits " + std::to_string(m.bits) +
                              " group " + std::to_string(m.group);
@@ -180,7 +180,7 @@ static void blocks(const char* isa, int rounds) {
       b.cache = {keys[which].data(), values[which].data(), key_scale[which].data(),
                  value_scale[which].data(), context, kind};
       const Step step{x[which].data(), cos.data(), sin.data(), lanes.data(), tokens,
-                      int(lanes.size()), draw(1, 4)};
+                      int(lanes.size()), draw(1, 3)};
       const Block* one = &b;
       edgewise_use(which ? isa : "portable");
       expect(!edgewise_blocks(&one, 1, &step), "memory");

@@ -33,7 +33,7 @@ def run(*command):
 def test_random_shapes_with_sanitizers(tmp_path):
     options = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     driver = build("g++", tmp_path / "driver", *STRICT_GCC, *options)
-    assert "portable: done" in run(driver, "200")
+    assert "portable: done" in run(driver, "100")
 
 
 def test_random_shapes_on_arm(tmp_path):
@@ -46,7 +46,7 @@ def test_random_shapes_on_arm(tmp_path):
 @pytest.mark.parametrize("compiler", ["clang++", "clang++-16"])
 def test_random_shapes_with_clang(tmp_path, compiler):
     driver = build(compiler, tmp_path / "driver", *STRICT, "-O3", "-Wno-unknown-pragmas")
-    assert "portable: done" in run(driver, "200")
+    assert "portable: done" in run(driver, "100")
 
 
 def test_without_a_compiler_the_package_is_built_all_the_same(tmp_path):

@@ -7,7 +7,7 @@ namespace edgewise {
 
 namespace {
 
-constexpr int kSpins = 4000;  // of a barrier, before the core is offered to others
+constexpr int kSpins = 300;  // of a barrier, before the core is offered to others
 constexpr std::chrono::microseconds kIdle(60);  // a helper without work waits awake, then sleeps
 
 class Pool {

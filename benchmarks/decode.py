@@ -23,9 +23,12 @@ import torch
 
 from edgewise import kernels
 from edgewise.cli.devices import describe_machine
+from edgewise.kernels.block import run_blocks
 from edgewise.models.cache import Segment
 from edgewise.models.config import DecoderConfig, Rope
 from edgewise.models.shard import Shard, random_shard
+from edgewise.quantization.packed import random_packed
+from edgewise.schemes import get_scheme
 
 SCHEMES = "q2g64,q3g64,q4g64,q5g64,q6g64,q8g64,bf16"
 READ_BYTES = 512 * 2**20
@@ -102,24 +105,32 @@ def measure(config: DecoderConfig, what: str, scheme: str, args: argparse.Namesp
     return rows
 
 
-def around_products(args: argparse.Namespace, scheme: str = "q4g64") -> dict[str, object]:
-    """Microseconds that a block takes beyond reading its weights at the rate at which the product
-    with the head's matrix, read from memory too, gets through its own."""
-    blocks = random_shard(TINY, 1, 23, scheme, device="cpu", slots=1, context=args.context + 1)
-    head = random_shard(TINY, 23, 24, scheme, device="cpu", slots=1, context=1).layers[0].out
-    x = torch.randn(1, TINY.hidden_size)
+def around_products(args: argparse.Namespace) -> dict[str, object]:
+    """Microseconds that a block takes beyond its four products, weights in the cache: a block run
+    22 times in one call, less the products called one by one, each less a call that multiplies
+    next to nothing."""
+    shard = random_shard(TINY, 1, 2, "q2g64", device="cpu", slots=1, context=args.context + 1)
+    native, lanes = shard._parts[0].native * 22, [(0, args.context, 1)]
+    matrices = [shard.layers[0].get_submodule(x).packing() for x in ("qkv", "out", "up", "down")]
+    inputs = [torch.randn(1, matrix.shape[1]) for matrix in matrices]
+    tiny = random_packed(get_scheme("q2g32"), (16, 32), torch.device("cpu"))
+    nothing = kernels.Packing(tiny.shape, 2, 32, tiny.codes, tiny.scale)
+    x, turn = torch.randn(1, TINY.hidden_size), (torch.ones(1, 64), torch.zeros(1, 64))
     found = {}
     for threads in args.threads:
         torch.set_num_threads(threads)
         extra = []
         for _ in range(4 * ROUNDS):
-            whole = typical(step(blocks, 1, args.context), SECONDS / 4) / TINY.num_blocks
-            product = typical(lambda: kernels.linear(head.packing(), x), SECONDS / 4)
-            each = blocks.weight_bytes / TINY.num_blocks
-            extra.append(whole - product * each / head.packed.nbytes)
+            whole = typical(lambda: run_blocks(native, x, lanes, turn), SECONDS / 8) / 22
+            call = typical(lambda: kernels.linear(nothing, torch.ones(1, 32)), SECONDS / 16)
+            products = sum(
+                typical(lambda m=m, y=y: kernels.linear(m, y), SECONDS / 16) - call
+                for m, y in zip(matrices, inputs, strict=True)
+            )
+            extra.append(whole - products)
         found[f"{threads} threads"] = round(median(extra) * 1e6, 1)
     print(f"around the products of a block, us: {found}")
-    return {"scheme": scheme, **found}
+    return found
 
 
 def main() -> None:

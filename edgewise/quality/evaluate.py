@@ -16,10 +16,12 @@ from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.quality.examples import Example
 from edgewise.quality.metrics import bleu, exact_match, f1, quantization_ratio
 from edgewise.quality.streaming import run_layer
+from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.store import Store
 from edgewise.schemes import get_scheme
 
 SLOTS = 64  # questions answered at a time
+MOST_UNPACKED = 2**30  # bytes of a packed model that may be made whole while it answers
 FULL = "fp32"
 
 OnStep = Callable[[str], None]
@@ -69,6 +71,9 @@ def evaluate(
     shard = load_shard(
         model, schemes=schemes, slots=SLOTS, context=config.max_context, method=method, store=store
     )
+    weight_bytes = shard.weight_bytes
+    if weight_bytes <= MOST_UNPACKED:
+        _unpack(shard)
     found: list[str] = []
     for start in range(0, len(texts), SLOTS):
         part = texts[start : start + SLOTS]
@@ -87,8 +92,16 @@ def evaluate(
         exact_match=sum(exact_match(*x) for x in pairs) / len(pairs),
         f1=sum(f1(*x) for x in pairs) / len(pairs),
         ratio=quantization_ratio(config.spec(model), schemes),
-        weight_bytes=shard.weight_bytes,
+        weight_bytes=weight_bytes,
     )
+
+
+def _unpack(shard: Shard) -> None:
+    """Matrices that torch would make whole at every step are made whole once."""
+    for layer in shard.layers:
+        for name, module in list(layer.named_children()):
+            if isinstance(module, PackedLinear) and module.packing() is None:
+                setattr(layer, name, module.whole())
 
 
 def num_steps(model: str, count: int) -> int:

@@ -2,18 +2,22 @@
 the measured time, in the median.
 
 Random cuts, orders and schemes on the demo's three devices (with memory for anything); every plan
-is run, 64 tokens after a prompt of 64. `python benchmarks/mixed_plans.py [plans]`.
+is run, 64 tokens after a prompt of 64. With the model "1.1B", a checkpoint of that shape and random
+weights is written to a temporary folder. `python benchmarks/mixed_plans.py [plans] [model]`.
 """
 
 import json
 import os
 import platform
 import sys
+import tempfile
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 import numpy as np
+from loading import write_checkpoint
 
 from edgewise import kernels
 from edgewise.cluster_files import load_cluster
@@ -28,9 +32,9 @@ from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import LocalDevices
 from edgewise.specs import ModelSpec, Workload
 
-MODEL, SCHEMES = "demo", ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64")
+SCHEMES = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64")
 WORK = Workload(64, 64)
-MEMORY = 200_000_000
+MEMORY = 6_000_000_000
 
 
 def roomy(cluster: Cluster) -> Cluster:
@@ -38,7 +42,7 @@ def roomy(cluster: Cluster) -> Cluster:
     return replace(cluster, devices=devices)
 
 
-def random_plan(rng: np.random.Generator, cluster: Cluster, spec: ModelSpec) -> Plan:
+def random_plan(rng: np.random.Generator, cluster: Cluster, model: str, spec: ModelSpec) -> Plan:
     """One to all devices in any order, the source first as often as not."""
     layers, names = spec.num_layers, [device.name for device in cluster.devices]
     order = list(rng.permutation(names)[: rng.integers(1, len(names) + 1)])
@@ -48,26 +52,26 @@ def random_plan(rng: np.random.Generator, cluster: Cluster, spec: ModelSpec) -> 
         Stage(str(name), a, b, tuple(map(str, rng.choice(SCHEMES, b - a))))
         for name, (a, b) in zip(order, pairwise(cuts), strict=True)
     )
-    return Plan(MODEL, spec.digest, layers, stages)
+    return Plan(model, spec.digest, layers, stages)
 
 
 def seconds_per_token(devices: LocalDevices, plan: Plan) -> float:
-    engine = Coordinator(devices, MODEL, plan, WORK)
+    engine = Coordinator(devices, plan.model, plan, WORK)
     request = Request(tuple(range(10, 10 + WORK.prompt_tokens)), WORK.new_tokens)
     times = [token.at for token in stream(engine, request)]
     return median(b - a for a, b in pairwise(times))
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+def compare(model: str, count: int) -> list[tuple[float, float]]:
+    """Predicted and measured seconds per token of random plans."""
     cluster, rng = roomy(load_cluster(CLUSTER_FILE)), np.random.default_rng(0)
-    spec = open_checkpoint(MODEL).config.spec(MODEL)
+    spec = open_checkpoint(model).config.spec(model)
     rows = []
     with LocalDevices(cluster) as devices:
-        profile = measure(devices, MODEL, spec, SCHEMES, Grid.around(WORK))
+        profile = measure(devices, model, spec, SCHEMES, Grid.around(WORK))
         costs = CostModel(spec, cluster, profile, WORK)
         for _ in range(count):
-            plan = random_plan(rng, cluster, spec)
+            plan = random_plan(rng, cluster, model, spec)
             predicted = costs.estimate(plan).decode_seconds
             measured = seconds_per_token(devices, plan)
             rows.append((predicted, measured))
@@ -76,10 +80,21 @@ def main() -> None:
                 f"{measured * 1e3:6.2f} ms, ratio {measured / predicted:.3f}",
                 flush=True,
             )
+    return rows
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    model = sys.argv[2] if len(sys.argv) > 2 else "demo"
+    with tempfile.TemporaryDirectory() as folder:
+        if model == "1.1B":
+            os.environ["XDG_CACHE_HOME"] = folder  # quantized layers go with the checkpoint
+            write_checkpoint(Path(folder))
+        rows = compare(folder if model == "1.1B" else model, count)
     errors = sorted(abs(b / a - 1) for a, b in rows)
     print(f"median error {median(errors):.1%}, worst {errors[-1]:.1%}")
     print(json.dumps({
-        "benchmark": "mixed_plans", "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "benchmark": "mixed_plans", "model": model, "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "kernels": kernels.instruction_set(), "median_error": median(errors),
         "ratios": [b / a for a, b in rows],
     }))  # fmt: skip

@@ -2,7 +2,9 @@
 pause, as they are when a token travels round. A tight loop flatters them: it finds warm caches and
 a core that is awake. For small models that is half of the true time (dev/LOG.md, 2026-11-21).
 
-A step of n equal layers takes `step + n * layer` seconds, so two values of n tell both apart.
+A step of n equal layers takes `step + n * layer` seconds, so two values of n tell both apart. What
+an embedding or a head costs is what it adds to a step; only beside large blocks, whose own noise
+would drown it, it is timed alone.
 """
 
 import time
@@ -20,6 +22,7 @@ TIME_SECONDS = 300.0
 WARM_UP = 3
 PAUSE_SECONDS = 0.005  # after longer pauses, steps hardly get slower
 SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks smaller than this
+MOST_BLOCKS = 12  # timed together: the smaller they are, the more it takes to tell them from noise
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES = 2**15
 LINK_REPEATS = 10
@@ -144,34 +147,44 @@ def _time_scheme(
     bench: _Bench, spec: ModelSpec, scheme: str, kinds: dict[str, str]
 ) -> list[tuple[str, float, list[LayerTiming], list[LayerMemory]]]:
     """Per kind of device: seconds of a step, the timings of each kind of layer, and their sizes."""
-    small = spec.layers[1].weight_bytes(get_scheme(scheme)) < SMALL_BLOCK_BYTES
-    blocks = min(4 if small else 2, spec.num_blocks)
+    alike = SMALL_BLOCK_BYTES // spec.layers[1].weight_bytes(get_scheme(scheme))
+    small, blocks = alike > 0, min(max(alike, 2), MOST_BLOCKS, spec.num_blocks)
+    beside = 1 if small else 0
     grid, last = bench.grid, spec.num_layers - 1
     both = (*grid.decode, *grid.prefill)
-    embedding = bench.run(scheme, 0, 1, both)
+    embedding = bench.run(scheme, 0, 1 + beside, both)
     one = bench.run(scheme, 1, 2, both)
     several = bench.run(scheme, 1, 1 + blocks, both) if blocks > 1 else one
-    head = bench.run(scheme, last, last + 1, grid.decode)
+    head = bench.run(scheme, last - beside, last + 1, grid.decode)
     found = []
     for kind, name in kinds.items():
         pairs = zip(one[name].seconds, several[name].seconds, strict=True)
         slopes = [max((b - a) / (blocks - 1), 0.0) if blocks > 1 else a for a, b in pairs]
         step = max(one[name].seconds[0] - slopes[0], 0.0)
+        others = one[name].seconds if small else [step] * len(both)
         timings = [
             LayerTiming(kind, layer, scheme, *shape, seconds)
             for layer, times in (
-                (LayerKind.EMBEDDING, [max(x - step, 0.0) for x in embedding[name].seconds]),
+                (LayerKind.EMBEDDING, _added(embedding[name].seconds, others)),
                 (LayerKind.BLOCK, slopes),
-                (LayerKind.HEAD, [max(x - step, 0.0) for x in head[name].seconds]),
+                (LayerKind.HEAD, _added(head[name].seconds, others)),
             )
             for shape, seconds in zip(both, times, strict=False)
         ]
+        block = one[name].weight_bytes
+        held = (embedding[name].weight_bytes - beside * block, block)
+        held += (head[name].weight_bytes - beside * block,)
         sizes = [
-            LayerMemory(kind, layer, scheme, run[name].weight_bytes)
-            for layer, run in zip(LayerKind, (embedding, one, head), strict=True)
+            LayerMemory(kind, layer, scheme, count)
+            for layer, count in zip(LayerKind, held, strict=True)
         ]
         found.append((kind, step, timings, sizes))
     return found
+
+
+def _added(seconds: Sequence[float], others: Sequence[float]) -> list[float]:
+    """What is left of steps when the rest of them is taken away."""
+    return [max(a - b, 0.0) for a, b in zip(seconds, others, strict=False)]
 
 
 def _read(devices: LocalDevices, kind: str, name: str, step: float) -> DeviceReading:

@@ -29,7 +29,7 @@ PING_SECONDS = 1.0
 class LocalDevices:
     """One worker process per device, neighbours joined by Unix sockets in a private folder.
 
-    The coordinator's own inbox is on the source: what it receives travels the source's links.
+    The coordinator is on the source: what it sends and receives travels the source's links.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -51,6 +51,8 @@ class LocalDevices:
         try:
             for number, device in enumerate(cluster.devices):
                 links = _links_into(cluster, device.name)
+                if cluster.source in links:  # what the coordinator sends comes from the source
+                    links[COORDINATOR] = links[cluster.source]
                 self._start(number, Settings(device, addresses, links))
             self.collect("ready", names, START_SECONDS)
         except BaseException:

@@ -111,10 +111,10 @@ def around_products(args: argparse.Namespace) -> dict[str, object]:
     next to nothing."""
     shard = random_shard(TINY, 1, 2, "q2g64", device="cpu", slots=1, context=args.context + 1)
     native, lanes = shard._parts[0].native * 22, [(0, args.context, 1)]
-    matrices = [shard.layers[0].get_submodule(x).packing() for x in ("qkv", "out", "up", "down")]
+    matrices = [shard.layers[0].get_submodule(x).native() for x in ("qkv", "out", "up", "down")]
     inputs = [torch.randn(1, matrix.shape[1]) for matrix in matrices]
     tiny = random_packed(get_scheme("q2g32"), (16, 32), torch.device("cpu"))
-    nothing = kernels.Packing(tiny.shape, 2, 32, tiny.codes, tiny.scale)
+    nothing = kernels.NativeMatrix.packed(tiny.shape, 2, 32, (tiny.codes, tiny.scale, None))
     x, turn = torch.randn(1, TINY.hidden_size), (torch.ones(1, 64), torch.zeros(1, 64))
     found = {}
     for threads in args.threads:

@@ -94,7 +94,8 @@ def main() -> None:
     errors = sorted(abs(b / a - 1) for a, b in rows)
     print(f"median error {median(errors):.1%}, worst {errors[-1]:.1%}")
     print(json.dumps({
-        "benchmark": "mixed_plans", "model": model, "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "benchmark": "mixed_plans", "model": model,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "kernels": kernels.instruction_set(), "median_error": median(errors),
         "ratios": [b / a for a, b in rows],
     }))  # fmt: skip

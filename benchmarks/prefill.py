@@ -44,7 +44,8 @@ def crossover(scheme: str) -> dict[str, object]:
     """Milliseconds of a product of 5632 x 2048 for a few tokens, both ways."""
     packed = random_packed(get_scheme(scheme), (5632, 2048), torch.device("cpu"))
     side = (packed.codes, packed.scale, packed.minimum)
-    packing = kernels.Packing(packed.shape, packed.scheme.bits, packed.scheme.group, *side)
+    sizes = (packed.scheme.bits, packed.scheme.group)
+    packing = kernels.NativeMatrix.packed(packed.shape, *sizes, side)
     table = {}
     for tokens in FEW:
         x = torch.randn(tokens, 2048, dtype=torch.bfloat16)

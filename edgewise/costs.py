@@ -85,7 +85,7 @@ def layer_bytes(model: ModelSpec, layer: int, scheme: str, workload: Workload) -
     cache = 0
     if spec.kind is LayerKind.BLOCK:
         tokens = workload.context * workload.sequences
-        cache = tokens * model.kv_width * stored.compute_bytes
+        cache = tokens * model.cached_bytes(stored, workload.cache)
     return spec.weight_bytes(stored) + cache
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgewise.clusters import Cluster
 from edgewise.errors import ClusterError, PlanError, SchemeError
-from edgewise.schemes import get_scheme
+from edgewise.schemes import CacheType, get_scheme
 from edgewise.specs import ModelSpec
 
 VERSION = 1
@@ -33,13 +33,15 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`model` is the name people know it by, `digest` the shape it was made for; `rounding` the
-    method that quantizes its layers, where that is not each scheme's own."""
+    method that quantizes its layers, where that is not each scheme's own; `cache` how keys and
+    values are kept."""
 
     model: str
     digest: str
     num_layers: int
     stages: tuple[Stage, ...]
     rounding: str | None = None
+    cache: CacheType = CacheType.FULL
 
     def __post_init__(self) -> None:
         at = 0
@@ -106,6 +108,8 @@ class Plan:
         }
         if self.rounding is not None:
             document["rounding"] = self.rounding
+        if self.cache is not CacheType.FULL:
+            document["cache"] = self.cache
         return json.dumps(document, indent=1)
 
     @staticmethod
@@ -116,17 +120,19 @@ class Plan:
         except json.JSONDecodeError as error:
             raise PlanError(f"{where}: not JSON: {error}") from None
         keys = ("version", "model", "digest", "num_layers", "stages")
-        _only(document, keys, where, optional=("rounding",))
+        _only(document, keys, where, optional=("rounding", "cache"))
         if document["version"] != VERSION:
             raise PlanError(
                 f"{where}: version {document['version']}, but this Edgewise reads {VERSION}"
             )
         types = {"model": str, "digest": str, "num_layers": int, "stages": list}
-        _typed({"rounding": "", **document}, {**types, "rounding": str}, where)
+        types |= {"rounding": str, "cache": str}
+        _typed({"rounding": "", "cache": "", **document}, types, where)
         try:
             stages = tuple(_stage(entry) for entry in document["stages"])
             named = document["model"], document["digest"], document["num_layers"]
-            return Plan(*named, stages, document.get("rounding"))
+            cache = _cache(document.get("cache", CacheType.FULL))
+            return Plan(*named, stages, document.get("rounding"), cache)
         except (TypeError, SchemeError, PlanError) as error:
             raise PlanError(f"{where}: {error}") from None
 
@@ -144,6 +150,12 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
     _only(entry, ("device", "start", "end", "schemes"), "stage")
     _typed(entry, {"device": str, "start": int, "end": int, "schemes": list}, "stage")
     return Stage(entry["device"], entry["start"], entry["end"], tuple(entry["schemes"]))
+
+
+def _cache(name: str) -> CacheType:
+    if name not in list(CacheType):
+        raise PlanError(f"unknown cache '{name}'; known caches: {', '.join(CacheType)}")
+    return CacheType(name)
 
 
 def _typed(table: Mapping[str, Any], types: Mapping[str, type], where: str) -> None:

@@ -20,8 +20,17 @@ BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (32, 64, 128)
 TRUNCATED_BITS = (4, 6, 8, 10, 12, 14, 16)
 SIDE_BYTES = 2  # of a group's scale, and of its minimum: bf16
+CACHE_SCALE_BYTES = 4  # of one head's keys, or values, of a token: fp32
 RANGE_BYTES = 4  # of a truncated matrix's range: fp32
 TILE_ROWS, TILE_COLUMNS = 16, 32  # codes are stored in whole tiles
+
+
+class CacheType(StrEnum):
+    """How keys and values are kept: in the type that their block computes in, or in 8 bits, each
+    head's vector with a scale."""
+
+    FULL = "full"
+    INT8 = "int8"
 
 
 class Family(StrEnum):

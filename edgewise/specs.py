@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edgewise.schemes import Scheme
+from edgewise.schemes import CACHE_SCALE_BYTES, CacheType, Scheme
 
 ACTIVATION_BYTES = 4  # hidden states travel between layers as float32
 TOKEN_BYTES = 8  # a sampled token id travels as int64
@@ -37,8 +37,9 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model's shape. `kv_width` is the number of cached values per token and block. In a `tied`
-    model embedding and head share their matrix where one stage holds both."""
+    """A model's shape. `kv_width` is the number of cached values per token and block, keys and
+    values of `kv_heads` heads. In a `tied` model embedding and head share their matrix where one
+    stage holds both."""
 
     name: str
     layers: tuple[LayerSpec, ...]
@@ -47,6 +48,7 @@ class ModelSpec:
     max_context: int
     kv_width: int
     tied: bool
+    kv_heads: int = 1
 
     @property
     def num_layers(self) -> int:
@@ -55,6 +57,12 @@ class ModelSpec:
     @property
     def num_blocks(self) -> int:
         return sum(layer.kind is LayerKind.BLOCK for layer in self.layers)
+
+    def cached_bytes(self, scheme: Scheme, cache: CacheType) -> int:
+        """Bytes of one token's keys and values in a block of that scheme."""
+        if cache is CacheType.INT8:
+            return self.kv_width + 2 * self.kv_heads * CACHE_SCALE_BYTES
+        return self.kv_width * scheme.compute_bytes
 
     @property
     def digest(self) -> str:
@@ -67,18 +75,21 @@ class ModelSpec:
 class Workload:
     """What a plan must serve: `sequences` at a time, each `prompt_tokens` in, `new_tokens` out.
 
-    They travel the pipeline in `micro_batches` groups of equal size, one behind the other.
+    They travel the pipeline in `micro_batches` groups of equal size, one behind the other. `cache`
+    says how their keys and values are kept.
     """
 
     prompt_tokens: int = 128
     new_tokens: int = 64
     sequences: int = 1
     micro_batches: int = 1
+    cache: CacheType = CacheType.FULL
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
+        for name in ("prompt_tokens", "new_tokens", "sequences", "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        object.__setattr__(self, "cache", CacheType(self.cache))
         if self.micro_batches > self.sequences:
             raise ValueError(
                 f"{self.sequences} sequences do not fill {self.micro_batches} micro-batches"

@@ -15,6 +15,7 @@ from edgewise.costs import HEADROOM, CostModel, device_bytes, layer_bytes, works
 from edgewise.errors import Infeasible, ProfileError
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.schemes import CacheType
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
@@ -214,6 +215,14 @@ class TestBytes:
 
     def test_a_narrower_scheme_narrows_weights_and_cache(self) -> None:
         assert layer_bytes(MODEL, 1, "bf16", WORK) == (32 + 16 + 3) * 2 + 20 * 6 * 2
+
+    def test_a_cache_in_8_bits_is_the_same_for_all_schemes(self) -> None:
+        model = dataclasses.replace(MODEL, kv_heads=2)
+        work = dataclasses.replace(WORK, cache=CacheType.INT8)
+        one = 6 + 2 * 2 * 4  # codes, and a scale for keys and values of each head
+        assert layer_bytes(model, 1, "fp32", work) == (32 + 16 + 3) * 4 + 20 * one
+        assert layer_bytes(model, 1, "bf16", work) == (32 + 16 + 3) * 2 + 20 * one
+        assert layer_bytes(model, 0, "fp32", work) == LAYER_BYTES[0]
 
     def test_the_workspace_holds_the_prompt(self) -> None:
         assert workspace_bytes(MODEL, WORK) == WORKSPACE

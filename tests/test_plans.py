@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import PlanError, SchemeError
 from edgewise.plans import Plan, Stage
-from edgewise.schemes import KNOWN, SCHEMES
+from edgewise.schemes import KNOWN, SCHEMES, CacheType
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec
 
 quickly = settings(max_examples=200, derandomize=True, deadline=None)
@@ -203,7 +203,7 @@ GOOD: dict[str, Any] = {
         {"device": "b", "start": 1, "end": 2, "schemes": ["bf16"]},
     ],
 }
-KEYS = "version, model, digest, num_layers, stages, rounding"
+KEYS = "version, model, digest, num_layers, stages, rounding, cache"
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -228,6 +228,13 @@ class TestFile:
         path = tmp_path / "plan.json"
         path.write_text(json.dumps(GOOD), encoding="utf-8")
         assert Plan.load(path) == plan(stage("a", 0, 1), stage("b", 1, 2, "bf16"), num_layers=2)
+
+    def test_a_cache_in_8_bits_is_kept_in_the_file(self) -> None:
+        text = self.edited(lambda d: d.update(cache="int8"))
+        made = Plan.from_json(text)
+        assert made.cache is CacheType.INT8
+        assert Plan.from_json(made.to_json()) == made
+        assert json.loads(made.to_json())["cache"] == "int8"
 
     def test_the_format_is_the_documented_one(self) -> None:
         made = plan(stage("a", 0, 1), stage("b", 1, 2, "bf16"), num_layers=2)
@@ -258,6 +265,11 @@ class TestFile:
                 lambda d: d["stages"][1].update(schemes=["int3"]),
                 f"p.json: unknown scheme 'int3'; known schemes: {KNOWN}",
                 id="an unknown scheme",
+            ),
+            pytest.param(
+                lambda d: d.update(cache="int3"),
+                "p.json: unknown cache 'int3'; known caches: full, int8",
+                id="an unknown cache",
             ),
             pytest.param(
                 lambda d: d.update(num_layers=3),

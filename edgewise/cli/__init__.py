@@ -14,6 +14,7 @@ from edgewise import __version__
 from edgewise.cli.options import (
     ClusterFile,
     Json,
+    KVCache,
     Length,
     Model,
     Rounding,
@@ -27,7 +28,7 @@ from edgewise.cli.options import (
 )
 from edgewise.errors import EdgewiseError
 from edgewise.planning.problem import Objective
-from edgewise.schemes import DEFAULT
+from edgewise.schemes import DEFAULT, CacheType
 
 app = typer.Typer(
     name="edgewise",
@@ -76,6 +77,7 @@ def run(
         Path | None, typer.Option(help="Plan file; without it, the best plan is worked out.")
     ] = None,
     scheme: Scheme = DEFAULT,
+    kv_cache: KVCache = CacheType.FULL,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Choose among this many; 0: among all.")] = 0,
@@ -97,6 +99,7 @@ def run(
         cluster_file=cluster,
         plan_file=plan,
         scheme=scheme,
+        cache=kv_cache,
         max_tokens=max_tokens,
         sampling=Sampling(temperature, top_k, top_p, seed),
         stop=stop or [],
@@ -136,6 +139,7 @@ def plan(
         typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
     ] = None,
     rounding: Rounding = None,
+    kv_cache: KVCache = CacheType.FULL,
     objective: Annotated[
         Objective, typer.Option(help="Time per token of one lane, or tokens of all per second.")
     ] = Objective.LATENCY,
@@ -171,7 +175,7 @@ def plan(
             sensitivity=sensitivity,
             quality=quality,
             objective=objective,
-            workload=workload_of(prompt_tokens, new_tokens, sequences, micro_batches),
+            workload=workload_of(prompt_tokens, new_tokens, sequences, micro_batches, kv_cache),
             pins=tuple(pin or ()),
             avoid=tuple(avoid or ()),
             require=tuple(require or ()),
@@ -285,6 +289,7 @@ def evaluate(
     plan: Annotated[Path | None, typer.Option(help="Schemes of this plan's layers.")] = None,
     scheme: Annotated[str | None, typer.Option(help="One scheme throughout; else fp32.")] = None,
     rounding: Rounding = None,
+    kv_cache: KVCache = CacheType.FULL,
     data: Annotated[
         Path | None, typer.Option(help="Questions: SQuAD's JSON, or JSON lines; else the demo's.")
     ] = None,
@@ -299,6 +304,7 @@ def evaluate(
         plan_file=plan,
         scheme=scheme,
         rounding=rounding,
+        cache=kv_cache,
         data=data,
         limit=limit,
         as_json=as_json,

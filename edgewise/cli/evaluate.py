@@ -14,7 +14,7 @@ from edgewise.plans import Plan
 from edgewise.quality.evaluate import Quality, evaluate, num_steps
 from edgewise.quality.examples import load_examples
 from edgewise.quantization.store import Store
-from edgewise.schemes import get_scheme
+from edgewise.schemes import CacheType, get_scheme
 from edgewise.units import format_bytes
 
 
@@ -24,6 +24,7 @@ def run_evaluate(
     plan_file: Path | None,
     scheme: str | None,
     rounding: str | None,
+    cache: CacheType,
     data: Path | None,
     limit: int,
     as_json: bool,
@@ -35,18 +36,25 @@ def run_evaluate(
     if plan_file is not None:
         plan = Plan.load(plan_file)
         plan.check_model(spec)
-        schemes, rounding = plan.schemes, rounding or plan.rounding
+        schemes, rounding, cache = plan.schemes, rounding or plan.rounding, plan.cache
     else:
         schemes = (get_scheme(scheme or "fp32").name,) * spec.num_layers
     examples = load_examples(data, limit)
     make_ready(model, tuple(dict.fromkeys(schemes)), rounding, as_json)
     with progress("evaluating", num_steps(model, len(examples)), as_json) as advance:
         found = evaluate(
-            model, schemes, examples, method=rounding, store=Store.default(), on_step=advance
+            model,
+            schemes,
+            examples,
+            method=rounding,
+            cache=cache,
+            store=Store.default(),
+            on_step=advance,
         )
     console(as_json).print(quality_table(model, schemes, found))
     if as_json:
-        document = {"model": model, "schemes": schemes, "rounding": rounding, **asdict(found)}
+        document = {"model": model, "schemes": schemes, "rounding": rounding, "cache": cache}
+        document |= asdict(found)
         print_text(json.dumps({**document, "perplexity": found.perplexity}) + "\n")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from edgewise.errors import InputError
+from edgewise.schemes import CacheType
 from edgewise.specs import Workload
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -20,6 +21,10 @@ Scheme = Annotated[
     typer.Option(help="How weights are stored: fp32, bf16, fp16, q4g64, ... (docs/schemes.md)."),
 ]
 Rounding = Annotated[str | None, typer.Option(help="How weights are quantized: nearest or gptq.")]
+KVCache = Annotated[
+    CacheType,
+    typer.Option(help="How keys and values are kept: in the layer's own type, or in 8 bits."),
+]
 Text = Annotated[
     str | None,
     typer.Option(help="Text to measure on, a file or a data set; else what the model writes."),
@@ -38,9 +43,15 @@ def split_names(schemes: str) -> tuple[str, ...]:
     return names
 
 
-def workload_of(*sizes: int) -> Workload:
+def workload_of(
+    prompt_tokens: int,
+    new_tokens: int,
+    sequences: int,
+    micro_batches: int,
+    cache: CacheType = CacheType.FULL,
+) -> Workload:
     """Raises InputError where the sizes make no workload."""
     try:
-        return Workload(*sizes)
+        return Workload(prompt_tokens, new_tokens, sequences, micro_batches, cache)
     except ValueError as error:
         raise InputError(str(error)) from None

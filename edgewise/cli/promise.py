@@ -37,7 +37,13 @@ def keep_promise(
     def loss_of(plan: Plan) -> Loss:
         with progress("measuring the plan", problem.num_layers, screen.quiet) as advance:
             return plan_losses(
-                model, [plan.schemes], ids, method=rounding, store=Store.default(), on_step=advance
+                model,
+                [plan.schemes],
+                ids,
+                method=rounding,
+                cache=plan.cache,
+                store=Store.default(),
+                on_step=advance,
             )[0]
 
     def say(found: Round) -> None:

@@ -23,7 +23,7 @@ from edgewise.runtime.coordinator import Coordinator, check_request, check_route
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
 from edgewise.runtime.sampling import Sampling
-from edgewise.schemes import get_scheme
+from edgewise.schemes import CacheType, get_scheme
 from edgewise.specs import ModelSpec, Workload
 from edgewise.units import format_bytes
 
@@ -37,6 +37,7 @@ def run_prompt(
     cluster_file: Path | None,
     plan_file: Path | None,
     scheme: str,
+    cache: CacheType,
     max_tokens: int | None,
     sampling: Sampling,
     stop: Sequence[str],
@@ -55,7 +56,8 @@ def run_prompt(
         check_route(plan, cluster)
     tokenizer = load_tokenizer(model)
     request = _request(tokenizer, prompt, max_tokens, sampling, raw, spec)
-    workload = Workload(len(request.prompt), request.max_tokens)
+    cache = cache if plan is None else plan.cache
+    workload = Workload(len(request.prompt), request.max_tokens, cache=cache)
     with LocalDevices(cluster) as devices:
         if plan is None:
             plan = _plan(devices, model, spec, workload, scheme, as_json)
@@ -110,7 +112,7 @@ def _plan(
             "--cluster, or store fewer bits with --scheme",
             shortage_bytes=needed - has,
         )
-    return Plan(spec.name, spec.digest, spec.num_layers, (stage,))
+    return Plan(spec.name, spec.digest, spec.num_layers, (stage,), cache=workload.cache)
 
 
 def _report(found: Answer, plan: Plan, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """`edgewise simulate`: a plan at work on devices that need not exist."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
@@ -41,10 +41,10 @@ def run_simulate(plan_file: Path, options: SimulateOptions) -> None:
     plan = Plan.load(plan_file)
     model = _model(plan)
     cluster, profile = _devices(plan, model, options)
-    costs = CostModel(model, cluster, profile, options.workload)
+    work = replace(options.workload, cache=plan.cache)
+    costs = CostModel(model, cluster, profile, work)
     plan.check(model, cluster)
     costs.check_memory(plan)
-    work = options.workload
     lengths = work.prompt_tokens, work.new_tokens
     if options.rate is None:
         requests = together(options.requests, *lengths)

@@ -14,12 +14,12 @@ from edgewise.kernels.library import (
     read_seconds,
     use,
 )
-from edgewise.kernels.matrix import Packing, dequantize, linear
+from edgewise.kernels.matrix import NativeMatrix, dequantize, linear
 
 __all__ = [
     "MOST_TOKENS",
     "SCHEME_BITS",
-    "Packing",
+    "NativeMatrix",
     "available",
     "dequantize",
     "instruction_set",

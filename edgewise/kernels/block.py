@@ -9,8 +9,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from edgewise.kernels.library import Block, Cache, Lane, Norm, Step, checked, library
-from edgewise.kernels.matrix import Packing, address
+from edgewise.kernels.library import TYPES, Block, Cache, Lane, Norm, Step, checked, library
+from edgewise.kernels.matrix import NativeMatrix, address
 
 MATRICES = ("qkv", "out", "up", "down")
 NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
@@ -19,9 +19,6 @@ VECTOR = 16  # numbers of a head handled at once
 
 class Activation(IntEnum):
     SILU, RELU, GELU = range(3)
-
-
-CACHED = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
 
 
 @dataclass(frozen=True)
@@ -51,14 +48,14 @@ class BlockShape:
 class NativeBlock:
     """A block's struct, and what it points to, kept alive.
 
-    keys, values [slots, K, context, D] of one type of `CACHED`; scales float32 [slots, K, context]
+    keys, values [slots, K, context, D] of one type of `TYPES`; scales float32 [slots, K, context]
     where that is int8. Norms that the block has not are left out.
     """
 
     def __init__(
         self,
         shape: BlockShape,
-        matrices: dict[str, Packing],
+        matrices: dict[str, NativeMatrix],
         norms: dict[str, NormWeights],
         keys: Tensor,
         values: Tensor,
@@ -70,7 +67,7 @@ class NativeBlock:
         self.struct = Block(
             *[matrices[name].struct for name in MATRICES],
             *[self._norm(norms.get(name)) for name in NORMS],
-            Cache(*[address(x) for x in cache], keys.shape[2], CACHED[keys.dtype]),
+            Cache(*[address(x) for x in cache], keys.shape[2], TYPES[keys.dtype]),
             *(shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.ffn),
             *(shape.gated, shape.activation, shape.window),
         )

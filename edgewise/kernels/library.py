@@ -17,10 +17,15 @@ MOST_TOKENS = 16  # of a step that runs through whole blocks in one call
 MOST_DIRECT_AMX = 32  # tokens multiplied with the packed matrix itself where bf16 tiles are faster
 
 
+PACKED = 4
+TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2, torch.float16: 3}
+
+
 class Matrix(ctypes.Structure):
     _fields_ = (
         ("codes", c_void_p), ("scale", c_void_p), ("minimum", c_void_p), ("bias", c_void_p),
-        ("rows", c_int64), ("columns", c_int64), ("bits", c_int32), ("group", c_int32),
+        ("rows", c_int64), ("columns", c_int64),
+        ("bits", c_int32), ("group", c_int32), ("type", c_int32),
     )  # fmt: skip
 
 
@@ -31,7 +36,7 @@ class Norm(ctypes.Structure):
 class Cache(ctypes.Structure):
     _fields_ = (
         *[(name, c_void_p) for name in ("keys", "values", "key_scale", "value_scale")],
-        ("context", c_int64), ("kind", c_int32),
+        ("context", c_int64), ("type", c_int32),
     )  # fmt: skip
 
 

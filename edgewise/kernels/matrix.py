@@ -5,41 +5,57 @@ import ctypes
 import torch
 from torch import Tensor
 
-from edgewise.kernels.library import Matrix, checked, library
+from edgewise.kernels.library import PACKED, TYPES, Matrix, checked, library
 
 TILE = 16  # rows
 
 
-class Packing:
-    """Codes, scales and bias of a matrix, kept alive together with the struct that points to them.
-
-    codes uint8 [B, T, bits, 64], scale and minimum bf16 [B, G, 16] (see quantization/packed.py),
-    bias [rows] or None, all on the CPU.
-    """
+class NativeMatrix:
+    """Numbers and bias of a matrix, kept alive together with the struct that points to them. All of
+    them are on the CPU; `bias` is [rows] or None."""
 
     def __init__(
         self,
         shape: tuple[int, int],
+        parts: tuple[Tensor, Tensor | None, Tensor | None],
+        bias: Tensor | None,
         bits: int,
         group: int,
-        codes: Tensor,
-        scale: Tensor,
-        minimum: Tensor | None = None,
-        bias: Tensor | None = None,
+        type: int,
     ) -> None:
-        self.shape, self.codes = shape, codes
-        bias = None if bias is None else bias.detach().float()
-        self._kept = [None if x is None else x.contiguous() for x in (codes, scale, minimum, bias)]
-        self.struct = Matrix(*[address(x) for x in self._kept], *shape, bits, group)
+        self.shape, self.source = shape, parts[0].data_ptr()
+        floats = None if bias is None else bias.detach().float()
+        self._kept = [None if x is None else x.detach().contiguous() for x in (*parts, floats)]
+        self.struct = Matrix(*map(address, self._kept), *shape, bits, group, type)
+
+    @staticmethod
+    def packed(
+        shape: tuple[int, int],
+        bits: int,
+        group: int,
+        parts: tuple[Tensor, Tensor, Tensor | None],
+        bias: Tensor | None = None,
+    ) -> "NativeMatrix":
+        """`parts`: codes uint8 [B, T, bits, 64], scale and minimum bf16 [B, G, 16] (see
+        quantization/packed.py)."""
+        return NativeMatrix(shape, parts, bias, bits, group, PACKED)
+
+    @staticmethod
+    def plain(weight: Tensor, bias: Tensor | None = None) -> "NativeMatrix":
+        """weight [rows, columns] of a floating-point type of `TYPES`."""
+        rows, columns = weight.shape
+        parts = (weight, None, None)
+        return NativeMatrix((rows, columns), parts, bias, 0, 0, TYPES[weight.dtype])
 
 
 def address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def linear(matrix: Packing, x: Tensor) -> Tensor:
-    """x float32 [tokens, columns] -> x @ W^T + bias, float32 [tokens, rows]. x is rounded to 8
-    bits, a scale for every group of columns, which adds at most |w| |x|_max / 254 to a product."""
+def linear(matrix: NativeMatrix, x: Tensor) -> Tensor:
+    """x float32 [tokens, columns] -> x @ W^T + bias, float32 [tokens, rows]. For a packed matrix x
+    is rounded to 8 bits, a scale for every group of columns, which adds at most |w| |x|_max / 254
+    to a product."""
     lib = library()
     assert lib is not None
     x = x.contiguous()
@@ -53,8 +69,9 @@ def linear(matrix: Packing, x: Tensor) -> Tensor:
     return out
 
 
-def dequantize(matrix: Packing, start: int, end: int) -> Tensor:
-    """Rows [start, end) as bf16 [end - start, columns]; start is a multiple of 16."""
+def dequantize(matrix: NativeMatrix, start: int, end: int) -> Tensor:
+    """Rows [start, end) of a packed matrix as bf16 [end - start, columns]; start is a multiple of
+    16."""
     lib = library()
     assert lib is not None
     out = torch.empty(end - start, matrix.shape[1], dtype=torch.bfloat16)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgewise.models.decoder import Attend, causal_mask
+from edgewise.schemes import CacheType
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,58 @@ class Segment:
         return self.start + self.length
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Keys and values of one block, [2, slots, K, context, D]; where they are codes of 8 bits,
+    `scale` [2, slots, K, context], else None."""
+
+    codes: Tensor
+    scale: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    def write(self, slot: int, start: int, kv: Tensor) -> None:
+        """Keep keys and values [2, tokens, K, D] from position `start` on."""
+        kv = kv.transpose(1, 2)
+        where = (slice(None), slot, slice(None), slice(start, start + kv.shape[2]))
+        if self.scale is None:
+            self.codes[where] = kv
+        else:
+            self.codes[where], self.scale[where] = in_eight_bits(kv)
+
+    def read(self, slot: int, end: int, dtype: torch.dtype) -> Tensor:
+        """Those of positions before `end`, [2, K, end, D]."""
+        codes = self.codes[:, slot, :, :end]
+        if self.scale is None:
+            return codes
+        return from_eight_bits(codes, self.scale[:, slot, :, :end]).to(dtype)
+
+
+def in_eight_bits(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [..., D] as int8 codes [..., D], symmetric, and a scale [...] of each vector."""
+    scale = x.float().abs().amax(-1) / 127
+    inverse = torch.where(scale > 0, 1 / scale, 0.0)
+    return (x.float() * inverse.unsqueeze(-1)).round().to(torch.int8), scale
+
+
+def from_eight_bits(codes: Tensor, scale: Tensor) -> Tensor:
+    """The float32 numbers that the codes stand for."""
+    return codes.float() * scale.unsqueeze(-1)
+
+
+def through_eight_bits(attend: Attend) -> Attend:
+    """Attention to keys and values as an 8-bit cache would give them back."""
+
+    def rounded(x: Tensor) -> Tensor:
+        return from_eight_bits(*in_eight_bits(x)).to(x.dtype)
+
+    return lambda q, k, v: attend(q, rounded(k), rounded(v))
+
+
 class KVCache:
-    """Keys and values of `len(dtypes)` blocks: per block one tensor [2, slots, K, context, D]."""
+    """Keys and values of `len(dtypes)` blocks, each in its type, or all of them in 8 bits."""
 
     def __init__(
         self,
@@ -36,13 +87,25 @@ class KVCache:
         slots: int,
         context: int,
         device: torch.device,
+        kind: CacheType = CacheType.FULL,
     ) -> None:
         num_kv, head_dim = heads
         self.context = context
         self._free = list(range(slots))
         self._slots: dict[int, int] = {}
         shape = (2, slots, num_kv, context, head_dim)
-        self._blocks = [torch.empty(shape, dtype=dtype, device=device) for dtype in dtypes]
+        if kind is CacheType.INT8:
+            self._blocks = [
+                Stored(
+                    torch.empty(shape, dtype=torch.int8, device=device),
+                    torch.empty(shape[:-1], device=device),
+                )
+                for _ in dtypes
+            ]
+        else:
+            self._blocks = [
+                Stored(torch.empty(shape, dtype=dtype, device=device), None) for dtype in dtypes
+            ]
 
     @property
     def bytes(self) -> int:
@@ -62,8 +125,7 @@ class KVCache:
         if slot is not None:
             self._free.append(slot)
 
-    def stored(self, block: int) -> Tensor:
-        """Keys and values of a block, [2, slots, K, context, D]."""
+    def stored(self, block: int) -> Stored:
         return self._blocks[block]
 
     def check(self, segments: list[Segment]) -> None:
@@ -81,10 +143,10 @@ class KVCache:
             parts, first = [], 0
             for segment in segments:
                 rows = slice(first, first + segment.length)
-                stored = self._blocks[block][:, self.slot(segment.sequence)]
-                stored[0, :, segment.start : segment.end] = k[rows].transpose(0, 1)
-                stored[1, :, segment.start : segment.end] = v[rows].transpose(0, 1)
-                parts.append(_attend(q[rows], stored[:, :, : segment.end], window))
+                stored, slot = self._blocks[block], self.slot(segment.sequence)
+                stored.write(slot, segment.start, torch.stack((k[rows], v[rows])))
+                seen = stored.read(slot, segment.end, q.dtype)
+                parts.append(_attend(q[rows], seen, window))
                 first = rows.stop
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -128,6 +128,7 @@ class DecoderConfig:
             max_context=self.max_context,
             kv_width=2 * kv,
             tied=self.tied,
+            kv_heads=self.num_kv_heads,
         )
 
 

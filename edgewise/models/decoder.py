@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgewise.models.config import DecoderConfig, Rope
+from edgewise.models.linear import Linear
 from edgewise.specs import LayerKind
 
 # (query [..., N, D], key [..., K, D], value [..., K, D]) -> [..., N, D]
@@ -84,7 +85,7 @@ class Embedding(Layer):
         size, hidden = config.embed_size, config.hidden_size
         self.offset = config.position_offset
         self.tokens = _table(config.vocab_size, size)
-        self.project = nn.Linear(size, hidden, bias=False) if size != hidden else None
+        self.project = Linear(size, hidden, bias=False) if size != hidden else None
         learned = config.max_context + config.position_offset
         self.positions = _table(learned, hidden) if config.rope is None else None
 
@@ -111,13 +112,13 @@ class Block(Layer):
         query, up = config.num_heads * head_dim, config.ffn_size * (2 if config.gated else 1)
         fused = query + 2 * config.num_kv_heads * head_dim
         self.attention_norm = _norm(config, hidden)
-        self.qkv = nn.Linear(hidden, fused, bias=config.qkv_bias)
+        self.qkv = Linear(hidden, fused, bias=config.qkv_bias)
         self.q_norm = _norm(config, head_dim) if config.qk_norm else None
         self.k_norm = _norm(config, head_dim) if config.qk_norm else None
-        self.out = nn.Linear(query, hidden, bias=config.out_bias)
+        self.out = Linear(query, hidden, bias=config.out_bias)
         self.mlp_norm = _norm(config, hidden)
-        self.up = nn.Linear(hidden, up, bias=config.mlp_bias)
-        self.down = nn.Linear(config.ffn_size, hidden, bias=config.mlp_bias)
+        self.up = Linear(hidden, up, bias=config.mlp_bias)
+        self.down = Linear(config.ffn_size, hidden, bias=config.mlp_bias)
 
     def forward(self, x: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
         """x [..., H] -> [..., H]."""
@@ -172,8 +173,8 @@ class Head(Layer):
         super().__init__()
         size, hidden = config.embed_size, config.hidden_size
         self.norm = _norm(config, hidden) if config.final_norm else None
-        self.project = nn.Linear(hidden, size, bias=False) if size != hidden else None
-        self.out = nn.Linear(size, config.vocab_size, bias=False)
+        self.project = Linear(hidden, size, bias=False) if size != hidden else None
+        self.out = Linear(size, config.vocab_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = _normed(self.norm, x) if self.norm is not None else x.to(self._dtype())

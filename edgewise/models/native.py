@@ -1,10 +1,10 @@
 """Which blocks the C++ kernels can run whole, and how they are handed over."""
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from edgewise import kernels
-from edgewise.kernels import Packing
+from edgewise.kernels import NativeMatrix
 from edgewise.kernels.block import (
     MATRICES,
     NORMS,
@@ -14,20 +14,21 @@ from edgewise.kernels.block import (
     NativeBlock,
     NormWeights,
 )
+from edgewise.models.cache import Stored
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block, Norm
+from edgewise.models.linear import Linear
 from edgewise.quantization.linear import PackedLinear
 
 ACTIVATIONS = {F.silu: Activation.SILU, F.relu: Activation.RELU, F.gelu: Activation.GELU}
 
 
 def native_block(
-    config: DecoderConfig, block: Block, window: int | None, cache: Tensor
+    config: DecoderConfig, block: Block, window: int | None, cache: Stored
 ) -> NativeBlock | None:
-    """The block with its cache [2, slots, K, context, D]; None where torch has to run it: without
-    the kernels, on other devices, with matrices that are not packed in groups, or shapes that the
-    kernels do not know."""
-    matrices = _packings(block)
+    """The block with its cache; None where torch has to run it: without the kernels, on other
+    devices, with truncated matrices, or shapes that the kernels do not know."""
+    matrices = _matrices(block)
     known = block.norm_first and config.head_dim % VECTOR == 0
     if not kernels.available() or matrices is None or not known:
         return None
@@ -36,17 +37,18 @@ def native_block(
         *(config.ffn_size, block.gated, ACTIVATIONS[block.activation], window or 0),
     )
     norms = {name: _norm(x) for name in NORMS if (x := getattr(block, name)) is not None}
-    return NativeBlock(shape, matrices, norms, cache[0], cache[1])
+    scales = (None, None) if cache.scale is None else (cache.scale[0], cache.scale[1])
+    return NativeBlock(shape, matrices, norms, cache.codes[0], cache.codes[1], *scales)
 
 
-def _packings(block: Block) -> dict[str, Packing] | None:
+def _matrices(block: Block) -> dict[str, NativeMatrix] | None:
     found = {}
     for name in MATRICES:
-        matrix = getattr(block, name)
-        packing = matrix.packing() if isinstance(matrix, PackedLinear) else None
-        if packing is None:
+        matrix: Linear | PackedLinear = getattr(block, name)
+        native = matrix.native()
+        if native is None:
             return None
-        found[name] = packing
+        found[name] = native
     return found
 
 

@@ -24,7 +24,7 @@ from edgewise.models.decoder import (
 from edgewise.models.loading import Loader, random_layer
 from edgewise.models.native import native_block
 from edgewise.quantization.store import Store
-from edgewise.schemes import DEFAULT, get_scheme
+from edgewise.schemes import DEFAULT, CacheType, get_scheme
 
 
 class Shard:
@@ -42,6 +42,7 @@ class Shard:
         *,
         slots: int,
         context: int,
+        cache: CacheType = CacheType.FULL,
     ) -> None:
         self.config, self.start, self.layers = config, start, layers
         self.device = next(_tensors(layers[0])).device
@@ -52,6 +53,7 @@ class Shard:
             slots,
             context,
             self.device,
+            cache,
         )
         self._parts = self._divided()
         self._frequency = (
@@ -146,6 +148,7 @@ def load_shard(
     device: str = "cpu",
     slots: int = 1,
     context: int | None = None,
+    cache: CacheType = CacheType.FULL,
     method: str | None = None,
     store: Store | None = None,
     on_layer: Callable[[int], None] = lambda layer: None,
@@ -154,7 +157,8 @@ def load_shard(
 
     `schemes` is one scheme, or one per layer; `method` rounds what they quantize, while it is read,
     and `store` keeps the result. The cache has room for `slots` sequences of `context` tokens each
-    (default: the model's maximum). Raises ModelError, PlanError, QuantizationError, SchemeError.
+    (default: the model's maximum), kept as `cache` says. Raises ModelError, PlanError,
+    QuantizationError, SchemeError.
     """
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
     config = checkpoint.config
@@ -169,7 +173,8 @@ def load_shard(
     for number, scheme in zip(range(start, end), map(get_scheme, names), strict=True):
         layers.append(loader.layer(number, scheme, layers[0] if layers else None))
         on_layer(number)
-    return Shard(config, start, layers, slots=slots, context=context or config.max_context)
+    room = context or config.max_context
+    return Shard(config, start, layers, slots=slots, context=room, cache=cache)
 
 
 def random_shard(
@@ -181,8 +186,9 @@ def random_shard(
     device: str,
     slots: int,
     context: int,
+    cache: CacheType = CacheType.FULL,
 ) -> Shard:
     """Layers of a model's shape with random weights: for timing, without a checkpoint."""
     stored, on = get_scheme(scheme), torch.device(device)
     layers = [random_layer(config, number, stored, on) for number in range(start, end)]
-    return Shard(config, start, layers, slots=slots, context=context)
+    return Shard(config, start, layers, slots=slots, context=context, cache=cache)

@@ -88,7 +88,8 @@ class Problem:
             stages.append(Stage(device, at, end, tuple(schemes[at:end])))
             at = end
         model = self.costs.model
-        return Plan(model.name, model.digest, self.num_layers, tuple(stages))
+        cache = self.costs.workload.cache
+        return Plan(model.name, model.digest, self.num_layers, tuple(stages), cache=cache)
 
     def check(self, plan: Plan, estimate: Estimate) -> None:
         """Raise Infeasible, naming the constraint, where a plan breaks one."""

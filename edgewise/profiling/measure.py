@@ -172,8 +172,8 @@ def _time_scheme(
             for shape, seconds in zip(both, times, strict=False)
         ]
         block = one[name].weight_bytes
-        held = (embedding[name].weight_bytes - beside * block, block)
-        held += (head[name].weight_bytes - beside * block,)
+        ends = [run[name].weight_bytes - beside * block for run in (embedding, head)]
+        held = (ends[0], block, ends[1])
         sizes = [
             LayerMemory(kind, layer, scheme, count)
             for layer, count in zip(LayerKind, held, strict=True)

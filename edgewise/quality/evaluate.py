@@ -18,7 +18,7 @@ from edgewise.quality.metrics import bleu, exact_match, f1, quantization_ratio
 from edgewise.quality.streaming import run_layer
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.store import Store
-from edgewise.schemes import get_scheme
+from edgewise.schemes import CacheType, get_scheme
 
 SLOTS = 64  # questions answered at a time
 MOST_UNPACKED = 2**30  # bytes of a packed model that may be made whole while it answers
@@ -54,10 +54,12 @@ def evaluate(
     examples: Sequence[Example],
     *,
     method: str | None = None,
+    cache: CacheType = CacheType.FULL,
     store: Store | None = None,
     on_step: OnStep = lambda what: None,
 ) -> Quality:
-    """A model with one scheme per layer. Raises InputError for examples beyond its context."""
+    """A model with one scheme per layer, and that cache. Raises InputError for examples beyond its
+    context."""
     tokenizer = load_tokenizer(model)
     texts = [_Text.of(x, tokenizer) for x in examples]
     config = open_checkpoint(model).config
@@ -67,9 +69,15 @@ def evaluate(
             f"a question with its answer has {longest} tokens, but '{model}' has a context of "
             f"{config.max_context}; leave it out"
         )
-    loss, full_loss, kl = _losses(model, schemes, texts, method, store, on_step)
+    loss, full_loss, kl = _losses(model, schemes, texts, method, cache, store, on_step)
     shard = load_shard(
-        model, schemes=schemes, slots=SLOTS, context=config.max_context, method=method, store=store
+        model,
+        schemes=schemes,
+        slots=SLOTS,
+        context=config.max_context,
+        cache=cache,
+        method=method,
+        store=store,
     )
     weight_bytes = shard.weight_bytes
     if weight_bytes <= MOST_UNPACKED:
@@ -100,7 +108,7 @@ def _unpack(shard: Shard) -> None:
     """Matrices that torch would make whole at every step are made whole once."""
     for layer in shard.layers:
         for name, module in list(layer.named_children()):
-            if isinstance(module, PackedLinear) and module.packing() is None:
+            if isinstance(module, PackedLinear) and module.native() is None:
                 setattr(layer, name, module.whole())
 
 
@@ -133,6 +141,7 @@ def _losses(
     schemes: Sequence[str],
     texts: Sequence[_Text],
     method: str | None,
+    cache: CacheType,
     store: Store | None,
     on_step: OnStep,
 ) -> tuple[float, float, float]:
@@ -148,7 +157,7 @@ def _losses(
         full = run_layer(checkpoint.config, number, whole, full)
         name = schemes[number]
         layer = whole if name == FULL else loader.layer(number, get_scheme(name))
-        changed = run_layer(checkpoint.config, number, layer, changed)
+        changed = run_layer(checkpoint.config, number, layer, changed, cache)
         on_step(f"layer {number}")
     heads = [loader.layer(last, get_scheme(name)) for name in (FULL, schemes[last])]
     sums, count = torch.zeros(3, dtype=torch.float64), int(target.sum())

@@ -10,7 +10,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.loading import Loader
 from edgewise.quality.streaming import Head, divergences, run_layer
 from edgewise.quantization.store import Store
-from edgewise.schemes import get_scheme
+from edgewise.schemes import CacheType, get_scheme
 
 FULL = "fp32"
 CERTAIN = 1.645  # standard errors: with 95 % certainty the true mean is not above
@@ -41,11 +41,13 @@ def plan_losses(
     ids: Tensor,
     *,
     method: str | None = None,
+    cache: CacheType = CacheType.FULL,
     store: Store | None = None,
     on_step: Callable[[str], None] = lambda what: None,
 ) -> list[Loss]:
     """KL(full || planned) in nats per token, on sequences ids [B, T], of a model in each of
-    several choices of a scheme per layer. Hidden states of all of them stay in memory."""
+    several choices of a scheme per layer, with that cache. Hidden states of all of them stay in
+    memory."""
     checkpoint = open_checkpoint(model)
     config, loader = checkpoint.config, Loader(checkpoint, torch.device("cpu"), method, store)
     last = config.num_layers - 1
@@ -56,7 +58,7 @@ def plan_losses(
             layer = loader.layer(number, get_scheme(name))
             for index, schemes in enumerate(plans):
                 if schemes[number] == name:
-                    planned[index] = run_layer(config, number, layer, planned[index])
+                    planned[index] = run_layer(config, number, layer, planned[index], cache)
             if name == FULL:
                 full = run_layer(config, number, layer, full)
         on_step(f"layer {number}")

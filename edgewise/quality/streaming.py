@@ -7,18 +7,26 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from edgewise.models.cache import through_eight_bits
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block, Embedding, Layer, causal_attention, inverse_frequencies
 from edgewise.models.decoder import rotation as angles
 from edgewise.models.loading import matrix_modules
+from edgewise.schemes import CacheType
 
 Head = Callable[[Tensor], Tensor]  # states [T, H] -> logits [T, vocabulary]
 
 
 @torch.inference_mode()
-def run_layer(config: DecoderConfig, number: int, layer: Layer, x: Tensor) -> Tensor:
+def run_layer(
+    config: DecoderConfig,
+    number: int,
+    layer: Layer,
+    x: Tensor,
+    cache: CacheType = CacheType.FULL,
+) -> Tensor:
     """One layer on sequences of equal length: ids [B, T] or states [B, T, H] -> states, or logits
-    [B, T, vocabulary]. Every position sees those before it."""
+    [B, T, vocabulary]. Every position sees those before it, as a cache of that kind keeps them."""
     positions = torch.arange(x.shape[1]).expand(x.shape[0], -1)
     if isinstance(layer, Embedding):
         found: Tensor = layer(x, positions)
@@ -26,7 +34,8 @@ def run_layer(config: DecoderConfig, number: int, layer: Layer, x: Tensor) -> Te
         turn = None
         if config.rope is not None:
             turn = angles(inverse_frequencies(config.rope, config.head_dim), positions[:1])
-        found = layer(x, turn, causal_attention(config.windows[number - 1]))
+        attend = causal_attention(config.windows[number - 1])
+        found = layer(x, turn, through_eight_bits(attend) if cache is CacheType.INT8 else attend)
     else:
         found = layer(x)
     return found

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgewise import kernels
-from edgewise.kernels import Packing, most_direct
+from edgewise.kernels import NativeMatrix, most_direct
 from edgewise.quantization.packed import Packed
 from edgewise.schemes import Family
 
@@ -13,21 +13,21 @@ TILE_ROWS = 1024  # of a matrix made whole at a time, which bounds the workspace
 
 
 def packed_matmul(
-    x: Tensor, packed: Packed, bias: Tensor | None = None, packing: Packing | None = None
+    x: Tensor, packed: Packed, bias: Tensor | None = None, native: NativeMatrix | None = None
 ) -> Tensor:
-    """x [..., columns] of the compute type -> x @ W^T + bias [..., rows] of the same type. With a
-    `packing` the kernels do it in integers, or make the matrix whole where that is quicker."""
+    """x [..., columns] of the compute type -> x @ W^T + bias [..., rows] of the same type. With
+    `native` the kernels do it in integers, or make the matrix whole where that is quicker."""
     rows = packed.shape[0]
-    if packing is not None and x.numel() <= most_direct() * packed.shape[1]:
-        found = kernels.linear(packing, x.reshape(-1, packed.shape[1]).float())
+    if native is not None and x.numel() <= most_direct() * packed.shape[1]:
+        found = kernels.linear(native, x.reshape(-1, packed.shape[1]).float())
         return found.to(x.dtype).view(*x.shape[:-1], rows)
     parts = []
     for start in range(0, rows, TILE_ROWS):
         end = min(start + TILE_ROWS, rows)
-        if packing is None:
+        if native is None:
             tile = packed.dequantized(start, end).to(x.dtype)
         else:
-            tile = kernels.dequantize(packing, start, end).to(x.dtype)
+            tile = kernels.dequantize(native, start, end).to(x.dtype)
         parts.append(F.linear(x, tile, None if bias is None else bias[start:end]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -58,9 +58,9 @@ class PackedLinear(PackedModule):
     def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
         super().__init__(packed)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self._packing: Packing | None = None
+        self._native: NativeMatrix | None = None
 
-    def packing(self) -> Packing | None:
+    def native(self) -> NativeMatrix | None:
         """The matrix as the kernels see it; None where torch has to do without them."""
         codes, scheme = self.codes, self.scheme
         if (
@@ -69,13 +69,14 @@ class PackedLinear(PackedModule):
             or scheme.family is not Family.GROUPED
         ):
             return None
-        if self._packing is None or self._packing.codes is not codes:
-            side = (codes, self.scale, self.minimum, self.bias)
-            self._packing = Packing(self.shape, scheme.bits, scheme.group, *side)
-        return self._packing
+        if self._native is None or self._native.source != codes.data_ptr():
+            parts = (codes, self.scale, self.minimum)
+            sizes = (scheme.bits, scheme.group)
+            self._native = NativeMatrix.packed(self.shape, *sizes, parts, self.bias)
+        return self._native
 
     def forward(self, x: Tensor) -> Tensor:
-        return packed_matmul(x, self.packed, self.bias, self.packing())
+        return packed_matmul(x, self.packed, self.bias, self.native())
 
     def whole(self) -> nn.Linear:
         """The same in floating point, in the compute type."""

@@ -129,6 +129,7 @@ class Worker:
                     device=self.device.processor,
                     slots=workload.sequences,
                     context=workload.context,
+                    cache=workload.cache,
                     method=body["rounding"],
                     store=Store.default(),
                     on_layer=lambda layer: self._report("layer", layer=layer),

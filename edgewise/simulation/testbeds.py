@@ -43,6 +43,7 @@ def _llama2(name: str, hidden: int, ffn: int, blocks: int, kv_size: int) -> Mode
         max_context=4096,
         kv_width=2 * kv_size,
         tied=False,
+        kv_heads=kv_size // 128,
     )
 
 

@@ -75,6 +75,26 @@ def test_run_across_a_cluster_gives_the_same_answer(command, slow_cluster, quest
     assert many["seconds_per_token"] > 0.08  # two hops of 40 ms and more
 
 
+def test_a_cache_in_8_bits_answers_alike_and_takes_less(command, slow_cluster, question, tmp_path):
+    path = tmp_path / "plan.json"
+    asked = ("plan", "demo", "--cluster", slow_cluster, "--json", "--out", path)
+    asked += ("--prompt-tokens", 8, "--new-tokens", 90, "--sequences", 5)
+    held = {}
+    for cache in ("full", "int8"):
+        made = command(*asked, "--kv-cache", cache)
+        assert made.code == 0, made.err
+        found = json.loads(made.out)["plans"][0]
+        held[cache] = sum(found["memory_bytes"].values())
+    assert held["int8"] < 0.9 * held["full"]
+    assert json.loads(path.read_text())["cache"] == "int8"
+    by_plan = command("run", "demo", question, "--raw", "--cluster", slow_cluster, "--plan", path)
+    alone = command("run", "demo", question, "--raw", "--kv-cache", "int8")
+    full = command("run", "demo", question, "--raw")
+    assert by_plan.out == alone.out == full.out
+    wrong = command("run", "demo", question, "--kv-cache", "int3")
+    assert wrong.code == 2 and "'int3' is not one of 'full', 'int8'" in wrong.err
+
+
 def test_a_plan_file_is_followed(command, slow_cluster, question, tmp_path):
     path = tmp_path / "plan.json"
     made = command("plan", "demo", "--cluster", slow_cluster, "--out", path, "--json")

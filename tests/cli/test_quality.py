@@ -52,6 +52,9 @@ def test_evaluate_says_what_a_scheme_costs(answer, command):
     assert found["exact_match"] == 1.0
     assert 0 < found["kl"] < 0.01
     assert found["ratio"] == 0.125
+    cached = answer("evaluate", "demo", "--limit", 4, "--kv-cache", "int8")
+    assert cached["cache"] == "int8"
+    assert 0 < cached["kl"] < 0.001
     result = command("evaluate", "demo", "--scheme", "q4g64", "--limit", 4)
     assert "exact match" in result.out
     assert "12.50%" in result.out

@@ -33,6 +33,11 @@ static float wide(uint16_t x) {
   memcpy(&found, &bits, 4);
   return found;
 }
+static float half(uint16_t x) {
+  const int exponent = x >> 10 & 31, digits = x & 1023;
+  const float size = exponent ? std::ldexp(1024.0f + digits, exponent - 25) : std::ldexp(digits, -24);
+  return x >> 15 ? -size : size;
+}
 static uint16_t narrow(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
@@ -46,8 +51,21 @@ struct Owned {
   Matrix m{};
 
   Owned() = default;
+  // Of numbers; those of fp16 from the smallest subnormal one to 1.
+  Owned(int rows, int columns, Type type, bool biased) {
+    m.rows = rows, m.columns = columns, m.type = type;
+    codes.resize(size_t(rows) * columns * (type == kFp32 ? 4 : 2));
+    for (size_t i = 0; i < size_t(rows) * columns; ++i) {
+      const float value = real() * 0.02f;
+      const uint16_t short_value = type == kFp16 ? uint16_t(draw(0, 1) << 15 | draw(0, 15 << 10)) : narrow(value);
+      if (type == kFp32) memcpy(&codes[4 * i], &value, 4);
+      else memcpy(&codes[2 * i], &short_value, 2);
+    }
+    if (biased)
+      for (int i = 0; i < rows; ++i) bias.push_back(real());
+  }
   Owned(int rows, int columns, int bits, int group, bool asymmetric, bool biased) {
-    m.rows = rows, m.columns = columns, m.bits = bits, m.group = group;
+    m.rows = rows, m.columns = columns, m.bits = bits, m.group = group, m.type = kPacked;
     codes.resize(m.block_bytes() * m.blocks());
     for (auto& x : codes) x = uint8_t(draw(0, 255));
     scale.resize(size_t(m.blocks()) * m.groups() * kRows);
@@ -83,7 +101,19 @@ struct Owned {
     return found;
   }
 
+  double number(size_t i) const {
+    if (m.type == kFp32) {
+      float found;
+      memcpy(&found, &codes[4 * i], 4);
+      return found;
+    }
+    uint16_t found;
+    memcpy(&found, &codes[2 * i], 2);
+    return m.type == kFp16 ? half(found) : wide(found);
+  }
+
   double weight(int row, int column) const {
+    if (!m.packed()) return number(size_t(row) * m.columns + column);
     const size_t at = (size_t(row / kRows) * m.groups() + column / m.group) * kRows + row % kRows;
     const double step = wide(scale[at]);
     if (!minimum.empty()) return code(row, column) * step + wide(minimum[at]);
@@ -100,6 +130,8 @@ static void expect(bool good, const std::string& what) {
 static const int kBits[] = {2, 3, 4, 5, 6, 8}, kGroups[] = {32, 64, 128};
 
 static Owned drawn(int rows, int columns, bool biased) {
+  static const Type kPlain[] = {kBf16, kFp16, kFp32};
+  if (draw(0, 3) == 0) return Owned(rows, columns, kPlain[draw(0, 2)], biased);
   return Owned(rows, columns, kBits[draw(0, 5)], kGroups[draw(0, 2)], draw(0, 1), biased);
 }
 
@@ -109,12 +141,13 @@ static void products(const char* isa, int rounds) {
     const Matrix& m = *owned.get();
     const int tokens = draw(1, 19), threads = draw(1, 3);
     const std::string what = std::string(isa) + " " + std::to_string(m.rows) + "x" +
-                             std::to_string(m.columns) + " bits " + std::to_string(m.bits) +
+                             std::to_string(m.columns) + " type " + std::to_string(m.type) +
+                             " bits " + std::to_string(m.bits) +
                              " group " + std::to_string(m.group);
     // Whole numbers up to 127, the largest in every group: their rounding to 8 bits is exact.
     std::vector<float> x(size_t(tokens) * m.columns), y(size_t(tokens) * m.rows);
     for (size_t i = 0; i < x.size(); ++i)
-      x[i] = i % m.columns % m.group == 0 ? 127.0f : float(draw(-127, 127));
+      x[i] = i % m.columns % (m.packed() ? m.group : 32) == 0 ? 127.0f : float(draw(-127, 127));
     expect(!edgewise_linear(&m, x.data(), tokens, y.data(), threads), what + ": memory");
     for (int t = 0; t < tokens; ++t)
       for (int r = 0; r < m.rows; ++r) {
@@ -128,6 +161,7 @@ static void products(const char* isa, int rounds) {
           return;
         }
       }
+    if (!m.packed()) continue;
     std::vector<uint16_t> out(size_t(m.rows) * m.columns);
     edgewise_whole(&m, 0, m.blocks(), out.data(), threads);
     for (int r = 0; r < m.rows; ++r)
@@ -157,9 +191,9 @@ static void blocks(const char* isa, int rounds) {
     b.attention_norm = {weight.data(), bias.data(), 1e-5f, draw(0, 1)};
     b.mlp_norm = {weight.data(), nullptr, 1e-5f, draw(0, 1)};
     if (draw(0, 1)) b.q_norm = b.k_norm = {weight.data(), nullptr, 1e-6f, 0};
-    const int slots = 3, context = draw(6, 20), kind = draw(0, 2);
+    const int slots = 3, context = draw(6, 20), kind = draw(0, 3);
     const size_t positions = size_t(slots) * b.kv_heads * context;
-    const size_t bytes = positions * b.head_dim * (kind == kFp32 ? 4 : kind == kBf16 ? 2 : 1);
+    const size_t bytes = positions * b.head_dim * (kind == kFp32 ? 4 : kind == kInt8 ? 1 : 2);
     std::vector<uint8_t> keys[2], values[2];
     std::vector<float> key_scale[2], value_scale[2], x[2];
     std::vector<Lane> lanes;

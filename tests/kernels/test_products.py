@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise import kernels
+from edgewise.models.linear import Linear
 from edgewise.quantization.linear import PackedLinear, packed_matmul
 from edgewise.quantization.packed import random_packed
 from edgewise.quantization.rounding import quantize
@@ -37,10 +38,10 @@ def packed_of(scheme, shape, seed=0):
     return quantize(torch.randn(shape, generator=generator), get_scheme(scheme), None)
 
 
-def packing_of(packed, bias=None):
+def native_of(packed, bias=None):
     module = PackedLinear(packed, bias)
-    assert module.packing() is not None
-    return module.packing()
+    assert module.native() is not None
+    return module.native()
 
 
 def in_eight_bits(x, group):
@@ -62,7 +63,7 @@ def test_products_equal_double_precision(isa, bits, group, suffix):
         weight, bias = packed.dequantized().double(), torch.randn(shape[0])
         for tokens in (1, 2, 3, 4, 8, 16, 17):
             x = torch.randn(tokens, shape[1])
-            found = kernels.linear(packing_of(packed, bias), x).double()
+            found = kernels.linear(native_of(packed, bias), x).double()
             rounded, half = in_eight_bits(x.double(), group)
             size = x.double().abs() @ weight.abs().T + 1
             # A number halfway between two codes may go either way.
@@ -71,9 +72,9 @@ def test_products_equal_double_precision(isa, bits, group, suffix):
             assert ((found - rounded @ weight.T - bias).abs() <= ties).all()
             error = (found - x.double() @ weight.T - bias).abs()
             assert (error <= half @ weight.abs().T * 1.001 + 1e-5 * size).all()
-        whole = kernels.dequantize(packing_of(packed), 0, shape[0])
+        whole = kernels.dequantize(native_of(packed), 0, shape[0])
         torch.testing.assert_close(whole, weight.bfloat16(), rtol=1 / 128, atol=1e-6)
-        torch.testing.assert_close(kernels.dequantize(packing_of(packed), 0, 3), whole[:3])
+        torch.testing.assert_close(kernels.dequantize(native_of(packed), 0, 3), whole[:3])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -89,10 +90,10 @@ def test_any_shape_equals_torch(bits, group, asymmetric, rows, columns, tokens, 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = packed_matmul(x.bfloat16(), packed, None, packing_of(packed))
-        one = kernels.linear(packing_of(packed), x)
+        found = packed_matmul(x.bfloat16(), packed, None, native_of(packed))
+        one = kernels.linear(native_of(packed), x)
         torch.set_num_threads(1)
-        assert torch.equal(one, kernels.linear(packing_of(packed), x))
+        assert torch.equal(one, kernels.linear(native_of(packed), x))
     finally:
         torch.set_num_threads(before)
     expected = packed_matmul(x.bfloat16(), packed)
@@ -102,11 +103,37 @@ def test_any_shape_equals_torch(bits, group, asymmetric, rows, columns, tokens, 
     assert ((found - expected).abs() <= limit).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_plain_matrices_lose_nothing_but_the_last_digits(isa, dtype):
+    for shape in ((33, 70), (64, 256), (5, 31), (1, 1)):
+        weight, bias = (torch.randn(shape) * 1e-3).to(dtype), torch.randn(shape[0])
+        weight[0, 0] = 6e-8  # of fp16, the smallest number there is
+        for tokens in (1, 2, 3, 4, 5, 8, 16, 17):
+            x = torch.randn(tokens, shape[1])
+            found = kernels.linear(kernels.NativeMatrix.plain(weight, bias), x)
+            expected = x.double() @ weight.double().T + bias.double()
+            assert (found.double() - expected).abs().max() < 1e-6
+
+
+def test_linear_is_the_kernels_only_for_few_tokens_and_fixed_weights():
+    layer = Linear(40, 24).bfloat16()
+    x = torch.randn(3, 40, dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        assert torch.equal(layer(x), expected) and layer._native is None
+        layer.requires_grad_(False)
+        torch.testing.assert_close(layer(x), expected)
+        assert layer._native is not None
+        layer.weight = torch.nn.Parameter(2 * layer.weight, requires_grad=False)
+        expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x), expected)
+
+
 def test_the_instruction_sets_agree():
     packed, x = packed_of("q5g64a", (48, 320)), torch.randn(9, 320)
     found = []
     for _ in filter(kernels.use, SETS):
-        found.append(kernels.linear(packing_of(packed), x))
+        found.append(kernels.linear(native_of(packed), x))
     kernels.use(HERE)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-4)

@@ -9,6 +9,7 @@ from edgewise.errors import QuantizationError
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.decoder import Block
+from edgewise.models.linear import Linear
 from edgewise.models.loading import matrix_modules
 from edgewise.models.shard import load_shard, random_shard
 from edgewise.quantization import Store
@@ -39,7 +40,8 @@ def test_equals_the_layers_that_hold_the_dequantized_weights(
 ):
     """In torch alone, so that only the way the weights are stored could make a difference; the
     kernels round activations, too (tests/kernels)."""
-    monkeypatch.setattr(PackedLinear, "packing", lambda self: None)
+    for kind in (PackedLinear, Linear):
+        monkeypatch.setattr(kind, "native", lambda self: None)
     quantized = load_shard(checkpoint(family), schemes=scheme)
     plain = load_shard(checkpoint(family), schemes="bf16")
     for layer, other in zip(quantized.layers, plain.layers, strict=True):

@@ -9,6 +9,8 @@ from edgewise.errors import PlanError, SchemeError
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.shard import load_shard
+from edgewise.quality.streaming import run_layer
+from edgewise.schemes import CacheType, get_scheme
 from tests.conftest import FAMILIES, VOCABULARY, random_model
 
 LENGTH = 11
@@ -82,15 +84,33 @@ def test_a_tied_head_shares_the_embedding_only_within_a_shard(checkpoint):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("scheme", ["fp32", "bf16", "q4g64", "q3g32a", "t8"])
 def test_bytes_equal_the_specification(checkpoint, family, scheme):
-    from edgewise.schemes import get_scheme
-
     config = open_checkpoint(checkpoint(family)).config
     spec = config.spec(family)
     for number, layer in enumerate(spec.layers):
         shard = load_shard(checkpoint(family), number, number + 1, scheme)
         assert shard.weight_bytes == layer.weight_bytes(get_scheme(scheme))
-    block = load_shard(checkpoint(family), 1, 2, scheme, slots=3, context=10)
-    assert block.cache.bytes == 30 * spec.kv_width * get_scheme(scheme).compute_bytes
+    for cache in CacheType:
+        block = load_shard(checkpoint(family), 1, 2, scheme, slots=3, context=10, cache=cache)
+        assert block.cache.bytes == 30 * spec.cached_bytes(get_scheme(scheme), cache)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_in_8_bits_changes_what_it_must(checkpoint, family):
+    """As the model whose keys and values are rounded without a cache (quality/streaming.py)."""
+    folder, tokens = checkpoint(family), torch.randint(VOCABULARY, (LENGTH,))
+    config, shard = open_checkpoint(folder).config, load_shard(folder, cache=CacheType.INT8)
+    x = tokens[None]
+    for number, layer in enumerate(shard.layers):
+        x = run_layer(config, number, layer, x, CacheType.INT8)
+    whole = shard.forward(tokens, [Segment(0, 0, LENGTH)])
+    shard.drop(0)
+    steps = [shard.forward(tokens[i : i + 1], [Segment(0, i, 1)]) for i in range(LENGTH)]
+    plain = load_shard(folder).forward(tokens, [Segment(0, 0, LENGTH)])
+    far = (whole - plain).abs().max()
+    # A last digit may tip a code over to its neighbour: less than all the rounding, not nothing.
+    assert 0 < far < 0.1
+    assert (whole - x[0]).abs().max() < 0.5 * far
+    assert (torch.cat(steps) - x[0]).abs().max() < 0.5 * far
 
 
 def test_ranges_and_schemes_are_checked(checkpoint):

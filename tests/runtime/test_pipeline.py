@@ -151,6 +151,17 @@ def test_requests_that_cannot_run_are_refused(devices, checkpoint, request_, mes
     assert str(error.value) == message.replace("'M'", f"'{model}'")
 
 
+def test_a_plan_that_begins_away_from_the_source_waits_for_the_links_both_ways(checkpoint, prompt):
+    model = checkpoint("llama")
+    spec, plan = plan_of(model, ("pi", 6))
+    engine = open_engine(str(model), plan, cluster(latency=0.04), WORKLOAD, spec=spec)
+    try:
+        times = [token.at for token in stream(engine, Request(prompt, 6))]
+    finally:
+        engine.close()
+    assert min(b - a for a, b in itertools.pairwise(times)) > 0.08
+
+
 def test_loading_over_the_memory_cap_is_refused_with_the_numbers(checkpoint):
     model = checkpoint("llama")
     spec, plan = plan_of(model, *PLANS["three stages"])

@@ -34,7 +34,7 @@ void* buffer(size_t size) {
     ~Buffer() { std::free(start); }
   };
   static thread_local Buffer own;
-  if (own.size < size) {
+  if (!own.start || own.size < size) {
     std::free(own.start);
     own.size = (size + size / 4 + 4095) / 4096 * 4096;
     own.start = std::aligned_alloc(4096, own.size);

@@ -34,14 +34,14 @@ INLINE void normalise(const Norm& norm, const float* x, int size, float* out) {
     out[i] = (x[i] - mean) * by * norm.weight[i] + (norm.bias ? norm.bias[i] : 0.0f);
 }
 
-// Rows of x [tokens, size] normalised, and then in 8 bits.
+// Rows of x [tokens, size] normalised, and then in 8 bits where that is wanted.
 INLINE void normalised(Crew& crew, const Norm& norm, const float* x, int size, int tokens,
                        float* rows, const Quantized& q) {
   const size_t stride = BlockScratch::padded(size);
   crew.each(tokens, 1, [&](int first, int last) {
     for (int t = first; t < last; ++t) {
       normalise(norm, x + size_t(t) * size, size, rows + t * stride);
-      quantize_row(q, t, rows + t * stride, size, 0, q.groups());
+      if (q.wanted()) quantize_row(q, t, rows + t * stride, size, 0, q.groups());
     }
   });
 }
@@ -64,16 +64,16 @@ INLINE void deliver(const Matrix& m, int block, f32x16 y, float* out) {
 
 // out [tokens, stride] = or += m x + bias, with rows on the threads.
 template <class Isa, bool ADD>
-INLINE void multiply(Crew& crew, const Matrix& m, Quantized q, int tokens, float* out,
+INLINE void multiply(Crew& crew, const Matrix& m, Input in, int tokens, float* out,
                      size_t stride) {
-  q.zero = zero_of<Isa>(m);
+  in.q.zero = zero_of<Isa>(m);
   const int blocks = m.blocks();
   crew.each(blocks, crew.chunk(blocks), [&](int first, int last) {
     f32x16 y[kTokens];
     for (int block = first; block < last; ++block)
       for (int from = 0; from < tokens; from += kTokens) {
         const int count = tokens - from < kTokens ? tokens - from : kTokens;
-        product<Isa>(m, block, q, from, count, y);
+        product<Isa>(m, block, in, from, count, y);
         for (int t = 0; t < count; ++t)
           deliver<ADD>(m, block, y[t], out + size_t(from + t) * stride);
       }
@@ -91,36 +91,36 @@ INLINE void turn(float* x, int size, const float* cos, const float* sin) {
 }
 
 // 16 cached numbers from `at` on.
-template <Cached KIND>
+template <Type TYPE>
 INLINE f32x16 cached(const void* from, size_t at) {
-  if constexpr (KIND == kBf16) return bf16(static_cast<const uint16_t*>(from) + at);
-  if constexpr (KIND == kFp32) return load<f32x16>(static_cast<const float*>(from) + at);
+  if constexpr (TYPE != kInt8) return numbers<TYPE>(from, at);
   return __builtin_convertvector(
       __builtin_convertvector(load<i8x16>(static_cast<const int8_t*>(from) + at), i32x16), f32x16);
 }
 
 // Keeps x [size] in row `row`.
-template <Cached KIND>
+template <Type TYPE>
 INLINE void keep(void* to, float* scale, size_t row, int size, const float* x) {
   f32x16 most = {};
-  if constexpr (KIND == kInt8) {
+  if constexpr (TYPE == kInt8) {
     for (int i = 0; i < size; i += 16) most = larger(absolute(load<f32x16>(x + i)), most);
     scale[row] = largest(most) / 127.0f;
   }
-  const float inverse = KIND == kInt8 && scale[row] > 0 ? 1.0f / scale[row] : 0.0f;
+  const float inverse = TYPE == kInt8 && scale[row] > 0 ? 1.0f / scale[row] : 0.0f;
   for (int i = 0; i < size; i += 16) {
     const f32x16 part = load<f32x16>(x + i);
     const size_t at = row * size + i;
-    if constexpr (KIND == kBf16) store(static_cast<uint16_t*>(to) + at, to_bf16(part));
-    if constexpr (KIND == kFp32) store(static_cast<float*>(to) + at, part);
-    if constexpr (KIND == kInt8)
+    if constexpr (TYPE == kBf16) store(static_cast<uint16_t*>(to) + at, to_bf16(part));
+    if constexpr (TYPE == kFp16) store(static_cast<uint16_t*>(to) + at, to_fp16(part));
+    if constexpr (TYPE == kFp32) store(static_cast<float*>(to) + at, part);
+    if constexpr (TYPE == kInt8)
       store(static_cast<int8_t*>(to) + at,
             __builtin_convertvector(rounded(part * inverse), i8x16));
   }
 }
 
 // One query over positions [first, last) of the key/value head whose cache begins in row `base`.
-template <Cached KIND>
+template <Type TYPE>
 INLINE void attend(const float* q, int size, const Cache& cache, size_t base, int first, int last,
                    float* score, float* out) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
@@ -128,9 +128,9 @@ INLINE void attend(const float* q, int size, const Cache& cache, size_t base, in
   for (int p = first; p < last; ++p) {
     f32x16 total = {};
     for (int i = 0; i < size; i += 16)
-      total += load<f32x16>(q + i) * cached<KIND>(cache.keys, (base + p) * size + i);
+      total += load<f32x16>(q + i) * cached<TYPE>(cache.keys, (base + p) * size + i);
     float value = sum(total) * scale;
-    if (KIND == kInt8) value *= cache.key_scale[base + p];
+    if (TYPE == kInt8) value *= cache.key_scale[base + p];
     score[p - first] = value;
     most = value > most ? value : most;
   }
@@ -149,16 +149,16 @@ INLINE void attend(const float* q, int size, const Cache& cache, size_t base, in
     f32x16 total[4] = {};
     for (int p = first; p < last; ++p) {
       float weight = score[p - first];
-      if (KIND == kInt8) weight *= cache.value_scale[base + p];
+      if (TYPE == kInt8) weight *= cache.value_scale[base + p];
       for (int v = 0; v < vectors; ++v)
-        total[v] += weight * cached<KIND>(cache.values, (base + p) * size + i + 16 * v);
+        total[v] += weight * cached<TYPE>(cache.values, (base + p) * size + i + 16 * v);
     }
     for (int v = 0; v < vectors; ++v) store(out + i + 16 * v, total[v] * inverse);
   }
 }
 
 // Keys and values of one lane and one of its heads stored, then its queries answered.
-template <Cached KIND>
+template <Type TYPE>
 INLINE void attention(const Block& b, const Step& step, int lane_number, int token, int kv,
                       float* qkv, size_t stride, float* out, size_t out_stride, float* scores) {
   const Lane& lane = step.lanes[lane_number];
@@ -179,22 +179,23 @@ INLINE void attention(const Block& b, const Step& step, int lane_number, int tok
     if (b.k_norm.weight) normalise(b.k_norm, key, size, key);
     if (cos) turn(key, size, cos, sin);
     const size_t at = base + lane.start + i;
-    keep<KIND>(cache.keys, cache.key_scale, at, size, key);
-    keep<KIND>(cache.values, cache.value_scale, at, size, value);
+    keep<TYPE>(cache.keys, cache.key_scale, at, size, key);
+    keep<TYPE>(cache.values, cache.value_scale, at, size, value);
   }
   for (int i = 0; i < lane.length; ++i) {
     const int last = lane.start + i + 1;
     const int first = b.window && last > b.window ? last - b.window : 0;
     for (int h = kv * shared; h < (kv + 1) * shared; ++h)
-      attend<KIND>(qkv + (token + i) * stride + size_t(h) * size, size, cache, base, first, last,
+      attend<TYPE>(qkv + (token + i) * stride + size_t(h) * size, size, cache, base, first, last,
                    scores, out + (token + i) * out_stride + size_t(h) * size);
   }
 }
 
 INLINE void attention(const Block& b, const Step& s, int lane, int token, int kv, float* qkv,
                       size_t stride, float* out, size_t out_stride, float* scores) {
-  switch (b.cache.kind) {
+  switch (b.cache.type) {
     case kBf16: return attention<kBf16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
+    case kFp16: return attention<kFp16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
     case kFp32: return attention<kFp32>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
     default: return attention<kInt8>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
   }
@@ -210,11 +211,16 @@ INLINE f32x16 activated(int32_t kind, f32x16 x) {
   }
 }
 
-// Group g of token t of what lies between the MLP's two products.
-INLINE void activate(const Block& b, float* up, size_t stride, int t, int g, const Quantized& q) {
+constexpr int kPiece = 128;  // columns that are activated at a time, no less than a group
+
+// Piece `piece` of token t of what lies between the MLP's two products: in 8 bits where that is
+// wanted, else in the place of `up`.
+INLINE void activate(const Block& b, float* up, size_t stride, int t, int piece,
+                     const Quantized& q) {
   float* x = up + t * stride;
-  float line[128];
-  const int first = g * q.group, count = b.ffn - first < q.group ? b.ffn - first : q.group;
+  float line[kPiece];
+  const int size = q.wanted() ? q.group : kPiece, first = piece * size;
+  const int count = b.ffn - first < size ? b.ffn - first : size;
   for (int i = 0; i < count; i += 16) {
     const int some = count - i < 16 ? count - i : 16;
     float values[16] = {}, others[16] = {};
@@ -226,7 +232,19 @@ INLINE void activate(const Block& b, float* up, size_t stride, int t, int g, con
     }
     store(line + i, part);
   }
-  quantize_group(q, t, g, line, count);
+  if (q.wanted()) return quantize_group(q, t, piece, line, count);
+  memcpy(x + first, line, sizeof(float) * count);
+}
+
+// The pieces of rows of x [tokens, columns] in 8 bits, where that is wanted.
+INLINE void quantize(Crew& crew, const Quantized& q, int tokens, const float* x, size_t stride,
+                     int columns) {
+  if (!q.wanted()) return;
+  const int groups = q.groups(), pieces = tokens * groups;
+  crew.each(pieces, std::max(pieces / 4, 1), [&](int first, int last) {
+    for (int i = first; i < last; ++i)
+      quantize_row(q, i / groups, x + i / groups * stride, columns, i % groups, i % groups + 1);
+  });
 }
 
 template <class Isa>
@@ -235,10 +253,10 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
   Scratch from(memory);
   const BlockScratch s(from, b, tokens, tasks, longest);
   const size_t fused = s.padded(b.qkv.rows), wide = s.padded(b.up.rows);
-  const size_t queries = s.padded(int64_t(b.heads) * b.head_dim);
+  const size_t queries = s.padded(int64_t(b.heads) * b.head_dim), hidden = s.padded(b.hidden);
 
   normalised(crew, b.attention_norm, step.x, b.hidden, tokens, s.normal, s.hidden);
-  multiply<Isa, false>(crew, b.qkv, s.hidden, tokens, s.qkv, fused);
+  multiply<Isa, false>(crew, b.qkv, {s.normal, hidden, s.hidden}, tokens, s.qkv, fused);
   crew.each(tasks, 1, [&](int first, int last) {
     for (int task = first; task < last; ++task) {
       const int lane = task / b.kv_heads;
@@ -248,33 +266,23 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
                 s.scores + size_t(task) * s.padded(longest));
     }
   });
-  const int groups = s.heads.groups(), pieces = tokens * groups;
-  crew.each(pieces, std::max(pieces / 4, 1), [&](int first, int last) {
-    for (int i = first; i < last; ++i)
-      quantize_row(s.heads, i / groups, s.attended + i / groups * queries, b.heads * b.head_dim,
-                   i % groups, i % groups + 1);
-  });
-  multiply<Isa, true>(crew, b.out, s.heads, tokens, step.x, b.hidden);
+  quantize(crew, s.heads, tokens, s.attended, queries, b.heads * b.head_dim);
+  multiply<Isa, true>(crew, b.out, {s.attended, queries, s.heads}, tokens, step.x, b.hidden);
   normalised(crew, b.mlp_norm, step.x, b.hidden, tokens, s.normal, s.ups);
-  multiply<Isa, false>(crew, b.up, s.ups, tokens, s.up, wide);
-  const int inner = s.ffn.groups();
+  multiply<Isa, false>(crew, b.up, {s.normal, hidden, s.ups}, tokens, s.up, wide);
+  const int inner = s.ffn.wanted() ? s.ffn.groups() : (b.ffn + kPiece - 1) / kPiece;
   crew.each(tokens * inner, std::max(tokens * inner / 16, 1), [&](int first, int last) {
     for (int i = first; i < last; ++i) activate(b, s.up, wide, i / inner, i % inner, s.ffn);
   });
-  multiply<Isa, true>(crew, b.down, s.ffn, tokens, step.x, b.hidden);
+  multiply<Isa, true>(crew, b.down, {s.up, wide, s.ffn}, tokens, step.x, b.hidden);
 }
 
 template <class Isa>
 void linear_step(Crew& crew, const Matrix& m, const float* x, int tokens, float* y, void* memory) {
   Scratch from(memory);
   const Quantized q(from, m, tokens);
-  const int groups = q.groups(), pieces = tokens * groups;
-  crew.each(pieces, std::max(pieces / 4, 1), [&](int first, int last) {
-    for (int i = first; i < last; ++i)
-      quantize_row(q, i / groups, x + size_t(i / groups) * m.columns, static_cast<int>(m.columns),
-                   i % groups, i % groups + 1);
-  });
-  multiply<Isa, false>(crew, m, q, tokens, y, m.rows);
+  quantize(crew, q, tokens, x, m.columns, static_cast<int>(m.columns));
+  multiply<Isa, false>(crew, m, {x, size_t(m.columns), q}, tokens, y, m.rows);
 }
 
 template <class Isa>

@@ -8,16 +8,20 @@ namespace edgewise {
 // Codes lie in tiles of 16 rows and 32 columns, in planes of bits: see quantization/pack.py.
 constexpr int kRows = 16, kColumns = 32, kTokens = 16;
 
+enum Type : int32_t { kBf16 = 0, kFp32 = 1, kInt8 = 2, kFp16 = 3, kPacked = 4 };
+
 struct Matrix {
-  const uint8_t* codes;     // [blocks, tiles, bits, 64]
+  const uint8_t* codes;     // packed: [blocks, tiles, bits, 64]; else numbers [rows, columns]
   const uint16_t* scale;    // bf16 [blocks, groups, 16]
   const uint16_t* minimum;  // bf16 [blocks, groups, 16], or null: codes count from -2^(bits-1)
   const float* bias;        // [rows], or null
   int64_t rows, columns;    // as the model sees them
-  int32_t bits, group;
+  int32_t bits, group;      // of packed ones, else 0
+  int32_t type;
 
+  bool packed() const { return type == kPacked; }
   int blocks() const { return static_cast<int>((rows + kRows - 1) / kRows); }
-  int groups() const { return static_cast<int>((columns + group - 1) / group); }
+  int groups() const { return packed() ? static_cast<int>((columns + group - 1) / group) : 0; }
   int width() const { return groups() * group; }  // columns, filled up to whole groups
   size_t block_bytes() const { return size_t(width()) / kColumns * bits * 64; }
 };
@@ -31,8 +35,6 @@ struct Norm {
 
 enum Activation : int32_t { kSilu = 0, kRelu = 1, kGelu = 2 };
 
-enum Cached : int32_t { kBf16 = 0, kFp32 = 1, kInt8 = 2 };
-
 // A block's keys and values: those of one head lie one position after the other.
 struct Cache {
   void* keys;  // [slots, kv_heads, context, head_dim]
@@ -40,7 +42,7 @@ struct Cache {
   float* key_scale;  // [slots, kv_heads, context], of 8-bit caches
   float* value_scale;
   int64_t context;
-  int32_t kind;
+  int32_t type;
 };
 
 struct Block {

@@ -25,7 +25,7 @@ class Scratch {
   size_t used_ = 0;
 };
 
-// Activations in 8 bits, symmetric, with a scale for each group of columns.
+// Activations in 8 bits, symmetric, with a scale for each group of columns of a packed matrix.
 struct Quantized {
   int8_t* codes;  // [tokens, width]
   float* scale;   // [tokens, groups]
@@ -40,7 +40,15 @@ struct Quantized {
         width(m.width()),
         group(m.group) {}
 
+  bool wanted() const { return group > 0; }  // by the matrix that it is for
   int groups() const { return width / group; }
+};
+
+// What a matrix is multiplied with: the numbers themselves, and packed ones in 8 bits.
+struct Input {
+  const float* x;  // [tokens, stride]
+  size_t stride;
+  Quantized q;
 };
 
 // What a step through a block keeps between its phases.

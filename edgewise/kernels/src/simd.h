@@ -39,10 +39,33 @@ INLINE u16x16 to_bf16(f32x16 x) {
   return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, u16x16);
 }
 
-INLINE f32x16 all(float x) { return x - (f32x16){}; }
-
 INLINE f32x16 choose(i32x16 which, f32x16 yes, f32x16 no) {
   return (f32x16)((which & (i32x16)yes) | (~which & (i32x16)no));
+}
+
+INLINE f32x16 all(float x) { return x - (f32x16){}; }
+
+// Numbers of 16 bits with 5 of exponent: by an instruction where EDGEWISE_FP16 names it. Else scaling
+// by a power of two moves the exponent's bias, and makes of subnormal numbers what they are.
+INLINE f32x16 fp16(const uint16_t* from) {
+#if defined(EDGEWISE_FP16)
+  return EDGEWISE_FP16(from);
+#endif
+  const u32x16 wide = __builtin_convertvector(load<u16x16>(from), u32x16);
+  const f32x16 size = (f32x16)((wide & 0x7fff) << 13) * 0x1p112f;
+  return (f32x16)((u32x16)size | (wide & 0x8000) << 16);
+}
+
+// To the nearest, ties to even; beyond the largest one, that one.
+INLINE u16x16 to_fp16(f32x16 x) {
+  const u32x16 sign = (u32x16)x >> 16 & 0x8000;
+  f32x16 size = (f32x16)((u32x16)x & 0x7fffffff);
+  size = choose(size > 65504.0f, all(65504.0f), size);
+  const u32x16 bits = (u32x16)size;
+  const u32x16 normal = (bits + 0xc8000fff + (bits >> 13 & 1)) >> 13;  // the bias less 112, rounded
+  const u32x16 small = (u32x16)(size + 0.5f) - (u32x16)all(0.5f);      // counts steps of 2^-24
+  const u32x16 found = (u32x16)choose(size < 0x1p-14f, (f32x16)small, (f32x16)normal);
+  return __builtin_convertvector(found | sign, u16x16);
 }
 
 INLINE f32x16 larger(f32x16 a, f32x16 b) { return choose(a > b, a, b); }

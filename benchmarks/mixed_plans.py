@@ -43,9 +43,10 @@ def roomy(cluster: Cluster) -> Cluster:
 
 
 def random_plan(rng: np.random.Generator, cluster: Cluster, model: str, spec: ModelSpec) -> Plan:
-    """One to all devices in any order, the source first as often as not."""
-    layers, names = spec.num_layers, [device.name for device in cluster.devices]
-    order = list(rng.permutation(names)[: rng.integers(1, len(names) + 1)])
+    """One to all devices: the source, which the prompts do not leave, and then any order."""
+    layers, source = spec.num_layers, cluster.source
+    others = rng.permutation([x.name for x in cluster.devices if x.name != source])
+    order = [source, *others[: rng.integers(len(others) + 1)]]
     inner = rng.choice(np.arange(1, layers), len(order) - 1, replace=False)
     cuts = [0, *sorted(inner.tolist()), layers]
     stages = tuple(

@@ -152,13 +152,9 @@ def test_requests_that_cannot_run_are_refused(devices, checkpoint, request_, mes
 
 
 def test_a_plan_that_begins_away_from_the_source_waits_for_the_links_both_ways(checkpoint, prompt):
-    model = checkpoint("llama")
-    spec, plan = plan_of(model, ("pi", 6))
-    engine = open_engine(str(model), plan, cluster(latency=0.04), WORKLOAD, spec=spec)
-    try:
+    with LocalDevices(cluster(latency=0.04)) as far:
+        engine = load(far, checkpoint("llama"), [("pi", 6)])
         times = [token.at for token in stream(engine, Request(prompt, 6))]
-    finally:
-        engine.close()
     assert min(b - a for a, b in itertools.pairwise(times)) > 0.08
 
 

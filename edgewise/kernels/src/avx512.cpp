@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #define EDGEWISE_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma"
 EDGEWISE_TARGET(EDGEWISE_AVX512)
+#define EDGEWISE_INT8(from) (f32x16) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from)))
 #define EDGEWISE_FP16(from) (f32x16) _mm512_cvtph_ps(load<__m256i>(from))
 #include "block.h"
 

@@ -93,9 +93,8 @@ INLINE void turn(float* x, int size, const float* cos, const float* sin) {
 // 16 cached numbers from `at` on.
 template <Type TYPE>
 INLINE f32x16 cached(const void* from, size_t at) {
-  if constexpr (TYPE != kInt8) return numbers<TYPE>(from, at);
-  return __builtin_convertvector(
-      __builtin_convertvector(load<i8x16>(static_cast<const int8_t*>(from) + at), i32x16), f32x16);
+  if constexpr (TYPE == kInt8) return int8(static_cast<const int8_t*>(from) + at);
+  return numbers<TYPE>(from, at);
 }
 
 // Keeps x [size] in row `row`.
@@ -119,48 +118,88 @@ INLINE void keep(void* to, float* scale, size_t row, int size, const float* x) {
   }
 }
 
-// One query over positions [first, last) of the key/value head whose cache begins in row `base`.
-template <Type TYPE>
-INLINE void attend(const float* q, int size, const Cache& cache, size_t base, int first, int last,
-                   float* score, float* out) {
+// score[h][p - first] = q[h] k[p], for H heads q [H, size] and positions [first, last).
+template <Type TYPE, int H>
+INLINE void compare(const float* q, int size, const Cache& cache, size_t base, int first, int last,
+                    float* score, size_t stride) {
+  constexpr int kPositions = 8 / H;  // at a time: as many sums as it takes to keep the units busy
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
-  float most = -INFINITY;
-  for (int p = first; p < last; ++p) {
-    f32x16 total = {};
+  for (int p = first; p < last; p += kPositions) {
+    f32x16 total[kPositions][H] = {};
+    size_t at[kPositions];  // those beyond the last are the last again
+    for (int k = 0; k < kPositions; ++k) at[k] = base + (p + k < last ? p + k : last - 1);
     for (int i = 0; i < size; i += 16)
-      total += load<f32x16>(q + i) * cached<TYPE>(cache.keys, (base + p) * size + i);
-    float value = sum(total) * scale;
-    if (TYPE == kInt8) value *= cache.key_scale[base + p];
-    score[p - first] = value;
-    most = value > most ? value : most;
+#pragma GCC unroll 8
+      for (int k = 0; k < kPositions; ++k) {
+        const f32x16 key = cached<TYPE>(cache.keys, at[k] * size + i);
+#pragma GCC unroll 4
+        for (int h = 0; h < H; ++h) total[k][h] += load<f32x16>(q + h * size + i) * key;
+      }
+    for (int k = 0; k < kPositions; ++k) {
+      const float by = TYPE == kInt8 ? scale * cache.key_scale[at[k]] : scale;
+      for (int h = 0; h < H; ++h) score[h * stride + at[k] - base - first] = sum(total[k][h]) * by;
+    }
   }
-  const int count = last - first;
-  f32x16 weights = {};
+}
+
+// `count` scores, and room up to a multiple of 16, become e^(score - most); returns 1 / their sum.
+INLINE float soften(float* score, int count) {
+  f32x16 top = all(-INFINITY), weights = {};
   for (int i = count; i % 16; ++i) score[i] = -INFINITY;
+  for (int i = 0; i < count; i += 16) top = larger(load<f32x16>(score + i), top);
+  const float most = largest(top);
   for (int i = 0; i < count; i += 16) {
     const f32x16 shifted = load<f32x16>(score + i) - most;
     const f32x16 part = choose(shifted < -87.0f, f32x16{}, exponential(shifted));
     weights += part;
     store(score + i, part);
   }
-  const float inverse = 1.0f / sum(weights);
-  for (int i = 0; i < size; i += 64) {
-    const int vectors = size - i < 64 ? (size - i) / 16 : 4;
-    f32x16 total[4] = {};
-    for (int p = first; p < last; ++p) {
-      float weight = score[p - first];
+  return 1.0f / sum(weights);
+}
+
+// out[h] = sum over positions of score[h] v, V vectors of 16 from column `column` on.
+template <Type TYPE, int H, int V>
+INLINE void mix(const float* score, size_t stride, const float* inverse, int size, int column,
+                const Cache& cache, size_t base, int first, int last, float* out) {
+  f32x16 total[H][V] = {};
+  for (int p = first; p < last; ++p) {
+    f32x16 value[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      value[v] = cached<TYPE>(cache.values, (base + p) * size + column + 16 * v);
+#pragma GCC unroll 4
+    for (int h = 0; h < H; ++h) {
+      float weight = score[h * stride + p - first];
       if (TYPE == kInt8) weight *= cache.value_scale[base + p];
-      for (int v = 0; v < vectors; ++v)
-        total[v] += weight * cached<TYPE>(cache.values, (base + p) * size + i + 16 * v);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) total[h][v] += weight * value[v];
     }
-    for (int v = 0; v < vectors; ++v) store(out + i + 16 * v, total[v] * inverse);
   }
+  for (int h = 0; h < H; ++h)
+    for (int v = 0; v < V; ++v)
+      store(out + h * size + column + 16 * v, total[h][v] * inverse[h]);
+}
+
+// H queries q [H, size] over positions [first, last) of the key/value head whose cache begins in
+// row `base`; out [H, size].
+template <Type TYPE, int H>
+INLINE void attend(const float* q, int size, const Cache& cache, size_t base, int first, int last,
+                   float* score, size_t stride, float* out) {
+  float inverse[H];
+  compare<TYPE, H>(q, size, cache, base, first, last, score, stride);
+  for (int h = 0; h < H; ++h) inverse[h] = soften(score + h * stride, last - first);
+  int column = 0;
+  for (; column + 64 <= size; column += 64)
+    mix<TYPE, H, 4>(score, stride, inverse, size, column, cache, base, first, last, out);
+  for (; column < size; column += 16)
+    mix<TYPE, H, 1>(score, stride, inverse, size, column, cache, base, first, last, out);
 }
 
 // Keys and values of one lane and one of its heads stored, then its queries answered.
 template <Type TYPE>
 INLINE void attention(const Block& b, const Step& step, int lane_number, int token, int kv,
-                      float* qkv, size_t stride, float* out, size_t out_stride, float* scores) {
+                      float* qkv, size_t stride, float* out, size_t out_stride, float* scores,
+                      size_t score_stride) {
   const Lane& lane = step.lanes[lane_number];
   const Cache& cache = b.cache;
   const int size = b.head_dim, shared = b.heads / b.kv_heads;
@@ -185,19 +224,30 @@ INLINE void attention(const Block& b, const Step& step, int lane_number, int tok
   for (int i = 0; i < lane.length; ++i) {
     const int last = lane.start + i + 1;
     const int first = b.window && last > b.window ? last - b.window : 0;
-    for (int h = kv * shared; h < (kv + 1) * shared; ++h)
-      attend<TYPE>(qkv + (token + i) * stride + size_t(h) * size, size, cache, base, first, last,
-                   scores, out + (token + i) * out_stride + size_t(h) * size);
+    const float* query = qkv + (token + i) * stride + size_t(kv) * shared * size;
+    float* found = out + (token + i) * out_stride + size_t(kv) * shared * size;
+    int h = 0;
+    for (; h + kHeads <= shared; h += kHeads)
+      attend<TYPE, kHeads>(query + h * size, size, cache, base, first, last, scores, score_stride,
+                           found + h * size);
+    for (; h < shared; ++h)
+      attend<TYPE, 1>(query + h * size, size, cache, base, first, last, scores, score_stride,
+                      found + h * size);
   }
 }
 
+// The same for caches of any type.
 INLINE void attention(const Block& b, const Step& s, int lane, int token, int kv, float* qkv,
-                      size_t stride, float* out, size_t out_stride, float* scores) {
+                      size_t stride, float* out, size_t out_stride, float* scores, size_t room) {
   switch (b.cache.type) {
-    case kBf16: return attention<kBf16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
-    case kFp16: return attention<kFp16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
-    case kFp32: return attention<kFp32>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
-    default: return attention<kInt8>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores);
+    case kBf16:
+      return attention<kBf16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores, room);
+    case kFp16:
+      return attention<kFp16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores, room);
+    case kFp32:
+      return attention<kFp32>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores, room);
+    default:
+      return attention<kInt8>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores, room);
   }
 }
 
@@ -263,7 +313,7 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
       int token = 0;
       for (int i = 0; i < lane; ++i) token += step.lanes[i].length;
       attention(b, step, lane, token, task % b.kv_heads, s.qkv, fused, s.attended, queries,
-                s.scores + size_t(task) * s.padded(longest));
+                s.scores + size_t(task) * kHeads * s.padded(longest), s.padded(longest));
     }
   });
   quantize(crew, s.heads, tokens, s.attended, queries, b.heads * b.head_dim);

@@ -200,8 +200,9 @@ void whole16(const Matrix& m, int block, uint16_t* out) {
       for (int c = 0; c < 8; ++c) memcpy(line + 4 * c, chunks[c][r], 4);
       uint16_t row[kColumns];
       for (int i = 0; i < kColumns; i += 16) {
-        const f32x16 code = __builtin_convertvector(
-            __builtin_convertvector(load<u8x16>(line + i), i32x16), f32x16);
+        const u16x16 code16 = __builtin_convertvector(load<u8x16>(line + i), u16x16);
+        const f32x16 code =
+            __builtin_convertvector(__builtin_convertvector(code16, i32x16), f32x16);
         store(row + i, to_bf16(code * step[r] + least[r]));
       }
       memcpy(out + size_t(r) * m.columns + tile * kColumns, row, sizeof(uint16_t) * count);

@@ -51,6 +51,8 @@ struct Input {
   Quantized q;
 };
 
+constexpr int kHeads = 4;  // of queries that look at the same keys, attended together
+
 // What a step through a block keeps between its phases.
 struct BlockScratch {
   Quantized hidden, heads, ups, ffn;  // inputs of qkv, out, up and down
@@ -65,7 +67,7 @@ struct BlockScratch {
         qkv(from.take<float>(size_t(tokens) * padded(block.qkv.rows))),
         attended(from.take<float>(size_t(tokens) * padded(int64_t(block.heads) * block.head_dim))),
         up(from.take<float>(size_t(tokens) * padded(block.up.rows))),
-        scores(from.take<float>(size_t(tasks) * padded(longest))) {}
+        scores(from.take<float>(size_t(tasks) * kHeads * padded(longest))) {}
 
   static size_t padded(int64_t count) { return size_t(count + 15) / 16 * 16; }
 };

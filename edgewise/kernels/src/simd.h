@@ -13,6 +13,7 @@ typedef float f32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
@@ -44,6 +45,16 @@ INLINE f32x16 choose(i32x16 which, f32x16 yes, f32x16 no) {
 }
 
 INLINE f32x16 all(float x) { return x - (f32x16){}; }
+
+// Small whole numbers: by an instruction where EDGEWISE_INT8 names it. In two steps: compilers take a
+// single one number by number.
+INLINE f32x16 int8(const int8_t* from) {
+#if defined(EDGEWISE_INT8)
+  return EDGEWISE_INT8(from);
+#endif
+  const i16x16 wide = __builtin_convertvector(load<i8x16>(from), i16x16);
+  return __builtin_convertvector(__builtin_convertvector(wide, i32x16), f32x16);
+}
 
 // Numbers of 16 bits with 5 of exponent: by an instruction where EDGEWISE_FP16 names it. Else scaling
 // by a power of two moves the exponent's bias, and makes of subnormal numbers what they are.

@@ -27,6 +27,7 @@ from edgewise.kernels.block import run_blocks
 from edgewise.models.cache import Segment
 from edgewise.models.config import DecoderConfig, Rope
 from edgewise.models.shard import Shard, random_shard
+from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.packed import random_packed
 from edgewise.schemes import get_scheme
 
@@ -34,6 +35,7 @@ SCHEMES = "q2g64,q3g64,q4g64,q5g64,q6g64,q8g64,bf16"
 READ_BYTES = 512 * 2**20
 SECONDS = 1.5  # of a measurement
 ROUNDS = 3
+AROUND = "q2g64"  # where matrices take the least, other things show the most
 
 TINY = DecoderConfig(
     architecture="LlamaForCausalLM", vocab_size=32_000, hidden_size=2048, ffn_size=5632,
@@ -105,30 +107,27 @@ def measure(config: DecoderConfig, what: str, scheme: str, args: argparse.Namesp
     return rows
 
 
-def around_products(args: argparse.Namespace) -> dict[str, object]:
-    """Microseconds that a block takes beyond its four products, weights in the cache: a block run
-    22 times in one call, less the products called one by one, each less a call that multiplies
-    next to nothing."""
-    shard = random_shard(TINY, 1, 2, "q2g64", device="cpu", slots=1, context=args.context + 1)
-    native, lanes = shard._parts[0].native * 22, [(0, args.context, 1)]
-    matrices = [shard.layers[0].get_submodule(x).native() for x in ("qkv", "out", "up", "down")]
-    inputs = [torch.randn(1, matrix.shape[1]) for matrix in matrices]
-    tiny = random_packed(get_scheme("q2g32"), (16, 32), torch.device("cpu"))
-    nothing = kernels.NativeMatrix.packed(tiny.shape, 2, 32, (tiny.codes, tiny.scale, None))
-    x, turn = torch.randn(1, TINY.hidden_size), (torch.ones(1, 64), torch.zeros(1, 64))
+def around_products(args: argparse.Namespace) -> dict[str, float]:
+    """Microseconds that a block takes beyond its matrix products: all blocks in one call, less one
+    product with as many weights, in turn."""
+    shard = random_shard(TINY, 1, 23, AROUND, device="cpu", slots=1, context=args.context + 1)
+    weights = sum(rows * columns for rows, columns in TINY.spec("").layers[1].matrices)
+    shape = (TINY.num_blocks * weights // TINY.hidden_size, TINY.hidden_size)
+    packed = random_packed(get_scheme(AROUND), shape, torch.device("cpu"))
+    matrix, x = PackedLinear(packed).native(), torch.randn(1, TINY.hidden_size)
+    blocks, lanes = shard._parts[0].native, [(0, args.context, 1)]
+    turn = (torch.ones(1, TINY.head_dim), torch.zeros(1, TINY.head_dim))
     found = {}
     for threads in args.threads:
         torch.set_num_threads(threads)
         extra = []
-        for _ in range(4 * ROUNDS):
-            whole = typical(lambda: run_blocks(native, x, lanes, turn), SECONDS / 8) / 22
-            call = typical(lambda: kernels.linear(nothing, torch.ones(1, 32)), SECONDS / 16)
-            products = sum(
-                typical(lambda m=m, y=y: kernels.linear(m, y), SECONDS / 16) - call
-                for m, y in zip(matrices, inputs, strict=True)
-            )
-            extra.append(whole - products)
-        found[f"{threads} threads"] = round(median(extra) * 1e6, 1)
+        for _ in range(100):
+            began = time.perf_counter()
+            run_blocks(blocks, x, lanes, turn)
+            middle = time.perf_counter()
+            kernels.linear(matrix, x)
+            extra.append((middle - began) - (time.perf_counter() - middle))
+        found[f"{threads} threads"] = round(median(extra) / TINY.num_blocks * 1e6, 1)
     print(f"around the products of a block, us: {found}")
     return found
 

@@ -10,10 +10,13 @@ namespace {
 constexpr int kSpins = 300;  // of a barrier, before the core is offered to others
 constexpr std::chrono::microseconds kIdle(60);  // a helper without work waits awake, then sleeps
 
+thread_local int own_place = 0;
+
 class Pool {
  public:
   void run(int threads, const std::function<void(Crew&)>& work) {
     std::lock_guard<std::mutex> alone(calls_);
+    threads = threads < kMostThreads ? threads : kMostThreads;
     Crew crew(threads);
     if (threads == 1) {
       work(crew);
@@ -40,6 +43,7 @@ class Pool {
 
  private:
   void help(int number, uint64_t seen) {
+    own_place = number + 1;
     for (;;) {
       seen = await(seen);
       if (number >= static_cast<int>(seen & 0xffff)) continue;
@@ -74,14 +78,17 @@ class Pool {
 
 }  // namespace
 
+int place() { return own_place; }
+
+void Crew::start_over() {
+  for (int i = 0; i < size_; ++i) taken_[i].count.store(0, std::memory_order_relaxed);
+}
+
 void Crew::barrier() {
-  if (size_ == 1) {
-    next_.store(0, std::memory_order_relaxed);
-    return;
-  }
+  if (size_ == 1) return start_over();
   const unsigned phase = phase_.load(std::memory_order_acquire);
   if (waiting_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
-    next_.store(0, std::memory_order_relaxed);
+    start_over();
     waiting_.store(0, std::memory_order_relaxed);
     phase_.fetch_add(1, std::memory_order_release);
     return;

@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -17,16 +18,27 @@ inline void relax() {
 #endif
 }
 
+constexpr int kMostThreads = 64;
+
+// The number of this thread in the crew that it works for.
+int place();
+
 // The threads of one call. All of them run the same code; `each` shares a phase's work out and
 // ends when all of it is done.
 class Crew {
  public:
   explicit Crew(int size) : size_(size) {}
 
+  // A thread takes its own share of the pieces in order, which is how memory is read fastest, and
+  // then helps the others with theirs.
   template <class F>
   void each(int count, int chunk, F&& work) {
-    for (int i; (i = next_.fetch_add(chunk, std::memory_order_relaxed)) < count;)
-      work(i, i + chunk < count ? i + chunk : count);
+    for (int k = 0, share = place(); k < size_; ++k, share = (share + 1) % size_) {
+      const int from = bound(count, share), to = bound(count, share + 1);
+      std::atomic<int>& taken = taken_[share].count;
+      for (int i; (i = from + taken.fetch_add(chunk, std::memory_order_relaxed)) < to;)
+        work(i, i + chunk < to ? i + chunk : to);
+    }
     barrier();
   }
 
@@ -37,15 +49,21 @@ class Crew {
   }
 
  private:
+  struct alignas(64) Taken {
+    std::atomic<int> count{0};
+  };
+
   void barrier();
+  void start_over();
+  int bound(int count, int share) const { return int(int64_t(count) * share / size_); }
 
   const int size_;
-  alignas(64) std::atomic<int> next_{0};
+  Taken taken_[kMostThreads];
   alignas(64) std::atomic<int> waiting_{0};
   alignas(64) std::atomic<unsigned> phase_{0};
 };
 
-// Runs `work` on `threads` threads, the caller among them; one call at a time.
+// Runs `work` on `threads` threads, at most kMostThreads, the caller among them; one call at a time.
 void run(int threads, const std::function<void(Crew&)>& work);
 
 }  // namespace edgewise

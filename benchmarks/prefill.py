@@ -2,7 +2,7 @@
 
 The 1.1 B shape with random weights, 128 and 512 tokens, per scheme; and for one matrix, where the
 crossover lies between multiplying with the packed matrix itself and making it whole first
-(`kernels.MOST_TOKENS`). `python benchmarks/prefill.py [schemes]`.
+(`kernels.most_tokens`). `python benchmarks/prefill.py [schemes]`.
 """
 # ruff: noqa: I001
 
@@ -69,7 +69,7 @@ def main() -> None:
     print(json.dumps({
         "benchmark": "prefill", "machine": f"{machine['processor']}, {os.cpu_count()} cores",
         "kernels": kernels.instruction_set(), "python": platform.python_version(),
-        "torch": torch.__version__, "most_tokens": kernels.MOST_TOKENS, "rows": rows,
+        "torch": torch.__version__, "most_tokens": str(kernels.most_tokens(None)), "rows": rows,
         "crossover": crossings,
     }))  # fmt: skip
 

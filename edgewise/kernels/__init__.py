@@ -6,25 +6,25 @@ environment variable EDGEWISE_KERNELS names an instruction set to use instead of
 """
 
 from edgewise.kernels.library import (
-    MOST_TOKENS,
     SCHEME_BITS,
+    TYPES,
     available,
     instruction_set,
-    most_direct,
+    most_tokens,
     read_seconds,
     use,
 )
 from edgewise.kernels.matrix import NativeMatrix, dequantize, linear
 
 __all__ = [
-    "MOST_TOKENS",
     "SCHEME_BITS",
+    "TYPES",
     "NativeMatrix",
     "available",
     "dequantize",
     "instruction_set",
     "linear",
-    "most_direct",
+    "most_tokens",
     "read_seconds",
     "use",
 ]

@@ -1,4 +1,4 @@
-"""Blocks, as the library runs them: a few tokens through several of them in one call."""
+"""Blocks, as the library runs them: some tokens through several of them in one call."""
 
 import ctypes
 from collections.abc import Sequence
@@ -64,6 +64,7 @@ class NativeBlock:
     ) -> None:
         cache = (keys, values, key_scale, value_scale)
         self._kept: list[object] = [matrices, cache]
+        self.most_tokens = min(x.most_tokens for x in matrices.values())
         self.struct = Block(
             *[matrices[name].struct for name in MATRICES],
             *[self._norm(norms.get(name)) for name in NORMS],

@@ -1,6 +1,7 @@
 """The C++ library through ctypes: its structs, its functions, and whether it is there."""
 
 import ctypes
+import math
 import os
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
@@ -13,8 +14,6 @@ from edgewise.errors import EdgewiseError
 VARIABLE = "EDGEWISE_KERNELS"
 OFF = "off"
 SCHEME_BITS = (2, 3, 4, 5, 6, 8)
-MOST_TOKENS = 16  # of a step that runs through whole blocks in one call
-MOST_DIRECT_AMX = 32  # tokens multiplied with the packed matrix itself where bf16 tiles are faster
 
 
 PACKED = 4
@@ -101,11 +100,14 @@ def instruction_set() -> str | None:
 
 
 @cache
-def most_direct() -> float:
-    """Tokens up to which multiplying with a packed matrix in integers beats making it whole in
-    bf16. Without AMX integers always win (benchmarks/prefill.py); with it, bf16 products are
-    several times quicker. A rule and no timing: all workers must decide alike."""
-    return MOST_DIRECT_AMX if torch.cpu._is_amx_tile_supported() else float("inf")
+def most_tokens(dtype: torch.dtype | None) -> float:
+    """Tokens up to which products with matrices of a type, None: packed, are quicker here than in
+    torch, for which packed ones are made whole in bf16. Measured on two cores with AVX-512
+    (benchmarks/prefill.py, dev/LOG.md); with AMX, torch's bf16 products are several times quicker
+    than there. A rule and no timing: all workers must decide alike."""
+    if dtype is None:
+        return 32 if torch.cpu._is_amx_tile_supported() else math.inf
+    return {torch.bfloat16: 16, torch.float32: 64, torch.float16: math.inf}.get(dtype, 0)
 
 
 def use(name: str) -> bool:

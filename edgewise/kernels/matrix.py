@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from edgewise.kernels.library import PACKED, TYPES, Matrix, checked, library
+from edgewise.kernels.library import PACKED, TYPES, Matrix, checked, library, most_tokens
 
 TILE = 16  # rows
 
@@ -19,14 +19,16 @@ class NativeMatrix:
         shape: tuple[int, int],
         parts: tuple[Tensor, Tensor | None, Tensor | None],
         bias: Tensor | None,
-        bits: int,
-        group: int,
-        type: int,
+        bits: int = 0,
+        group: int = 0,
     ) -> None:
         self.shape, self.source = shape, parts[0].data_ptr()
         floats = None if bias is None else bias.detach().float()
         self._kept = [None if x is None else x.detach().contiguous() for x in (*parts, floats)]
-        self.struct = Matrix(*map(address, self._kept), *shape, bits, group, type)
+        dtype = None if bits else parts[0].dtype
+        self.most_tokens = most_tokens(dtype)  # beyond them torch is quicker
+        kind = PACKED if dtype is None else TYPES[dtype]
+        self.struct = Matrix(*map(address, self._kept), *shape, bits, group, kind)
 
     @staticmethod
     def packed(
@@ -38,14 +40,13 @@ class NativeMatrix:
     ) -> "NativeMatrix":
         """`parts`: codes uint8 [B, T, bits, 64], scale and minimum bf16 [B, G, 16] (see
         quantization/packed.py)."""
-        return NativeMatrix(shape, parts, bias, bits, group, PACKED)
+        return NativeMatrix(shape, parts, bias, bits, group)
 
     @staticmethod
     def plain(weight: Tensor, bias: Tensor | None = None) -> "NativeMatrix":
         """weight [rows, columns] of a floating-point type of `TYPES`."""
         rows, columns = weight.shape
-        parts = (weight, None, None)
-        return NativeMatrix((rows, columns), parts, bias, 0, 0, TYPES[weight.dtype])
+        return NativeMatrix((rows, columns), (weight, None, None), bias)
 
 
 def address(x: Tensor | None) -> int | None:

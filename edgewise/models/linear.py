@@ -1,15 +1,10 @@
 """Floating-point matrices that a few tokens are multiplied with by the kernels."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgewise import kernels
 from edgewise.kernels import NativeMatrix
-
-# Tokens up to which the kernels beat torch, on two cores with AVX-512 (dev/LOG.md, 2026-11-21). A
-# rule and no timing: all workers must decide alike.
-MOST_TOKENS = {torch.bfloat16: 16.0, torch.float32: 64.0, torch.float16: float("inf")}
 
 
 class Linear(nn.Linear):
@@ -22,7 +17,7 @@ class Linear(nn.Linear):
     def native(self) -> NativeMatrix | None:
         """The matrix as the kernels see it; None where torch has to do without them."""
         weight = self.weight
-        known = weight.device.type == "cpu" and weight.dtype in MOST_TOKENS
+        known = weight.device.type == "cpu" and weight.dtype in kernels.TYPES
         if not kernels.available() or not known:
             return None
         if self._native is None or self._native.source != weight.data_ptr():
@@ -31,9 +26,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         columns = self.in_features
-        few = x.numel() <= MOST_TOKENS.get(self.weight.dtype, 0) * columns
-        native = self.native() if few and not self.weight.requires_grad else None
-        if native is None:
+        native = None if self.weight.requires_grad else self.native()
+        if native is None or x.numel() > native.most_tokens * columns:
             return F.linear(x, self.weight, self.bias)
         found = kernels.linear(native, x.reshape(-1, columns).float())
         return found.to(x.dtype).view(*x.shape[:-1], self.out_features)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from edgewise.errors import PlanError
-from edgewise.kernels import MOST_TOKENS
 from edgewise.kernels.block import NativeBlock, run_blocks
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
@@ -89,7 +88,7 @@ class Shard:
         if isinstance(first, Embedding):
             x = first(x, positions)
         for part in self._parts:
-            if part.native and len(x) <= MOST_TOKENS:
+            if part.native and len(x) <= part.most_tokens:
                 lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
                 x = run_blocks(part.native, x, lanes, turn)
                 continue
@@ -111,8 +110,9 @@ class Shard:
         for number, block in enumerate(x for x in self.layers if isinstance(x, Block)):
             window = self.config.windows[self._first_block + number]
             native = native_block(self.config, block, window, self.cache.stored(number))
-            if not parts or bool(parts[-1].native) != (native is not None):
-                parts.append(_Part(number, [], []))
+            most = native.most_tokens if native else 0
+            if not parts or parts[-1].most_tokens != most:
+                parts.append(_Part(number, most, [], []))
             parts[-1].blocks.append(block)
             if native is not None:
                 parts[-1].native.append(native)
@@ -126,9 +126,10 @@ class Shard:
 @dataclass(frozen=True)
 class _Part:
     """Blocks one after the other, from the shard's `first` on, with what the kernels need to run
-    them whole; without it, torch runs them."""
+    up to `most_tokens` through them in one call; beyond that, torch runs them."""
 
     first: int
+    most_tokens: float
     blocks: list[Block]
     native: list[NativeBlock]
 

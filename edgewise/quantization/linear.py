@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgewise import kernels
-from edgewise.kernels import NativeMatrix, most_direct
+from edgewise.kernels import NativeMatrix
 from edgewise.quantization.packed import Packed
 from edgewise.schemes import Family
 
@@ -18,7 +18,7 @@ def packed_matmul(
     """x [..., columns] of the compute type -> x @ W^T + bias [..., rows] of the same type. With
     `native` the kernels do it in integers, or make the matrix whole where that is quicker."""
     rows = packed.shape[0]
-    if native is not None and x.numel() <= most_direct() * packed.shape[1]:
+    if native is not None and x.numel() <= native.most_tokens * packed.shape[1]:
         found = kernels.linear(native, x.reshape(-1, packed.shape[1]).float())
         return found.to(x.dtype).view(*x.shape[:-1], rows)
     parts = []

@@ -86,7 +86,7 @@ def shard_of(config, scheme, cache=CacheType.FULL):
 def expected_of(config, shard):
     """The same blocks in torch, in float32 throughout."""
     other = random_shard(config, 1, 4, "fp32", device="cpu", slots=3, context=32)
-    other._parts = [dataclasses.replace(part, native=[]) for part in other._parts]
+    other._parts = [dataclasses.replace(part, most_tokens=0) for part in other._parts]
     for mine, theirs in zip(other.layers, shard.layers, strict=True):
         for name in ("qkv", "out", "up", "down"):
             matrix = getattr(theirs, name)
@@ -117,7 +117,7 @@ def test_blocks_equal_torch(shape, scheme):
 
 def by_torch(shard):
     """The same shard with nothing left to the kernels."""
-    shard._parts = [dataclasses.replace(part, native=[]) for part in shard._parts]
+    shard._parts = [dataclasses.replace(part, most_tokens=0) for part in shard._parts]
     for layer in shard.layers:
         for name in ("qkv", "out", "up", "down"):
             matrix = getattr(layer, name)

@@ -55,7 +55,7 @@ size_t linear_scratch(const Matrix& m, int tokens) {
 
 size_t block_scratch(const Block& block, const Step& step) {
   Scratch needed(nullptr);
-  BlockScratch(needed, block, step.tokens, step.num_lanes * block.kv_heads, step.longest());
+  BlockScratch(needed, block, step.tokens, step.threads, step.longest());
   return needed.used();
 }
 

@@ -195,60 +195,75 @@ INLINE void attend(const float* q, int size, const Cache& cache, size_t base, in
     mix<TYPE, H, 1>(score, stride, inverse, size, column, cache, base, first, last, out);
 }
 
-// Keys and values of one lane and one of its heads stored, then its queries answered.
-template <Type TYPE>
-INLINE void attention(const Block& b, const Step& step, int lane_number, int token, int kv,
-                      float* qkv, size_t stride, float* out, size_t out_stride, float* scores,
-                      size_t score_stride) {
-  const Lane& lane = step.lanes[lane_number];
-  const Cache& cache = b.cache;
-  const int size = b.head_dim, shared = b.heads / b.kv_heads;
-  const size_t base = (size_t(lane.slot) * b.kv_heads + kv) * cache.context;
-  for (int i = 0; i < lane.length; ++i) {
-    float* row = qkv + (token + i) * stride;
-    const float* cos = step.cos ? step.cos + size_t(token + i) * size : nullptr;
-    const float* sin = step.cos ? step.sin + size_t(token + i) * size : nullptr;
-    float* key = row + size_t(b.heads + kv) * size;
-    float* value = row + size_t(b.heads + b.kv_heads + kv) * size;
-    for (int h = 0; h < shared; ++h) {
-      float* query = row + size_t(kv * shared + h) * size;
-      if (b.q_norm.weight) normalise(b.q_norm, query, size, query);
-      if (cos) turn(query, size, cos, sin);
-    }
-    if (b.k_norm.weight) normalise(b.k_norm, key, size, key);
-    if (cos) turn(key, size, cos, sin);
-    const size_t at = base + lane.start + i;
-    keep<TYPE>(cache.keys, cache.key_scale, at, size, key);
-    keep<TYPE>(cache.values, cache.value_scale, at, size, value);
-  }
-  for (int i = 0; i < lane.length; ++i) {
-    const int last = lane.start + i + 1;
-    const int first = b.window && last > b.window ? last - b.window : 0;
-    const float* query = qkv + (token + i) * stride + size_t(kv) * shared * size;
-    float* found = out + (token + i) * out_stride + size_t(kv) * shared * size;
-    int h = 0;
-    for (; h + kHeads <= shared; h += kHeads)
-      attend<TYPE, kHeads>(query + h * size, size, cache, base, first, last, scores, score_stride,
-                           found + h * size);
-    for (; h < shared; ++h)
-      attend<TYPE, 1>(query + h * size, size, cache, base, first, last, scores, score_stride,
-                      found + h * size);
-  }
+// Where a token of the step stands: its sequence's slot, and its position there.
+struct Spot {
+  int slot, position;
+};
+
+INLINE Spot spot(const Step& step, int token) {
+  const Lane* lane = step.lanes;
+  for (; token >= lane->length; ++lane) token -= lane->length;
+  return {lane->slot, lane->start + token};
 }
 
-// The same for caches of any type.
-INLINE void attention(const Block& b, const Step& s, int lane, int token, int kv, float* qkv,
-                      size_t stride, float* out, size_t out_stride, float* scores, size_t room) {
-  switch (b.cache.type) {
-    case kBf16:
-      return attention<kBf16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores, room);
-    case kFp16:
-      return attention<kFp16>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores, room);
-    case kFp32:
-      return attention<kFp32>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores, room);
-    default:
-      return attention<kInt8>(b, s, lane, token, kv, qkv, stride, out, out_stride, scores, room);
+// Queries and key of a token's key/value head turned, key and value kept.
+template <Type TYPE>
+INLINE void remember(const Block& b, const Step& step, int token, int kv, float* row) {
+  const Spot at = spot(step, token);
+  const int size = b.head_dim, shared = b.heads / b.kv_heads;
+  const size_t kept = (size_t(at.slot) * b.kv_heads + kv) * b.cache.context + at.position;
+  const float* cos = step.cos ? step.cos + size_t(token) * size : nullptr;
+  const float* sin = step.cos ? step.sin + size_t(token) * size : nullptr;
+  float* key = row + size_t(b.heads + kv) * size;
+  for (int h = 0; h < shared; ++h) {
+    float* query = row + size_t(kv * shared + h) * size;
+    if (b.q_norm.weight) normalise(b.q_norm, query, size, query);
+    if (cos) turn(query, size, cos, sin);
   }
+  if (b.k_norm.weight) normalise(b.k_norm, key, size, key);
+  if (cos) turn(key, size, cos, sin);
+  keep<TYPE>(b.cache.keys, b.cache.key_scale, kept, size, key);
+  keep<TYPE>(b.cache.values, b.cache.value_scale, kept, size, key + size_t(b.kv_heads) * size);
+}
+
+// Queries of one key/value head, in groups that attend together.
+INLINE int groups_of(const Block& b) { return (b.heads / b.kv_heads + kHeads - 1) / kHeads; }
+
+// A group's queries of one token answered: row and out are the token's.
+template <Type TYPE>
+INLINE void answer(const Block& b, const Step& step, int token, int group, const float* row,
+                   float* scores, size_t room, float* out) {
+  const Spot at = spot(step, token);
+  const int size = b.head_dim, shared = b.heads / b.kv_heads, kv = group / groups_of(b);
+  const size_t base = (size_t(at.slot) * b.kv_heads + kv) * b.cache.context;
+  const int last = at.position + 1, first = b.window && last > b.window ? last - b.window : 0;
+  const int from = group % groups_of(b) * kHeads, to = std::min(from + kHeads, shared);
+  const size_t head = size_t(kv) * shared * size;
+  if (to - from == kHeads)
+    return attend<TYPE, kHeads>(row + head + from * size, size, b.cache, base, first, last, scores,
+                                room, out + head + from * size);
+  for (int h = from; h < to; ++h)
+    attend<TYPE, 1>(row + head + h * size, size, b.cache, base, first, last, scores, room,
+                    out + head + h * size);
+}
+
+// All tokens' keys and values kept, then all queries answered.
+template <Type TYPE>
+INLINE void attention(Crew& crew, const Block& b, const Step& step, float* qkv, size_t stride,
+                      float* scores, size_t room, float* out, size_t out_stride) {
+  const int heads = step.tokens * b.kv_heads;
+  crew.each(heads, crew.chunk(heads), [&](int first, int last) {
+    for (int i = first; i < last; ++i)
+      remember<TYPE>(b, step, i / b.kv_heads, i % b.kv_heads, qkv + i / b.kv_heads * stride);
+  });
+  // Token after token of the same group: they look at the same keys.
+  const int tokens = step.tokens, all = tokens * b.kv_heads * groups_of(b);
+  float* own = scores + size_t(place()) * kHeads * room;
+  crew.each(all, crew.chunk(all), [&](int first, int last) {
+    for (int i = first; i < last; ++i)
+      answer<TYPE>(b, step, i % tokens, i / tokens, qkv + i % tokens * stride, own, room,
+                   out + i % tokens * out_stride);
+  });
 }
 
 INLINE f32x16 activated(int32_t kind, f32x16 x) {
@@ -299,23 +314,21 @@ INLINE void quantize(Crew& crew, const Quantized& q, int tokens, const float* x,
 
 template <class Isa>
 void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
-  const int longest = step.longest(), tasks = step.num_lanes * b.kv_heads, tokens = step.tokens;
+  const int longest = step.longest(), tokens = step.tokens;
   Scratch from(memory);
-  const BlockScratch s(from, b, tokens, tasks, longest);
+  const BlockScratch s(from, b, tokens, step.threads, longest);
   const size_t fused = s.padded(b.qkv.rows), wide = s.padded(b.up.rows);
   const size_t queries = s.padded(int64_t(b.heads) * b.head_dim), hidden = s.padded(b.hidden);
 
   normalised(crew, b.attention_norm, step.x, b.hidden, tokens, s.normal, s.hidden);
   multiply<Isa, false>(crew, b.qkv, {s.normal, hidden, s.hidden}, tokens, s.qkv, fused);
-  crew.each(tasks, 1, [&](int first, int last) {
-    for (int task = first; task < last; ++task) {
-      const int lane = task / b.kv_heads;
-      int token = 0;
-      for (int i = 0; i < lane; ++i) token += step.lanes[i].length;
-      attention(b, step, lane, token, task % b.kv_heads, s.qkv, fused, s.attended, queries,
-                s.scores + size_t(task) * kHeads * s.padded(longest), s.padded(longest));
-    }
-  });
+  const size_t room = s.padded(longest);
+  switch (b.cache.type) {
+    case kBf16: attention<kBf16>(crew, b, step, s.qkv, fused, s.scores, room, s.attended, queries); break;
+    case kFp16: attention<kFp16>(crew, b, step, s.qkv, fused, s.scores, room, s.attended, queries); break;
+    case kFp32: attention<kFp32>(crew, b, step, s.qkv, fused, s.scores, room, s.attended, queries); break;
+    default: attention<kInt8>(crew, b, step, s.qkv, fused, s.scores, room, s.attended, queries);
+  }
   quantize(crew, s.heads, tokens, s.attended, queries, b.heads * b.head_dim);
   multiply<Isa, true>(crew, b.out, {s.attended, queries, s.heads}, tokens, step.x, b.hidden);
   normalised(crew, b.mlp_norm, step.x, b.hidden, tokens, s.normal, s.ups);

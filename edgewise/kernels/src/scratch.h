@@ -58,7 +58,7 @@ struct BlockScratch {
   Quantized hidden, heads, ups, ffn;  // inputs of qkv, out, up and down
   float *normal, *qkv, *attended, *up, *scores;
 
-  BlockScratch(Scratch& from, const Block& block, int tokens, int tasks, int longest)
+  BlockScratch(Scratch& from, const Block& block, int tokens, int threads, int longest)
       : hidden(from, block.qkv, tokens),
         heads(from, block.out, tokens),
         ups(from, block.up, tokens),
@@ -67,7 +67,7 @@ struct BlockScratch {
         qkv(from.take<float>(size_t(tokens) * padded(block.qkv.rows))),
         attended(from.take<float>(size_t(tokens) * padded(int64_t(block.heads) * block.head_dim))),
         up(from.take<float>(size_t(tokens) * padded(block.up.rows))),
-        scores(from.take<float>(size_t(tasks) * kHeads * padded(longest))) {}
+        scores(from.take<float>(size_t(threads) * kHeads * padded(longest))) {}
 
   static size_t padded(int64_t count) { return size_t(count + 15) / 16 * 16; }
 };

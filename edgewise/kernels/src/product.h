@@ -74,9 +74,10 @@ INLINE void few_rows(const Matrix& m, int64_t row, const float* x, size_t stride
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const size_t here = at + r * columns + c + 16 * p;
-        // The rows after these, which are another page: no processor fetches ahead across pages.
+        // A single row goes on where the next begins; of several, those after them are fetched.
+        const size_t ahead = R == 1 ? 512 : R * columns * size_of(TYPE);
         if (size_of(TYPE) == 4 || p % 2 == 0)
-          __builtin_prefetch(m.codes + (here + R * columns) * size_of(TYPE), 0, 2);
+          __builtin_prefetch(m.codes + here * size_of(TYPE) + ahead, 0, 2);
         const f32x16 weight = numbers<TYPE>(m.codes, here);
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) total[r][b][p] += weight * part[b];
@@ -106,7 +107,7 @@ void plain_rows(const Matrix& m, int block, const Input& in, int from, int token
   const int count = m.rows - row < kRows ? int(m.rows - row) : kRows;
   const float* x = in.x + from * in.stride;
   int r = 0;
-  for (; r + 4 <= count; r += 4) {
+  for (; tokens > 1 && r + 4 <= count; r += 4) {
     int t = 0;
     for (; t + 4 <= tokens; t += 4)
       few_rows<TYPE, 4, 4>(m, row + r, x + t * in.stride, in.stride, r, y + t);

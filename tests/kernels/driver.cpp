@@ -35,8 +35,8 @@ static float wide(uint16_t x) {
 }
 static float half(uint16_t x) {
   const int exponent = x >> 10 & 31, digits = x & 1023;
-  const float size = exponent ? std::ldexp(1024.0f + digits, exponent - 25) : std::ldexp(digits, -24);
-  return x >> 15 ? -size : size;
+  const double size = std::ldexp(exponent ? 1024.0 + digits : digits, exponent ? exponent - 25 : -24);
+  return float(x >> 15 ? -size : size);
 }
 static uint16_t narrow(float x) {
   uint32_t bits;
@@ -57,9 +57,10 @@ struct Owned {
     codes.resize(size_t(rows) * columns * (type == kFp32 ? 4 : 2));
     for (size_t i = 0; i < size_t(rows) * columns; ++i) {
       const float value = real() * 0.02f;
-      const uint16_t short_value = type == kFp16 ? uint16_t(draw(0, 1) << 15 | draw(0, 15 << 10)) : narrow(value);
+      const uint16_t half = uint16_t(draw(0, 1) << 15 | draw(0, 15 << 10));
+      const uint16_t number = type == kFp16 ? half : narrow(value);
       if (type == kFp32) memcpy(&codes[4 * i], &value, 4);
-      else memcpy(&codes[2 * i], &short_value, 2);
+      else memcpy(&codes[2 * i], &number, 2);
     }
     if (biased)
       for (int i = 0; i < rows; ++i) bias.push_back(real());

@@ -266,6 +266,17 @@ INLINE void attention(Crew& crew, const Block& b, const Step& step, float* qkv, 
   });
 }
 
+// The same for caches of any type.
+INLINE void attention(Crew& crew, const Block& b, const Step& step, float* qkv, size_t stride,
+                      float* scores, size_t room, float* out, size_t out_stride) {
+  switch (b.cache.type) {
+    case kBf16: return attention<kBf16>(crew, b, step, qkv, stride, scores, room, out, out_stride);
+    case kFp16: return attention<kFp16>(crew, b, step, qkv, stride, scores, room, out, out_stride);
+    case kFp32: return attention<kFp32>(crew, b, step, qkv, stride, scores, room, out, out_stride);
+    default: return attention<kInt8>(crew, b, step, qkv, stride, scores, room, out, out_stride);
+  }
+}
+
 INLINE f32x16 activated(int32_t kind, f32x16 x) {
   switch (kind) {
     case kSilu: return x / (1.0f + exponential(-x));
@@ -322,13 +333,7 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
 
   normalised(crew, b.attention_norm, step.x, b.hidden, tokens, s.normal, s.hidden);
   multiply<Isa, false>(crew, b.qkv, {s.normal, hidden, s.hidden}, tokens, s.qkv, fused);
-  const size_t room = s.padded(longest);
-  switch (b.cache.type) {
-    case kBf16: attention<kBf16>(crew, b, step, s.qkv, fused, s.scores, room, s.attended, queries); break;
-    case kFp16: attention<kFp16>(crew, b, step, s.qkv, fused, s.scores, room, s.attended, queries); break;
-    case kFp32: attention<kFp32>(crew, b, step, s.qkv, fused, s.scores, room, s.attended, queries); break;
-    default: attention<kInt8>(crew, b, step, s.qkv, fused, s.scores, room, s.attended, queries);
-  }
+  attention(crew, b, step, s.qkv, fused, s.scores, s.padded(longest), s.attended, queries);
   quantize(crew, s.heads, tokens, s.attended, queries, b.heads * b.head_dim);
   multiply<Isa, true>(crew, b.out, {s.attended, queries, s.heads}, tokens, step.x, b.hidden);
   normalised(crew, b.mlp_norm, step.x, b.hidden, tokens, s.normal, s.ups);

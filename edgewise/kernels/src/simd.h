@@ -46,8 +46,8 @@ INLINE f32x16 choose(i32x16 which, f32x16 yes, f32x16 no) {
 
 INLINE f32x16 all(float x) { return x - (f32x16){}; }
 
-// Small whole numbers: by an instruction where EDGEWISE_INT8 names it. In two steps: compilers take a
-// single one number by number.
+// Small whole numbers: by an instruction where EDGEWISE_INT8 names it, else in two steps: compilers
+// take a single one number by number.
 INLINE f32x16 int8(const int8_t* from) {
 #if defined(EDGEWISE_INT8)
   return EDGEWISE_INT8(from);
@@ -56,8 +56,8 @@ INLINE f32x16 int8(const int8_t* from) {
   return __builtin_convertvector(__builtin_convertvector(wide, i32x16), f32x16);
 }
 
-// Numbers of 16 bits with 5 of exponent: by an instruction where EDGEWISE_FP16 names it. Else scaling
-// by a power of two moves the exponent's bias, and makes of subnormal numbers what they are.
+// Numbers of 16 bits with 5 of exponent: by an instruction where EDGEWISE_FP16 names it. Else
+// scaling by a power of two moves the exponent's bias, and makes of subnormal numbers what they are.
 INLINE f32x16 fp16(const uint16_t* from) {
 #if defined(EDGEWISE_FP16)
   return EDGEWISE_FP16(from);

@@ -5,7 +5,7 @@ The 1.1 B shape (22 blocks, hidden 2048, FFN 5632, 32 heads, 4 of keys and value
 and one block of a 7 B shape, random weights. Weights read per second are compared with what a plain
 reading loop reaches over a buffer larger than the cache, in turn with it. "Around" is what a block
 takes beyond its matrix products. `python benchmarks/decode.py [--schemes q4g64,...]
-[--threads 1,2] [--batches 1,8] [--context 128]`.
+[--threads 1,2] [--batches 1,8] [--context 128] [--kv-cache int8]`.
 """
 # ruff: noqa: I001
 
@@ -29,7 +29,7 @@ from edgewise.models.config import DecoderConfig, Rope
 from edgewise.models.shard import Shard, random_shard
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.packed import random_packed
-from edgewise.schemes import get_scheme
+from edgewise.schemes import CacheType, get_scheme
 
 SCHEMES = "q2g64,q3g64,q4g64,q5g64,q6g64,q8g64,bf16"
 READ_BYTES = 512 * 2**20
@@ -85,7 +85,7 @@ def measure(config: DecoderConfig, what: str, scheme: str, args: argparse.Namesp
             buffer: torch.Tensor) -> list[dict[str, object]]:  # fmt: skip
     start, end = (0, config.num_layers) if what == "1.1B" else (1, 2)
     room = {"slots": max(args.batches), "context": args.context + 1}
-    shard = random_shard(config, start, end, scheme, device="cpu", **room)
+    shard = random_shard(config, start, end, scheme, device="cpu", cache=args.kv_cache, **room)
     rows = []
     for threads in args.threads:
         torch.set_num_threads(threads)
@@ -141,6 +141,7 @@ def main() -> None:
             f"--{name}", default=numbers, type=lambda x: [int(y) for y in x.split(",")]
         )
     parser.add_argument("--context", default=128, type=int)
+    parser.add_argument("--kv-cache", default=CacheType.FULL, type=CacheType)
     args = parser.parse_args()
     buffer = torch.zeros(READ_BYTES, dtype=torch.uint8).random_(256)
     rows = []
@@ -151,7 +152,8 @@ def main() -> None:
     print(json.dumps({
         "benchmark": "decode", "machine": f"{machine['processor']}, {os.cpu_count()} cores",
         "kernels": kernels.instruction_set(), "python": platform.python_version(),
-        "torch": torch.__version__, "context": args.context, "rows": rows,
+        "torch": torch.__version__, "context": args.context,
+        "kv_cache": args.kv_cache, "rows": rows,
         "around": around_products(args),
     }))  # fmt: skip
 

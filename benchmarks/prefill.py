@@ -1,4 +1,4 @@
-"""Claim: prompts run at the speed of bf16 products, in any number of bits.
+"""Claim: prompts run faster in few bits than in bf16.
 
 The 1.1 B shape with random weights, 128 and 512 tokens, per scheme; and for one matrix, where the
 crossover lies between multiplying with the packed matrix itself and making it whole first

@@ -39,14 +39,14 @@ class Stored:
     def nbytes(self) -> int:
         return self.codes.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
-    def write(self, slot: int, start: int, kv: Tensor) -> None:
-        """Keep keys and values [2, tokens, K, D] from position `start` on."""
-        kv = kv.transpose(1, 2)
-        where = (slice(None), slot, slice(None), slice(start, start + kv.shape[2]))
-        if self.scale is None:
-            self.codes[where] = kv
-        else:
-            self.codes[where], self.scale[where] = in_eight_bits(kv)
+    def write(self, slot: int, start: int, k: Tensor, v: Tensor) -> None:
+        """Keep keys and values, each [tokens, K, D], from position `start` on."""
+        for which, x in enumerate((k.transpose(0, 1), v.transpose(0, 1))):
+            where = (which, slot, slice(None), slice(start, start + len(k)))
+            if self.scale is None:
+                self.codes[where] = x
+            else:
+                self.codes[where], self.scale[where] = in_eight_bits(x)
 
     def read(self, slot: int, end: int, dtype: torch.dtype) -> Tensor:
         """Those of positions before `end`, [2, K, end, D]."""
@@ -94,18 +94,14 @@ class KVCache:
         self._free = list(range(slots))
         self._slots: dict[int, int] = {}
         shape = (2, slots, num_kv, context, head_dim)
-        if kind is CacheType.INT8:
-            self._blocks = [
-                Stored(
-                    torch.empty(shape, dtype=torch.int8, device=device),
-                    torch.empty(shape[:-1], device=device),
-                )
-                for _ in dtypes
-            ]
-        else:
-            self._blocks = [
-                Stored(torch.empty(shape, dtype=dtype, device=device), None) for dtype in dtypes
-            ]
+        eight = kind is CacheType.INT8
+        self._blocks = [
+            Stored(
+                torch.empty(shape, dtype=torch.int8 if eight else dtype, device=device),
+                torch.empty(shape[:-1], device=device) if eight else None,
+            )
+            for dtype in dtypes
+        ]
 
     @property
     def bytes(self) -> int:
@@ -144,7 +140,7 @@ class KVCache:
             for segment in segments:
                 rows = slice(first, first + segment.length)
                 stored, slot = self._blocks[block], self.slot(segment.sequence)
-                stored.write(slot, segment.start, torch.stack((k[rows], v[rows])))
+                stored.write(slot, segment.start, k[rows], v[rows])
                 seen = stored.read(slot, segment.end, q.dtype)
                 parts.append(_attend(q[rows], seen, window))
                 first = rows.stop

@@ -88,7 +88,7 @@ class Shard:
         if isinstance(first, Embedding):
             x = first(x, positions)
         for part in self._parts:
-            if part.native and len(x) <= part.most_tokens:
+            if len(x) <= part.most_tokens:
                 lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
                 x = run_blocks(part.native, x, lanes, turn)
                 continue

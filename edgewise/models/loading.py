@@ -41,11 +41,11 @@ class Loader:
         number: int,
         scheme: Scheme,
         tied: Layer | None = None,
-        inputs: Mapping[str, Tensor] | None = None,
+        moments: Mapping[str, Tensor] | None = None,
     ) -> Layer:
         """Layer `number`; a tied head takes the matrix of the embedding `tied` if that is in the
-        same scheme. `inputs` of matrices, by name, are for methods that look at them. Raises
-        ModelError, QuantizationError."""
+        same scheme. `moments`, by matrix, are second moments of their inputs, for methods that
+        look at them. Raises ModelError, QuantizationError."""
         layer, dtype = self._empty(number), getattr(torch, scheme.compute)
         matrices = _stored(layer, scheme)
         shared = self._shared(number, scheme, tied)
@@ -61,7 +61,7 @@ class Loader:
         layer.load_state_dict(state, strict=not matrices, assign=True)
         packed = {"out": shared} if isinstance(shared, Packed) else {}
         own = {name: module for name, module in matrices.items() if name not in packed}
-        packed |= self._packed(layer, own, number, scheme, inputs or {}) if own else {}
+        packed |= self._packed(layer, own, number, scheme, moments or {}) if own else {}
         for name, module in matrices.items():
             setattr(layer, name, _module(module, packed[name]))
         return layer.requires_grad_(False)
@@ -113,7 +113,7 @@ class Loader:
         matrices: Mapping[str, Matrix],
         number: int,
         scheme: Scheme,
-        inputs: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
     ) -> dict[str, Packed]:
         """The layer's matrices, from the store or made now and kept there."""
         tensors = self._tensors(layer, matrices, number)
@@ -121,14 +121,14 @@ class Loader:
         if self.store is not None and path is not None:
             kept = self.store.read(path, scheme)
             if kept is not None and kept.keys() == matrices.keys():
-                return {name: _moved(x, self.device) for name, x in kept.items()}
+                return {name: x.to(self.device) for name, x in kept.items()}
         found = {}
         for name, module in matrices.items():
             whole = self._read(tensors[name], module.weight.shape)
             where = f"{self.checkpoint.model}: {', '.join(tensors[name])}"
             # Looking rows up is no product: a table has no inputs that a method could look at.
             method = None if isinstance(module, nn.Embedding) else self.method
-            found[name] = quantize(whole, scheme, method, inputs.get(name), name=where)
+            found[name] = quantize(whole, scheme, method, moments.get(name), name=where)
             del whole
         if self.store is not None and path is not None:
             self.store.write(path, found)
@@ -195,10 +195,3 @@ def _module(old: Matrix, packed: Packed) -> PackedModule:
     if isinstance(old, nn.Embedding):
         return PackedEmbedding(packed)
     return PackedLinear(packed, old.bias)
-
-
-def _moved(packed: Packed, device: torch.device) -> Packed:
-    minimum = None if packed.minimum is None else packed.minimum.to(device)
-    return Packed(
-        packed.scheme, packed.shape, packed.codes.to(device), packed.scale.to(device), minimum
-    )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgewise.quantization.packed import Packed
+from edgewise.quantization.packed import PARTS, Packed
 from edgewise.schemes import Scheme
 
 FORMAT = 1
@@ -61,9 +61,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         for name, matrix in matrices.items():
-            tensors |= {f"{name}.codes": matrix.codes, f"{name}.scale": matrix.scale}
-            if matrix.minimum is not None:
-                tensors[f"{name}.minimum"] = matrix.minimum
+            tensors |= {f"{name}.{part}": x for part, x in matrix.tensors.items()}
         shapes = json.dumps({name: list(matrix.shape) for name, matrix in matrices.items()})
         partial = path.with_suffix(f".{os.getpid()}")
         try:
@@ -91,13 +89,8 @@ class Store:
 def _matrix(tensors: Mapping[str, Tensor], name: str, scheme: Scheme, shape: list[int]) -> Packed:
     """Raises ValueError where the tensors are not what scheme and shape ask for."""
     rows, columns = shape
-    found = Packed(
-        scheme,
-        (rows, columns),
-        tensors[f"{name}.codes"],
-        tensors[f"{name}.scale"],
-        tensors.get(f"{name}.minimum"),
-    )
+    parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
+    found = Packed(scheme, (rows, columns), **parts)
     if found.nbytes != scheme.matrix_bytes(rows, columns):
         raise ValueError(f"{name} has {found.nbytes} bytes")
     return found

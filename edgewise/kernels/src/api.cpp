@@ -59,6 +59,12 @@ size_t block_scratch(const Block& block, const Step& step) {
   return needed.used();
 }
 
+size_t rounding_scratch(const Rounding& r) {
+  Scratch needed(nullptr);
+  RoundingScratch(needed, r);
+  return needed.used();
+}
+
 }  // namespace edgewise
 
 using namespace edgewise;
@@ -107,6 +113,15 @@ EXPORT int edgewise_blocks(const Block* const* blocks, int count, const Step* st
   run(step->threads, [&](Crew& crew) {
     for (int i = 0; i < count; ++i) current().block(crew, *blocks[i], *step, scratch);
   });
+  return kOk;
+}
+
+// Rounds a matrix to few bits and packs it.
+EXPORT int edgewise_round(const Rounding* r, int threads) {
+  threads = std::min(threads, kMostThreads);
+  void* scratch = buffer(rounding_scratch(*r) * threads);
+  if (!scratch) return kNoMemory;
+  run(threads, [&](Crew& crew) { current().round(crew, *r, scratch); });
   return kOk;
 }
 

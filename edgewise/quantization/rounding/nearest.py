@@ -7,9 +7,10 @@ E |dW x|^2 = sum_ij dw_i dw_j E[x_i x_j], of which this is the diagonal.
 import torch
 from torch import Tensor
 
+from edgewise.kernels.rounding import can_round, round_matrix
 from edgewise.quantization.packed import Packed, Sides, filled_up, joined, packed, shape_of
 from edgewise.quantization.rounding.grid import encode
-from edgewise.quantization.rounding.search import best_sides
+from edgewise.quantization.rounding.search import best_sides, ranges
 from edgewise.schemes import TILE_ROWS, Scheme
 
 AT_ONCE = 2**20  # weights: trying ranges out takes several times the memory of what it is tried on
@@ -20,10 +21,20 @@ def nearest(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Pa
     """weight [rows, columns] of any float type; `moments` [columns], or [columns, columns] of which
     the diagonal counts, of the matrix's inputs; None: all columns alike."""
     rows, columns = weight.shape
+    if can_round(weight):
+        return _native(weight, scheme, column_weights(moments, columns, scheme))
     step = max(AT_ONCE // columns // TILE_ROWS, 1) * TILE_ROWS
     by_column = column_weights(moments, columns, scheme)
     parts = (weight[i : i + step].float() for i in range(0, rows, step))
     return joined([_nearest(part, scheme, by_column) for part in parts])
+
+
+def _native(weight: Tensor, scheme: Scheme, by_column: Tensor) -> Packed:
+    sides = {"asymmetric": scheme.asymmetric, "double": scheme.double}
+    tensors = round_matrix(
+        weight, by_column.flatten(), ranges(scheme), bits=scheme.bits, group=scheme.group, **sides
+    )
+    return Packed(scheme, shape_of(weight), **tensors)
 
 
 def _nearest(weight: Tensor, scheme: Scheme, by_column: Tensor) -> Packed:

@@ -10,6 +10,7 @@ squares for these codes are found in turn, as ggml's make_qkx quantizers do. The
 rounded to what the scheme stores, neighbours tried.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from edgewise.schemes import Scheme
 
 RANGES = 10  # shares of a group's range that are tried
 NARROWEST = {2: 0.5, 3: 0.5, 4: 0.7, 5: 0.7, 6: 0.7, 8: 0.9}  # the smallest of them
+ONE_SIDED = (0.9, 0.8)  # the same where one end stays
 REFITS = 2  # codes and least squares in turn, from every range
 
 
@@ -49,9 +51,8 @@ class _Best:
 def best_sides(x: Tensor, weight: Tensor, scheme: Scheme) -> Sides:
     """Sides of the groups x [R, G, g] of a matrix; weight [R or 1, G, g], none negative."""
     weight = weight.expand_as(x)
-    candidates = _asymmetric(x, scheme) if scheme.asymmetric else _symmetric(x, scheme)
     best = None
-    for scale, minimum in candidates:
+    for scale, minimum in _candidates(x, scheme):
         tried = _refitted(x, weight, scale, minimum, scheme)
         if best is None:
             best = tried
@@ -60,26 +61,30 @@ def best_sides(x: Tensor, weight: Tensor, scheme: Scheme) -> Sides:
     return _storable(x, weight, best, scheme)
 
 
-def _shares(scheme: Scheme) -> list[float]:
+def ranges(scheme: Scheme) -> Tensor:
+    """What is tried [n, 2]: ranges narrowed from both sides and somewhat from one, as shares of
+    the halves below and above the middle; where symmetric, in the first column, what the largest
+    number is multiplied with to lie at either end of the codes, which reach one step further down.
+    """
     step = (1.0 - NARROWEST[scheme.bits]) / (RANGES - 1)
-    return [1.0 - i * step for i in range(RANGES)]
+    shares = [1.0 - i * step for i in range(RANGES)]
+    if not scheme.asymmetric:
+        return torch.tensor([(share / end, 0.0) for share in shares for end in code_range(scheme)])
+    both = [(share, share) for share in shares]
+    one = [(share, 1.0) for share in ONE_SIDED] + [(1.0, share) for share in ONE_SIDED]
+    return torch.tensor(both + one)
 
 
-def _symmetric(x: Tensor, scheme: Scheme) -> list[tuple[Tensor, Tensor | None]]:
-    """The largest magnitude at either end of the codes, which reach one step further down."""
-    largest = x.gather(-1, x.abs().argmax(-1, keepdim=True)).squeeze(-1)
-    ends = code_range(scheme)
-    return [(largest * share / end, None) for share in _shares(scheme) for end in ends]
-
-
-def _asymmetric(x: Tensor, scheme: Scheme) -> list[tuple[Tensor, Tensor | None]]:
-    """Ranges narrowed from both sides, and somewhat from one."""
+def _candidates(x: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The sides [R, G] of these ranges."""
+    if not scheme.asymmetric:
+        largest = x.gather(-1, x.abs().argmax(-1, keepdim=True)).squeeze(-1)
+        yield from ((largest * factor, None) for factor, _ in ranges(scheme))
+        return
     low, high = x.amin(-1), x.amax(-1)
-    both = [(share, share) for share in _shares(scheme)]
-    one = [(share, 1.0) for share in (0.9, 0.8)] + [(1.0, share) for share in (0.9, 0.8)]
     middle, half = (low + high) / 2, (high - low) / 2
-    top = code_range(scheme)[1]
-    return [(half * (below + above) / top, middle - half * below) for below, above in (*both, *one)]
+    for below, above in ranges(scheme):
+        yield half * (below + above) / code_range(scheme)[1], middle - half * below
 
 
 def _refitted(

@@ -16,7 +16,7 @@ INLINE f32x16 sixteen(const void* from, int32_t type) {
 }
 
 // Rows of a block, across: [slices, width, lanes], the last row and column repeated.
-INLINE void transpose(const Rounding& r, int block, float* x) {
+inline void transpose(const Rounding& r, int block, float* x) {
   const size_t bytes = r.type == kFp32 ? 4 : 2;
   for (int row = 0; row < kRows; ++row) {
     const int64_t number = std::min<int64_t>(int64_t(block) * kRows + row, r.rows - 1);
@@ -52,7 +52,7 @@ INLINE Group group_of(const Rounding& r, const float* x, int slice, int number) 
 
 // Codes of a group, from 0 on, to their places in chunks of four columns.
 template <bool MINIMUM>
-INLINE void encode(const Group& g, const Side& side, uint8_t* codes) {
+void encode(const Group& g, const Side& side, uint8_t* codes) {
   const f32s inverse = reciprocal(side.scale);
   for (int i = 0; i < g.size; i += 4) {
     u32s four{};
@@ -84,7 +84,7 @@ INLINE void put_unit(uint16_t* to, size_t at, f32s unit) { put<false>(to, at, un
 
 // kLanes rows of a block.
 template <bool MINIMUM, bool DOUBLE>
-INLINE void round_slice(const Rounding& r, const RoundingScratch& s, int block, int slice) {
+void round_slice(const Rounding& r, const RoundingScratch& s, int block, int slice) {
   const int groups = r.groups();
   float* scales = s.scale + size_t(slice) * groups * kLanes;
   float* minima = s.minimum + size_t(slice) * groups * kLanes;
@@ -114,7 +114,7 @@ INLINE void round_slice(const Rounding& r, const RoundingScratch& s, int block, 
 }
 
 // A tile's 8 chunks of codes into planes.
-INLINE void pack(const uint8_t* chunks, int bits, uint8_t* out) {
+inline void pack(const uint8_t* chunks, int bits, uint8_t* out) {
   for (int shift = 0, width = 8; shift < bits; width /= 2) {
     if (bits - shift < width) continue;
     const uint32_t mask = ((1u << width) - 1) * 0x01010101u;
@@ -131,7 +131,7 @@ INLINE void pack(const uint8_t* chunks, int bits, uint8_t* out) {
   }
 }
 
-INLINE void round_block(const Rounding& r, const RoundingScratch& s, int block) {
+inline void round_block(const Rounding& r, const RoundingScratch& s, int block) {
   transpose(r, block, s.x);
   for (int slice = 0; slice < kSlices; ++slice) {
     if (r.asymmetric && r.doubled) round_slice<true, true>(r, s, block, slice);

@@ -9,7 +9,8 @@
 namespace edgewise {
 namespace {
 
-constexpr int kRefits = 2;       // codes and least squares in turn, from every range
+constexpr int kKept = 4;              // ranges that promise the least error, looked at more closely
+constexpr int kRefits = 3;            // codes and least squares in turn, from these
 constexpr float kSideSteps = 127.0f;  // of a doubly quantized scale or minimum, either way
 
 struct Group {
@@ -24,10 +25,20 @@ struct Side {
   f32s scale, minimum;
 };
 
-// The sides of least error so far.
+// Sides, and the error that they are known for.
 struct Best {
   f32s cost;
   Side side;
+
+  // The better ones of two stay here.
+  INLINE void exchange(Best& other) {
+    const Best before = *this;
+    take(other.cost, other.side);
+    const i32s better = other.cost < before.cost;
+    other.cost = pick(better, before.cost, other.cost);
+    other.side.scale = pick(better, before.side.scale, other.side.scale);
+    other.side.minimum = pick(better, before.side.minimum, other.side.minimum);
+  }
 
   INLINE void take(f32s other, const Side& by) {
     const i32s better = other < cost;
@@ -49,7 +60,7 @@ struct Fit {
 enum Sums { kCost, kMean, kAll };
 
 template <bool MINIMUM, Sums SUMS>
-INLINE Fit fit(const Group& g, const Side& side) {
+Fit fit(const Group& g, const Side& side) {
   const f32s scale = side.scale, inverse = reciprocal(scale), minimum = side.minimum;
   const f32s lowest = g.lowest, highest = g.highest;
   Fit sums{};
@@ -74,32 +85,34 @@ INLINE Fit fit(const Group& g, const Side& side) {
   return sums;
 }
 
-// The sides of least weighted error for the codes that `side` gave: the normal equations
-// [squares, codes; codes, total] (change of scale, change of minimum) = (by_code, first).
+// The sides of least weighted error for the codes that `side` gave, and that error: the normal
+// equations [squares, codes; codes, total] (change of scale, change of minimum) = (by_code, first).
 template <bool MINIMUM>
-INLINE Side least_squares(const Group& g, const Fit& sums, const Side& side) {
+Best least_squares(const Group& g, const Fit& sums, const Side& side) {
   const f32s none = every(0.0f), total = every(g.total);
   if (!MINIMUM) {
     const i32s any = sums.squares > 0.0f;
     const f32s change = sums.by_code / pick(any, sums.squares, every(1.0f));
-    return {pick(any, side.scale + change, none), none};
+    return {sums.cost - change * sums.by_code, {pick(any, side.scale + change, none), none}};
   }
   const f32s determinant = sums.squares * total - sums.codes * sums.codes;
   const i32s solvable = determinant > 1e-9f * sums.squares * total;
   const f32s by = 1.0f / pick(solvable, determinant, every(1.0f));
   const f32s scale = (sums.by_code * total - sums.first * sums.codes) * by;
   const f32s minimum = (sums.squares * sums.first - sums.codes * sums.by_code) * by;
+  const f32s gain = scale * sums.by_code + minimum * sums.first;
   // All codes alike: the mean.
   const f32s mean = (sums.first + side.scale * sums.codes) / pick(total > 0.0f, total, every(1.0f));
-  return {pick(solvable, side.scale + scale, none),
-          side.minimum + pick(solvable, minimum, mean)};
+  return {sums.cost - pick(solvable, gain, none),
+          {pick(solvable, side.scale + scale, none),
+           side.minimum + pick(solvable, minimum, mean)}};
 }
 
 struct Extent {
   f32s low, high, largest;  // the last of either sign
 };
 
-INLINE Extent extent(const Group& g) {
+inline Extent extent(const Group& g) {
   Extent all{load<f32s>(g.x), load<f32s>(g.x), load<f32s>(g.x)};
   for (int i = 1; i < g.size; ++i) {
     const f32s x = load<f32s>(g.x + i * kLanes);
@@ -110,22 +123,29 @@ INLINE Extent extent(const Group& g) {
   return all;
 }
 
-// The best sides, from every range: shares of the half range below and above the middle, or without
-// minima factors of the largest number.
+// The best sides. Of all ranges, shares of the half range below and above the middle, or without
+// minima factors of the largest number, those are refined that promise the least error.
 template <bool MINIMUM>
 Side best_sides(const Group& g, const float* ranges, int count) {
   const Extent of = extent(g);
   const f32s middle = (of.low + of.high) * 0.5f, half = (of.high - of.low) * 0.5f;
-  Best best{every(INFINITY), {of.largest, of.low}};
+  Best kept[kKept];
+  for (Best& one : kept) one = {every(INFINITY), {of.largest, of.low}};
   for (int i = 0; i < count; ++i) {
     Side side{of.largest * ranges[2 * i], every(0.0f)};
     if (MINIMUM)
       side = {half * (ranges[2 * i] + ranges[2 * i + 1]) / g.highest,
               middle - half * ranges[2 * i]};
+    Best refined = least_squares<MINIMUM>(g, fit<MINIMUM, kAll>(g, side), side);
+    for (Best& one : kept) one.exchange(refined);
+  }
+  Best best{every(INFINITY), kept[0].side};
+  for (const Best& one : kept) {
+    Side side = one.side;
     for (int refit = 0; refit < kRefits; ++refit) {
       const Fit sums = fit<MINIMUM, kAll>(g, side);
       best.take(sums.cost, side);
-      side = least_squares<MINIMUM>(g, sums, side);
+      side = least_squares<MINIMUM>(g, sums, side).side;
     }
     best.take(fit<MINIMUM, kCost>(g, side).cost, side);
   }
@@ -155,7 +175,7 @@ INLINE f32s storable(f32s side, f32s unit, int by) {
 
 // Storable sides whose codes reach over the whole group, as far as their units let them.
 template <bool MINIMUM, bool DOUBLE>
-INLINE Side covering(const Group& g, const Side& unit) {
+Side covering(const Group& g, const Side& unit) {
   const Extent of = extent(g);
   if (!MINIMUM)
     return {storable<DOUBLE>(size_of(of.largest) / g.highest, unit.scale, 1), every(0.0f)};

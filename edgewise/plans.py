@@ -110,7 +110,7 @@ class Plan:
             document["rounding"] = self.rounding
         if self.cache is not CacheType.FULL:
             document["cache"] = self.cache
-        return json.dumps(document, indent=1)
+        return json.dumps(document, indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: str, where: str = "plan") -> "Plan":

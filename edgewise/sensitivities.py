@@ -56,4 +56,4 @@ class Sensitivity:
             "reference": self.reference,
             "losses": self.losses,
         }
-        return json.dumps(document, indent=1)
+        return json.dumps(document, indent=1, allow_nan=False)

@@ -9,13 +9,14 @@ from edgewise.cli.prepare import best, compare, comparison_json
 from edgewise.cli.profile import cached_profile, check_reachable
 from edgewise.cli.promise import keep_promise
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
-from edgewise.cli.terminal import comparison_table, console, plan_table, print_text
+from edgewise.cli.terminal import comparison_table, console, plan_table, print_json
 from edgewise.cluster_files import load_cluster
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible, InputError, PlanError, ProfileError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PLANNERS, Objective, Problem
 from edgewise.profiles import Profile
+from edgewise.quality.prepare import full_name
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import ModelSpec, Workload
@@ -52,6 +53,7 @@ def run_plan(model: str, options: PlanOptions) -> None:
     if planner not in PLANNERS:
         raise InputError(f"unknown planner '{planner}'; known planners: {', '.join(PLANNERS)}")
     spec = open_checkpoint(model).config.spec(model)
+    options = replace(options, rounding=full_name(model, options.rounding))
     problem = make_problem(model, spec, options)
     names = tuple(PLANNERS) if options.compare else (planner,)
     outcomes = compare(problem, names)
@@ -86,7 +88,7 @@ def run_plan(model: str, options: PlanOptions) -> None:
             "quality_rounds": None if kept is None else [asdict(x) for x in kept.rounds],
             "frontier": drawn,
         }
-        print_text(json.dumps(document) + "\n")
+        print_json(document)
 
 
 def _draw_frontier(
@@ -183,5 +185,7 @@ def parse_pins(texts: Sequence[str], num_layers: int) -> dict[int, str]:
         for layer in range(int(first), int(last or first) + 1):
             if layer >= num_layers:
                 raise PlanError(f"pin '{text}': the model has layers 0 to {num_layers - 1}")
+            if (other := pins.get(layer, device)) != device:
+                raise PlanError(f"pin '{text}': layer {layer} is pinned to '{other}', too")
             pins[layer] = device
     return pins

@@ -9,7 +9,7 @@ import psutil
 
 from edgewise.cli.answer import Answer, answer
 from edgewise.cli.prepare import best, compare, measure_cluster
-from edgewise.cli.terminal import print_text, progress
+from edgewise.cli.terminal import print_json, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel, device_bytes
@@ -127,4 +127,4 @@ def _report(found: Answer, plan: Plan, as_json: bool) -> None:
         "seconds_per_token": pace,
         "plan": json.loads(plan.to_json()),
     }
-    print_text(json.dumps(document) + "\n")
+    print_json(document)

@@ -117,7 +117,7 @@ class Plan:
         """Raises PlanError, which names `where`."""
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"{where}: not JSON: {error}") from None
         keys = ("version", "model", "digest", "num_layers", "stages")
         _only(document, keys, where, optional=("rounding", "cache"))

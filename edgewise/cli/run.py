@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid
+from edgewise.quality.prepare import full_name
 from edgewise.runtime.coordinator import Coordinator, check_request, check_route
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
@@ -54,6 +56,7 @@ def run_prompt(
     if plan is not None:
         plan.check(spec, cluster)
         check_route(plan, cluster)
+        plan = replace(plan, rounding=full_name(model, plan.rounding))
     tokenizer = load_tokenizer(model)
     request = _request(tokenizer, prompt, max_tokens, sampling, raw, spec)
     cache = cache if plan is None else plan.cache

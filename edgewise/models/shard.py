@@ -193,4 +193,6 @@ def random_shard(
     """Layers of a model's shape with random weights: for timing, without a checkpoint."""
     stored, on = get_scheme(scheme), torch.device(device)
     layers = [random_layer(config, number, stored, on) for number in range(start, end)]
-    return Shard(config, start, layers, slots=slots, context=context, cache=cache)
+    shard = Shard(config, start, layers, slots=slots, context=context, cache=cache)
+    shard.cache.clear()
+    return shard

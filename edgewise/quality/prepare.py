@@ -48,10 +48,10 @@ def prepare(
         full = loader.layer(number, FULL)
         with watched(full) as seen:
             x = run_layer(checkpoint.config, number, full, x)
-        inputs = {name: torch.cat(found) for name, found in seen.items() if found}
+        moments = {name: second_moments(parts) for name, parts in seen.items() if parts}
         for scheme in map(get_scheme, schemes[number]):
             if scheme.family is Family.GROUPED and not loader.is_stored(number, scheme):
-                loader.layer(number, scheme, inputs=inputs)
+                loader.layer(number, scheme, moments=moments)
                 if not loader.is_stored(number, scheme):
                     raise QuantizationError(
                         f"{store.folder}: layer {number} in {scheme.name} by {method} cannot be "
@@ -60,3 +60,9 @@ def prepare(
                 made += 1
         on_step(f"layer {number}")
     return made
+
+
+def second_moments(parts: Sequence[Tensor]) -> Tensor:
+    """E[x x^T] [columns, columns] over inputs [tokens, columns] that come in parts."""
+    total = sum((part.T @ part for part in parts), torch.zeros(()))
+    return total / sum(len(part) for part in parts)

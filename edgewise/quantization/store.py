@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_atomically
-from edgewise.quantization.packed import Packed
+from edgewise.quantization.packed import PARTS, Packed
 from edgewise.schemes import Scheme
 
 FORMAT = 2
@@ -60,9 +60,7 @@ class Store:
         """Keep a layer's matrices; nobody ever sees half a file. False where they cannot be."""
         tensors: dict[str, Tensor] = {}
         for name, matrix in matrices.items():
-            tensors |= {f"{name}.codes": matrix.codes, f"{name}.scale": matrix.scale}
-            if matrix.minimum is not None:
-                tensors[f"{name}.minimum"] = matrix.minimum
+            tensors |= {f"{name}.{part}": x for part, x in matrix.tensors.items()}
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
         shapes = json.dumps({name: list(matrix.shape) for name, matrix in matrices.items()})
 
@@ -95,13 +93,8 @@ class Store:
 def _matrix(tensors: Mapping[str, Tensor], name: str, scheme: Scheme, shape: list[int]) -> Packed:
     """Raises ValueError where the tensors are not what scheme and shape ask for."""
     rows, columns = shape
-    found = Packed(
-        scheme,
-        (rows, columns),
-        tensors[f"{name}.codes"],
-        tensors[f"{name}.scale"],
-        tensors.get(f"{name}.minimum"),
-    )
+    parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
+    found = Packed(scheme, (rows, columns), **parts)
     if found.nbytes != scheme.matrix_bytes(rows, columns):
         raise ValueError(f"{name} has {found.nbytes} bytes")
     return found

@@ -12,7 +12,8 @@ from edgewise.quantization.rounding.nearest import nearest
 from edgewise.quantization.rounding.truncation import truncate, truncate_unit
 from edgewise.schemes import Family, Scheme
 
-# (weight of any float type [rows, columns], scheme, inputs float32 [n, columns] or None) -> Packed
+# (weight of any float type [rows, columns], scheme, second moments of the
+# inputs, float32 [columns] or [columns, columns], or None) -> Packed
 Method = Callable[[Tensor, Scheme, Tensor | None], Packed]
 
 METHODS: Mapping[Family, Mapping[str, Method]] = {
@@ -41,7 +42,7 @@ def quantize(
     weight: Tensor,
     scheme: Scheme,
     method: str | None = None,
-    inputs: Tensor | None = None,
+    moments: Tensor | None = None,
     *,
     name: str = "a matrix",
 ) -> Packed:
@@ -57,4 +58,4 @@ def quantize(
     parts = (weight[i : i + ROWS_AT_ONCE] for i in range(0, len(weight), ROWS_AT_ONCE))
     if not all(torch.isfinite(part).all() for part in parts):
         raise QuantizationError(f"{name} holds numbers that are not finite")
-    return known[method](weight, scheme, inputs)
+    return known[method](weight, scheme, moments)

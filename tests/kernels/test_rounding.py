@@ -13,20 +13,10 @@ from edgewise.schemes import get_scheme
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
 NEAREST = sys.modules["edgewise.quantization.rounding.nearest"]
-SETS = ("avx512-vnni", "avx2", "neon-dotprod", "portable")
-HERE = kernels.instruction_set()
 SCHEMES = (
     *("q2g16ad", "q2g32ad", "q2g128", "q3g16d", "q3g32ad", "q3g64", "q4g32ad", "q4g64a", "q4g16"),
     *("q5g32ad", "q6g16d", "q6g32d", "q8g32", "q8g32d", "q8g128a"),
 )
-
-
-@pytest.fixture(params=SETS)
-def isa(request):
-    if not kernels.use(request.param):
-        pytest.skip(f"this machine has no {request.param}")
-    yield request.param
-    kernels.use(HERE)
 
 
 def trained(rows: int, columns: int) -> Tensor:

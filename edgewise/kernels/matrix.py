@@ -9,6 +9,7 @@ from torch import Tensor
 from edgewise.kernels.library import PACKED, TYPES, Matrix, checked, library, most_tokens
 
 TILE = 16  # rows
+PARTS = ("codes", "scale", "minimum", "row_scale", "row_minimum")  # the struct's first fields
 
 
 class NativeMatrix:
@@ -18,11 +19,12 @@ class NativeMatrix:
     def __init__(
         self,
         shape: tuple[int, int],
-        parts: tuple[Tensor, Tensor | None, Tensor | None],
+        parts: tuple[Tensor | None, ...],
         bias: Tensor | None,
         bits: int = 0,
         group: int = 0,
     ) -> None:
+        assert parts[0] is not None
         self.shape, self.source = shape, parts[0].data_ptr()
         floats = None if bias is None else bias.detach().float()
         self._kept = [None if x is None else x.detach().contiguous() for x in (*parts, floats)]
@@ -39,16 +41,17 @@ class NativeMatrix:
         tensors: Mapping[str, Tensor],
         bias: Tensor | None = None,
     ) -> "NativeMatrix":
-        """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 [B, G, 16] (see
+        """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 [B, G, 16]; where
+        quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16] (see
         quantization/packed.py)."""
-        parts = (tensors["codes"], tensors["scale"], tensors.get("minimum"))
+        parts = tuple(tensors.get(name) for name in PARTS)
         return NativeMatrix(shape, parts, bias, bits, group)
 
     @staticmethod
     def plain(weight: Tensor, bias: Tensor | None = None) -> "NativeMatrix":
         """weight [rows, columns] of a floating-point type of `TYPES`."""
         rows, columns = weight.shape
-        return NativeMatrix((rows, columns), (weight, None, None), bias)
+        return NativeMatrix((rows, columns), (weight, None, None, None, None), bias)
 
 
 def address(x: Tensor | None) -> int | None:

@@ -46,7 +46,8 @@ static uint16_t narrow(float x) {
 
 struct Owned {
   std::vector<uint8_t> codes;
-  std::vector<uint16_t> scale, minimum;
+  std::vector<uint16_t> scale, minimum, row_scale, row_minimum;
+  std::vector<int8_t> scale8, minimum8;  // where quantized doubly
   std::vector<float> bias;
   Matrix m{};
 
@@ -65,24 +66,32 @@ struct Owned {
     if (biased)
       for (int i = 0; i < rows; ++i) bias.push_back(real());
   }
-  Owned(int rows, int columns, int bits, int group, bool asymmetric, bool biased) {
+  Owned(int rows, int columns, int bits, int group, bool asymmetric, bool twice, bool biased) {
     m.rows = rows, m.columns = columns, m.bits = bits, m.group = group, m.type = kPacked;
     codes.resize(m.block_bytes() * m.blocks());
     for (auto& x : codes) x = uint8_t(draw(0, 255));
-    scale.resize(size_t(m.blocks()) * m.groups() * kRows);
-    for (auto& x : scale) x = narrow(real() * 0.02f);
-    if (asymmetric) {
-      minimum.resize(scale.size());
-      for (auto& x : minimum) x = narrow(real() * 0.1f);
-    }
+    const size_t sides = size_t(m.blocks()) * m.groups() * kRows, all = size_t(m.blocks()) * kRows;
+    const auto fill = [&](auto& to, size_t count, float by) {
+      for (size_t i = 0; i < count; ++i) to.push_back(narrow(real() * by));
+    };
+    const auto fill8 = [&](auto& to) {
+      for (size_t i = 0; i < sides; ++i) to.push_back(int8_t(draw(-127, 127)));
+    };
+    if (twice) fill8(scale8), fill(row_scale, all, 3e-4f);
+    else fill(scale, sides, 0.02f);
+    if (asymmetric && twice) fill8(minimum8), fill(row_minimum, all, 1e-3f);
+    else if (asymmetric) fill(minimum, sides, 0.1f);
     if (biased)
       for (int i = 0; i < rows; ++i) bias.push_back(real());
   }
 
   const Matrix* get() {
-    m.codes = codes.data(), m.scale = scale.data();
-    m.minimum = minimum.empty() ? nullptr : minimum.data();
-    m.bias = bias.empty() ? nullptr : bias.data();
+    const auto at = [](const auto& x) { return x.empty() ? nullptr : x.data(); };
+    const auto side = [&](const auto& a, const auto& b) -> const void* {
+      return a.empty() ? static_cast<const void*>(at(b)) : at(a);
+    };
+    m.codes = codes.data(), m.scale = side(scale, scale8), m.minimum = side(minimum, minimum8);
+    m.row_scale = at(row_scale), m.row_minimum = at(row_minimum), m.bias = at(bias);
     return &m;
   }
 
@@ -116,9 +125,11 @@ struct Owned {
   double weight(int row, int column) const {
     if (!m.packed()) return number(size_t(row) * m.columns + column);
     const size_t at = (size_t(row / kRows) * m.groups() + column / m.group) * kRows + row % kRows;
-    const double step = wide(scale[at]);
-    if (!minimum.empty()) return code(row, column) * step + wide(minimum[at]);
-    return (code(row, column) - (1 << (m.bits - 1))) * step;
+    const double step = scale.empty() ? double(wide(row_scale[row])) * scale8[at] : wide(scale[at]);
+    if (!m.minimum) return (code(row, column) - (1 << (m.bits - 1))) * step;
+    const double least =
+        minimum.empty() ? double(wide(row_minimum[row])) * minimum8[at] : wide(minimum[at]);
+    return code(row, column) * step + least;
   }
 };
 
@@ -128,12 +139,13 @@ static void expect(bool good, const std::string& what) {
   ++failures;
 }
 
-static const int kBits[] = {2, 3, 4, 5, 6, 8}, kGroups[] = {32, 64, 128};
+static const int kBits[] = {2, 3, 4, 5, 6, 8}, kGroups[] = {16, 32, 64, 128};
 
 static Owned drawn(int rows, int columns, bool biased) {
   static const Type kPlain[] = {kBf16, kFp16, kFp32};
   if (draw(0, 3) == 0) return Owned(rows, columns, kPlain[draw(0, 2)], biased);
-  return Owned(rows, columns, kBits[draw(0, 5)], kGroups[draw(0, 2)], draw(0, 1), biased);
+  const int bits = kBits[draw(0, 5)], group = kGroups[draw(0, 3)];
+  return Owned(rows, columns, bits, group, draw(0, 1), draw(0, 1), biased);
 }
 
 static void products(const char* isa, int rounds) {

@@ -98,7 +98,9 @@ def expected_of(config, shard):
     return other
 
 
-@pytest.mark.parametrize("scheme", ["q4g32", "q3g64a", "q8g128", "bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(
+    "scheme", ["q4g32", "q3g64a", "q8g128", "q6g16d", "q4g32ad", "bf16", "fp16", "fp32"]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blocks_equal_torch(shape, scheme):
     config = SHAPES[shape]

@@ -53,7 +53,7 @@ def in_eight_bits(x, group):
     return (y.reshape(len(x), -1)[:, : x.shape[1]] for y in (rounded, step / 2 + 0 * groups))
 
 
-@pytest.mark.parametrize("suffix", ["", "a"])
+@pytest.mark.parametrize("suffix", ["", "a", "d", "ad"])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("bits", BITS)
 def test_products_equal_double_precision(isa, bits, group, suffix):
@@ -79,12 +79,12 @@ def test_products_equal_double_precision(isa, bits, group, suffix):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(BITS), st.sampled_from(GROUPS), st.booleans(),
+    st.sampled_from(BITS), st.sampled_from(GROUPS), st.sampled_from(["", "a", "d", "ad"]),
     st.integers(1, 90), st.integers(1, 400), st.integers(1, 40), st.integers(1, 4),
 )  # fmt: skip
-def test_any_shape_equals_torch(bits, group, asymmetric, rows, columns, tokens, threads):
+def test_any_shape_equals_torch(bits, group, suffix, rows, columns, tokens, threads):
     torch.manual_seed(rows * columns + tokens)
-    scheme = get_scheme(f"q{bits}g{group}{'a' if asymmetric else ''}")
+    scheme = get_scheme(f"q{bits}g{group}{suffix}")
     packed = random_packed(scheme, (rows, columns), torch.device("cpu"))
     x = torch.randn(tokens, columns)
     before = torch.get_num_threads()

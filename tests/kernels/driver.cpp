@@ -148,6 +148,54 @@ static Owned drawn(int rows, int columns, bool biased) {
   return Owned(rows, columns, bits, group, draw(0, 1), draw(0, 1), biased);
 }
 
+// Matrices of so many rows below each other, as one.
+struct Stack {
+  std::vector<Owned> parts;
+
+  Stack(const std::vector<int>& rows, int columns, bool biased) {
+    for (int count : rows) parts.push_back(drawn(count, columns, biased));
+  }
+
+  const Matrix* get() {
+    const Matrix* below = nullptr;
+    for (size_t i = parts.size(); i-- > 0;) {
+      parts[i].get();
+      parts[i].m.next = below;
+      below = &parts[i].m;
+    }
+    return below;
+  }
+};
+
+// Rows in one part, or in several.
+static std::vector<int> split(const std::vector<int>& rows) {
+  int all = 0;
+  for (int count : rows) all += count;
+  return draw(0, 1) ? rows : std::vector<int>{all};
+}
+
+// Two matrices in one product: its rows are those of one, and then those of the other.
+static void stacked_products(const char* isa, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    const int columns = draw(1, 300), tokens = draw(1, 19), above = draw(1, 50), below = draw(1, 50);
+    Stack stack({above, below}, columns, draw(0, 1));
+    std::vector<float> x(size_t(tokens) * columns), whole(size_t(tokens) * (above + below));
+    for (auto& value : x) value = real();
+    edgewise_linear(stack.get(), x.data(), tokens, whole.data(), draw(1, 3));
+    int row = 0;
+    for (Owned& part : stack.parts) {
+      part.m.next = nullptr;
+      std::vector<float> alone(size_t(tokens) * part.m.rows);
+      edgewise_linear(&part.m, x.data(), tokens, alone.data(), 1);
+      for (int t = 0; t < tokens; ++t)
+        expect(!memcmp(&alone[size_t(t) * part.m.rows], &whole[size_t(t) * (above + below) + row],
+                       sizeof(float) * part.m.rows),
+               std::string(isa) + ": a part of " + std::to_string(part.m.rows) + " rows");
+      row += int(part.m.rows);
+    }
+  }
+}
+
 static void products(const char* isa, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     Owned owned = drawn(draw(1, 70), draw(1, 300), draw(0, 1));
@@ -196,8 +244,10 @@ static void blocks(const char* isa, int rounds) {
     b.hidden = draw(1, 90), b.ffn = draw(1, 150), b.gated = draw(0, 1), b.activation = draw(0, 2);
     b.window = draw(0, 1) * draw(1, 9);
     const int queries = b.heads * b.head_dim, fused = queries + 2 * b.kv_heads * b.head_dim;
-    Owned qkv = drawn(fused, b.hidden, draw(0, 1)), out = drawn(b.hidden, queries, draw(0, 1));
-    Owned up = drawn(b.ffn * (b.gated ? 2 : 1), b.hidden, draw(0, 1));
+    const int keys_rows = (fused - queries) / 2;
+    Stack qkv(split({queries, keys_rows, keys_rows}), b.hidden, draw(0, 1));
+    Stack up(b.gated ? split({b.ffn, b.ffn}) : std::vector<int>{b.ffn}, b.hidden, draw(0, 1));
+    Owned out = drawn(b.hidden, queries, draw(0, 1));
     Owned down = drawn(b.hidden, b.ffn, draw(0, 1));
     b.qkv = *qkv.get(), b.out = *out.get(), b.up = *up.get(), b.down = *down.get();
     std::vector<float> weight(std::max(b.hidden, b.head_dim), 1.1f), bias(weight.size(), 0.01f);
@@ -252,6 +302,7 @@ int main(int count, char** given) {
     if (edgewise_use(isa)) continue;
     ++sets;
     products(isa, rounds);
+    stacked_products(isa, rounds / 2);
     blocks(isa, rounds / 4);
     printf("%s: done\n", isa);
   }

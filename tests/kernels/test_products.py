@@ -103,6 +103,41 @@ def test_any_shape_equals_torch(bits, group, suffix, rows, columns, tokens, thre
     assert ((found - expected).abs() <= limit).all()
 
 
+STACKS = (("q4g32a", "q6g16d"), ("q4g64", "q8g128", "q4g64"), ("bf16", "q5g32ad", "fp32"))
+
+
+@pytest.mark.parametrize("schemes", STACKS)
+def test_parts_below_each_other_are_what_they_are_alone(isa, schemes):
+    columns, parts = 150, []
+    for number, scheme in enumerate(schemes):
+        shape, bias = (21 + 16 * number, columns), torch.randn(21 + 16 * number)
+        if scheme.startswith("q"):
+            parts.append(native_of(packed_of(scheme, shape), bias))
+        else:
+            weight = torch.randn(shape).to(getattr(torch, get_scheme(scheme).compute))
+            parts.append(kernels.NativeMatrix.plain(weight, bias))
+    whole = kernels.NativeMatrix.stacked([parts[0], kernels.NativeMatrix.stacked(parts[1:])])
+    assert whole.parts == tuple(parts)
+    assert whole.shape == (sum(part.shape[0] for part in parts), columns)
+    before = torch.get_num_threads()
+    for tokens, threads in ((1, 1), (1, 3), (5, 2), (17, 3)):
+        x = torch.randn(tokens, columns)
+        torch.set_num_threads(threads)
+        found = kernels.linear(whole, x)
+        torch.set_num_threads(before)
+        assert torch.equal(found, torch.cat([kernels.linear(part, x) for part in parts], dim=1))
+    if all(scheme.startswith("q") for scheme in schemes):
+        each = torch.cat([kernels.dequantize(part, 0, part.shape[0]) for part in parts])
+        for start, end in ((0, len(each)), (3, 5), (16, 50), (20, 22)):
+            assert torch.equal(kernels.dequantize(whole, start, end), each[start:end])
+
+
+def test_parts_need_the_same_columns():
+    parts = [kernels.NativeMatrix.plain(torch.zeros(2, columns)) for columns in (3, 4)]
+    with pytest.raises(ValueError, match="same columns"):
+        kernels.NativeMatrix.stacked(parts)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_plain_matrices_lose_nothing_but_the_last_digits(isa, dtype):
     for shape in ((33, 70), (64, 256), (5, 31), (1, 1)):

@@ -17,7 +17,8 @@ struct Matrix {
   const uint16_t* row_scale;    // bf16 [blocks, 16], what scales are multiples of, or null
   const uint16_t* row_minimum;  // bf16 [blocks, 16], what minima are multiples of, or null
   const float* bias;            // [rows], or null
-  int64_t rows, columns;        // as the model sees them
+  const Matrix* next;           // the rows below, perhaps in another scheme, or null
+  int64_t rows, columns;        // as the model sees them; next's rows do not count
   int32_t bits, group;          // of packed ones, else 0
   int32_t type;
 
@@ -30,6 +31,10 @@ struct Matrix {
     return packed() ? static_cast<int>((columns + step - 1) / step * step) : 0;
   }
   size_t block_bytes() const { return size_t(width()) / kColumns * bits * 64; }
+
+  // With the rows below.
+  int64_t all_rows() const { return rows + (next ? next->all_rows() : 0); }
+  int all_blocks() const { return blocks() + (next ? next->all_blocks() : 0); }
 };
 
 struct Norm {

@@ -12,9 +12,11 @@
 namespace edgewise {
 namespace {
 
+constexpr int kPiece = 128;  // columns that are quantized at a time: whole groups of any size
+
 // One group of one token, from x[0, count); the rest of the group is zero.
 INLINE void quantize_group(const Quantized& q, int token, int g, const float* x, int count) {
-  float padded[128];
+  float padded[kPiece];
   if (count < q.group) {
     memset(padded, 0, sizeof padded);
     if (count > 0) memcpy(padded, x, sizeof(float) * count);
@@ -35,17 +37,22 @@ INLINE void quantize_group(const Quantized& q, int token, int g, const float* x,
   q.sum[at] = sum(total);
 }
 
-// Groups [first, last) of one token's row x of `columns` numbers.
-INLINE void quantize_row(const Quantized& q, int token, const float* x, int columns, int first, int last) {
-  for (int g = first; g < last; ++g) quantize_group(q, token, g, x + g * q.group, columns - g * q.group);
+// One piece of a token's row, from x[0, count): the piece, and perhaps numbers beyond it.
+INLINE void quantize_piece(const Activations& a, int token, int piece, const float* x, int count) {
+  for (const Quantized& q : a.sizes) {
+    if (!q.wanted()) continue;
+    const int each = kPiece / q.group, first = piece * each, left = q.groups() - first;
+    for (int g = 0; g < each && g < left; ++g)
+      quantize_group(q, token, first + g, x + g * q.group, count - g * q.group);
+  }
 }
 
-// What the codes of zero count in Isa's sums.
-template <class Isa>
+INLINE int pieces_of(int columns) { return (columns + kPiece - 1) / kPiece; }
+
+// What the code of zero counts in Isa's sums.
+template <class Isa, int BITS>
 INLINE int32_t zero_of(const Matrix& m) {
-  if (!m.packed()) return 0;
-  const int from = m.bits == 8 && Isa::kSigned ? 128 : 0;
-  return (m.minimum ? 0 : 1 << (m.bits - 1)) - from;
+  return (m.minimum ? 0 : 1 << (BITS - 1)) - (BITS == 8 && Isa::kSigned ? 128 : 0);
 }
 
 // 16 numbers of a matrix that is not packed, from `at` on.
@@ -142,6 +149,7 @@ void rows(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) 
   const int groups = m.groups(), tiles = G == 2 ? 1 : m.group / kColumns;
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const size_t first = size_t(block) * groups;
+  const int32_t zero = zero_of<Isa, BITS>(m);
   const int8_t* x[B];
   f32x16 out[B], least[B];
   for (int b = 0; b < B; ++b) {
@@ -153,7 +161,7 @@ void rows(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) 
   for (int group = 0; group < groups; group += G) {
     i32x16 dot[G][B];
     for (int g = 0; g < G; ++g)
-      for (int b = 0; b < B; ++b) dot[g][b] = i32x16{} - q.zero * sum[b * groups + group + g];
+      for (int b = 0; b < B; ++b) dot[g][b] = i32x16{} - zero * sum[b * groups + group + g];
     Isa::template dot<BITS, B, G>(codes, x, tiles, dot);
     codes += size_t(tiles) * BITS * 64;
     for (int b = 0; b < B; ++b) x[b] += tiles * kColumns;
@@ -200,7 +208,7 @@ void product(const Matrix& m, int block, const Input& in, int from, int tokens, 
   if (m.type == kBf16) return plain_rows<kBf16>(m, block, in, from, tokens, y);
   if (m.type == kFp16) return plain_rows<kFp16>(m, block, in, from, tokens, y);
   if (m.type == kFp32) return plain_rows<kFp32>(m, block, in, from, tokens, y);
-  const Quantized& q = in.q;
+  const Quantized& q = in.in8.of(m);
   switch (m.bits) {
     case 2: return block_rows<Isa, 2>(m, block, q, from, tokens, y);
     case 3: return block_rows<Isa, 3>(m, block, q, from, tokens, y);

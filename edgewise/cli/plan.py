@@ -51,7 +51,7 @@ def run_plan(model: str, options: PlanOptions) -> None:
     planner = options.planner or DEFAULT_PLANNER
     if planner not in PLANNERS:
         raise InputError(f"unknown planner '{planner}'; known planners: {', '.join(PLANNERS)}")
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     problem = make_problem(model, spec, options)
     names = tuple(PLANNERS) if options.compare else (planner,)
     outcomes = compare(problem, names)

@@ -48,7 +48,8 @@ def run_prompt(
     get_scheme(scheme)
     if not prompt.strip():
         raise PromptError("the prompt is empty")
-    spec = open_checkpoint(model).config.spec(model)
+    checkpoint = open_checkpoint(model)
+    spec = checkpoint.spec
     cluster = load_cluster(cluster_file) if cluster_file else this_machine()
     plan = Plan.load(plan_file) if plan_file else None
     if plan is not None:

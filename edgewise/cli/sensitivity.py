@@ -106,7 +106,7 @@ PREPARATION = Calibration(seed=1)  # what gptq looks at: other text than is meas
 
 def _key(asked: Asked) -> str:
     checkpoint = open_checkpoint(asked.model)
-    weights = tensor_digests(checkpoint, sorted(checkpoint.files))
+    weights = tensor_digests(checkpoint, checkpoint.tensors())
     text = asked.calibration.text
     stamp = None
     if text is not None and Path(text).is_file():

@@ -1,13 +1,15 @@
-"""Hugging Face checkpoints: read only the tensors asked for, from a folder or from the hub.
+"""Checkpoints: read only the tensors asked for, from a folder, from the hub or from a GGUF file.
 
-Only safetensors files are read. Pickled `.bin` files can run code when opened and are refused.
+Of folders and the hub only safetensors files are read. Pickled `.bin` files can run code when
+opened and are refused.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -26,15 +28,59 @@ from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import ModelError
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Decoder, Layer
-from edgewise.models.names import tensor_names
+from edgewise.models.gguf.checkpoint import GgufCheckpoint
+from edgewise.models.named import NAMED, named_file
+from edgewise.models.names import table_name, tensor_names
+from edgewise.quantization.packed import Packed
+from edgewise.specs import ModelSpec
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_JSON_BYTES = 64 * 2**20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+GGUF = ".gguf"
+# What config.json calls the types that checkpoints have, and the schemes that are the same.
+OWN_TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Checkpoint:
+class Checkpoint(Protocol):
+    """What loading a model's layers needs: its shape, and its tensors by Hugging Face's names."""
+
+    model: str
+    config: DecoderConfig
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's shape, with what the scheme `stored` means in it. Raises ModelError."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What users should know of the files."""
+        ...
+
+    def tensors(self) -> list[str]:
+        """The names of all tensors that a layer is made of."""
+        ...
+
+    def path(self, tensor: str) -> Path:
+        """The file that holds a tensor. Raises ModelError."""
+        ...
+
+    def where(self, tensor: str) -> str:
+        """A tensor's name and file, for messages."""
+        ...
+
+    def read(self, tensor: str) -> Tensor:
+        """One tensor in floating point. Raises ModelError naming the file and the tensor."""
+        ...
+
+    def stored(self, tensor: str) -> Tensor | Packed:
+        """One matrix as the files have it. Raises ModelError naming the file and the tensor."""
+        ...
+
+
+class SafetensorsCheckpoint:
     """A folder or hub repository with `config.json` and safetensors weights.
 
     `files` maps each tensor to the file that holds it. Nothing but the configuration and the index
@@ -73,6 +119,34 @@ class Checkpoint:
                 return list(file.keys())
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: corrupt or truncated safetensors file: {error}") from None
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing: the files are read as they are."""
+        return []
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model's shape; `stored` means the checkpoint's own type. Raises ModelError."""
+        hf = read_json(self.config_path)
+        name = hf.get("dtype") or hf.get("torch_dtype")
+        scheme = OWN_TYPES.get(str(name).removeprefix("torch."))
+        if scheme is None:  # the configuration does not say: the embedding's type
+            dtype = self.read(table_name(self.config.names)).dtype
+            scheme = OWN_TYPES[str(dtype).removeprefix("torch.")]
+        return self.config.spec(self.model, scheme)
+
+    def tensors(self) -> list[str]:
+        """The names of all tensors."""
+        return sorted(self.files)
+
+    def where(self, tensor: str) -> str:
+        """A tensor's name and file, for messages."""
+        return f"'{tensor}' in {self.files[self.name(tensor)]}"
+
+    def stored(self, tensor: str) -> Tensor:
+        """One matrix as the files have it."""
+        return self.read(tensor)
 
     def name(self, tensor: str) -> str:
         """The stored name of `tensor`: checkpoints of bare decoders lack the "model." in front."""
@@ -120,11 +194,31 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def open_checkpoint(model: str | Path) -> Checkpoint:
-    """Open a model: a folder, a hub id such as "Qwen/Qwen3-0.6B", or "demo", the one that ships.
+    """Open a model: a folder, a GGUF file, a hub id such as "Qwen/Qwen3-0.6B", "demo", the one that
+    ships, or another name of `named.py`.
 
-    Raises ModelError where it is neither, or holds no supported checkpoint.
+    Raises ModelError where it is none of them, or holds no supported checkpoint.
     """
-    return Checkpoint(str(model), file_source(str(model)))
+    if (path := gguf_file(str(model))) is not None:
+        return GgufCheckpoint(str(model), path)
+    return SafetensorsCheckpoint(str(model), file_source(str(model)))
+
+
+def gguf_file(model: str) -> Path | None:
+    """The GGUF file that is meant by `model`, if one is: by its path, by the folder that holds it
+    and no `config.json`, or by a name. Raises ModelError where a folder holds several."""
+    path = Path(model).expanduser()
+    if model in NAMED and not path.exists():
+        return named_file(model)
+    if path.is_file():
+        return path if path.suffix.lower() == GGUF else None
+    if not path.is_dir() or (path / CONFIG).is_file():
+        return None
+    files = sorted(x for x in path.iterdir() if x.suffix.lower() == GGUF)
+    if len(files) > 1:
+        names = ", ".join(x.name for x in files)
+        raise ModelError(f"{model}: holds several GGUF files; give one of them: {names}")
+    return files[0] if files else None
 
 
 def file_source(model: str) -> Callable[[str], Path]:
@@ -136,7 +230,9 @@ def file_source(model: str) -> Callable[[str], Path]:
             raise ModelError(f"{model}: not a model folder: {CONFIG} is missing")
         return lambda name: _in_folder(folder, name)
     if folder.exists():
-        raise ModelError(f"{model}: is a file; give the folder that holds {CONFIG}")
+        raise ModelError(
+            f"{model}: is a file, and no {GGUF} one; give the folder that holds {CONFIG}"
+        )
     if not _HUB_ID.fullmatch(model):
         raise ModelError(f"{model}: no such folder")
     return lambda name: _from_hub(model, name)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.errors import ModelError, PromptError
-from edgewise.models.checkpoint import file_source, read_json
+from edgewise.models.checkpoint import file_source, gguf_file, read_json
+from edgewise.models.gguf.tokenizer import gguf_tokenizer
 
 FILES = (
     "tokenizer.json",
@@ -91,12 +92,14 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def load_tokenizer(model: str | Path) -> Tokenizer:
-    """The tokenizer of a folder, hub id or "demo". Raises ModelError."""
+    """The tokenizer of a folder, GGUF file, hub id or named model. Raises ModelError."""
     # Imported late: it takes seconds, and workers never need it.
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    if (path := gguf_file(str(model))) is not None:
+        return Tokenizer(*gguf_tokenizer(path))
     fetch = file_source(str(model))
     folder = fetch("config.json").parent
     found = [name for name in FILES if _has(fetch, name)]

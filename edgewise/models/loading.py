@@ -12,13 +12,14 @@ from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Embedding, Layer, build_layer
 from edgewise.models.digests import tensor_digests
+from edgewise.models.finite import all_finite
 from edgewise.models.names import parameter_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
-from edgewise.quantization.packed import Packed, random_packed
-from edgewise.quantization.rounding import default_method, quantize
+from edgewise.quantization.packed import PARTS, Packed, random_packed
+from edgewise.quantization.rounding import CALIBRATED, default_method, quantize
 from edgewise.quantization.stacked import random_matrix, stored_module
 from edgewise.quantization.store import Store
-from edgewise.schemes import STORED, Family, Scheme, get_scheme
+from edgewise.schemes import Family, Scheme, get_scheme
 from edgewise.specs import LayerSpec
 
 Matrix = nn.Linear | nn.Embedding
@@ -27,7 +28,8 @@ Matrix = nn.Linear | nn.Embedding
 @dataclass(frozen=True)
 class Loader:
     """Loads layers of one checkpoint. `method` rounds (None: each family's own), `store` keeps the
-    result (None: nowhere)."""
+    result (None: nowhere). Only methods with a full name, such as "gptq:TEXT", are shown what a
+    layer is multiplied with: what they make depends on the text."""
 
     checkpoint: Checkpoint
     device: torch.device
@@ -50,19 +52,20 @@ class Loader:
         look at them. Raises ModelError, QuantizationError."""
         layer = self._layer(number, scheme, tied, moments or {})
         layer.scheme = scheme.name
+        self._check_finite(layer, number, scheme)
         return layer.requires_grad_(False)
 
     def _layer(
         self, number: int, scheme: Scheme, tied: Layer | None, moments: Mapping[str, Tensor]
     ) -> Layer:
+        shared = self._shared(number, scheme, tied)
         if scheme.family is Family.STORED:
             spec = self.checkpoint.spec.layers[number]
-            if spec.stored:
-                return self._as_stored(number, get_scheme(spec.compute), tied)
             scheme = get_scheme(spec.compute)
+            if spec.stored:
+                return self._as_stored(number, scheme, shared)
         layer, dtype = self._empty(number), getattr(torch, scheme.compute)
         matrices = _stored(layer, scheme)
-        shared = self._shared(number, scheme, tied)
         state = {}
         for parameter, empty in layer.state_dict().items():
             if parameter.removesuffix(".weight") in matrices and parameter.endswith(".weight"):
@@ -80,7 +83,7 @@ class Loader:
             setattr(layer, name, _module(module, packed[name]))
         return layer
 
-    def _as_stored(self, number: int, compute: Scheme, tied: Layer | None) -> Layer:
+    def _as_stored(self, number: int, compute: Scheme, shared: Tensor | Packed | None) -> Layer:
         """Layer `number` with its matrices as the checkpoint has them, the rest in a type."""
         layer, dtype = self._empty(number), getattr(torch, compute.compute)
         matrices = dict(matrix_modules(layer))
@@ -90,12 +93,12 @@ class Loader:
                 names = self._names(layer, parameter, number)
                 state[parameter] = self._read(names, empty.shape, dtype)
         layer.load_state_dict(state, strict=False, assign=True)
-        shared = self._shared(number, get_scheme(STORED), tied)
         for name, module in matrices.items():
             names = self._names(layer, f"{name}.weight", number)
-            parts = [self._part(x, module.weight.shape[1]) for x in names]
             if name == "out" and shared is not None:
                 parts = [shared]
+            else:
+                parts = [self._part(x, module.weight.shape[1]) for x in names]
             rows = sum(part.shape[0] for part in parts)
             if rows != module.weight.shape[0]:
                 raise ModelError(
@@ -113,6 +116,20 @@ class Loader:
                 f"{list(part.shape)}, but the configuration asks for rows of {columns}"
             )
         return part.to(self.device)
+
+    def _check_finite(self, layer: Layer, number: int, scheme: Scheme) -> None:
+        """Raise ModelError where weights hold what is no number, or none that the type can hold."""
+        for parameter, value in layer.state_dict().items():
+            if value.is_floating_point() and not all_finite(value):
+                module, _, last = parameter.rpartition(".")
+                module = module.partition(".parts.")[0]
+                own = last if last not in PARTS else "weight"
+                names = self._names(layer, f"{module}.{own}" if module else own, number)
+                raise ModelError(
+                    f"{self.checkpoint.model}: layer {number} in {scheme.name}: "
+                    f"{', '.join(names)} holds numbers that are not finite; the file is damaged, "
+                    f"or {scheme.name} is too narrow for them: try bf16 or fp32"
+                )
 
     def is_stored(self, number: int, scheme: Scheme) -> bool:
         """Whether a layer is kept, quantized by this method."""
@@ -145,10 +162,10 @@ class Loader:
 
     def _path(self, tensors: Mapping[str, tuple[str, ...]], scheme: Scheme) -> Path | None:
         """Where the store keeps these matrices."""
-        if self.store is None:
+        method = self.method or default_method(scheme)
+        if self.store is None or method in CALIBRATED:
             return None
         digests = tensor_digests(self.checkpoint, [x for names in tensors.values() for x in names])
-        method = self.method or default_method(scheme)
         return self.store.path([*tensors, *digests], scheme, method)
 
     def _packed(
@@ -166,13 +183,15 @@ class Loader:
             kept = self.store.read(path, scheme)
             if kept is not None and kept.keys() == matrices.keys():
                 return {name: x.to(self.device) for name, x in kept.items()}
+        # What is kept must not depend on more than its name says.
+        looked_at = moments if ":" in (self.method or "") else {}
         found = {}
         for name, module in matrices.items():
             whole = self._read(tensors[name], module.weight.shape)
             where = f"{self.checkpoint.model}: {', '.join(tensors[name])}"
             # Looking rows up is no product: a table has no inputs that a method could look at.
             method = None if isinstance(module, nn.Embedding) else self.method
-            found[name] = quantize(whole, scheme, method, moments.get(name), name=where)
+            found[name] = quantize(whole, scheme, method, looked_at.get(name), name=where)
             del whole
         if self.store is not None and path is not None:
             self.store.write(path, found)

@@ -1,6 +1,7 @@
 """What a model in some schemes is worth, beside the same model at full precision."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType, get_scheme
 
 SLOTS = 64  # questions answered at a time
+LARGEST = math.log(sys.float_info.max)  # that has an exponential
 MOST_UNPACKED = 2**30  # bytes of a packed model that may be made whole while it answers
 FULL = "fp32"
 
@@ -45,7 +47,8 @@ class Quality:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss)
+        """Infinite where it is beyond floating point."""
+        return math.exp(self.loss) if self.loss < LARGEST else math.inf
 
 
 def evaluate(

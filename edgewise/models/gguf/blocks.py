@@ -126,8 +126,9 @@ _TWICE_E2M1 = [16 + sign * x for sign in (1, -1) for x in (0, 1, 2, 3, 4, 6, 8, 
 def _mxfp4(blocks: Tensor) -> Decoded:
     exponent, q = _fields(blocks, 1, 16)
     codes = torch.tensor(_TWICE_E2M1, dtype=torch.uint8)[_apart(q, 4, 16).long()]
-    # Half of 2**(e - 127): a bf16 number for every e.
-    return Decoded(codes, torch.ldexp(torch.ones(()), exponent.int() - 128))
+    # Half of 2**(e - 127), by its bits: the two smallest have no exponent left. All fit bf16.
+    e = exponent.int()
+    return Decoded(codes, torch.where(e < 2, 0x00200000 << e, (e - 1) << 23).view(torch.float32))
 
 
 @dataclass(frozen=True, slots=True)

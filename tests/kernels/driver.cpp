@@ -1,6 +1,7 @@
 // Random shapes through every instruction set that the machine has, on buffers of just the right
-// size: products against doubles, whole matrices, blocks and rounding against the portable code. Built with
-// sanitizers, and for other processors, by test_sources.py. Prints what differs; exits with 1.
+// size: products against doubles, whole matrices, blocks and rounding against the portable code.
+// Built with sanitizers, and for other processors, by test_sources.py. Prints what differs; exits
+// with 1.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -274,8 +275,9 @@ static double lost(const char* isa, Owned& from, int bits, int group, bool asymm
 static void roundings(const char* isa, int rounds) {
   static const Type kPlain[] = {kBf16, kFp16, kFp32};
   for (int round = 0; round < rounds; ++round) {
-    Owned from(draw(1, 40), draw(1, 200), kPlain[draw(0, 2)], false);
     const int bits = kBits[draw(0, 5)], group = 16 << draw(0, 3);
+    const int columns = group < kColumns ? kColumns * draw(1, 6) : draw(1, 200);
+    Owned from(draw(1, 40), columns, kPlain[draw(0, 2)], false);
     const bool asymmetric = draw(0, 1), doubled = draw(0, 1);
     const double right = lost("portable", from, bits, group, asymmetric, doubled);
     const double other = lost(isa, from, bits, group, asymmetric, doubled);

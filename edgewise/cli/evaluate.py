@@ -32,7 +32,7 @@ def run_evaluate(
     """Measure a plan, or one scheme throughout, against full precision."""
     if plan_file is not None and scheme is not None:
         raise InputError("give either --plan or --scheme")
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     if plan_file is not None:
         plan = Plan.load(plan_file)
         plan.check_model(spec)

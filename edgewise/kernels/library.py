@@ -20,7 +20,8 @@ TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2, torch.float16: 3}
 
 class Matrix(ctypes.Structure):
     _fields_ = (
-        ("codes", c_void_p), ("scale", c_void_p), ("minimum", c_void_p), ("bias", c_void_p),
+        ("codes", c_void_p), ("scale", c_void_p), ("minimum", c_void_p),
+        ("row_scale", c_void_p), ("row_minimum", c_void_p), ("bias", c_void_p), ("next", c_void_p),
         ("rows", c_int64), ("columns", c_int64),
         ("bits", c_int32), ("group", c_int32), ("type", c_int32),
     )  # fmt: skip

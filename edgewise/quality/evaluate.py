@@ -102,7 +102,7 @@ def evaluate(
         bleu=bleu(found, answers),
         exact_match=sum(exact_match(*x) for x in pairs) / len(pairs),
         f1=sum(f1(*x) for x in pairs) / len(pairs),
-        ratio=quantization_ratio(config.spec(model), schemes),
+        ratio=quantization_ratio(open_checkpoint(model).spec, schemes),
         weight_bytes=weight_bytes,
     )
 
@@ -110,9 +110,10 @@ def evaluate(
 def _unpack(shard: Shard) -> None:
     """Matrices that torch would make whole at every step are made whole once."""
     for layer in shard.layers:
-        for name, module in list(layer.named_children()):
-            if isinstance(module, PackedLinear) and module.native() is None:
-                setattr(layer, name, module.whole())
+        for owner in list(layer.modules()):
+            for name, module in list(owner.named_children()):
+                if isinstance(module, PackedLinear) and module.native() is None:
+                    setattr(owner, name, module.whole())
 
 
 def num_steps(model: str, count: int) -> int:

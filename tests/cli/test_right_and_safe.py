@@ -131,7 +131,7 @@ def test_plans_use_the_schemes_of_a_sensitivity(command, tmp_path):
 
 
 def test_a_profile_is_of_the_code_that_was_timed(monkeypatch):
-    spec = open_checkpoint("demo").config.spec("demo")
+    spec = open_checkpoint("demo").spec
     cluster = Cluster((Device("a", 10**9),), (), "a")
     keys = {profile_key(spec, cluster, ["fp32"])}
     monkeypatch.setattr(kernels, "instruction_set", lambda: "another")

@@ -17,7 +17,8 @@ from edgewise.quantization import quantize
 from edgewise.quantization.packed import Packed, random_packed
 from edgewise.schemes import SCHEMES, Family, Scheme, get_scheme
 
-PACKED = [scheme for scheme in SCHEMES.values() if scheme.family is not Family.FLOAT]
+UNPACKED = (Family.FLOAT, Family.STORED)
+PACKED = [scheme for scheme in SCHEMES.values() if scheme.family not in UNPACKED]
 GROUPED = [scheme for scheme in PACKED if scheme.family is Family.GROUPED]
 # Every width, every group, every kind of sides; not every combination.
 SOME = [

@@ -49,7 +49,7 @@ constexpr int kOk = 0, kNoMemory = 1;
 
 size_t linear_scratch(const Matrix& m, int tokens) {
   Scratch needed(nullptr);
-  Quantized(needed, m, tokens);
+  Activations(needed, m, tokens);
   return needed.used();
 }
 
@@ -98,7 +98,7 @@ EXPORT int edgewise_linear(const Matrix* m, const float* x, int tokens, float* y
   return kOk;
 }
 
-// Rows of blocks [first, last) as bf16 [rows, columns].
+// Rows of blocks [first, last) as bf16 [rows, columns], of m alone, without the rows below it.
 EXPORT int edgewise_whole(const Matrix* m, int first, int last, uint16_t* out, int threads) {
   run(threads, [&](Crew& crew) { current().whole(crew, *m, first, last, out); });
   return kOk;

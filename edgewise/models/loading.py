@@ -12,10 +12,11 @@ from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Embedding, Head, Layer, build_layer
 from edgewise.models.digests import tensor_digests
+from edgewise.models.finite import all_finite
 from edgewise.models.names import table_name, tensor_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
-from edgewise.quantization.packed import Packed, random_packed
-from edgewise.quantization.rounding import default_method, quantize
+from edgewise.quantization.packed import PARTS, Packed, random_packed
+from edgewise.quantization.rounding import CALIBRATED, default_method, quantize
 from edgewise.quantization.store import Store
 from edgewise.schemes import Family, Scheme
 
@@ -25,7 +26,8 @@ Matrix = nn.Linear | nn.Embedding
 @dataclass(frozen=True)
 class Loader:
     """Loads layers of one checkpoint. `method` rounds (None: each family's own), `store` keeps the
-    result (None: nowhere)."""
+    result (None: nowhere). What a method makes of a layer's inputs is kept under the method's full
+    name only, such as "gptq:TEXT", since it depends on the text."""
 
     checkpoint: Checkpoint
     device: torch.device
@@ -64,7 +66,21 @@ class Loader:
         packed |= self._packed(layer, own, number, scheme, moments or {}) if own else {}
         for name, module in matrices.items():
             setattr(layer, name, _module(module, packed[name]))
+        self._check_finite(layer, number, scheme)
         return layer.requires_grad_(False)
+
+    def _check_finite(self, layer: Layer, number: int, scheme: Scheme) -> None:
+        """Raise ModelError where weights hold what is no number, or none that the type can hold."""
+        for parameter, value in layer.state_dict().items():
+            if value.is_floating_point() and not all_finite(value):
+                module, _, last = parameter.rpartition(".")
+                own = last not in PARTS
+                names = self._names(layer, parameter if own else f"{module}.weight", number)
+                raise ModelError(
+                    f"{self.checkpoint.model}: layer {number} in {scheme.name}: "
+                    f"{', '.join(names)} holds numbers that are not finite; the file is damaged, "
+                    f"or {scheme.name} is too narrow for them: try bf16 or fp32"
+                )
 
     def is_stored(self, number: int, scheme: Scheme) -> bool:
         """Whether a layer is kept, quantized by this method."""
@@ -101,10 +117,10 @@ class Loader:
 
     def _path(self, tensors: Mapping[str, tuple[str, ...]], scheme: Scheme) -> Path | None:
         """Where the store keeps these matrices."""
-        if self.store is None:
+        method = self.method or default_method(scheme)
+        if self.store is None or method in CALIBRATED:
             return None
         digests = tensor_digests(self.checkpoint, [x for names in tensors.values() for x in names])
-        method = self.method or default_method(scheme)
         return self.store.path([*tensors, *digests], scheme, method)
 
     def _packed(

@@ -29,7 +29,7 @@ from edgewise.cli.options import (
 )
 from edgewise.errors import EdgewiseError, PromptError
 from edgewise.planning.problem import Objective
-from edgewise.schemes import DEFAULT, CacheType
+from edgewise.schemes import CANDIDATES, DEFAULT, CacheType
 
 app = typer.Typer(
     name="edgewise",
@@ -249,7 +249,7 @@ def study(
 @app.command()
 def sensitivity(
     model: Model,
-    schemes: Schemes = "q2g64,q3g64,q4g64,q5g64,q6g64,q8g64,bf16",
+    schemes: Schemes = ",".join(CANDIDATES),
     metric: Annotated[str, typer.Option(help="kl, weights (DILEMMA) or variance (LLM-PQ).")] = "kl",
     rounding: Rounding = None,
     text: Text = None,

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from edgewise.cli.sensitivity import calibration_text
-from edgewise.cli.terminal import plan_table, progress
+from edgewise.cli.terminal import bars, plan_table, progress
 from edgewise.planning import PLANNERS, PlanResult, Problem
 from edgewise.plans import Plan
 from edgewise.quality.calibration import Calibration
 from edgewise.quality.plan_loss import Loss, plan_losses
 from edgewise.quality.promise import Kept, Round, keep
+from edgewise.quality.rounding import calibration_text
 from edgewise.quantization.store import Store
 
 # Text that a plan's true loss is measured on: none it was made by.
@@ -27,7 +27,7 @@ def keep_promise(
     if sensitivity.metric != "kl":
         screen.print(f"The loss of this plan is predicted ({sensitivity.metric}), not measured.")
         return None
-    ids = calibration_text(model, HELD_OUT, screen.quiet)
+    ids = calibration_text(model, HELD_OUT, bars(screen.quiet))
 
     def plan_within(budget: float) -> PlanResult:
         if budget == problem.budget:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.loading import Loader
-from edgewise.quality.streaming import Head, divergences, run_layer
+from edgewise.quality.streaming import ToLogits, divergences, run_layer
 from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType, get_scheme
 
@@ -63,7 +63,7 @@ def plan_losses(
                 full = run_layer(config, number, layer, full)
         on_step(f"layer {number}")
 
-    def head(name: str) -> Head:
+    def head(name: str) -> ToLogits:
         layer = loader.layer(last, get_scheme(name))
         return lambda x: run_layer(config, last, layer, x)
 

@@ -23,7 +23,7 @@ from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader, matrix_modules
-from edgewise.quality.streaming import Head, cross_entropy, divergences, run_layer, watched
+from edgewise.quality.streaming import ToLogits, cross_entropy, divergences, run_layer, watched
 from edgewise.quantization.linear import PackedModule
 from edgewise.quantization.store import Store
 from edgewise.schemes import Scheme, get_scheme
@@ -88,7 +88,7 @@ class _Pass:
     def run(self, number: int, layer: Layer, x: Tensor) -> Tensor:
         return run_layer(self.checkpoint.config, number, layer, x)
 
-    def head(self, scheme: Scheme) -> Head:
+    def head(self, scheme: Scheme) -> ToLogits:
         number = self.checkpoint.config.num_layers - 1
         layer = self.load(number, scheme)
         return lambda x: self.run(number, layer, x)

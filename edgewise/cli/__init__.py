@@ -13,6 +13,7 @@ from rich.console import Console
 
 from edgewise import __version__
 from edgewise.cli.options import (
+    CANDIDATE_NAMES,
     ClusterFile,
     Json,
     KVCache,
@@ -29,7 +30,7 @@ from edgewise.cli.options import (
 )
 from edgewise.errors import EdgewiseError, PromptError
 from edgewise.planning.problem import Objective
-from edgewise.schemes import CANDIDATES, DEFAULT, CacheType
+from edgewise.schemes import DEFAULT, CacheType
 
 app = typer.Typer(
     name="edgewise",
@@ -249,7 +250,7 @@ def study(
 @app.command()
 def sensitivity(
     model: Model,
-    schemes: Schemes = ",".join(CANDIDATES),
+    schemes: Schemes = CANDIDATE_NAMES,
     metric: Annotated[str, typer.Option(help="kl, weights (DILEMMA) or variance (LLM-PQ).")] = "kl",
     rounding: Rounding = None,
     text: Text = None,

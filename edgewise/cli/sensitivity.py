@@ -61,7 +61,7 @@ def cached_sensitivity(
 
 def _measured(asked: Asked, quiet: bool) -> Sensitivity:
     ids = calibration_text(asked.model, asked.calibration, bars(quiet))
-    with progress("measuring layers", num_steps(asked.model), quiet) as advance:
+    with progress("measuring layers", num_steps(asked.model, len(asked.schemes)), quiet) as advance:
         return measure_sensitivity(
             asked.model,
             asked.schemes,

@@ -21,13 +21,15 @@ from edgewise.quality.writing import write
 
 WRITING = 1  # version of how models write
 MOST_BYTES = 64 * 2**20  # of a text file
+ENGLISH = "english"  # prose that every Python comes with: its own documentation
 _DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """`count` sequences of `length` tokens. `text` is a file, or a data set such as
-    "wikitext:wikitext-2-raw-v1:validation"; None lets the model write, seeded."""
+    """`count` sequences of `length` tokens. `text` is a file, "english" for pieces of Python's own
+    documentation, or a data set such as "wikitext:wikitext-2-raw-v1:validation"; None lets the
+    model write. `seed` is of what it writes, and of the pieces."""
 
     text: str | None = None
     count: int = 32
@@ -66,6 +68,8 @@ def sequences(
         )
     if asked.text is None:
         return written_by(model, asked, on_token)
+    if asked.text == ENGLISH:
+        return _pieces(load_tokenizer(model).encode(_english()), asked)
     wanted = asked.count * asked.length
     ids: list[int] = []
     encode = load_tokenizer(model).encode
@@ -95,6 +99,27 @@ def written_by(
     if path is not None:
         write_atomically(path, lambda partial: save_file({"ids": ids}, partial))
     return ids
+
+
+def _pieces(ids: list[int], asked: Calibration) -> Tensor:
+    """Pieces [count, length] of a text, none twice, the seed's share of all of them. Raises
+    InputError where there are too few."""
+    pieces = torch.tensor(ids[: len(ids) // asked.length * asked.length]).view(-1, asked.length)
+    if len(pieces) < asked.count:
+        raise InputError(f"{asked.text}: {len(pieces)} pieces of text, not {asked.count}")
+    # One order for all seeds, so that texts of neighbouring seeds have no piece in common.
+    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(0))
+    first = asked.seed * asked.count % len(pieces)
+    return pieces[order.roll(-first)[: asked.count]]
+
+
+def _english() -> str:
+    """Raises InputError for a Python that was installed without its documentation."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise InputError("this Python comes without its documentation; give a file") from None
+    return re.sub(r"\s+", " ", " ".join(topics[name] for name in sorted(topics)))
 
 
 def _texts(name: str) -> Iterator[str]:

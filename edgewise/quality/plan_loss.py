@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -43,11 +44,12 @@ class Loss:
         )
 
 
+@lru_cache
 def student_t(level: float, freedom: int) -> float:
     """What Student's t with `freedom` degrees of freedom, at least 1, exceeds with probability
     `level` <= 1/2. With t = sqrt(freedom) tan(a), its density is that of cos(a)^(freedom - 1)."""
     freedom = max(freedom, 1)
-    angles = np.linspace(0.0, np.pi / 2, 100_001)
+    angles = np.linspace(0.0, np.pi / 2, 20_001)
     density = np.cos(angles) ** (freedom - 1)
     parts = (density[1:] + density[:-1]) / 2
     above = np.append(np.cumsum(parts[::-1])[::-1], 0.0) / parts.sum() / 2

@@ -44,7 +44,7 @@ def test_layers_share_that_as_they_would_lose_alone(checkpoint):
     ]
     shares, expected = ([x / sum(y) for x in y] for y in (losses, alone))
     assert max(expected) > 4 * min(expected)
-    assert shares == pytest.approx(expected, rel=0.5, abs=0.05)
+    assert shares == pytest.approx(expected, rel=0.5, abs=0.08)
 
 
 def test_the_reference_is_what_transformers_calls_the_loss(checkpoint, ids):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
-from edgewise.models.decoder import Layer
+from edgewise.models.decoder import Block, Layer
 from edgewise.models.loading import Loader, matrix_modules
 from edgewise.models.shard import load_shard
 from edgewise.quality.fisher import block_gradient, head_gradient, quadratic_loss
@@ -151,6 +151,7 @@ class _Pass:
             before, output = self.ids, states[0]
             if number > 0:
                 before, full = states[number - 1], self.load(number, FULL)
+                assert isinstance(full, Block)
                 output, below = block_gradient(
                     self.checkpoint.config, number, full, before, gradient
                 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from edgewise.cli.terminal import bars, console, print_json, progress
+from edgewise.cli.terminal import bars, console, finite, print_json, progress
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
@@ -31,7 +31,7 @@ def run_evaluate(
     """Measure a plan, or one scheme throughout, against full precision."""
     if plan_file is not None and scheme is not None:
         raise InputError("give either --plan or --scheme")
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     if plan_file is not None:
         plan = Plan.load(plan_file)
         plan.check_model(spec)
@@ -54,7 +54,7 @@ def run_evaluate(
     if as_json:
         document = {"model": model, "schemes": schemes, "rounding": rounding, "cache": cache}
         document |= asdict(found)
-        print_json({**document, "perplexity": found.perplexity})
+        print_json({**document, "perplexity": finite(found.perplexity)})
 
 
 def quality_table(model: str, schemes: tuple[str, ...], found: Quality) -> Table:

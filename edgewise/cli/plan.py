@@ -52,7 +52,7 @@ def run_plan(model: str, options: PlanOptions) -> None:
     planner = options.planner or DEFAULT_PLANNER
     if planner not in PLANNERS:
         raise InputError(f"unknown planner '{planner}'; known planners: {', '.join(PLANNERS)}")
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     problem = make_problem(model, spec, options)
     rounding = rounding_for(model, problem.schemes, options.rounding, bars(options.as_json))
     options = replace(options, rounding=rounding)

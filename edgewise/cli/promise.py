@@ -29,7 +29,7 @@ def keep_promise(
             return chosen
         return PLANNERS[chosen.planner](replace(problem, budget=budget))
 
-    def losses_of(plan: Plan, attempt: int) -> list[Loss]:
+    def loss_of(plan: Plan, attempt: int) -> Loss:
         return verify(
             model,
             plan.schemes,
@@ -49,7 +49,7 @@ def keep_promise(
             f"{problem.budget:.4g} nats per token"
         )
 
-    kept = keep(problem.budget, plan_within, losses_of, say)
+    kept = keep(problem.budget, plan_within, loss_of, say)
     if kept.result is not chosen:
         screen.print(plan_table(kept.result))
     return kept

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
@@ -48,6 +48,12 @@ def progress(what: str, total: int | None, as_json: bool) -> Iterator["Advance"]
 def bars(quiet: bool) -> Callable[[str, int | None], AbstractContextManager[Advance]]:
     """Progress bars, for what shows how it goes (`Show` in quality/rounding.py)."""
     return lambda what, total: progress(what, total, quiet)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """What users should know, on stderr."""
+    for note in notes:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"note: {escape(note)}")
 
 
 def print_text(text: str) -> None:

@@ -117,7 +117,7 @@ def _shards(
     store: Store | None,
 ) -> Iterator[Shard]:
     """The model in stretches of layers, one in memory at a time; room for one sequence in each."""
-    layers, start = checkpoint.config.spec(checkpoint.model).layers, 0
+    layers, start = checkpoint.spec.layers, 0
     while start < len(layers):
         end, size = start, 0
         while end < len(layers) and (end == start or size <= MOST_BYTES):

@@ -3,15 +3,15 @@ and if that may be too much, the planner gets a smaller budget and tries again.
 
 "May" is the upper end of an interval, and every attempt is measured on fresh text, which neither it
 nor any plan before it was decided by. Attempt i = 0, 1, ... may be wrong with probability
-WRONG / 2^(i+1), shared among the kinds of text: so the chance that a plan is kept whose mean loss
-on any of them is beyond the budget is below WRONG, however many attempts it took.
+WRONG / 2^(i+1): so the chance that a plan is kept whose mean loss on such text is beyond the budget
+is below WRONG, however many attempts it took.
 
 Layers do not lose independently, so what a plan loses can exceed the sum of what its layers lose
 one by one; and a planner picks plans that look better than they are on the text measured. The
 next budget is the last plan's loss in proportion, and a little less.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edgewise.errors import Infeasible
@@ -28,8 +28,7 @@ LEAST_STEP = 0.01  # budgets closer together than this are the same
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One attempt: what the planner was allowed, and what its plan loses on the kind of text that
-    it may lose most on."""
+    """One attempt: what the planner was allowed, and what its plan loses."""
 
     budget: float
     predicted: float
@@ -48,12 +47,12 @@ class Kept:
 def keep(
     budget: float,
     plan_within: Callable[[float], PlanResult],
-    losses_of: Callable[[Plan, int], Sequence[Loss]],
+    loss_of: Callable[[Plan, int], Loss],
     on_round: Callable[[Round], None] = lambda found: None,
 ) -> Kept:
-    """Plan, measure, tighten until the measured loss surely holds. `losses_of` measures a plan on
-    fresh text of several kinds, other text for every attempt. Raises Infeasible, which says by how
-    much it cannot, and what would help."""
+    """Plan, measure, tighten until the measured loss surely holds. `loss_of` measures a plan, on
+    other text for every attempt. Raises Infeasible, which says by how much it cannot, and what
+    would help."""
     rounds, tried = list[Round](), dict[tuple[str, ...], Round]()
     allowed, too_small, refusal = budget * FIRST, 0.0, None
     for _ in range(ROUNDS):
@@ -69,10 +68,9 @@ def keep(
         schemes, predicted = result.plan.schemes, result.estimate.loss
         if schemes not in tried:
             attempt = len(tried)
-            losses = losses_of(result.plan, attempt)
-            level = WRONG / 2 ** (attempt + 1) / len(losses)
-            upper, mean = max((x.upper(level), x.mean) for x in losses)
-            tried[schemes] = Round(allowed, predicted, mean, upper)
+            loss = loss_of(result.plan, attempt)
+            upper = loss.upper(WRONG / 2 ** (attempt + 1))
+            tried[schemes] = Round(allowed, predicted, loss.mean, upper)
         rounds.append(replace(tried[schemes], budget=allowed))
         on_round(rounds[-1])
         if rounds[-1].upper <= budget:

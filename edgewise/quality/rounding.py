@@ -35,7 +35,7 @@ def rounding_for(
     Full names of other texts are left alone, since only who collected them knows these; where
     nothing is rounded in groups, or nothing can be kept, so are short names. Raises InputError,
     ModelError, QuantizationError."""
-    families = {get_scheme(name).family for name in schemes} - {Family.FLOAT}
+    families = {get_scheme(name).family for name in schemes} - {Family.FLOAT, Family.STORED}
     method, _, known = (rounding or next(iter(METHODS[Family.GROUPED]))).partition(":")
     if families != {Family.GROUPED} or method not in METHODS[Family.GROUPED]:
         return rounding

@@ -14,7 +14,7 @@ from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.schemes import get_scheme
 
-PRECISIONS = ("bf16", "q8g64", "q4g64")  # the first that fits into memory writes
+PRECISIONS = ("bf16", "stored", "q8g64", "q4g64")  # the first that fits into memory writes
 MOST_MEMORY = 0.8  # of what is free
 
 
@@ -70,7 +70,7 @@ class _Cache:
 
 
 def _precision(checkpoint: Checkpoint, count: int, length: int) -> str:
-    spec, room = checkpoint.config.spec(checkpoint.model), MOST_MEMORY * _free_bytes()
+    spec, room = checkpoint.spec, MOST_MEMORY * _free_bytes()
     cache = 2 * count * length * spec.kv_width * spec.num_blocks
     for name in PRECISIONS:
         if sum(x.weight_bytes(get_scheme(name)) for x in spec.layers) + cache <= room:

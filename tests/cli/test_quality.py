@@ -8,13 +8,13 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.quality.calibration import sequences
 from edgewise.quality.plan_loss import plan_losses
-from edgewise.quality.verification import texts
+from edgewise.quality.verification import text_of
 from edgewise.sensitivities import Sensitivity
 from edgewise.simulation.rooflines import Figures, make_profile
 
 FEW = ("--sequences", 2, "--length", 16)
 SCHEMES = ("q2g64", "q4g64", "bf16")
-SPEC = open_checkpoint("demo").config.spec("demo")
+SPEC = open_checkpoint("demo").spec
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_a_quality_budget_is_kept(answer, files):
     assert rounds[-1]["measured"] < rounds[-1]["upper"] <= 0.05
     plan = Plan.load(files / "plan.json")
     assert json.loads(plan.to_json()) == found["plan"]
-    (text,) = texts("demo", len(rounds) - 1)  # it knows no English
-    found = plan_losses("demo", [plan.schemes], sequences("demo", text), method=plan.rounding)
+    ids = sequences("demo", text_of("demo", len(rounds) - 1))
+    found = plan_losses("demo", [plan.schemes], ids, method=plan.rounding)
     assert found[0].mean == pytest.approx(rounds[-1]["measured"])
     assert plan.rounding.startswith("nearest:")
     ran = answer("run", "demo", "hello", "--cluster", files / "cluster.toml", "--plan",

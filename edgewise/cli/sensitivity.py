@@ -12,7 +12,7 @@ from edgewise.cli.terminal import bars, console, print_json, progress
 from edgewise.errors import ProfileError
 from edgewise.quality.calibration import Calibration, text_key
 from edgewise.quality.rounding import calibration_text, rounding_for
-from edgewise.quality.sensitivity import measure_sensitivity, num_steps
+from edgewise.quality.sensitivity import MEASURING, measure_sensitivity, num_steps
 from edgewise.quantization.store import Store
 from edgewise.sensitivities import VERSION, Sensitivity
 
@@ -75,7 +75,7 @@ def _measured(asked: Asked, quiet: bool) -> Sensitivity:
 
 def _key(asked: Asked) -> str:
     text = text_key(asked.model, asked.calibration)
-    return cache_key(VERSION, text, asked.schemes, asked.metric, asked.rounding)
+    return cache_key(VERSION, MEASURING, text, asked.schemes, asked.metric, asked.rounding)
 
 
 def sensitivity_table(found: Sensitivity) -> Table:

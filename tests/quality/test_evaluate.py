@@ -42,7 +42,7 @@ def full():
 
 class TestEvaluate:
     def test_full_precision_loses_nothing(self, full):
-        assert full.kl == 0.0
+        assert full.kl < 1e-9  # two ways through the same weights
         assert full.loss == full.full_loss
         assert full.ratio == 1.0
         assert full.exact_match == 1.0

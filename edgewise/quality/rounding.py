@@ -35,7 +35,12 @@ def rounding_for(
     Full names of other texts are left alone, since only who collected them knows these; where
     nothing is rounded in groups, or nothing can be kept, so are short names. Raises InputError,
     ModelError, QuantizationError."""
-    families = {get_scheme(name).family for name in schemes} - {Family.FLOAT, Family.STORED}
+    wanted = [
+        tuple({layer.concrete(get_scheme(name)).name for name in schemes})
+        for layer in open_checkpoint(model).spec.layers
+    ]
+    families = {get_scheme(name).family for names in wanted for name in names}
+    families -= {Family.FLOAT, Family.STORED}
     method, _, known = (rounding or next(iter(METHODS[Family.GROUPED]))).partition(":")
     if families != {Family.GROUPED} or method not in METHODS[Family.GROUPED]:
         return rounding
@@ -48,9 +53,7 @@ def rounding_for(
         return rounding
     name = calibrated(method, key)
     if sees_pairs(method):
-        layers = open_checkpoint(model).config.num_layers
-        grouped = [name for name in schemes if get_scheme(name).family is Family.GROUPED]
-        make_layers(model, [grouped] * layers, name, LOOKED_AT, show)
+        make_layers(model, wanted, name, LOOKED_AT, show)
     return name
 
 

@@ -98,6 +98,7 @@ def test_commands_collect_them_once(cache):
     path = statistics_path(statistics_key("demo"))
     made = path.stat().st_mtime_ns
     assert rounding_for("demo", ["q4g64"], "nearest") == name
+    assert rounding_for("demo", ["4bit"]) == name  # a recipe
     assert path.stat().st_mtime_ns == made
     # Nothing to look at, or what only others know.
     assert rounding_for("demo", ["bf16"]) is None

@@ -23,6 +23,8 @@ from itertools import product
 from edgewise.errors import SchemeError
 
 DEFAULT = "fp32"
+# What plans choose among where quality matters: one for each width.
+CANDIDATES = ("q2g16ad", "q3g32ad", "q4g32ad", "q5g32ad", "q6g32d", "q8g32d", "bf16")
 STORED = "stored"
 BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (16, 32, 64, 128)

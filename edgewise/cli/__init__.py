@@ -13,6 +13,7 @@ from rich.console import Console
 
 from edgewise import __version__
 from edgewise.cli.options import (
+    CANDIDATE_NAMES,
     ClusterFile,
     Json,
     KVCache,
@@ -251,7 +252,7 @@ def study(
 @app.command()
 def sensitivity(
     model: Model,
-    schemes: Schemes = "q2g64,q3g64,q4g64,q5g64,q6g64,q8g64,bf16",
+    schemes: Schemes = CANDIDATE_NAMES,
     metric: Annotated[str, typer.Option(help="kl, weights (DILEMMA) or variance (LLM-PQ).")] = "kl",
     rounding: Rounding = None,
     text: Text = None,

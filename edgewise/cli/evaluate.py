@@ -5,14 +5,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from edgewise.cli.sensitivity import make_ready
-from edgewise.cli.terminal import console, finite, print_json, progress
+from edgewise.cli.terminal import bars, console, finite, print_json, progress
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.quality.evaluate import Quality, evaluate, num_steps
 from edgewise.quality.examples import load_examples
-from edgewise.quality.prepare import full_name
+from edgewise.quality.rounding import rounding_for
 from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType, get_scheme
 from edgewise.units import format_bytes
@@ -40,13 +39,13 @@ def run_evaluate(
     else:
         schemes = (get_scheme(scheme or "fp32").name,) * spec.num_layers
     examples = load_examples(data, limit)
-    make_ready(model, tuple(dict.fromkeys(schemes)), rounding, as_json)
+    rounding = rounding_for(model, tuple(dict.fromkeys(schemes)), rounding, bars(as_json))
     with progress("evaluating", num_steps(model, len(examples)), as_json) as advance:
         found = evaluate(
             model,
             schemes,
             examples,
-            method=full_name(model, rounding),
+            method=rounding,
             cache=cache,
             store=Store.default(),
             on_step=advance,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edgewise.errors import InputError
-from edgewise.schemes import CacheType
+from edgewise.schemes import CANDIDATES, CacheType
 from edgewise.specs import Workload
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -37,6 +37,7 @@ Text = Annotated[
 Sequences = Annotated[int, typer.Option(min=1, help="Sequences of that text.")]
 Length = Annotated[int, typer.Option(min=2, help="Tokens of each sequence.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of what the model writes.")]
+CANDIDATE_NAMES = ",".join(CANDIDATES)
 Schemes = Annotated[str, typer.Option(help="Schemes to choose from, with commas between.")]
 
 

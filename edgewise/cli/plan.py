@@ -9,15 +9,15 @@ from edgewise.cli.prepare import best, compare, comparison_json
 from edgewise.cli.profile import cached_profile, check_reachable
 from edgewise.cli.promise import keep_promise
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
-from edgewise.cli.terminal import comparison_table, console, plan_table, print_json
+from edgewise.cli.terminal import bars, comparison_table, console, plan_table, print_json
 from edgewise.cluster_files import load_cluster
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible, InputError, PlanError, ProfileError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PLANNERS, Objective, Problem
 from edgewise.profiles import Profile
-from edgewise.quality.prepare import full_name
-from edgewise.schemes import DEFAULT, get_scheme
+from edgewise.quality.rounding import rounding_for
+from edgewise.schemes import CANDIDATES, DEFAULT, get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import ModelSpec, Workload
 
@@ -53,8 +53,9 @@ def run_plan(model: str, options: PlanOptions) -> None:
     if planner not in PLANNERS:
         raise InputError(f"unknown planner '{planner}'; known planners: {', '.join(PLANNERS)}")
     spec = open_checkpoint(model).spec
-    options = replace(options, rounding=full_name(model, options.rounding))
     problem = make_problem(model, spec, options)
+    rounding = rounding_for(model, problem.schemes, options.rounding, bars(options.as_json))
+    options = replace(options, rounding=rounding)
     names = tuple(PLANNERS) if options.compare else (planner,)
     outcomes = compare(problem, names)
     screen = console(options.as_json)
@@ -139,12 +140,14 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
 
 
 def chosen_schemes(options: PlanOptions) -> tuple[str, ...]:
-    """Those asked for, else those whose losses the sensitivity file knows, else the default."""
+    """Those asked for, else those whose losses the sensitivity file knows, else where quality
+    matters one for each width, else the default."""
     if options.schemes is not None:
         return options.schemes
     if options.sensitivity is not None:
         return tuple(Sensitivity.load(options.sensitivity).losses)
-    return (DEFAULT,)
+    matters = options.quality is not None or options.frontier is not None
+    return CANDIDATES if matters else (DEFAULT,)
 
 
 def _sensitivity(model: str, schemes: tuple[str, ...], options: PlanOptions) -> Sensitivity | None:

@@ -4,17 +4,13 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from edgewise.cli.sensitivity import calibration_text
-from edgewise.cli.terminal import plan_table, progress
+from edgewise.cli.terminal import bars, plan_table
 from edgewise.planning import PLANNERS, PlanResult, Problem
 from edgewise.plans import Plan
-from edgewise.quality.calibration import Calibration
-from edgewise.quality.plan_loss import Loss, plan_losses
+from edgewise.quality.plan_loss import Loss
 from edgewise.quality.promise import Kept, Round, keep
+from edgewise.quality.verification import verify
 from edgewise.quantization.store import Store
-
-# Text that a plan's true loss is measured on: none it was made by.
-HELD_OUT = Calibration(count=64, seed=2)
 
 
 def keep_promise(
@@ -27,24 +23,22 @@ def keep_promise(
     if sensitivity.metric != "kl":
         screen.print(f"The loss of this plan is predicted ({sensitivity.metric}), not measured.")
         return None
-    ids = calibration_text(model, HELD_OUT, screen.quiet)
 
     def plan_within(budget: float) -> PlanResult:
-        if budget == problem.budget:
+        if chosen.estimate.loss <= budget <= problem.budget:
             return chosen
         return PLANNERS[chosen.planner](replace(problem, budget=budget))
 
-    def loss_of(plan: Plan) -> Loss:
-        with progress("measuring the plan", problem.num_layers, screen.quiet) as advance:
-            return plan_losses(
-                model,
-                [plan.schemes],
-                ids,
-                method=rounding,
-                cache=plan.cache,
-                store=Store.default(),
-                on_step=advance,
-            )[0]
+    def loss_of(plan: Plan, attempt: int) -> Loss:
+        return verify(
+            model,
+            plan.schemes,
+            attempt,
+            method=rounding,
+            cache=plan.cache,
+            store=Store.default(),
+            show=bars(screen.quiet),
+        )
 
     def say(found: Round) -> None:
         share = found.measured / sensitivity.reference
@@ -56,6 +50,6 @@ def keep_promise(
         )
 
     kept = keep(problem.budget, plan_within, loss_of, say)
-    if len(kept.rounds) > 1:
+    if kept.result is not chosen:
         screen.print(plan_table(kept.result))
     return kept

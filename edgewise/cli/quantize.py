@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from edgewise.cli.sensitivity import calibration_text
-from edgewise.cli.terminal import console, print_json, progress
-from edgewise.errors import InputError
+from edgewise.cli.terminal import bars, console, print_json
+from edgewise.errors import InputError, QuantizationError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.quality.calibration import Calibration
-from edgewise.quality.prepare import LOOKED_AT, full_name, prepare
+from edgewise.quality.rounding import collected, make_layers
+from edgewise.quality.statistics import LOOKED_AT
+from edgewise.quantization.rounding import calibrated
 from edgewise.quantization.store import Store
 from edgewise.schemes import Family, get_scheme
 
@@ -33,11 +34,11 @@ def run_quantize(
     for name in {name for names in wanted for name in names}:
         if get_scheme(name).family is not Family.GROUPED and plan_file is None:
             raise InputError(f"{name} is not quantized in groups; give schemes such as q4g64")
-    ids = calibration_text(model, calibration, as_json)
-    store, method = Store.default(), full_name(model, rounding, calibration) or rounding
-    with progress("quantizing", spec.num_layers, as_json) as advance:
-        made = prepare(model, wanted, method, ids, store, advance)
-    assert store is not None  # or `prepare` would have said so
+    key, store = collected(model, calibration, bars(as_json)), Store.default()
+    if key is None or store is None:
+        raise QuantizationError(f"no folder to keep layers by {rounding} in: set XDG_CACHE_HOME")
+    method = calibrated(rounding, key)
+    made = make_layers(model, wanted, method, calibration, bars(as_json))
     total = sum(get_scheme(x).family is Family.GROUPED for names in wanted for x in names)
     # What looks at another text than by default is asked for by its full name.
     name = rounding if calibration == LOOKED_AT else method

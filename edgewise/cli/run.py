@@ -10,7 +10,7 @@ import psutil
 
 from edgewise.cli.answer import Answer, answer
 from edgewise.cli.prepare import best, compare, measure_cluster
-from edgewise.cli.terminal import print_json, print_notes, print_text, progress
+from edgewise.cli.terminal import bars, print_json, print_notes, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel, device_bytes
@@ -20,7 +20,7 @@ from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid
-from edgewise.quality.prepare import full_name
+from edgewise.quality.rounding import rounding_for
 from edgewise.runtime.coordinator import Coordinator, check_request, check_route
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
@@ -58,7 +58,6 @@ def run_prompt(
     if plan is not None:
         plan.check(spec, cluster)
         check_route(plan, cluster)
-        plan = replace(plan, rounding=full_name(model, plan.rounding))
     tokenizer = load_tokenizer(model)
     request = _request(tokenizer, prompt, max_tokens, sampling, raw, spec)
     cache = cache if plan is None else plan.cache
@@ -66,6 +65,8 @@ def run_prompt(
     with LocalDevices(cluster) as devices:
         if plan is None:
             plan = _plan(devices, model, spec, workload, scheme, as_json)
+        rounding = rounding_for(model, plan.schemes, plan.rounding, bars(as_json))
+        plan = replace(plan, rounding=rounding)
         with progress("loading", spec.num_layers, as_json) as advance:
             engine = Coordinator(devices, model, plan, workload, on_layer=advance)
         on_text = (lambda text: None) if as_json else print_text

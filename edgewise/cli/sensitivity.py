@@ -1,24 +1,19 @@
 """`edgewise sensitivity`: what each layer loses in each scheme; measured once, then kept."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
-from edgewise.cli.terminal import console, print_json, progress
+from edgewise.cli.terminal import bars, console, print_json, progress
 from edgewise.errors import ProfileError
-from edgewise.models.checkpoint import open_checkpoint
-from edgewise.quality.calibration import Calibration, sequences, text_key
-from edgewise.quality.prepare import LOOKED_AT, full_name, prepare
-from edgewise.quality.sensitivity import measure_sensitivity, num_steps
-from edgewise.quantization.rounding import CALIBRATED
+from edgewise.quality.calibration import Calibration, text_key
+from edgewise.quality.rounding import calibration_text, rounding_for
+from edgewise.quality.sensitivity import MEASURING, measure_sensitivity, num_steps
 from edgewise.quantization.store import Store
-from edgewise.schemes import Family, get_scheme
 from edgewise.sensitivities import VERSION, Sensitivity
 
 
@@ -51,8 +46,8 @@ def cached_sensitivity(
 ) -> tuple[Sensitivity, Path | None, bool]:
     """A sensitivity, where it is kept (None: nowhere), and whether it was there already. It is
     measured again when the weights, the schemes, the text or the way of measuring change."""
-    for scheme in asked.schemes:
-        get_scheme(scheme)
+    rounding = rounding_for(asked.model, asked.schemes, asked.rounding, bars(quiet))
+    asked = replace(asked, rounding=rounding)
     folder = cache_folder("sensitivities")
     path = folder and folder / f"{_key(asked)}.json"
     if not fresh and path is not None and is_cached(path):
@@ -65,44 +60,22 @@ def cached_sensitivity(
 
 
 def _measured(asked: Asked, quiet: bool) -> Sensitivity:
-    ids = calibration_text(asked.model, asked.calibration, quiet)
-    make_ready(asked.model, asked.schemes, asked.rounding, quiet)
-    with progress("measuring layers", num_steps(asked.model), quiet) as advance:
+    ids = calibration_text(asked.model, asked.calibration, bars(quiet))
+    with progress("measuring layers", num_steps(asked.model, len(asked.schemes)), quiet) as advance:
         return measure_sensitivity(
             asked.model,
             asked.schemes,
             ids,
             asked.metric,
-            method=full_name(asked.model, asked.rounding),
+            method=asked.rounding,
             store=Store.default(),
             on_step=advance,
         )
 
 
-def calibration_text(model: str, asked: Calibration, quiet: bool) -> Tensor:
-    """Token ids [count, length]."""
-    with progress("writing text", asked.length - 1, quiet or asked.text is not None) as advance:
-        return sequences(model, asked, advance)
-
-
-def make_ready(model: str, schemes: Sequence[str], rounding: str | None, quiet: bool) -> int:
-    """Quantize every layer into every scheme where the method has to look at inputs first, and no
-    text was named with it; returns how many layers were made."""
-    base = (rounding or "").partition(":")[0]
-    method = full_name(model, base) or ""
-    if base not in CALIBRATED or rounding not in (base, method):
-        return 0
-    names = [name for name in schemes if get_scheme(name).family is Family.GROUPED]
-    ids = calibration_text(model, LOOKED_AT, quiet)
-    layers = open_checkpoint(model).config.num_layers
-    with progress("quantizing", layers, quiet) as advance:
-        return prepare(model, [names] * layers, method, ids, Store.default(), advance)
-
-
 def _key(asked: Asked) -> str:
     text = text_key(asked.model, asked.calibration)
-    rounding = full_name(asked.model, asked.rounding)
-    return cache_key(VERSION, text, asked.schemes, asked.metric, rounding)
+    return cache_key(VERSION, MEASURING, text, asked.schemes, asked.metric, asked.rounding)
 
 
 def sensitivity_table(found: Sensitivity) -> Table:

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,6 +43,11 @@ def progress(what: str, total: int | None, as_json: bool) -> Iterator["Advance"]
     with Progress(*columns, console=screen, disable=not shown, transient=True) as bar:
         task = bar.add_task(what, total=total, item="")
         yield lambda item: bar.update(task, advance=1, item=str(item))
+
+
+def bars(quiet: bool) -> Callable[[str, int | None], AbstractContextManager[Advance]]:
+    """Progress bars, for what shows how it goes (`Show` in quality/rounding.py)."""
+    return lambda what, total: progress(what, total, quiet)
 
 
 def print_notes(notes: Sequence[str]) -> None:

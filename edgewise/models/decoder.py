@@ -180,10 +180,12 @@ class Head(Layer):
         self.out = Linear(size, config.vocab_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.inputs(x)).float()
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the matrix is multiplied with."""
         x = _normed(self.norm, x) if self.norm is not None else x.to(self._dtype())
-        if self.project is not None:
-            x = self.project(x)
-        return self.out(x).float()
+        return x if self.project is None else self.project(x)
 
     def _dtype(self) -> torch.dtype:
         """What the layer multiplies in; a packed matrix says so itself."""

@@ -16,8 +16,9 @@ from edgewise.models.finite import all_finite
 from edgewise.models.names import parameter_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
 from edgewise.quantization.packed import PARTS, Packed, random_packed
-from edgewise.quantization.rounding import CALIBRATED, default_method, quantize
+from edgewise.quantization.rounding import calibration_of, default_method, quantize, sees_pairs
 from edgewise.quantization.stacked import random_matrix, stored_module
+from edgewise.quantization.statistics import load_statistics
 from edgewise.quantization.store import Store
 from edgewise.schemes import Family, Scheme, get_scheme
 from edgewise.specs import LayerSpec
@@ -28,8 +29,8 @@ Matrix = nn.Linear | nn.Embedding
 @dataclass(frozen=True)
 class Loader:
     """Loads layers of one checkpoint. `method` rounds (None: each family's own), `store` keeps the
-    result (None: nowhere). Only methods with a full name, such as "gptq:TEXT", are shown what a
-    layer is multiplied with: what they make depends on the text."""
+    result (None: nowhere). A method's full name, such as "nearest:KEY", also says which statistics
+    of the layers' inputs it looks at (quantization/statistics.py)."""
 
     checkpoint: Checkpoint
     device: torch.device
@@ -48,15 +49,15 @@ class Loader:
         moments: Mapping[str, Tensor] | None = None,
     ) -> Layer:
         """Layer `number`; a tied head takes the matrix of the embedding `tied` if that is in the
-        same scheme. `moments`, by matrix, are second moments of their inputs, for methods that
-        look at them. Raises ModelError, QuantizationError."""
-        layer = self._layer(number, scheme, tied, moments or {})
+        same scheme. `moments`, by matrix, are second moments of their inputs, in place of those
+        that the method's name says. Raises ModelError, QuantizationError."""
+        layer = self._layer(number, scheme, tied, moments)
         layer.scheme = scheme.name
         self._check_finite(layer, number, scheme)
         return layer.requires_grad_(False)
 
     def _layer(
-        self, number: int, scheme: Scheme, tied: Layer | None, moments: Mapping[str, Tensor]
+        self, number: int, scheme: Scheme, tied: Layer | None, moments: Mapping[str, Tensor] | None
     ) -> Layer:
         shared, spec = self._shared(number, scheme, tied), self.checkpoint.spec.layers[number]
         scheme = spec.concrete(scheme)
@@ -161,10 +162,16 @@ class Loader:
     def _path(self, tensors: Mapping[str, tuple[str, ...]], scheme: Scheme) -> Path | None:
         """Where the store keeps these matrices."""
         method = self.method or default_method(scheme)
-        if self.store is None or method in CALIBRATED:
+        # GPTQ without its text's name could be anything.
+        if self.store is None or (sees_pairs(method) and not calibration_of(method)):
             return None
         digests = tensor_digests(self.checkpoint, [x for names in tensors.values() for x in names])
         return self.store.path([*tensors, *digests], scheme, method)
+
+    def _moments(self, number: int) -> Mapping[str, Tensor]:
+        """What is known of a layer's inputs, by matrix, where the method's name says which."""
+        key = calibration_of(self.method or "")
+        return load_statistics(key).of(number) if key else {}
 
     def _packed(
         self,
@@ -172,7 +179,7 @@ class Loader:
         matrices: Mapping[str, Matrix],
         number: int,
         scheme: Scheme,
-        moments: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor] | None,
     ) -> dict[str, Packed]:
         """The layer's matrices, from the store or made now and kept there."""
         tensors = self._tensors(layer, matrices, number)
@@ -181,15 +188,13 @@ class Loader:
             kept = self.store.read(path, scheme)
             if kept is not None and kept.keys() == matrices.keys():
                 return {name: x.to(self.device) for name, x in kept.items()}
-        # What is kept must not depend on more than its name says.
-        looked_at = moments if ":" in (self.method or "") else {}
-        found = {}
+        found, moments = {}, self._moments(number) if moments is None else moments
         for name, module in matrices.items():
             whole = self._read(tensors[name], module.weight.shape)
             where = f"{self.checkpoint.model}: {', '.join(tensors[name])}"
-            # Looking rows up is no product: a table has no inputs that a method could look at.
+            # Looking rows up is no product: GPTQ has nothing to look at.
             method = None if isinstance(module, nn.Embedding) else self.method
-            found[name] = quantize(whole, scheme, method, looked_at.get(name), name=where)
+            found[name] = quantize(whole, scheme, method, moments.get(name), name=where)
             del whole
         if self.store is not None and path is not None:
             self.store.write(path, found)

@@ -1,5 +1,6 @@
 """A shard runs a half-open range of a model's layers, with its own cache."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ from edgewise.models.decoder import (
     rotation,
 )
 from edgewise.models.finite import check_finite
+from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader, random_layer
 from edgewise.models.native import native_block
+from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.store import Store
 from edgewise.schemes import DEFAULT, CacheType, get_scheme
 from edgewise.specs import ModelSpec
@@ -66,6 +69,16 @@ class Shard:
     @property
     def end(self) -> int:
         return self.start + len(self.layers)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens up to which a step takes the way through the kernels, as the tokens of an answer
+        do; 0 where torch runs steps of any length, or the kernels do."""
+        ends = (x for layer in self.layers if layer.kind != Block.kind for x in layer.children())
+        matrices = (x.native() for x in ends if isinstance(x, Linear | PackedLinear))
+        bounds = [x.most_tokens for x in self._parts] + [x.most_tokens for x in matrices if x]
+        least = min((x for x in bounds if x > 0), default=math.inf)
+        return 0 if least == math.inf else int(least)
 
     @property
     def weight_bytes(self) -> int:

@@ -8,24 +8,28 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edgewise.caches import cache_key
+from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_atomically
 from edgewise.errors import InputError
-from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.digests import tensor_digests
-from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
+from edgewise.quality.writing import write
 
+WRITING = 1  # version of how models write
 MOST_BYTES = 64 * 2**20  # of a text file
+ENGLISH = "english"  # prose that every Python comes with: its own documentation
 _DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """`count` sequences of `length` tokens. `text` is a file, or a data set such as
-    "wikitext:wikitext-2-raw-v1:validation"; None lets the model write, seeded."""
+    """`count` sequences of `length` tokens. `text` is a file, "english" for pieces of Python's own
+    documentation, or a data set such as "wikitext:wikitext-2-raw-v1:validation"; None lets the
+    model write. `seed` is of what it writes, and of the pieces."""
 
     text: str | None = None
     count: int = 32
@@ -64,6 +68,8 @@ def sequences(
         )
     if asked.text is None:
         return written_by(model, asked, on_token)
+    if asked.text == ENGLISH:
+        return _pieces(load_tokenizer(model).encode(_english()), asked)
     wanted = asked.count * asked.length
     ids: list[int] = []
     encode = load_tokenizer(model).encode
@@ -81,27 +87,39 @@ def written_by(
     model: str, asked: Calibration, on_token: Callable[[int], None] = lambda token: None
 ) -> Tensor:
     """What the model writes at temperature 1 from its own start token: on such text, the mean loss
-    that a change adds is exactly the KL divergence that it causes."""
-    config = open_checkpoint(model).config
-    shard = load_shard(model, slots=asked.count, context=asked.length)
-    generator = torch.Generator().manual_seed(asked.seed)
-    ids = torch.empty(asked.count, asked.length, dtype=torch.int64)
-    ids[:, 0] = _start(model, config.vocab_size, asked.count, generator)
-    rows = range(asked.count)
-    for at in range(asked.length - 1):
-        segments = [Segment(row, at, 1) for row in rows]
-        logits = shard.forward(ids[:, at], segments)
-        ids[:, at + 1] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
-        on_token(at)
+    that a change adds is exactly the KL divergence that it causes. Written once, then kept."""
+    folder = cache_folder("texts")
+    path = folder and folder / f"{cache_key(WRITING, text_key(model, asked))}.safetensors"
+    if path is not None and is_cached(path):
+        try:
+            return load_file(path)["ids"]
+        except (SafetensorError, OSError, KeyError):
+            remove(path)  # damaged: write again
+    ids = write(model, asked.count, asked.length, asked.seed, on_token)
+    if path is not None:
+        write_atomically(path, lambda partial: save_file({"ids": ids}, partial))
     return ids
 
 
-def _start(model: str, vocabulary: int, count: int, generator: torch.Generator) -> Tensor:
-    """The token after which a text begins: the end of the one before, where the model has one."""
-    stops = sorted(load_tokenizer(model).stop_ids)
-    if stops:
-        return torch.full((count,), stops[0])
-    return torch.randint(vocabulary, (count,), generator=generator)
+def _pieces(ids: list[int], asked: Calibration) -> Tensor:
+    """Pieces [count, length] of a text, none twice, the seed's share of all of them. Raises
+    InputError where there are too few."""
+    pieces = torch.tensor(ids[: len(ids) // asked.length * asked.length]).view(-1, asked.length)
+    if len(pieces) < asked.count:
+        raise InputError(f"{asked.text}: {len(pieces)} pieces of text, not {asked.count}")
+    # One order for all seeds, so that texts of neighbouring seeds have no piece in common.
+    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(0))
+    first = asked.seed * asked.count % len(pieces)
+    return pieces[order.roll(-first)[: asked.count]]
+
+
+def _english() -> str:
+    """Raises InputError for a Python that was installed without its documentation."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise InputError("this Python comes without its documentation; give a file") from None
+    return re.sub(r"\s+", " ", " ".join(topics[name] for name in sorted(topics)))
 
 
 def _texts(name: str) -> Iterator[str]:

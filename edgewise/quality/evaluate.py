@@ -11,20 +11,20 @@ from torch import Tensor
 from edgewise.errors import InputError
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.models.loading import Loader
 from edgewise.models.shard import Shard, load_shard
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.quality.examples import Example
 from edgewise.quality.metrics import bleu, exact_match, f1, quantization_ratio
-from edgewise.quality.streaming import run_layer
+from edgewise.quality.plan_loss import full_states
+from edgewise.quality.running import run_sequences
+from edgewise.quality.streaming import divergence
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.store import Store
-from edgewise.schemes import CacheType, get_scheme
+from edgewise.schemes import CacheType
 
 SLOTS = 64  # questions answered at a time
 LARGEST = math.log(sys.float_info.max)  # that has an exponential
 MOST_UNPACKED = 2**30  # bytes of a packed model that may be made whole while it answers
-FULL = "fp32"
 
 OnStep = Callable[[str], None]
 
@@ -72,7 +72,6 @@ def evaluate(
             f"a question with its answer has {longest} tokens, but '{model}' has a context of "
             f"{config.max_context}; leave it out"
         )
-    loss, full_loss, kl = _losses(model, schemes, texts, method, cache, store, on_step)
     shard = load_shard(
         model,
         schemes=schemes,
@@ -82,6 +81,7 @@ def evaluate(
         method=method,
         store=store,
     )
+    loss, full_loss, kl = _losses(model, shard, texts, on_step)
     weight_bytes = shard.weight_bytes
     if weight_bytes <= MOST_UNPACKED:
         _unpack(shard)
@@ -141,45 +141,22 @@ class _Text:
 
 
 def _losses(
-    model: str,
-    schemes: Sequence[str],
-    texts: Sequence[_Text],
-    method: str | None,
-    cache: CacheType,
-    store: Store | None,
-    on_step: OnStep,
+    model: str, shard: Shard, texts: Sequence[_Text], on_step: OnStep
 ) -> tuple[float, float, float]:
-    """Loss, loss at full precision, and divergence, over the tokens of all answers: both models
-    layer by layer, side by side."""
-    checkpoint = open_checkpoint(model)
-    loader = Loader(checkpoint, torch.device("cpu"), method, store)
+    """Loss, loss at full precision, and divergence, over the tokens of all answers."""
     ids, target = _padded(texts)
-    full = changed = ids
-    last = checkpoint.config.num_layers - 1
-    for number in range(last):
-        whole = loader.layer(number, get_scheme(FULL))
-        full = run_layer(checkpoint.config, number, whole, full)
-        name = schemes[number]
-        layer = whole if name == FULL else loader.layer(number, get_scheme(name))
-        changed = run_layer(checkpoint.config, number, layer, changed, cache)
-        on_step(f"layer {number}")
-    heads = [loader.layer(last, get_scheme(name)) for name in (FULL, schemes[last])]
+    full, full_head = full_states(open_checkpoint(model), ids, on_step)
     sums, count = torch.zeros(3, dtype=torch.float64), int(target.sum())
-    for row in range(len(ids)):
+    rows = (torch.tensor(text.prompt + text.answer) for text in texts)
+    for row, changed in enumerate(run_sequences(shard, rows)):
         at = target[row].nonzero()[:, 0]
-        p, q = (
-            run_layer(checkpoint.config, last, head, states[row, at - 1].unsqueeze(0))[0]
-            .double()
-            .log_softmax(-1)
-            for head, states in zip(heads, (full, changed), strict=True)
-        )
+        logits = full_head(full[row, at - 1]), changed[at - 1]
         right = ids[row, at].unsqueeze(-1)
-        sums += torch.stack(
-            (-q.gather(-1, right).sum(), -p.gather(-1, right).sum(), (p.exp() * (p - q)).sum())
-        )
+        p, q = (x.double().log_softmax(-1).gather(-1, right) for x in logits)
+        sums += torch.stack((-q.sum(), -p.sum(), divergence(*logits).double().sum()))
     on_step("head")
     loss, full_loss, kl = (sums / count).tolist()
-    return loss, full_loss, max(kl, 0.0)
+    return loss, full_loss, kl
 
 
 def _padded(texts: Sequence[_Text]) -> tuple[Tensor, Tensor]:

@@ -1,38 +1,59 @@
-"""What plans truly lose: KL divergence from full precision, measured layer by layer."""
+"""What plans truly lose: KL divergence from full precision, measured on the code that runs them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.loading import Loader
-from edgewise.quality.streaming import Head, divergences, run_layer
+from edgewise.models.shard import Shard, load_shard
+from edgewise.quality.running import run_sequences, run_shard
+from edgewise.quality.streaming import ToLogits, divergence, run_in_parts, run_layer
 from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType, get_scheme
 
 FULL = "fp32"
-CERTAIN = 1.645  # standard errors: with 95 % certainty the true mean is not above
+MOST_BYTES = 2**30  # of weights in memory at a time, unless a layer alone is larger
+
+OnStep = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A mean over sequences, in nats per token, and its standard error."""
+    """A mean over `count` sequences, in nats per token, and its standard error."""
 
     mean: float
     error: float = 0.0
+    count: int = 2
 
     @staticmethod
     def of(sequences: Tensor) -> "Loss":
-        """From the losses of sequences [B]; of a single one the error is not known, and 0."""
-        error = float(sequences.std() / len(sequences) ** 0.5) if len(sequences) > 1 else 0.0
-        return Loss(float(sequences.mean()), error)
+        """From the losses of sequences [B]; the error of a single one is not known: infinite."""
+        count = len(sequences)
+        error = float(sequences.std() / count**0.5) if count > 1 else float("inf")
+        return Loss(float(sequences.mean()), error, count)
 
-    @property
-    def upper(self) -> float:
-        """What the loss on other text of the kind does not exceed, with 95 % certainty."""
-        return self.mean + CERTAIN * self.error
+    def upper(self, level: float) -> float:
+        """What the loss on other text of the kind exceeds with probability `level` only."""
+        return (
+            self.mean + student_t(level, self.count - 1) * self.error if self.error else self.mean
+        )
+
+
+@lru_cache
+def student_t(level: float, freedom: int) -> float:
+    """What Student's t with `freedom` degrees of freedom, at least 1, exceeds with probability
+    `level` <= 1/2. With t = sqrt(freedom) tan(a), its density is that of cos(a)^(freedom - 1)."""
+    freedom = max(freedom, 1)
+    angles = np.linspace(0.0, np.pi / 2, 20_001)
+    density = np.cos(angles) ** (freedom - 1)
+    parts = (density[1:] + density[:-1]) / 2
+    above = np.append(np.cumsum(parts[::-1])[::-1], 0.0) / parts.sum() / 2
+    return float(np.sqrt(freedom) * np.tan(np.interp(level, above[::-1], angles[::-1])))
 
 
 def plan_losses(
@@ -43,33 +64,74 @@ def plan_losses(
     method: str | None = None,
     cache: CacheType = CacheType.FULL,
     store: Store | None = None,
-    on_step: Callable[[str], None] = lambda what: None,
+    on_step: OnStep = lambda what: None,
 ) -> list[Loss]:
     """KL(full || planned) in nats per token, on sequences ids [B, T], of a model in each of
-    several choices of a scheme per layer, with that cache. Hidden states of all of them stay in
-    memory."""
+    several choices of a scheme per layer, with that cache.
+
+    The planned model is run by shards, a few layers in memory at a time: with the kernels, and as
+    an answer is made, at most so many tokens at once as go through them."""
     checkpoint = open_checkpoint(model)
-    config, loader = checkpoint.config, Loader(checkpoint, torch.device("cpu"), method, store)
-    last = config.num_layers - 1
-    full, planned = ids, [ids] * len(plans)
+    full, head = full_states(checkpoint, ids, on_step)
+    losses = []
+    for schemes in plans:
+        x = ids
+        for shard in _shards(checkpoint, schemes, ids, method, cache, store):
+            if shard.end < checkpoint.config.num_layers:
+                x = run_shard(shard, x)
+                continue
+            rows = [
+                divergence(head(states), next(run_sequences(shard, [x[i]]))).mean()
+                for i, states in enumerate(full)
+            ]
+            losses.append(Loss.of(torch.stack(rows).double()))
+        on_step(f"plan {len(losses)}")
+    return losses
+
+
+def num_steps(model: str, plans: int = 1) -> int:
+    """How many times `plan_losses` reports progress."""
+    return open_checkpoint(model).config.num_layers - 1 + plans
+
+
+def full_states(
+    checkpoint: Checkpoint, ids: Tensor, on_step: OnStep = lambda what: None
+) -> tuple[Tensor, ToLogits]:
+    """What the head sees [B, T, H] at full precision, and the head: one layer in memory at a
+    time."""
+    loader, x = Loader(checkpoint, torch.device("cpu")), ids
+    last = checkpoint.config.num_layers - 1
     for number in range(last):
-        wanted = dict.fromkeys([FULL, *(schemes[number] for schemes in plans)])
-        for name in wanted:
-            layer = loader.layer(number, get_scheme(name))
-            for index, schemes in enumerate(plans):
-                if schemes[number] == name:
-                    planned[index] = run_layer(config, number, layer, planned[index], cache)
-            if name == FULL:
-                full = run_layer(config, number, layer, full)
+        x = run_in_parts(checkpoint.config, number, loader.layer(number, get_scheme(FULL)), x)
         on_step(f"layer {number}")
+    head = loader.layer(last, get_scheme(FULL))
+    return x, lambda states: run_layer(checkpoint.config, last, head, states)
 
-    def head(name: str) -> Head:
-        layer = loader.layer(last, get_scheme(name))
-        return lambda x: run_layer(config, last, layer, x)
 
-    heads = {name: head(name) for name in {FULL, *(schemes[last] for schemes in plans)}}
-    on_step("head")
-    return [
-        Loss.of(divergences(heads[FULL], full, heads[schemes[last]], states))
-        for schemes, states in zip(plans, planned, strict=True)
-    ]
+def _shards(
+    checkpoint: Checkpoint,
+    schemes: Sequence[str],
+    ids: Tensor,
+    method: str | None,
+    cache: CacheType,
+    store: Store | None,
+) -> Iterator[Shard]:
+    """The model in stretches of layers, one in memory at a time; room for one sequence in each."""
+    layers, start = checkpoint.spec.layers, 0
+    while start < len(layers):
+        end, size = start, 0
+        while end < len(layers) and (end == start or size <= MOST_BYTES):
+            size += layers[end].weight_bytes(get_scheme(schemes[end]))
+            end += 1
+        yield load_shard(
+            checkpoint,
+            start,
+            end,
+            schemes[start:end],
+            slots=1,
+            context=ids.shape[1],
+            cache=cache,
+            method=method,
+            store=store,
+        )
+        start = end

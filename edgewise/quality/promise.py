@@ -1,7 +1,10 @@
 """A quality budget is a promise: a plan is made on predicted loss, then its true loss is measured,
-and if that may be too much, the planner gets a smaller budget and tries again. "May" is the upper
-end of what was measured: a mean alone is too low half of the time, and for a plan that was taken
-because its mean was low, more often.
+and if that may be too much, the planner gets a smaller budget and tries again.
+
+"May" is the upper end of an interval, and every attempt is measured on fresh text, which neither it
+nor any plan before it was decided by. Attempt i = 0, 1, ... may be wrong with probability
+WRONG / 2^(i+1): so the chance that a plan is kept whose mean loss on such text is beyond the budget
+is below WRONG, however many attempts it took.
 
 Layers do not lose independently, so what a plan loses can exceed the sum of what its layers lose
 one by one; and a planner picks plans that look better than they are on the text measured. The
@@ -9,7 +12,7 @@ next budget is the last plan's loss in proportion, and a little less.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult
@@ -17,6 +20,8 @@ from edgewise.plans import Plan
 from edgewise.quality.plan_loss import Loss
 
 ROUNDS = 8
+WRONG = 0.05  # probability
+FIRST = 0.85  # of the budget, for the first plan: what is measured has an interval around it
 MARGIN = 0.95  # of the proportional budget
 LEAST_STEP = 0.01  # budgets closer together than this are the same
 
@@ -42,33 +47,36 @@ class Kept:
 def keep(
     budget: float,
     plan_within: Callable[[float], PlanResult],
-    loss_of: Callable[[Plan], Loss],
+    loss_of: Callable[[Plan, int], Loss],
     on_round: Callable[[Round], None] = lambda found: None,
 ) -> Kept:
-    """Plan, measure, tighten until the measured loss surely holds. Raises Infeasible, which says by
-    how much it cannot, and what would help."""
-    rounds, measured = list[Round](), dict[tuple[str, ...], Loss]()
-    allowed, too_small, refusal = budget, 0.0, None
+    """Plan, measure, tighten until the measured loss surely holds. `loss_of` measures a plan, on
+    other text for every attempt. Raises Infeasible, which says by how much it cannot, and what
+    would help."""
+    rounds, tried = list[Round](), dict[tuple[str, ...], Round]()
+    allowed, too_small, refusal = budget * FIRST, 0.0, None
     for _ in range(ROUNDS):
         try:
             result = plan_within(allowed)
         except Infeasible as error:
-            if not rounds:
+            if not rounds and allowed == budget:
                 raise
             # Somewhere between this and the last plan's loss there may be a plan.
             too_small, refusal = allowed, error
-            allowed = (too_small + rounds[-1].predicted) / 2
+            allowed = (too_small + rounds[-1].predicted) / 2 if rounds else budget
             continue
-        schemes = result.plan.schemes
-        if schemes not in measured:
-            measured[schemes] = loss_of(result.plan)
-        loss = measured[schemes]
-        rounds.append(Round(allowed, result.estimate.loss, loss.mean, loss.upper))
+        schemes, predicted = result.plan.schemes, result.estimate.loss
+        if schemes not in tried:
+            attempt = len(tried)
+            loss = loss_of(result.plan, attempt)
+            upper = loss.upper(WRONG / 2 ** (attempt + 1))
+            tried[schemes] = Round(allowed, predicted, loss.mean, upper)
+        rounds.append(replace(tried[schemes], budget=allowed))
         on_round(rounds[-1])
-        if loss.upper <= budget:
+        if rounds[-1].upper <= budget:
             return Kept(result, tuple(rounds))
-        allowed = max(_tighter(budget, rounds[-1]), (too_small + rounds[-1].predicted) / 2)
-        if allowed >= rounds[-1].predicted * (1 - LEAST_STEP):
+        allowed = max(_tighter(budget, rounds[-1]), (too_small + predicted) / 2)
+        if allowed >= predicted * (1 - LEAST_STEP):
             break
     raise _broken(budget, rounds, refusal)
 

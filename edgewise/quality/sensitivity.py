@@ -1,6 +1,8 @@
-"""How much each layer loses in each scheme, in one pass over the layers.
+"""How much each layer loses in each scheme.
 
-    kl         KL(full || changed) of the next token, nats, when only that layer changes
+    kl         KL(full || changed) of the next token, nats, when only that layer changes: its shape
+               over the layers from one backward pass (fisher.py), its size from what the whole
+               model loses in that scheme, measured
     weights    DILEMMA (arXiv 2503.01704): squared differences of weights, over all weights of the
                model; the row (5) of its program that fits its Table 1 (section 2.3 of the notes)
     variance   LLM-PQ (arXiv 2403.01136): sum over matrices of S^2 Var[X], S the widest row's range
@@ -21,17 +23,29 @@ from torch import Tensor
 
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
-from edgewise.models.decoder import Layer
+from edgewise.models.decoder import Block, Layer
 from edgewise.models.loading import Loader, matrix_modules
-from edgewise.quality.streaming import Head, cross_entropy, divergences, run_layer, watched
+from edgewise.models.shard import load_shard
+from edgewise.quality.fisher import block_gradient, head_gradient, quadratic_loss
+from edgewise.quality.plan_loss import plan_losses
+from edgewise.quality.running import run_sequences
+from edgewise.quality.streaming import (
+    cross_entropy,
+    divergence,
+    run_in_parts,
+    run_layer,
+    watched,
+)
 from edgewise.quantization.stacked import numbers_of
 from edgewise.quantization.store import Store
 from edgewise.schemes import Scheme, get_scheme
 from edgewise.sensitivities import Sensitivity
 
 METRICS = ("kl", "weights", "variance")
+MEASURING = 2  # version of how they are measured
 FULL = get_scheme("fp32")
 MLP_WEIGHT = 4.0
+SIZED_ON = 16  # sequences on which whole models are measured
 MOST_IN_MEMORY = 2 * 2**30  # bytes of hidden states; beyond that they are kept in a file
 
 OnStep = Callable[[str], None]
@@ -65,9 +79,9 @@ def measure_sensitivity(
     return Sensitivity(checkpoint.spec.digest, metric, reference, found)
 
 
-def num_steps(model: str) -> int:
-    """How many times `measure_sensitivity` reports progress."""
-    return open_checkpoint(model).config.num_layers
+def num_steps(model: str, schemes: int) -> int:
+    """How many times `measure_sensitivity` reports progress, at most."""
+    return 2 * open_checkpoint(model).config.num_layers + schemes
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,10 @@ class _Pass:
     store: Store | None
     on_step: OnStep
 
+    @property
+    def last(self) -> int:
+        return self.checkpoint.config.num_layers - 1
+
     def load(self, number: int, scheme: Scheme) -> Layer:
         loader = Loader(self.checkpoint, torch.device("cpu"), self.method, self.store)
         return loader.layer(number, scheme)
@@ -88,41 +106,77 @@ class _Pass:
     def run(self, number: int, layer: Layer, x: Tensor) -> Tensor:
         return run_layer(self.checkpoint.config, number, layer, x)
 
-    def head(self, scheme: Scheme) -> Head:
-        number = self.checkpoint.config.num_layers - 1
-        layer = self.load(number, scheme)
-        return lambda x: self.run(number, layer, x)
+    def changed(self, number: int, scheme: Scheme, x: Tensor) -> Iterator[Tensor]:
+        """What a layer in a scheme makes of x, sequence by sequence."""
+        shard = load_shard(
+            self.checkpoint,
+            number,
+            number + 1,
+            scheme.name,
+            context=x.shape[1],
+            method=self.method,
+            store=self.store,
+        )
+        return run_sequences(shard, x)
 
     def divergences(self) -> tuple[dict[str, list[float]], float]:
-        """Losses per scheme and layer, and the model's own loss. A variant, one layer in one
-        scheme, travels beside the reference from its layer to the head."""
-        config, changing = self.checkpoint.config, [s for s in self.schemes if s != FULL]
-        last, reference, done = config.num_layers - 1, self.ids, 0
-        with _states(last * len(changing), self.ids, config.hidden_size) as variants:
-            for number in range(last):
-                full = self.load(number, FULL)
-                for index in range(done):
-                    variants[index] = self.run(number, full, variants[index])
-                for scheme in changing:
-                    changed = self.load(number, scheme)
-                    variants[done] = self.run(number, changed, reference)
-                    done += 1
-                    del changed  # before the next is loaded
-                reference = self.run(number, full, reference)
-                del full
+        """Losses per scheme and layer, and the model's own loss."""
+        losses = {scheme.name: [0.0] * (self.last + 1) for scheme in self.schemes}
+        with _states(self.last, self.ids, self.checkpoint.config.hidden_size) as states:
+            x = self.ids
+            for number in range(self.last):
+                x = run_in_parts(self.checkpoint.config, number, self.load(number, FULL), x)
+                states[number] = x
                 self.on_step(f"layer {number}")
-            head = self.head(FULL)
-            losses = {s.name: [0.0] * config.num_layers for s in self.schemes}
-            for index in range(done):
-                number, which = divmod(index, len(changing))
-                found = float(divergences(head, reference, head, variants[index]).mean())
-                losses[changing[which].name][number] = found
+            reference = self._shapes(states, losses)
+        self._sizes(losses)
+        return losses, reference
+
+    def _shapes(self, states: Tensor, losses: dict[str, list[float]]) -> float:
+        """Each layer's loss: the head's as it is, and going back from it, all others' to second
+        order. `states` are the layers' outputs. Returns the model's own loss."""
+        changing, last, below = [s for s in self.schemes if s != FULL], self.last, states[0]
+        head = self.load(last, FULL)
+
+        def logits(x: Tensor) -> Tensor:
+            return self.run(last, head, x)
+
+        reference = cross_entropy(logits, states[-1], self.ids)
         for scheme in changing:
-            found = float(divergences(head, reference, self.head(scheme), reference).mean())
-            losses[scheme.name][last] = found
-        loss = cross_entropy(head, reference, self.ids)
+            pairs = zip(states[-1], self.changed(last, scheme, states[-1]), strict=True)
+            found = [divergence(logits(x), other).mean() for x, other in pairs]
+            losses[scheme.name][last] = float(torch.stack(found).mean())
+        gradient = head_gradient(head, states[-1], torch.Generator().manual_seed(0))
         self.on_step("head")
-        return losses, loss
+        for number in range(last - 1, -1, -1):
+            before, output = self.ids, states[0]
+            if number > 0:
+                before, full = states[number - 1], self.load(number, FULL)
+                assert isinstance(full, Block)
+                output, below = block_gradient(
+                    self.checkpoint.config, number, full, before, gradient
+                )
+            for scheme in changing:
+                change = torch.stack(list(self.changed(number, scheme, before))) - output
+                losses[scheme.name][number] = quadratic_loss(gradient, change)
+            gradient = below
+            self.on_step(f"layer {number}, backwards")
+        return reference
+
+    def _sizes(self, losses: dict[str, list[float]]) -> None:
+        """Scale each scheme's losses to the sum that the whole model loses in it."""
+        names = [scheme.name for scheme in self.schemes if scheme != FULL]
+        whole = plan_losses(
+            self.checkpoint.model,
+            [(name,) * (self.last + 1) for name in names],
+            self.ids[:SIZED_ON],
+            method=self.method,
+            store=self.store,
+        )
+        for name, loss in zip(names, whole, strict=True):
+            total = sum(losses[name])
+            losses[name] = [x * loss.mean / total if total else 0.0 for x in losses[name]]
+            self.on_step(f"all layers in {name}")
 
     def ranks(
         self, rank: "Callable[[Layer, Layer, Scheme, dict[str, list[Tensor]]], float]"

@@ -9,13 +9,21 @@ from torch import Tensor, nn
 
 from edgewise.models.cache import through_eight_bits
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, Embedding, Layer, causal_attention, inverse_frequencies
+from edgewise.models.decoder import (
+    Block,
+    Embedding,
+    Head,
+    Layer,
+    causal_attention,
+    inverse_frequencies,
+)
 from edgewise.models.decoder import rotation as angles
 from edgewise.models.finite import check_finite
 from edgewise.models.loading import matrix_modules
 from edgewise.schemes import CacheType
 
-Head = Callable[[Tensor], Tensor]  # states [T, H] -> logits [T, vocabulary]
+AT_ONCE = 2048  # tokens whose inputs of a layer's matrices are in memory at a time
+ToLogits = Callable[[Tensor], Tensor]  # states [T, H] -> logits [T, vocabulary]
 
 
 @torch.inference_mode()
@@ -43,20 +51,26 @@ def run_layer(
     return check_finite(found, f"layer {number}")
 
 
-@torch.inference_mode()
-def divergences(full_head: Head, full: Tensor, changed_head: Head, changed: Tensor) -> Tensor:
-    """KL(full || changed) of the next token, in nats, a mean for every sequence [B]: states
-    [B, T, H] of both, and what makes logits of them."""
-    found = []
-    for before, after in zip(full, changed, strict=True):
-        p = full_head(before).double().log_softmax(-1)
-        q = changed_head(after).double().log_softmax(-1)
-        found.append((p.exp() * (p - q)).sum(-1).mean().clamp(min=0.0))
-    return torch.stack(found)
+def run_in_parts(config: DecoderConfig, number: int, layer: Layer, x: Tensor) -> Tensor:
+    """`run_layer`, a few sequences at a time: what a block holds on the way is several times as
+    large as what comes out."""
+    parts = x.split(max(AT_ONCE // x.shape[1], 1))
+    return torch.cat([run_layer(config, number, layer, part) for part in parts])
 
 
 @torch.inference_mode()
-def cross_entropy(head: Head, states: Tensor, ids: Tensor) -> float:
+def divergence(full: Tensor, changed: Tensor) -> Tensor:
+    """KL(full || changed) in nats [...] of distributions given by logits [..., vocabulary].
+
+    With d = log q - log p, sum p (e^d - 1 - d): the same, as both sum to 1, but no term is
+    negative, so that float32 loses nothing to cancellation."""
+    p = full.float().log_softmax(-1)
+    d = changed.float().log_softmax(-1) - p
+    return (p.exp() * (d.clamp(max=80.0).expm1() - d)).sum(-1)  # e^80: not beyond float32
+
+
+@torch.inference_mode()
+def cross_entropy(head: ToLogits, states: Tensor, ids: Tensor) -> float:
     """Mean loss in nats per token of sequences: states [B, T, H], ids [B, T]."""
     total, count = 0.0, 0
     for row, tokens in zip(states, ids, strict=True):
@@ -87,3 +101,48 @@ def _keep(found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None
         found.append(inputs[0].detach().flatten(0, -2).float())
 
     return hook
+
+
+class Moments:
+    """E[x_i^2] [columns] of inputs x that come in parts, or if `pairs` E[x_i x_j] [columns,
+    columns]."""
+
+    def __init__(self, pairs: bool) -> None:
+        self.pairs, self.total, self.count = pairs, torch.zeros(()), 0
+
+    def add(self, x: Tensor) -> None:
+        """x [..., columns]."""
+        x = x.detach().flatten(0, -2).float()
+        self.total = self.total + (x.T @ x if self.pairs else x.square().sum(0))
+        self.count += len(x)
+
+    @property
+    def value(self) -> Tensor:
+        return self.total / self.count
+
+
+@torch.inference_mode()
+def run_observed(
+    config: DecoderConfig, number: int, layer: Layer, x: Tensor, *, pairs: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One layer on ids [B, T] or states [B, T, H], and the moments of what its matrices are
+    multiplied with, by name. A head's logits are not computed; its states come back as they are."""
+    seen: dict[str, Moments] = {}
+    handles = []
+    for name, module in matrix_modules(layer):
+        if isinstance(module, nn.Linear):
+            seen[name] = Moments(pairs)
+            handles.append(module.register_forward_pre_hook(_observe(seen[name])))
+    parts = []
+    for part in x.split(max(AT_ONCE // x.shape[1], 1)):
+        if isinstance(layer, Head):
+            seen["out"].add(layer.inputs(part))
+        else:
+            parts.append(run_layer(config, number, layer, part))
+    for handle in handles:
+        handle.remove()
+    return torch.cat(parts) if parts else x, {k: v.value for k, v in seen.items() if v.count}
+
+
+def _observe(moments: Moments) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda module, inputs: moments.add(inputs[0])

@@ -14,8 +14,9 @@ from edgewise.quality.calibration import Calibration, sequences
 from edgewise.quality.evaluate import evaluate
 from edgewise.quality.examples import load_examples
 from edgewise.quality.plan_loss import plan_losses
-from edgewise.quality.prepare import LOOKED_AT, full_name, prepare
+from edgewise.quality.rounding import rounding_for
 from edgewise.quality.sensitivity import measure_sensitivity
+from edgewise.quality.statistics import LOOKED_AT
 from edgewise.quantization import METHODS
 from edgewise.quantization.store import Store
 from edgewise.schemes import Family, get_scheme
@@ -42,12 +43,11 @@ def quality_page(
     """Raises ModelError where there is no checkpoint."""
     store = Store.default()
     held_out = sequences(model, HELD_OUT)
-    layers = open_checkpoint(model).config.num_layers
     grouped = [name for name in SHOWN if get_scheme(name).family is Family.GROUPED]
-    method = full_name(model, "gptq") or ""
-    prepare(model, [grouped] * layers, method, sequences(model, LOOKED_AT), store)
+    rounding_for(model, grouped, "gptq")
     on_step("gptq")
-    sensitivity = measure_sensitivity(model, MIXED, sequences(model, MEASURED_ON), store=store)
+    ids, method = sequences(model, MEASURED_ON), rounding_for(model, MIXED)
+    sensitivity = measure_sensitivity(model, MIXED, ids, method=method, store=store)
     on_step("sensitivity")
     sections = (
         methods_section(model, held_out, store, questions, on_step),
@@ -78,7 +78,8 @@ def methods_section(
         for method in METHODS.get(get_scheme(name).family, {"-": None}):
             if method == "truncate-unit":
                 continue
-            by, schemes = (None if method == "-" else full_name(model, method)), (name,) * layers
+            schemes = (name,) * layers
+            by = None if method == "-" else rounding_for(model, [name], method)
             found = evaluate(model, schemes, examples, method=by, store=store)
             kl = plan_losses(model, [schemes], held_out, method=by, store=store)[0].mean
             rows.append(
@@ -101,7 +102,8 @@ def additivity_section(
     """Random plans: the sum of what layers lose one by one, against what the plan loses."""
     plans = random_plans(sensitivity, count)
     predicted = [predicted_loss(sensitivity, plan) for plan in plans]
-    measured = [x.mean for x in plan_losses(model, plans, held_out, store=store)]
+    method = rounding_for(model, MIXED)
+    measured = [x.mean for x in plan_losses(model, plans, held_out, method=method, store=store)]
     ratio = np.array(measured) / np.array(predicted)
     worst = np.argsort(-np.abs(np.log(ratio)))[:WORST]
     rows = tuple(
@@ -160,7 +162,8 @@ def frontier_section(
     uniform = [(name,) * loss.shape[1] for name in UNIFORM]
     best = [least_loss(loss, size, _bytes(size, plan)) for plan in uniform]
     small = [fewest_bytes(loss, size, predicted_loss(sensitivity, plan)) for plan in uniform]
-    found = plan_losses(model, [*uniform, *best, *small], held_out, store=store)
+    method = rounding_for(model, MIXED)
+    found = plan_losses(model, [*uniform, *best, *small], held_out, method=method, store=store)
     measured = [x.mean for x in found]
     losses = np.array(measured).reshape(3, -1)
     rows: list[tuple[Value, ...]] = []

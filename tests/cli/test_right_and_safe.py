@@ -17,7 +17,7 @@ from edgewise.plans import Plan
 from edgewise.profiles import Profile
 from edgewise.quality.calibration import Calibration
 from edgewise.quality.examples import load_examples
-from edgewise.quality.prepare import full_name
+from edgewise.quality.statistics import statistics_key
 from edgewise.sensitivities import Sensitivity
 from edgewise.simulation.rooflines import load_figures
 
@@ -154,10 +154,9 @@ def test_what_gptq_looked_at_is_in_its_name(command, tmp_path, monkeypatch):
         first, second = (json.loads(command(*asked).out) for _ in range(2))
         assert (first["made"] > 0, second["made"]) == (True, 0)
         names[content] = first["rounding"]
-        assert full_name("demo", "gptq", Calibration(str(text), 1, 16, 1)) == first["rounding"]
+        key = statistics_key("demo", Calibration(str(text), 1, 16, 1))
+        assert first["rounding"] == f"gptq:{key}"
     assert len(set(names.values())) == 2
-    assert full_name("demo", "nearest") == "nearest"
-    assert full_name("demo", None) is None
     result = command("evaluate", "demo", "--scheme", "q2g64", "--limit", "1", "--json",
                      "--rounding", names.popitem()[1])  # fmt: skip
     assert result.code == 0, result.err

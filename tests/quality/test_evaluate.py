@@ -42,8 +42,8 @@ def full():
 
 class TestEvaluate:
     def test_full_precision_loses_nothing(self, full):
-        assert full.kl == 0.0
-        assert full.loss == full.full_loss
+        assert full.kl < 1e-9  # two ways through the same weights
+        assert full.loss == pytest.approx(full.full_loss, rel=1e-4)
         assert full.ratio == 1.0
         assert full.exact_match == 1.0
         assert full.bleu == pytest.approx(1.0)

@@ -2,13 +2,15 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.errors import Infeasible
-from edgewise.quality.plan_loss import Loss
-from edgewise.quality.promise import ROUNDS, keep
+from edgewise.quality.plan_loss import Loss, student_t
+from edgewise.quality.promise import FIRST, ROUNDS, WRONG, keep
 
 LADDER = [2.0**-i for i in range(12)]  # predicted losses that plans can have
 
@@ -31,13 +33,13 @@ def planner(least=0.0, asked=None):
 
 
 def truth(factor):
-    return lambda plan: Loss(float(plan.schemes[0]) * factor)
+    return lambda plan, attempt: Loss(float(plan.schemes[0]) * factor)
 
 
 def test_a_plan_that_holds_is_taken_at_once():
     asked = []
     kept = keep(0.3, planner(asked=asked), truth(1.0))
-    assert asked == [0.3]
+    assert asked == [0.3 * FIRST]
     assert [(x.predicted, x.measured) for x in kept.rounds] == [(0.25, 0.25)]
 
 
@@ -77,7 +79,8 @@ def test_no_plan_at_all_is_the_planners_own_reason():
 def test_each_choice_of_schemes_is_measured_once():
     measured = []
 
-    def loss(plan):
+    def loss(plan, attempt):
+        assert attempt == len(measured)
         measured.append(plan.schemes)
         return Loss(1.0)
 
@@ -95,14 +98,49 @@ def test_each_choice_of_schemes_is_measured_once():
 def test_whatever_plans_lose_a_kept_budget_holds(budget, factors, error):
     by_plan = dict(zip(map(str, LADDER), factors, strict=True))
 
-    def loss(plan):
+    measured = []
+
+    def loss(plan, attempt):
         mean = float(plan.schemes[0]) * by_plan[plan.schemes[0]]
-        return Loss(mean, error * mean)
+        measured.append(Loss(mean, error * mean, 9))
+        return measured[-1]
 
     try:
         kept = keep(budget, planner(), loss)
     except Infeasible:
         return
     assert kept.rounds[-1].upper <= budget
-    assert loss(kept.result.plan).upper == kept.rounds[-1].upper
+    assert kept.rounds[-1].upper == measured[-1].upper(WRONG / 2 ** len(measured))
     assert len(kept.rounds) <= ROUNDS
+
+
+def test_intervals_are_students():
+    """Against a table (NIST), and the normal distribution."""
+    for level, freedom, expected in (
+        (0.05, 1, 6.314),
+        (0.025, 5, 2.571),
+        (0.01, 31, 2.453),
+        (0.005, 63, 2.656),
+        (0.025, 10_000, 1.960),
+    ):
+        assert student_t(level, freedom) == pytest.approx(expected, abs=2e-3)
+    assert Loss.of(torch.tensor([1.0, 2.0, 3.0])).upper(0.05) == pytest.approx(
+        2 + 2.920 / 3**0.5, 1e-3
+    )
+    assert Loss.of(torch.tensor([1.0])).upper(0.05) == float("inf")
+
+
+def test_a_plan_is_kept_wrongly_as_rarely_as_promised():
+    """Plans that all lose more than allowed, measured on few sequences each."""
+    random, wrong = np.random.default_rng(0), 0
+    for _ in range(200):
+
+        def loss(plan, attempt):
+            return Loss.of(torch.tensor(random.normal(0.32, 0.1, 8)))
+
+        try:
+            keep(0.3, planner(), loss)
+            wrong += 1
+        except Infeasible:
+            pass
+    assert wrong / 200 <= WRONG

@@ -10,26 +10,41 @@ import transformers
 from edgewise.errors import InputError, SchemeError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.loading import Loader
-from edgewise.quality import sensitivity
+from edgewise.quality import plan_loss, sensitivity
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.sensitivity import measure_sensitivity
 from edgewise.sensitivities import Sensitivity
+from tests.conftest import VOCABULARY
 
 SCHEMES = ("fp32", "bf16", "q2g32", "q4g64")
 FAMILIES = ("llama", "llama-tied", "opt-350m", "qwen3", "mistral-window")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_kl_is_that_of_whole_models(checkpoint, ids, log_probabilities, kl, family):
+def test_layers_lose_together_what_whole_models_lose(
+    checkpoint, ids, log_probabilities, kl, family
+):
     folder = checkpoint(family)
     found = measure_sensitivity(str(folder), SCHEMES, ids)
     full = log_probabilities(folder, ["fp32"] * 6)
     for scheme in SCHEMES:
-        for layer in range(6):
-            changed = ["fp32"] * 6
-            changed[layer] = scheme
-            expected = kl(full, log_probabilities(folder, changed))
-            assert found.losses[scheme][layer] == pytest.approx(expected, abs=1e-6, rel=1e-4)
+        expected = kl(full, log_probabilities(folder, [scheme] * 6))
+        assert sum(found.losses[scheme]) == pytest.approx(expected, abs=1e-6, rel=1e-3)
+
+
+def test_layers_share_that_as_they_would_lose_alone(checkpoint):
+    folder = str(checkpoint("llama"))
+    many = torch.randint(VOCABULARY, (24, 20), generator=torch.Generator().manual_seed(1))
+    losses = measure_sensitivity(folder, ["q4g64"], many).losses["q4g64"]
+    alone = [
+        x.mean
+        for x in plan_losses(
+            folder, [["fp32"] * i + ["q4g64"] + ["fp32"] * (5 - i) for i in range(6)], many
+        )
+    ]
+    shares, expected = ([x / sum(y) for x in y] for y in (losses, alone))
+    assert max(expected) > 4 * min(expected)
+    assert shares == pytest.approx(expected, rel=0.5, abs=0.08)
 
 
 def test_the_reference_is_what_transformers_calls_the_loss(checkpoint, ids):
@@ -74,6 +89,7 @@ def test_one_layer_at_a_time_is_in_memory(checkpoint, ids, monkeypatch):
         return layer
 
     monkeypatch.setattr(Loader, "layer", counted)
+    monkeypatch.setattr(plan_loss, "MOST_BYTES", 0)
     measure_sensitivity(str(checkpoint("llama")), SCHEMES, ids)
     assert len(most) > 20
     assert max(most) <= 3  # the layer at full precision, in a scheme, and the one before it

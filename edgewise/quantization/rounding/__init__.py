@@ -21,9 +21,8 @@ METHODS: Mapping[Family, Mapping[str, Method]] = {
     Family.TRUNCATED: {"truncate": truncate, "truncate-unit": truncate_unit},
 }
 
-# Those that look at what a matrix is multiplied with. What they make depends on the text that the
-# model read then, so their name is followed by that text's: "gptq:TEXT" (see `calibrated`).
-CALIBRATED = frozenset({"gptq"})
+# Those that look at pairs of columns, of which nobody keeps the moments.
+_PAIRS = frozenset({"gptq"})
 
 
 def default_method(scheme: Scheme) -> str:
@@ -31,9 +30,19 @@ def default_method(scheme: Scheme) -> str:
     return next(iter(METHODS.get(scheme.family, {})), "")
 
 
-def calibrated(method: str, text: str) -> str:
-    """The full name of a method: with the name of the text that it looks at, if it does."""
-    return f"{method}:{text}" if method in CALIBRATED else method
+def calibrated(method: str, key: str) -> str:
+    """The full name of a method: with the name of the statistics of inputs that it looks at."""
+    return f"{method}:{key}"
+
+
+def calibration_of(method: str) -> str:
+    """The statistics that a full name names, "" for none."""
+    return method.partition(":")[2]
+
+
+def sees_pairs(method: str) -> bool:
+    """Whether a method looks at moments [columns, columns], and so has to be handed them."""
+    return method.partition(":")[0] in _PAIRS
 
 
 def quantize(

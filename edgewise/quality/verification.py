@@ -1,0 +1,75 @@
+"""What a plan loses on text that it was not made by, for every attempt at a promise another.
+Measured once, then kept.
+
+The text is what the model writes at temperature 1, which is less predictable than what people
+write: real models lose more on it in few bits (SmolLM2-135M in 4 bits, plainly rounded: 0.47 nats
+per token, on Python's documentation 0.40, on a handbook, fortunes and a licence 0.34).
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgewise import __version__, kernels
+from edgewise.caches import cache_folder, cache_key, is_cached, write_text_atomically
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.quality.calibration import Calibration, text_key
+from edgewise.quality.plan_loss import Loss, num_steps, plan_losses
+from edgewise.quality.rounding import Show, calibration_text, unseen
+from edgewise.quantization.store import Store
+from edgewise.schemes import CacheType
+
+FIRST_SEED = 100  # far from those of other texts
+SEQUENCES, LENGTH = 48, 128
+
+
+def text_of(model: str, attempt: int) -> Calibration:
+    """The text of an attempt, which no other attempt has."""
+    length = min(LENGTH, open_checkpoint(model).config.max_context)
+    return Calibration(None, SEQUENCES, length, FIRST_SEED + attempt)
+
+
+def verify(
+    model: str,
+    schemes: Sequence[str],
+    attempt: int,
+    *,
+    method: str | None = None,
+    cache: CacheType = CacheType.FULL,
+    store: Store | None = None,
+    show: Show = unseen,
+) -> Loss:
+    """What a plan with these schemes loses on the text of an attempt."""
+    text = text_of(model, attempt)
+    path = _path(model, text, tuple(schemes), method, cache)
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    ids = calibration_text(model, text, show)
+    with show("measuring the plan", num_steps(model)) as advance:
+        (loss,) = plan_losses(
+            model, [schemes], ids, method=method, cache=cache, store=store, on_step=advance
+        )
+    write_text_atomically(path, json.dumps([loss.mean, loss.error, loss.count]))
+    return loss
+
+
+def _path(
+    model: str, text: Calibration, schemes: tuple[str, ...], method: str | None, cache: CacheType
+) -> Path | None:
+    """Where a loss is kept, under all that it depends on."""
+    code = (__version__, kernels.instruction_set(), os.environ.get("EDGEWISE_KERNELS", ""))
+    folder = cache_folder("losses")
+    key = cache_key(text_key(model, text), schemes, method, str(cache), code)
+    return folder and folder / f"{key}.json"
+
+
+def _kept(path: Path | None) -> Loss | None:
+    if path is None or not is_cached(path):
+        return None
+    try:
+        mean, error, count = json.loads(path.read_text(encoding="utf-8"))
+        return Loss(float(mean), float(error), int(count))
+    except (OSError, ValueError, TypeError):
+        return None  # damaged: measure again

@@ -1,0 +1,97 @@
+"""A model writes: many sequences side by side, every one as long as the others."""
+
+from collections.abc import Callable
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgewise import kernels
+from edgewise.errors import InputError
+from edgewise.models.checkpoint import Checkpoint, open_checkpoint
+from edgewise.models.decoder import Attend, inverse_frequencies, rotation
+from edgewise.models.shard import load_shard
+from edgewise.models.tokenizer import load_tokenizer
+from edgewise.schemes import get_scheme
+
+# The first that fits into memory writes; where the kernels take any number of tokens, one that they
+# multiply in integers, several times as fast there as bf16.
+INTEGERS, FLOATS = ("q8g32", "stored", "q4g64"), ("bf16", "stored", "q4g64")
+MOST_MEMORY = 0.8  # of what is free
+
+
+@torch.inference_mode()
+def write(
+    model: str,
+    count: int,
+    length: int,
+    seed: int,
+    on_token: Callable[[int], None] = lambda token: None,
+) -> Tensor:
+    """`count` sequences of `length` tokens, ids int64 [count, length], at temperature 1 from the
+    model's own start token. Raises InputError where not even 4 bits a weight fit into memory."""
+    checkpoint = open_checkpoint(model)
+    config = checkpoint.config
+    layers = load_shard(checkpoint, schemes=_precision(checkpoint, count, length), context=1).layers
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.empty(count, length, dtype=torch.int64)
+    ids[:, 0] = _start(model, config.vocab_size, count, generator)
+    frequency = inverse_frequencies(config.rope, config.head_dim) if config.rope else None
+    caches = [_Cache(count, length, window) for window in config.windows]
+    for at in range(length - 1):
+        position = torch.full((count, 1), at)
+        turn = None if frequency is None else rotation(frequency, position[:1])
+        x = layers[0](ids[:, at : at + 1], position)
+        for block, cache in zip(layers[1:-1], caches, strict=True):
+            x = block(x, turn, cache.attention(at))
+        odds = layers[-1](x[:, 0]).softmax(-1)
+        ids[:, at + 1] = torch.multinomial(odds, 1, generator=generator)[:, 0]
+        on_token(at)
+    return ids
+
+
+class _Cache:
+    """Keys and values of one block, of sequences that are all at the same position."""
+
+    def __init__(self, count: int, length: int, window: int | None) -> None:
+        self.count, self.length, self.window = count, length, window
+        self.kept: Tensor | None = None  # [2, count, K, length, D]
+
+    def attention(self, at: int) -> Attend:
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if self.kept is None:
+                self.kept = k.new_empty(2, self.count, k.shape[-2], self.length, k.shape[-1])
+            self.kept[0, :, :, at], self.kept[1, :, :, at] = k[:, 0], v[:, 0]
+            first = 0 if self.window is None else max(at + 1 - self.window, 0)
+            keys, values = self.kept[:, :, :, first : at + 1]
+            # One query sees every key, so the heads that share a key become rows: no copies.
+            rows = q.view(self.count, k.shape[-2], -1, q.shape[-1])
+            return F.scaled_dot_product_attention(rows, keys, values).view_as(q)
+
+        return attend
+
+
+def _precision(checkpoint: Checkpoint, count: int, length: int) -> str:
+    spec, room = checkpoint.spec, MOST_MEMORY * _free_bytes()
+    cache = 2 * count * length * spec.kv_width * spec.num_blocks
+    integers = kernels.available() and kernels.most_tokens(None) >= count
+    for name in INTEGERS if integers else FLOATS:
+        if sum(x.weight_bytes(get_scheme(name)) for x in spec.layers) + cache <= room:
+            return name
+    raise InputError(
+        f"'{checkpoint.model}' does not fit into this machine's memory in {FLOATS[-1]}, so it "
+        "cannot write text to be measured on; give a file with --text"
+    )
+
+
+def _free_bytes() -> int:
+    return int(psutil.virtual_memory().available)
+
+
+def _start(model: str, vocabulary: int, count: int, generator: torch.Generator) -> Tensor:
+    """The token after which a text begins: the end of the one before, where the model has one."""
+    stops = sorted(load_tokenizer(model).stop_ids)
+    if stops:
+        return torch.full((count,), stops[0])
+    return torch.randint(vocabulary, (count,), generator=generator)

@@ -47,9 +47,9 @@ constexpr int kOk = 0, kNoMemory = 1;
 
 }  // namespace
 
-size_t linear_scratch(const Matrix& m, int tokens) {
+size_t linear_scratch(const Matrix& m, int tokens, int threads) {
   Scratch needed(nullptr);
-  Activations(needed, m, tokens);
+  Activations(needed, m, tokens, threads);
   return needed.used();
 }
 
@@ -86,7 +86,7 @@ EXPORT int edgewise_use(const char* name) {
 
 // y [tokens, rows] = m x + bias, x [tokens, columns].
 EXPORT int edgewise_linear(const Matrix* m, const float* x, int tokens, float* y, int threads) {
-  void* scratch = buffer(linear_scratch(*m, tokens));
+  void* scratch = buffer(linear_scratch(*m, tokens, threads));
   if (!scratch) return kNoMemory;
   run(threads, [&](Crew& crew) { current().linear(crew, *m, x, tokens, y, scratch); });
   return kOk;

@@ -87,7 +87,7 @@ class TestModel:
 
     def test_the_digest_is_the_same_in_every_process(self) -> None:
         # Profiles and plans on disk refer to it: were it to change, all of them would be refused.
-        assert MODEL.digest == "bb0406f13bd1772f"
+        assert MODEL.digest == "72dd5e5479108db2"
 
 
 class TestWorkload:
@@ -370,7 +370,7 @@ BAD = {
     ),
     "a source that is a number": (
         A.replace('source = "a"', "source = 5"),
-        "the source '5' is not a device; devices: a",
+        "the file: key 'source' has the wrong type: 5",
     ),
     "no name": (A.replace('name = "a"', ""), "device 1: key 'name' is missing"),
     "an empty name": (A.replace('name = "a"', 'name = ""'), "a device has no name"),

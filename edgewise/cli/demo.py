@@ -1,6 +1,5 @@
 """`edgewise demo`: the whole product in one command, on three emulated devices."""
 
-import json
 from dataclasses import asdict, dataclass
 
 from edgewise.cli.answer import Answer, answer
@@ -9,6 +8,7 @@ from edgewise.cli.terminal import (
     cluster_table,
     comparison_table,
     console,
+    print_json,
     print_text,
     progress,
     timing_table,
@@ -53,7 +53,7 @@ def run_demo(*, question: int, as_json: bool) -> None:
     tokenizer = load_tokenizer(MODEL)
     ids = tokenizer.encode(prompt(asked.context, asked.question))
     request = Request(tuple(ids), MAX_TOKENS, stop_ids=tokenizer.stop_ids)
-    spec = open_checkpoint(MODEL).config.spec(MODEL)
+    spec = open_checkpoint(MODEL).spec
     workload = Workload(len(ids), MAX_TOKENS)
     with LocalDevices(cluster) as devices:
         grid = Grid.around(workload)
@@ -74,7 +74,7 @@ def run_demo(*, question: int, as_json: bool) -> None:
     if found.seconds_per_token is not None:
         screen.print(timing_table(chosen.estimate, found.stage_seconds, found.seconds_per_token))
     if as_json:
-        print_text(json.dumps(as_document(result)) + "\n")
+        print_json(as_document(result))
 
 
 def as_document(result: Result) -> dict[str, object]:

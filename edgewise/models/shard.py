@@ -20,10 +20,12 @@ from edgewise.models.decoder import (
     inverse_frequencies,
     rotation,
 )
+from edgewise.models.finite import check_finite
 from edgewise.models.loading import Loader, random_layer
 from edgewise.models.native import native_block
 from edgewise.quantization.store import Store
 from edgewise.schemes import DEFAULT, CacheType, get_scheme
+from edgewise.specs import ModelSpec
 
 
 class Shard:
@@ -78,7 +80,7 @@ class Shard:
         """Run the tokens of `segments`, which lie one after the other in x.
 
         x: token ids int64 [tokens], or hidden states float32 [tokens, H]. Returns float32 [tokens,
-        H], or logits [tokens, vocabulary], of the tokens `rows` only where given.
+        H], or logits [tokens, vocabulary], of the tokens `rows` only where given. Raises NonFinite.
         """
         x = x.to(self.device)
         self.cache.check(segments)
@@ -97,7 +99,7 @@ class Shard:
                 x = block(x, turn, self.cache.attention(number, segments, window))
         if isinstance(last, Head):
             x = last(x if rows is None else x[list(rows)])
-        return x
+        return check_finite(x, f"layers {self.start}-{self.end - 1}")
 
     @property
     def _first_block(self) -> int:
@@ -161,7 +163,7 @@ def load_shard(
     (default: the model's maximum), kept as `cache` says. Raises ModelError, PlanError,
     QuantizationError, SchemeError.
     """
-    checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
+    checkpoint = open_checkpoint(model) if isinstance(model, str | Path) else model
     config = checkpoint.config
     end = config.num_layers if end is None else end
     if not 0 <= start < end <= config.num_layers:
@@ -188,8 +190,15 @@ def random_shard(
     slots: int,
     context: int,
     cache: CacheType = CacheType.FULL,
+    spec: ModelSpec | None = None,
 ) -> Shard:
-    """Layers of a model's shape with random weights: for timing, without a checkpoint."""
-    stored, on = get_scheme(scheme), torch.device(device)
-    layers = [random_layer(config, number, stored, on) for number in range(start, end)]
-    return Shard(config, start, layers, slots=slots, context=context, cache=cache)
+    """Layers of a model's shape with random weights: for timing, without a checkpoint. What the
+    scheme `stored` means, `spec` says."""
+    on, specs = torch.device(device), (spec or config.spec("")).layers
+    layers = [
+        random_layer(config, number, get_scheme(scheme), on, specs[number])
+        for number in range(start, end)
+    ]
+    shard = Shard(config, start, layers, slots=slots, context=context, cache=cache)
+    shard.cache.clear()
+    return shard

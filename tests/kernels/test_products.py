@@ -9,29 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise import kernels
+from edgewise.errors import EdgewiseError
 from edgewise.models.linear import Linear
 from edgewise.quantization.linear import PackedLinear, packed_matmul
 from edgewise.quantization.packed import random_packed
 from edgewise.quantization.rounding import quantize
 from edgewise.schemes import BITS, GROUPS, get_scheme
 from tests.kernels.activations import rounded
+from tests.kernels.conftest import BEST, usable
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
-SETS = ("avx512-vnni", "avx2", "neon-dotprod", "portable")
-HERE = kernels.instruction_set()
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-@pytest.fixture(params=SETS)
-def isa(request):
-    if not kernels.use(request.param):
-        pytest.skip(f"this machine has no {request.param}")
-    yield request.param
-    kernels.use(HERE)
 
 
 def packed_of(scheme, shape, seed=0):
@@ -139,6 +131,14 @@ def test_parts_below_each_other_are_what_they_are_alone(isa, schemes):
             assert torch.equal(kernels.dequantize(whole, start, end), each[start:end])
 
 
+def test_the_bias_of_all_parts():
+    parts = [native_of(packed_of(scheme, (21, 70))) for scheme in ("q4g32a", "q6g16d")]
+    x, bias = torch.randn(3, 70), torch.randn(42)
+    found = kernels.linear(kernels.NativeMatrix.stacked(parts, bias), x)
+    plain = torch.cat([kernels.linear(part, x) for part in parts], dim=1)
+    assert torch.equal(found, plain + bias)
+
+
 def test_parts_need_the_same_columns():
     parts = [kernels.NativeMatrix.plain(torch.zeros(2, columns)) for columns in (3, 4)]
     with pytest.raises(ValueError, match="same columns"):
@@ -173,10 +173,11 @@ def test_linear_is_the_kernels_only_for_few_tokens_and_fixed_weights():
 
 def test_the_instruction_sets_agree():
     packed, x = packed_of("q5g64a", (48, 320)), torch.randn(9, 320)
-    found = []
-    for _ in filter(kernels.use, SETS):
+    sets, found = usable(), []
+    assert len(sets) > 1, "portable alone: nothing to compare"
+    for _ in filter(kernels.use, sets):
         found.append(kernels.linear(native_of(packed), x))
-    kernels.use(HERE)
+    kernels.use(BEST)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-4)
 
@@ -191,3 +192,11 @@ def test_a_wrong_instruction_set_is_an_error_and_off_means_torch(monkeypatch):
     assert asked("off").stdout == "None\n"
     assert asked("portable").stdout == "portable\n"
     assert "EDGEWISE_KERNELS=mmx: this machine has no such instruction set" in asked("mmx").stderr
+
+
+def test_a_library_of_other_sources_is_an_error(monkeypatch):
+    """Its structs would be read wrongly."""
+    module = sys.modules[kernels.available.__module__]
+    monkeypatch.setattr(module, "Matrix", module.Lane)
+    with pytest.raises(EdgewiseError, match="was built from other sources"):
+        module.library.__wrapped__()

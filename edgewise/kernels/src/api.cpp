@@ -59,6 +59,12 @@ size_t block_scratch(const Block& block, const Step& step) {
   return needed.used();
 }
 
+size_t rounding_scratch(const Rounding& r) {
+  Scratch needed(nullptr);
+  RoundingScratch(needed, r);
+  return needed.used();
+}
+
 }  // namespace edgewise
 
 using namespace edgewise;
@@ -68,6 +74,13 @@ using namespace edgewise;
 #else
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
+
+// Bytes of the structs that Python hands over, one after the other; 0 beyond the last. A library
+// built from other sources would read them wrongly.
+EXPORT size_t edgewise_struct_size(int number) {
+  constexpr size_t kSizes[] = {sizeof(Matrix), sizeof(Block), sizeof(Step), sizeof(Rounding)};
+  return number < 4 ? kSizes[number] : 0;
+}
 
 // The name of the instruction set in use.
 EXPORT const char* edgewise_isa() { return current().name; }
@@ -107,6 +120,15 @@ EXPORT int edgewise_blocks(const Block* const* blocks, int count, const Step* st
   run(step->threads, [&](Crew& crew) {
     for (int i = 0; i < count; ++i) current().block(crew, *blocks[i], *step, scratch);
   });
+  return kOk;
+}
+
+// Rounds a matrix to few bits and packs it.
+EXPORT int edgewise_round(const Rounding* r, int threads) {
+  threads = std::min(threads, kMostThreads);
+  void* scratch = buffer(rounding_scratch(*r) * threads);
+  if (!scratch) return kNoMemory;
+  run(threads, [&](Crew& crew) { current().round(crew, *r, scratch); });
   return kOk;
 }
 

@@ -5,6 +5,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 EDGEWISE_TARGET("avx2,fma")
+#define EDGEWISE_LANES 8
+#define EDGEWISE_NEAREST(x, lowest, highest) \
+  (f32s) _mm256_min_ps(_mm256_max_ps(_mm256_round_ps(x, 0), lowest), highest)
 #include "block.h"
 
 namespace edgewise {

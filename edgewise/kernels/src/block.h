@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "product.h"
+#include "rounding.h"
 #include "table.h"
 
 namespace edgewise {
@@ -372,7 +373,7 @@ void whole_step(Crew& crew, const Matrix& m, int first_block, int last_block, ui
 
 template <class Isa>
 const Table* table(const char* name) {
-  static const Table found{name, linear_step<Isa>, whole_step<Isa>, block_step<Isa>};
+  static const Table found{name, linear_step<Isa>, whole_step<Isa>, block_step<Isa>, round_step};
   return &found;
 }
 

@@ -37,6 +37,21 @@ struct Matrix {
   int all_blocks() const { return blocks() + (next ? next->all_blocks() : 0); }
 };
 
+// A matrix of numbers, and where its packed form goes (as in Matrix, scales and minima by block).
+struct Rounding {
+  const void* weight;      // [rows, stride], of the type
+  const float* by_column;  // [width], how much errors count
+  const float* ranges;     // [num_ranges, 2], to try: see sides.h
+  uint8_t* codes;
+  void *scale, *minimum;  // bf16, or doubled int8
+  uint16_t *row_scale, *row_minimum;
+  int64_t rows, columns, stride, width;  // the last filled up to whole groups and tiles
+  int32_t type, bits, group, asymmetric, doubled, num_ranges;
+
+  int blocks() const { return static_cast<int>((rows + kRows - 1) / kRows); }
+  int groups() const { return static_cast<int>(width / group); }
+};
+
 struct Norm {
   const float* weight;  // null: no normalisation
   const float* bias;

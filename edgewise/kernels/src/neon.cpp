@@ -9,6 +9,8 @@ EDGEWISE_TARGET("dotprod")
 #else
 EDGEWISE_TARGET("arch=armv8.2-a+dotprod")
 #endif
+#define EDGEWISE_NEAREST(x, lowest, highest) \
+  (f32s) vminq_f32(vmaxq_f32(vrndnq_f32(x), lowest), highest)
 #include "block.h"
 
 namespace edgewise {

@@ -174,14 +174,14 @@ INLINE f32x16 unit(const uint16_t* units, int block) {
 }
 
 // What some rows of a product are so far: scaled codes, and minima where there are any.
-struct Sums {
+struct Partial {
   f32x16 out, least;
 };
 
 // Adds G groups of B tokens, from `group` of `token` on; `first` is the block's first group in all.
 template <class Isa, int BITS, int B, int G, bool DOUBLE>
 INLINE void add_groups(const Matrix& m, const uint8_t* codes, size_t first, const Quantized& q,
-                       const Codes& from, int token, int group, Sums (&sums)[B]) {
+                       const Codes& from, int token, int group, Partial (&sums)[B]) {
   const int groups = q.groups(), tiles = G == 2 ? 1 : q.group / kColumns;
   const int32_t zero = zero_of<Isa, BITS>(m);
   const float* scale = from.scale + size_t(token) * groups + group;
@@ -208,9 +208,9 @@ INLINE void add_groups(const Matrix& m, const uint8_t* codes, size_t first, cons
 
 // The same of what rounding one token's groups left. Seldom, so it is a function of its own.
 template <class Isa, int BITS, int G, bool DOUBLE>
-__attribute__((noinline)) Sums rest_of(const Matrix& m, const uint8_t* codes, size_t first,
+__attribute__((noinline)) Partial rest_of(const Matrix& m, const uint8_t* codes, size_t first,
                                        const Quantized& q, int token, int group) {
-  Sums sums[1] = {};
+  Partial sums[1] = {};
   add_groups<Isa, BITS, 1, G, DOUBLE>(m, codes, first, q, q.rest, token, group, sums);
   return sums[0];
 }
@@ -223,14 +223,14 @@ void rows(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) 
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const uint16_t* precise = q.precise + size_t(token / kTokens) * groups;
   const size_t first = size_t(block) * groups;
-  Sums sums[B] = {};
+  Partial sums[B] = {};
   for (int group = 0; group < groups; group += G, codes += size_t(tiles) * BITS * 64) {
     add_groups<Isa, BITS, B, G, DOUBLE>(m, codes, first, q, q.codes, token, group, sums);
     unsigned which = precise[group];
     if (G == 2) which |= precise[group + 1];
     for (which = which >> token % kTokens & ((1u << B) - 1); which; which &= which - 1) {
       const int b = __builtin_ctz(which);
-      const Sums more = rest_of<Isa, BITS, G, DOUBLE>(m, codes, first, q, token + b, group);
+      const Partial more = rest_of<Isa, BITS, G, DOUBLE>(m, codes, first, q, token + b, group);
       sums[b].out += more.out;
       sums[b].least += more.least;
     }

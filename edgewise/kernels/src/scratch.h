@@ -93,6 +93,20 @@ struct Input {
   Activations in8;
 };
 
+// What a thread keeps of the block of 16 rows that it rounds, a slice being as many as the target
+// works on at a time.
+struct RoundingScratch {
+  float* x;                // [slices, width, lanes]
+  float *scale, *minimum;  // [slices, groups, lanes], the best ones
+  uint8_t* codes;          // [width / 4, 16, 4]
+
+  RoundingScratch(Scratch& from, const Rounding& r)
+      : x(from.take<float>(size_t(r.width) * kRows)),
+        scale(from.take<float>(size_t(r.groups()) * kRows)),
+        minimum(from.take<float>(size_t(r.groups()) * kRows)),
+        codes(from.take<uint8_t>(size_t(r.width) * kRows)) {}
+};
+
 constexpr int kHeads = 4;  // of queries that look at the same keys, attended together
 
 // What a step through a block keeps between its phases.

@@ -21,12 +21,19 @@ METHODS: Mapping[Family, Mapping[str, Method]] = {
     Family.TRUNCATED: {"truncate": truncate, "truncate-unit": truncate_unit},
 }
 
-ROWS_AT_ONCE = 1024
+# Those that look at what a matrix is multiplied with. What they make depends on the text that the
+# model read then, so their name is followed by that text's: "gptq:TEXT" (see `calibrated`).
+CALIBRATED = frozenset({"gptq"})
 
 
 def default_method(scheme: Scheme) -> str:
     """The first method of a scheme's family; none for floating point."""
     return next(iter(METHODS.get(scheme.family, {})), "")
+
+
+def calibrated(method: str, text: str) -> str:
+    """The full name of a method: with the name of the text that it looks at, if it does."""
+    return f"{method}:{text}" if method in CALIBRATED else method
 
 
 def quantize(
@@ -38,14 +45,15 @@ def quantize(
     name: str = "a matrix",
 ) -> Packed:
     """A matrix [rows, columns] of any float type in a scheme, by default with the first method of
-    its family. Raises QuantizationError, which calls the matrix `name`."""
+    its family; methods are also known by their full names. Raises QuantizationError, which calls
+    the matrix `name`."""
     known = METHODS.get(scheme.family, {})
-    method = method or default_method(scheme)
+    method = (method or default_method(scheme)).partition(":")[0]
     if method not in known:
         raise QuantizationError(
             f"{scheme.name} is not rounded by '{method}'; methods: {', '.join(known) or 'none'}"
         )
-    parts = (weight[i : i + ROWS_AT_ONCE] for i in range(0, len(weight), ROWS_AT_ONCE))
-    if not all(torch.isfinite(part).all() for part in parts):
+    # The extremes of numbers of which one is NaN are NaN; torch.isfinite makes copies.
+    if not all(map(torch.isfinite, torch.aminmax(weight))):
         raise QuantizationError(f"{name} holds numbers that are not finite")
     return known[method](weight, scheme, moments)

@@ -1,6 +1,7 @@
 // Random shapes through every instruction set that the machine has, on buffers of just the right
-// size: products against doubles, whole matrices, blocks and rounding against the portable code. Built with
-// sanitizers, and for other processors, by test_sources.py. Prints what differs; exits with 1.
+// size: products against doubles, whole matrices, blocks and rounding against the portable code.
+// Built with sanitizers, and for other processors, by test_sources.py. Prints what differs; exits
+// with 1.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -299,11 +300,8 @@ static void blocks(const char* isa, int rounds) {
 // What rounding a matrix loses: the squares, in doubles, as `isa` does it.
 static double lost(const char* isa, Owned& from, int bits, int group, bool asymmetric, bool doubled) {
   const int rows = int(from.m.rows), columns = int(from.m.columns);
-  Owned to(rows, columns, bits, group, asymmetric, false);
-  to.minimum.resize(asymmetric ? to.scale.size() : 0);
-  const size_t sides = to.scale.size(), padded = size_t(to.m.blocks()) * kRows;
-  std::vector<int8_t> scale(doubled ? sides : 0), minimum(doubled && asymmetric ? sides : 0);
-  std::vector<uint16_t> row_scale(doubled ? padded : 0), row_minimum(minimum.empty() ? 0 : padded);
+  Owned to(rows, columns, bits, group, asymmetric, doubled, false);
+  to.get();
   std::vector<float> by_column(to.m.width()), ranges;
   const int half = 1 << (bits - 1);
   for (int i = 0; i < columns; ++i) by_column[i] = 1.0f;
@@ -313,23 +311,17 @@ static double lost(const char* isa, Owned& from, int bits, int group, bool asymm
   Rounding r{};
   r.weight = from.codes.data(), r.by_column = by_column.data(), r.ranges = ranges.data();
   r.codes = to.codes.data(), r.type = from.m.type, r.bits = bits, r.group = group;
-  r.scale = doubled ? static_cast<void*>(scale.data()) : to.scale.data();
-  r.minimum = doubled ? static_cast<void*>(minimum.data()) : to.minimum.data();
-  r.row_scale = row_scale.data(), r.row_minimum = row_minimum.data();
+  r.scale = doubled ? static_cast<void*>(to.scale8.data()) : to.scale.data();
+  r.minimum = doubled ? static_cast<void*>(to.minimum8.data()) : to.minimum.data();
+  r.row_scale = to.row_scale.data(), r.row_minimum = to.row_minimum.data();
   r.rows = rows, r.columns = r.stride = columns, r.width = to.m.width();
   r.asymmetric = asymmetric, r.doubled = doubled, r.num_ranges = int(ranges.size() / 2);
   edgewise_use(isa);
   expect(!edgewise_round(&r, draw(1, 3)), "memory");
   double total = 0;
   for (int row = 0; row < rows; ++row)
-    for (int column = 0; column < columns; ++column) {
-      const size_t at = (size_t(row / kRows) * to.m.groups() + column / group) * kRows + row % kRows;
-      double step = doubled ? scale[at] * double(wide(row_scale[row])) : wide(to.scale[at]);
-      double value = (to.code(row, column) - (asymmetric ? 0 : half)) * step;
-      if (asymmetric)
-        value += doubled ? minimum[at] * double(wide(row_minimum[row])) : wide(to.minimum[at]);
-      total += std::pow(value - from.weight(row, column), 2);
-    }
+    for (int column = 0; column < columns; ++column)
+      total += std::pow(to.weight(row, column) - from.weight(row, column), 2);
   return total;
 }
 
@@ -337,7 +329,7 @@ static void roundings(const char* isa, int rounds) {
   static const Type kPlain[] = {kBf16, kFp16, kFp32};
   for (int round = 0; round < rounds; ++round) {
     Owned from(draw(1, 40), draw(1, 200), kPlain[draw(0, 2)], false);
-    const int bits = kBits[draw(0, 5)], group = 16 << draw(0, 3);
+    const int bits = kBits[draw(0, 5)], group = kGroups[draw(0, 3)];
     const bool asymmetric = draw(0, 1), doubled = draw(0, 1);
     const double right = lost("portable", from, bits, group, asymmetric, doubled);
     const double other = lost(isa, from, bits, group, asymmetric, doubled);

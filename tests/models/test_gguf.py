@@ -105,6 +105,8 @@ def mixed(name, weights):
 def dequantized(model, choose):
     """The model with the weights that such a file means."""
     for name, value in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
         weights = value.float().numpy()
         kind = choose(name, weights)
         raw = gguf.quants.quantize(weights, kind)
@@ -198,7 +200,7 @@ def test_a_folder_with_one_file(tmp_path):
         ),
         ({"llama.block_count": None}, "key 'llama.block_count' is missing"),
         ({"llama.block_count": "two"}, "is 'two', not a size"),
-        ({"llama.block_count": 3}, r"tensor 'blk\.2\.attn_q\.weight' is missing"),
+        ({"llama.block_count": 3}, r"tensor 'blk\.2\.attn_norm\.weight' is missing"),
         ({"llama.embedding_length": 2**31}, "not a size"),
         ({"llama.feed_forward_length": 64}, "the configuration asks for"),
         ({"llama.attention.head_count": 8}, "the configuration asks for"),

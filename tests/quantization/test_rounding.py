@@ -17,7 +17,7 @@ from edgewise.quantization import quantize
 from edgewise.quantization.packed import Packed, random_packed
 from edgewise.schemes import SCHEMES, Family, Scheme, get_scheme
 
-UNPACKED = (Family.FLOAT, Family.STORED)
+UNPACKED = (Family.FLOAT, Family.STORED, Family.RECIPE)
 PACKED = [scheme for scheme in SCHEMES.values() if scheme.family not in UNPACKED]
 GROUPED = [scheme for scheme in PACKED if scheme.family is Family.GROUPED]
 # Every width, every group, every kind of sides; not every combination.

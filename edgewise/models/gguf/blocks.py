@@ -4,7 +4,7 @@ A row is a sequence of blocks of 32 numbers, or of 256 for the K-types, each lai
 `block_*` structs (ggml-common.h; in Python the `gguf` library's quants.py). Values are `code *
 scale`, codes counted from the middle, or `code * scale + minimum`. Codes carry over exactly. Scales
 and minima, fp16 in the file or products of an fp16 and a small integer, are rounded once, to bf16:
-by at most 2**-9 of themselves.
+by at most 2**-8 of themselves.
 """
 
 from collections.abc import Callable

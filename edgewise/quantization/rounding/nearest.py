@@ -21,7 +21,7 @@ from edgewise.quantization.rounding.grid import encode
 from edgewise.quantization.rounding.search import best_sides, ranges
 from edgewise.schemes import TILE_ROWS, Scheme
 
-AT_ONCE = 2**20  # weights: trying ranges out takes several times the memory of what it is tried on
+AT_ONCE = 2**18  # weights: what is tried on them stays in the cache
 LEAST_WEIGHT = 0.01  # of the median: a column that calibration saw nothing of may matter elsewhere
 
 

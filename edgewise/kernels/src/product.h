@@ -218,7 +218,10 @@ __attribute__((noinline)) Partial rest_of(const Matrix& m, const uint8_t* codes,
 // A block's 16 rows times B tokens, from `token` on: y[b]. G groups at a time: two make a tile where
 // they have 16 columns.
 template <class Isa, int BITS, int B, int G, bool DOUBLE>
-void rows(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) {
+void rows(const Matrix& matrix, int block, const Quantized& quantized, int token, f32x16* y) {
+  // Copies that no call can change: what is computed from them is computed once.
+  const Matrix m = matrix;
+  const Quantized q = quantized;
   const int groups = m.groups(), tiles = G == 2 ? 1 : m.group / kColumns;
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const uint16_t* precise = q.precise + size_t(token / kTokens) * groups;
@@ -230,7 +233,8 @@ void rows(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) 
     if (G == 2) which |= precise[group + 1];
     for (which = which >> token % kTokens & ((1u << B) - 1); which; which &= which - 1) {
       const int b = __builtin_ctz(which);
-      const Partial more = rest_of<Isa, BITS, G, DOUBLE>(m, codes, first, q, token + b, group);
+      const Partial more =
+          rest_of<Isa, BITS, G, DOUBLE>(matrix, codes, first, quantized, token + b, group);
       sums[b].out += more.out;
       sums[b].least += more.least;
     }

@@ -72,7 +72,8 @@ class Rounding(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """The library, with its functions declared; None where it was not built or is switched off.
-    Raises EdgewiseError where the variable asks for an instruction set that is not there."""
+    Raises EdgewiseError where it was built from other sources, or the variable asks for an
+    instruction set that is not there."""
     asked = os.environ.get(VARIABLE, "")
     built = sorted(Path(__file__).parent.glob("native*.so")) + sorted(
         Path(__file__).parent.glob("native*.pyd")
@@ -83,6 +84,7 @@ def library() -> ctypes.CDLL | None:
         lib = ctypes.CDLL(str(built[0]))
     except OSError:  # built for another machine
         return None
+    _check_structs(lib, built[0])
     lib.edgewise_isa.restype = c_char_p
     lib.edgewise_use.argtypes = (c_char_p,)
     lib.edgewise_linear.argtypes = (POINTER(Matrix), c_void_p, c_int, c_void_p, c_int)
@@ -97,6 +99,20 @@ def library() -> ctypes.CDLL | None:
             f"neon-dotprod, portable or {OFF}"
         )
     return lib
+
+
+def _check_structs(lib: ctypes.CDLL, path: Path) -> None:
+    """Raises EdgewiseError where the library was built from other sources than these structs."""
+    structs = (Matrix, Block, Step, Rounding)
+    size = getattr(lib, "edgewise_struct_size", None)
+    if size is not None:
+        size.restype = c_size_t
+    expected = [ctypes.sizeof(x) for x in structs]
+    if size is None or [size(number) for number in range(len(structs))] != expected:
+        raise EdgewiseError(
+            f"{path} was built from other sources than this version's; build it again with "
+            f"`make`, or set {VARIABLE}={OFF} to do without it"
+        )
 
 
 def available() -> bool:

@@ -63,20 +63,26 @@ class NativeMatrix:
         return NativeMatrix((rows, columns), {"codes": weight}, bias)
 
     @staticmethod
-    def stacked(parts: Sequence["NativeMatrix"]) -> "NativeMatrix":
+    def stacked(parts: Sequence["NativeMatrix"], bias: Tensor | None = None) -> "NativeMatrix":
         """Matrices below each other, of the same columns but each in its own scheme or type, as
-        one; they stay as they are. Raises ValueError where they differ in columns, or are none."""
+        one; they stay as they are. With `bias` [rows], it takes the place of the parts' own. Raises
+        ValueError where they differ in columns, or are none."""
         columns = {part.shape[1] for part in parts}
         if len(columns) != 1:
             raise ValueError(f"matrices below each other need the same columns, not {columns}")
         structs = [Matrix.from_buffer_copy(x.struct) for part in parts for x in part.parts]
         for above, below in pairwise(structs):
             above.next = ctypes.addressof(below)
+        floats, row = None if bias is None else bias.detach().float().contiguous(), 0
+        for struct in structs:
+            if floats is not None:
+                struct.bias = floats[row:].data_ptr()
+            row += struct.rows
         whole = copy(parts[0])
         whole.shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
         whole.most_tokens = min(part.most_tokens for part in parts)
         whole.parts = tuple(x for part in parts for x in part.parts)
-        whole.struct, whole._kept = structs[0], structs
+        whole.struct, whole._kept = structs[0], (structs, floats, list(parts))
         return whole
 
 

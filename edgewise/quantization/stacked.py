@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgewise import kernels
 from edgewise.kernels import NativeMatrix
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule, packed_matmul
 from edgewise.quantization.packed import Packed, joined, random_packed
@@ -25,15 +26,37 @@ class StackedLinear(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._native: NativeMatrix | None = None
 
     def native(self) -> NativeMatrix | None:
-        """The matrix as the kernels see it: they do not know matrices in parts."""
-        return None
+        """The matrix as the kernels see it; None where torch has to do without them."""
+        known = [_native(part) for part in self.parts]
+        parts = [part for part in known if part is not None]
+        if len(parts) < len(known):
+            return None
+        sources = [part.source for part in parts]
+        if self._native is None or [part.source for part in self._native.parts] != sources:
+            self._native = NativeMatrix.stacked(parts, self.bias)
+        return self._native
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows], of the same type."""
+        native = self.native()
+        if native is not None and x.numel() <= native.most_tokens * native.shape[1]:
+            product = kernels.linear(native, x.reshape(-1, native.shape[1]).float())
+            return product.to(x.dtype).view(*x.shape[:-1], -1)
         found = torch.cat([_product(x, part) for part in self.parts], dim=-1)
         return found if self.bias is None else found + self.bias.to(found.dtype)
+
+
+def _native(part: nn.Module) -> NativeMatrix | None:
+    """A part as the kernels see it, if they can."""
+    if isinstance(part, PackedLinear):
+        return part.native()
+    assert isinstance(part, nn.Linear)
+    weight = part.weight
+    known = weight.device.type == "cpu" and weight.dtype in kernels.TYPES
+    return NativeMatrix.plain(weight) if kernels.available() and known else None
 
 
 def _product(x: Tensor, part: nn.Module) -> Tensor:

@@ -14,6 +14,7 @@ from edgewise.models.shard import Shard, random_shard
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.rounding import quantize
 from edgewise.schemes import CacheType, get_scheme
+from tests.kernels.activations import rounded
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
 
@@ -55,8 +56,8 @@ class InFull(torch.nn.Module):
         return F.linear(x, self.weight, None if self.bias is None else self.bias.float())
 
 
-class InEightBits(torch.nn.Module):
-    """A packed matrix's product in float32, with its input rounded to 8 bits as the kernels do."""
+class Rounded(torch.nn.Module):
+    """A packed matrix's product in float32, with its input rounded as the kernels do."""
 
     def __init__(self, packed: PackedLinear) -> None:
         super().__init__()
@@ -67,11 +68,8 @@ class InEightBits(torch.nn.Module):
         )
 
     def forward(self, x):
-        width = -(-x.shape[-1] // self.group) * self.group
-        groups = F.pad(x, (0, width - x.shape[-1])).unflatten(-1, (-1, self.group))
-        step = (groups.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
-        rounded = ((groups / step).round() * step).flatten(-2)[..., : x.shape[-1]]
-        return F.linear(rounded, self.weight, None if self.bias is None else self.bias.float())
+        seen, _ = rounded(x, self.group)
+        return F.linear(seen, self.weight, None if self.bias is None else self.bias.float())
 
 
 class Stack(torch.nn.Module):
@@ -102,7 +100,7 @@ def exact(matrix):
     """What the kernels should compute, in float32."""
     if isinstance(matrix, Stack):
         return Stack([exact(part) for part in matrix.parts])
-    return (InEightBits if isinstance(matrix, PackedLinear) else InFull)(matrix)
+    return (Rounded if isinstance(matrix, PackedLinear) else InFull)(matrix)
 
 
 def expected_of(config, shard):

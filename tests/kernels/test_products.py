@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise import kernels
+from edgewise.errors import EdgewiseError
 from edgewise.models.linear import Linear
 from edgewise.quantization.linear import PackedLinear, packed_matmul
 from edgewise.quantization.packed import random_packed
 from edgewise.quantization.rounding import quantize
 from edgewise.schemes import BITS, GROUPS, get_scheme
+from tests.kernels.activations import rounded
 from tests.kernels.conftest import BEST, usable
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
@@ -35,32 +37,23 @@ def native_of(packed, bias=None):
     return module.native()
 
 
-def in_eight_bits(x, group):
-    """x as the kernels see it: its rounded groups, and half of their steps."""
-    width = -(-x.shape[1] // group) * group
-    groups = torch.nn.functional.pad(x, (0, width - x.shape[1])).view(len(x), -1, group)
-    step = groups.abs().amax(-1, keepdim=True) / 127
-    rounded = (groups / step.clamp(min=1e-30)).round() * step
-    return (y.reshape(len(x), -1)[:, : x.shape[1]] for y in (rounded, step / 2 + 0 * groups))
-
-
 @pytest.mark.parametrize("suffix", ["", "a", "d", "ad"])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("bits", BITS)
 def test_products_equal_double_precision(isa, bits, group, suffix):
-    """Beyond the rounding of x to 8 bits nothing is lost but the last digits."""
+    """Beyond the rounding of x nothing is lost but the last digits."""
     for shape in ((33, 70), (64, 256), (5, 31)):
         packed = packed_of(f"q{bits}g{group}{suffix}", shape)
         weight, bias = packed.dequantized().double(), torch.randn(shape[0])
         for tokens in (1, 2, 3, 4, 8, 16, 17):
             x = torch.randn(tokens, shape[1])
             found = kernels.linear(native_of(packed, bias), x).double()
-            rounded, half = in_eight_bits(x.double(), group)
+            seen, half = rounded(x.double(), group)
             size = x.double().abs() @ weight.abs().T + 1
             # A number halfway between two codes may go either way.
             one = (2 * half.unsqueeze(1) * weight.abs()).amax(-1)
             ties = 1e-5 * size + one
-            assert ((found - rounded @ weight.T - bias).abs() <= ties).all()
+            assert ((found - seen @ weight.T - bias).abs() <= ties).all()
             error = (found - x.double() @ weight.T - bias).abs()
             assert (error <= half @ weight.abs().T * 1.001 + 1e-5 * size).all()
         whole = kernels.dequantize(native_of(packed), 0, shape[0])
@@ -89,9 +82,24 @@ def test_any_shape_equals_torch(bits, group, suffix, rows, columns, tokens, thre
         torch.set_num_threads(before)
     expected = packed_matmul(x.bfloat16(), packed)
     weight = packed.dequantized().abs()
-    _, half = in_eight_bits(x, group)
+    _, half = rounded(x, group)
     limit = 0.02 * (x.abs() @ weight.T) + 1.1 * (half @ weight.T) + 1e-4
     assert ((found - expected).abs() <= limit).all()
+
+
+@pytest.mark.parametrize("scheme", ["q8g32", "q4g64a", "q6g16d", "q5g128"])
+def test_massive_activations_cost_little(isa, scheme):
+    """One column is thousands of times as large as the others, as in trained models. Together with
+    other tokens, a token is what it is alone."""
+    packed = packed_of(scheme, (40, 512))
+    x = torch.randn(9, 512)
+    x[:7, 5] *= 3000
+    exact = x.double() @ packed.dequantized().double().T
+    found = kernels.linear(native_of(packed), x)
+    error = (found - exact).norm(dim=1)
+    assert (error < 5 * error[7:].mean()).all()  # in 8 bits alone: hundreds of times
+    alone = torch.cat([kernels.linear(native_of(packed), token) for token in x.split(1)])
+    assert torch.equal(found, alone)
 
 
 STACKS = (("q4g32a", "q6g16d"), ("q4g64", "q8g128", "q4g64"), ("bf16", "q5g32ad", "fp32"))
@@ -121,6 +129,14 @@ def test_parts_below_each_other_are_what_they_are_alone(isa, schemes):
         each = torch.cat([kernels.dequantize(part, 0, part.shape[0]) for part in parts])
         for start, end in ((0, len(each)), (3, 5), (16, 50), (20, 22)):
             assert torch.equal(kernels.dequantize(whole, start, end), each[start:end])
+
+
+def test_the_bias_of_all_parts():
+    parts = [native_of(packed_of(scheme, (21, 70))) for scheme in ("q4g32a", "q6g16d")]
+    x, bias = torch.randn(3, 70), torch.randn(42)
+    found = kernels.linear(kernels.NativeMatrix.stacked(parts, bias), x)
+    plain = torch.cat([kernels.linear(part, x) for part in parts], dim=1)
+    assert torch.equal(found, plain + bias)
 
 
 def test_parts_need_the_same_columns():
@@ -176,3 +192,11 @@ def test_a_wrong_instruction_set_is_an_error_and_off_means_torch(monkeypatch):
     assert asked("off").stdout == "None\n"
     assert asked("portable").stdout == "portable\n"
     assert "EDGEWISE_KERNELS=mmx: this machine has no such instruction set" in asked("mmx").stderr
+
+
+def test_a_library_of_other_sources_is_an_error(monkeypatch):
+    """Its structs would be read wrongly."""
+    module = sys.modules[kernels.available.__module__]
+    monkeypatch.setattr(module, "Matrix", module.Lane)
+    with pytest.raises(EdgewiseError, match="was built from other sources"):
+        module.library.__wrapped__()

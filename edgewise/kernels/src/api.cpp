@@ -47,9 +47,9 @@ constexpr int kOk = 0, kNoMemory = 1;
 
 }  // namespace
 
-size_t linear_scratch(const Matrix& m, int tokens) {
+size_t linear_scratch(const Matrix& m, int tokens, int threads) {
   Scratch needed(nullptr);
-  Activations(needed, m, tokens);
+  Activations(needed, m, tokens, threads);
   return needed.used();
 }
 
@@ -75,6 +75,13 @@ using namespace edgewise;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
+// Bytes of the structs that Python hands over, one after the other; 0 beyond the last. A library
+// built from other sources would read them wrongly.
+EXPORT size_t edgewise_struct_size(int number) {
+  constexpr size_t kSizes[] = {sizeof(Matrix), sizeof(Block), sizeof(Step), sizeof(Rounding)};
+  return number < 4 ? kSizes[number] : 0;
+}
+
 // The name of the instruction set in use.
 EXPORT const char* edgewise_isa() { return current().name; }
 
@@ -92,7 +99,7 @@ EXPORT int edgewise_use(const char* name) {
 
 // y [tokens, rows] = m x + bias, x [tokens, columns].
 EXPORT int edgewise_linear(const Matrix* m, const float* x, int tokens, float* y, int threads) {
-  void* scratch = buffer(linear_scratch(*m, tokens));
+  void* scratch = buffer(linear_scratch(*m, tokens, threads));
   if (!scratch) return kNoMemory;
   run(threads, [&](Crew& crew) { current().linear(crew, *m, x, tokens, y, scratch); });
   return kOk;

@@ -67,8 +67,11 @@ INLINE void deliver(const Matrix& m, int block, f32x16 y, float* out) {
 
 // out [tokens, stride] = or += m x + bias, with rows, all parts' one after the other, on the threads.
 template <class Isa, bool ADD>
-INLINE void multiply(Crew& crew, const Matrix& m, const Input& in, int tokens, float* out,
+INLINE void multiply(Crew& crew, const Matrix& m, Input in, int tokens, float* out,
                      size_t stride) {
+  // Every thread decides for itself: quicker than waiting for one that does.
+  for (Quantized& q : in.in8.sizes)
+    if (q.wanted()) decide(q, place(), tokens);
   const int blocks = m.all_blocks();
   crew.each(blocks, crew.chunk(blocks), [&](int first, int last) {
     f32x16 y[kTokens];
@@ -354,7 +357,7 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
 template <class Isa>
 void linear_step(Crew& crew, const Matrix& m, const float* x, int tokens, float* y, void* memory) {
   Scratch from(memory);
-  const Activations in8(from, m, tokens);
+  const Activations in8(from, m, tokens, crew.size());
   quantize(crew, in8, tokens, x, m.columns, static_cast<int>(m.columns));
   multiply<Isa, false>(crew, m, {x, size_t(m.columns), in8}, tokens, y, m.all_rows());
 }

@@ -29,6 +29,8 @@ class Crew {
  public:
   explicit Crew(int size) : size_(size) {}
 
+  int size() const { return size_; }
+
   // A thread takes its own share of the pieces in order, which is how memory is read fastest, and
   // then helps the others with theirs.
   template <class F>

@@ -13,6 +13,8 @@ namespace edgewise {
 namespace {
 
 constexpr int kPiece = 128;  // columns that are quantized at a time: whole groups of any size
+constexpr float kRest = 254.0f;   // steps of the rest in a step: it lies within half of one
+constexpr float kShare = 1e-5f;   // of a token's squares that rounding a group may cost
 
 // One group of one token, from x[0, count); the rest of the group is zero.
 INLINE void quantize_group(const Quantized& q, int token, int g, const float* x, int count) {
@@ -22,19 +24,48 @@ INLINE void quantize_group(const Quantized& q, int token, int g, const float* x,
     if (count > 0) memcpy(padded, x, sizeof(float) * count);
     x = padded;
   }
-  f32x16 most = {};
-  for (int i = 0; i < q.group; i += 16) most = larger(absolute(load<f32x16>(x + i)), most);
-  const float range = largest(most), inverse = range > 0 ? 127.0f / range : 0.0f;
-  int8_t* codes = q.codes + size_t(token) * q.width + size_t(g) * q.group;
-  i32x16 total = {};
+  f32x16 most = {}, squares = {};
   for (int i = 0; i < q.group; i += 16) {
-    const i32x16 code = rounded(load<f32x16>(x + i) * inverse);
-    store(codes + i, __builtin_convertvector(code, i8x16));
+    const f32x16 part = load<f32x16>(x + i);
+    most = larger(absolute(part), most);
+    squares += part * part;
+  }
+  const float range = largest(most), inverse = range > 0 ? 127.0f / range : 0.0f;
+  const size_t first = size_t(token) * q.width + size_t(g) * q.group;
+  i32x16 total = {}, rest_total = {};
+  for (int i = 0; i < q.group; i += 16) {
+    const f32x16 part = load<f32x16>(x + i) * inverse;
+    const i32x16 code = rounded(part);
+    const i32x16 rest = rounded((part - __builtin_convertvector(code, f32x16)) * kRest);
+    store(q.codes.of + first + i, __builtin_convertvector(code, i8x16));
+    store(q.rest.of + first + i, __builtin_convertvector(rest, i8x16));
     total += code;
+    rest_total += rest;
   }
   const size_t at = size_t(token) * q.groups() + g;
-  q.scale[at] = range / 127.0f;
-  q.sum[at] = sum(total);
+  q.codes.scale[at] = range / 127.0f;
+  q.rest.scale[at] = range / (127.0f * kRest);
+  q.codes.sum[at] = sum(total);
+  q.rest.sum[at] = sum(rest_total);
+  q.energy[at] = sum(squares);
+}
+
+// Which groups need their rest: a step s of a group of g numbers, rounded, is off by g s^2 / 12 in
+// squares; that counts where it is more than a share of the token's sum of squares. It depends on
+// nothing but the token.
+INLINE void decide(Quantized& q, int thread, int tokens) {
+  const int groups = q.groups();
+  q.precise += size_t(thread) * q.chunks * groups;
+  memset(q.precise, 0, sizeof(uint16_t) * q.chunks * groups);
+  for (int t = 0; t < tokens; ++t) {
+    const float* step = q.codes.scale + size_t(t) * groups;
+    uint16_t* precise = q.precise + size_t(t / kTokens) * groups;
+    float energy = 0;
+    for (int g = 0; g < groups; ++g) energy += q.energy[size_t(t) * groups + g];
+    const float limit = kShare * energy * 12.0f / static_cast<float>(q.group);
+    for (int g = 0; g < groups; ++g)
+      precise[g] |= static_cast<uint16_t>((step[g] * step[g] > limit) << t % kTokens);
+  }
 }
 
 // One piece of a token's row, from x[0, count): the piece, and perhaps numbers beyond it.
@@ -142,44 +173,75 @@ INLINE f32x16 unit(const uint16_t* units, int block) {
   return DOUBLE ? bf16(units + size_t(block) * kRows) : all(1.0f);
 }
 
+// What some rows of a product are so far: scaled codes, and minima where there are any.
+struct Partial {
+  f32x16 out, least;
+};
+
+// Adds G groups of B tokens, from `group` of `token` on; `first` is the block's first group in all.
+template <class Isa, int BITS, int B, int G, bool DOUBLE>
+INLINE void add_groups(const Matrix& m, const uint8_t* codes, size_t first, const Quantized& q,
+                       const Codes& from, int token, int group, Partial (&sums)[B]) {
+  const int groups = q.groups(), tiles = G == 2 ? 1 : q.group / kColumns;
+  const int32_t zero = zero_of<Isa, BITS>(m);
+  const float* scale = from.scale + size_t(token) * groups + group;
+  const int32_t* sum = from.sum + size_t(token) * groups + group;
+  const int8_t* x[B];
+  i32x16 dot[G][B];
+  for (int b = 0; b < B; ++b) {
+    x[b] = from.of + size_t(token + b) * q.width + size_t(group) * q.group;
+    for (int g = 0; g < G; ++g) dot[g][b] = i32x16{} - zero * sum[b * groups + g];
+  }
+  Isa::template dot<BITS, B, G>(codes, x, tiles, dot);
+  for (int g = 0; g < G; ++g) {
+    const f32x16 by_row = side<DOUBLE>(m.scale, first + group + g);
+    for (int b = 0; b < B; ++b)
+      sums[b].out +=
+          __builtin_convertvector(dot[g][b], f32x16) * (by_row * scale[b * groups + g]);
+    if (!m.minimum) continue;
+    for (int b = 0; b < B; ++b) {
+      const float total = scale[b * groups + g] * static_cast<float>(sum[b * groups + g]);
+      sums[b].least += side<DOUBLE>(m.minimum, first + group + g) * total;
+    }
+  }
+}
+
+// The same of what rounding one token's groups left. Seldom, so it is a function of its own.
+template <class Isa, int BITS, int G, bool DOUBLE>
+__attribute__((noinline)) Partial rest_of(const Matrix& m, const uint8_t* codes, size_t first,
+                                       const Quantized& q, int token, int group) {
+  Partial sums[1] = {};
+  add_groups<Isa, BITS, 1, G, DOUBLE>(m, codes, first, q, q.rest, token, group, sums);
+  return sums[0];
+}
+
 // A block's 16 rows times B tokens, from `token` on: y[b]. G groups at a time: two make a tile where
 // they have 16 columns.
 template <class Isa, int BITS, int B, int G, bool DOUBLE>
-void rows(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) {
+void rows(const Matrix& matrix, int block, const Quantized& quantized, int token, f32x16* y) {
+  // Copies that no call can change: what is computed from them is computed once.
+  const Matrix m = matrix;
+  const Quantized q = quantized;
   const int groups = m.groups(), tiles = G == 2 ? 1 : m.group / kColumns;
   const uint8_t* codes = m.codes + block * m.block_bytes();
+  const uint16_t* precise = q.precise + size_t(token / kTokens) * groups;
   const size_t first = size_t(block) * groups;
-  const int32_t zero = zero_of<Isa, BITS>(m);
-  const int8_t* x[B];
-  f32x16 out[B], least[B];
-  for (int b = 0; b < B; ++b) {
-    x[b] = q.codes + size_t(token + b) * q.width;
-    out[b] = least[b] = f32x16{};
-  }
-  const float* scale = q.scale + size_t(token) * groups;
-  const int32_t* sum = q.sum + size_t(token) * groups;
-  for (int group = 0; group < groups; group += G) {
-    i32x16 dot[G][B];
-    for (int g = 0; g < G; ++g)
-      for (int b = 0; b < B; ++b) dot[g][b] = i32x16{} - zero * sum[b * groups + group + g];
-    Isa::template dot<BITS, B, G>(codes, x, tiles, dot);
-    codes += size_t(tiles) * BITS * 64;
-    for (int b = 0; b < B; ++b) x[b] += tiles * kColumns;
-    for (int g = 0; g < G; ++g) {
-      const int at = group + g;
-      const f32x16 by_row = side<DOUBLE>(m.scale, first + at);
-      for (int b = 0; b < B; ++b)
-        out[b] += __builtin_convertvector(dot[g][b], f32x16) * (by_row * scale[b * groups + at]);
-      if (!m.minimum) continue;
-      for (int b = 0; b < B; ++b) {
-        const float total = scale[b * groups + at] * static_cast<float>(sum[b * groups + at]);
-        least[b] += side<DOUBLE>(m.minimum, first + at) * total;
-      }
+  Partial sums[B] = {};
+  for (int group = 0; group < groups; group += G, codes += size_t(tiles) * BITS * 64) {
+    add_groups<Isa, BITS, B, G, DOUBLE>(m, codes, first, q, q.codes, token, group, sums);
+    unsigned which = precise[group];
+    if (G == 2) which |= precise[group + 1];
+    for (which = which >> token % kTokens & ((1u << B) - 1); which; which &= which - 1) {
+      const int b = __builtin_ctz(which);
+      const Partial more =
+          rest_of<Isa, BITS, G, DOUBLE>(matrix, codes, first, quantized, token + b, group);
+      sums[b].out += more.out;
+      sums[b].least += more.least;
     }
   }
   for (int b = 0; b < B; ++b) {
-    y[b] = out[b] * unit<DOUBLE>(m.row_scale, block);
-    if (m.minimum) y[b] += least[b] * unit<DOUBLE>(m.row_minimum, block);
+    y[b] = sums[b].out * unit<DOUBLE>(m.row_scale, block);
+    if (m.minimum) y[b] += sums[b].least * unit<DOUBLE>(m.row_minimum, block);
   }
 }
 

@@ -25,32 +25,51 @@ class Scratch {
   size_t used_ = 0;
 };
 
-// Activations in 8 bits, symmetric, with a scale for each group of columns of a packed matrix.
+// Codes of 8 bits with a scale for each group of columns.
+struct Codes {
+  int8_t* of = nullptr;    // [tokens, width]
+  float* scale = nullptr;  // [tokens, groups]
+  int32_t* sum = nullptr;  // [tokens, groups], of the codes
+
+  Codes() = default;
+  Codes(Scratch& from, size_t numbers, size_t groups)
+      : of(from.take<int8_t>(numbers)),
+        scale(from.take<float>(groups)),
+        sum(from.take<int32_t>(groups)) {}
+};
+
+// Activations in 8 bits, symmetric, in the groups of a packed matrix, and what that leaves of them,
+// in 8 bits again.
 struct Quantized {
-  int8_t* codes = nullptr;  // [tokens, width]
-  float* scale = nullptr;   // [tokens, groups]
-  int32_t* sum = nullptr;   // [tokens, groups], of the codes
-  int width = 0, group = 0;
+  Codes codes, rest;
+  float* energy = nullptr;        // [tokens, groups], sums of squares
+  uint16_t* precise = nullptr;    // [threads, chunks, groups]: bit t: the rest counts for token t of a
+  int width = 0, group = 0;       // chunk of 16
+  int chunks = 0;
 
   Quantized() = default;
-  Quantized(Scratch& from, const Matrix& m, int tokens)
-      : codes(from.take<int8_t>(size_t(tokens) * m.width())),
-        scale(from.take<float>(size_t(tokens) * m.groups())),
-        sum(from.take<int32_t>(size_t(tokens) * m.groups())),
+  Quantized(Scratch& from, const Matrix& m, int tokens, int threads)
+      : codes(from, size_t(tokens) * m.width(), size_t(tokens) * m.groups()),
+        rest(from, size_t(tokens) * m.width(), size_t(tokens) * m.groups()),
+        energy(from.take<float>(size_t(tokens) * m.groups())),
+        precise(from.take<uint16_t>(size_t(threads) * chunks_of(tokens) * m.groups())),
         width(m.width()),
-        group(m.group) {}
+        group(m.group),
+        chunks(chunks_of(tokens)) {}
 
   bool wanted() const { return group > 0; }
   int groups() const { return width / group; }
+  static int chunks_of(int tokens) { return (tokens + kTokens - 1) / kTokens; }
 };
 
 // The same for all parts of a matrix: those with groups of one size share them.
 struct Activations {
   Quantized sizes[4];  // groups of 16, 32, 64 and 128
 
-  Activations(Scratch& from, const Matrix& m, int tokens) {
+  Activations(Scratch& from, const Matrix& m, int tokens, int threads) {
     for (const Matrix* part = &m; part; part = part->next)
-      if (part->packed() && !of(*part).wanted()) sizes[index_of(*part)] = Quantized(from, *part, tokens);
+      if (part->packed() && !of(*part).wanted())
+        sizes[index_of(*part)] = Quantized(from, *part, tokens, threads);
   }
 
   const Quantized& of(const Matrix& part) const { return sizes[index_of(part)]; }
@@ -96,10 +115,10 @@ struct BlockScratch {
   float *normal, *qkv, *attended, *up, *scores;
 
   BlockScratch(Scratch& from, const Block& block, int tokens, int threads, int longest)
-      : hidden(from, block.qkv, tokens),
-        heads(from, block.out, tokens),
-        ups(from, block.up, tokens),
-        ffn(from, block.down, tokens),
+      : hidden(from, block.qkv, tokens, threads),
+        heads(from, block.out, tokens, threads),
+        ups(from, block.up, tokens, threads),
+        ffn(from, block.down, tokens, threads),
         normal(from.take<float>(size_t(tokens) * padded(block.hidden))),
         qkv(from.take<float>(size_t(tokens) * padded(block.qkv.all_rows()))),
         attended(from.take<float>(size_t(tokens) * padded(int64_t(block.heads) * block.head_dim))),

@@ -84,9 +84,11 @@ INLINE f32x16 larger(f32x16 a, f32x16 b) { return choose(a > b, a, b); }
 INLINE f32x16 absolute(f32x16 x) { return (f32x16)((i32x16)x & 0x7fffffff); }
 
 INLINE float sum(f32x16 x) {
-  float total = 0;
-  for (int i = 0; i < 16; ++i) total += x[i];
-  return total;
+  float part[16];
+  store(part, x);
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
 }
 
 INLINE int32_t sum(i32x16 x) {

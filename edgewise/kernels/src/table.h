@@ -22,7 +22,7 @@ const Table* neon();
 const Table* portable();
 
 // Bytes of scratch.
-size_t linear_scratch(const Matrix& m, int tokens);
+size_t linear_scratch(const Matrix& m, int tokens, int threads);
 size_t block_scratch(const Block& block, const Step& step);
 size_t rounding_scratch(const Rounding& rounding);  // of each thread
 

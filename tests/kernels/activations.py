@@ -1,0 +1,28 @@
+"""How the kernels round activations (docs/kernels.md), written once more in torch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHARE = 1e-5  # of a token's squares that rounding a group may cost
+REST = 254  # steps of the rest in a step
+
+
+def rounded(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """x [tokens, columns] as the kernels see it, and how far that may be from each number."""
+    columns = x.shape[-1]
+    step = max(group, 32)
+    groups = F.pad(x, (0, -columns % step)).unflatten(-1, (-1, group))
+    step = groups.abs().amax(-1, keepdim=True) / 127
+    codes = groups / step.clamp(min=1e-30)
+    first = codes.round()
+    rest = ((codes - first) * REST).round() / REST
+    cost = group * step.square() / 12
+    precise = cost > SHARE * groups.square().sum((-1, -2), keepdim=True)
+    if group == 16:  # both groups of a tile
+        precise = precise.unflatten(-2, (-1, 2)).any(-2, keepdim=True).expand(
+            *precise.shape[:-2], -1, 2, 1
+        ).flatten(-3, -2)  # fmt: skip
+    seen = (first + torch.where(precise, rest, 0)) * step
+    most = (step / torch.where(precise, 2 * REST, 2)).expand_as(groups)
+    return tuple(y.flatten(-2)[..., :columns] for y in (seen, most))

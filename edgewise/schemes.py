@@ -1,7 +1,8 @@
 """Schemes: how a layer's weights are stored.
 
-A scheme applies to every matrix of a layer. The remaining weights of the layer (norms, biases) are
-few and stay in the scheme's `compute` type, in which the layer also multiplies.
+A scheme applies to every matrix of a layer, a recipe to all layers of a model. The remaining
+weights of a layer (norms, biases) are few and stay in the scheme's `compute` type, in which the
+layer also multiplies.
 
     fp32 bf16 fp16   floating point
     q4g64 q4g64a     4-bit codes of groups of 64 neighbours in a row, each with a scale; with an "a"
@@ -10,6 +11,7 @@ few and stay in the scheme's `compute` type, in which the layer also multiplies.
                      (and one minimum) per row, so smaller groups cost no more (K-quants' idea)
     stored           as the checkpoint has it, matrix by matrix: the type of a safetensors one, the
                      codes of a GGUF file. What that is, the model's specification says (specs.py)
+    8bit ... 2bit    recipes: blocks in that many bits, embedding and head in what they need
     t8               8-bit truncation (DILEMMA, arXiv 2503.01704): one range for a whole matrix,
                      digits below the last bit cut off. 4, 6, ... 16 bits; meant for studies
 """
@@ -47,6 +49,7 @@ class Family(StrEnum):
     GROUPED = "grouped"
     TRUNCATED = "truncated"
     STORED = "stored"
+    RECIPE = "recipe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Scheme:
     group: int = 0
     asymmetric: bool = False
     double: bool = False
+    blocks: str = ""  # of a recipe: what blocks are stored in,
+    ends: str = ""  # and what embedding and head are
 
     @property
     def compute_bytes(self) -> int:
@@ -78,8 +83,8 @@ class Scheme:
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Bytes of one stored matrix, scales and unfinished tiles included."""
-        if self.family is Family.STORED:
-            raise ValueError("what a stored matrix takes is the model's to say (LayerSpec)")
+        if self.family in (Family.STORED, Family.RECIPE):
+            raise ValueError(f"what {self.name} takes is the layer's to say (LayerSpec)")
         if self.family is Family.FLOAT:
             return rows * columns * self.bits // 8
         rows = -(-rows // TILE_ROWS) * TILE_ROWS
@@ -96,6 +101,21 @@ def _grouped(bits: int, group: int, asymmetric: bool, double: bool) -> Scheme:
     return Scheme(name, bits, "bfloat16", Family.GROUPED, group, asymmetric, double)
 
 
+# By the loss that they cost the real model (docs/quality): (blocks, embedding and head).
+RECIPES = {
+    "8bit": ("q8g32", "q8g32"),
+    "6bit": ("q6g16d", "q8g32d"),
+    "5bit": ("q5g32ad", "q6g16d"),
+    "4bit": ("q4g32ad", "q6g16d"),
+    "3bit": ("q3g16d", "q5g32ad"),
+    "2bit": ("q2g16ad", "q4g32ad"),
+}
+
+
+def _recipe(name: str, parts: tuple[str, str]) -> Scheme:
+    return Scheme(name, int(name[0]), "bfloat16", Family.RECIPE, blocks=parts[0], ends=parts[1])
+
+
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
@@ -104,14 +124,15 @@ SCHEMES = {
         Scheme("fp16", 16, "float16"),
         *(_grouped(*x) for x in product(BITS, GROUPS, (False, True), (False, True))),
         Scheme(STORED, 16, "bfloat16", Family.STORED),
+        *(_recipe(*x) for x in RECIPES.items()),
         *(Scheme(f"t{b}", b, "bfloat16", Family.TRUNCATED) for b in TRUNCATED_BITS),
     )
 }
 
 KNOWN = (
     "fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, groups of 16, 32, 64 or 128; q4g64a is "
-    "asymmetric, q4g32d has its scales quantized too), stored (as the checkpoint has it), "
-    "t8 (truncated: 4, 6, ... 16 bits)"
+    "asymmetric, q4g32d has its scales quantized too), 4bit (a recipe; 2, 3, 5, 6, 8 too), "
+    "stored (as the checkpoint has it), t8 (truncated: 4, 6, ... 16 bits)"
 )
 
 

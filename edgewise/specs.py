@@ -39,19 +39,28 @@ class LayerSpec:
         matrices = sum(self.matrix_bytes(scheme, i) for i in range(len(self.matrices)))
         return matrices + self.other_weights * self.compute_bytes(scheme)
 
+    def concrete(self, scheme: Scheme) -> Scheme:
+        """What a scheme means for this layer: a recipe its part; `stored`, where that is floating
+        point, the type."""
+        if scheme.family is Family.RECIPE:
+            return get_scheme(scheme.blocks if self.kind is LayerKind.BLOCK else scheme.ends)
+        if scheme.family is Family.STORED and not self.stored:
+            return get_scheme(self.compute)
+        return scheme
+
     def matrix_bytes(self, scheme: Scheme, number: int) -> int:
         """Bytes of one of the matrices."""
-        rows, columns = self.matrices[number]
+        scheme, (rows, columns) = self.concrete(scheme), self.matrices[number]
         if scheme.family is not Family.STORED:
             return scheme.matrix_bytes(rows, columns)
-        parts = self.stored[number] if self.stored else ((rows, self.compute),)
+        parts = self.stored[number]
         return sum(get_scheme(name).matrix_bytes(rows, columns) for rows, name in parts)
 
     def compute_bytes(self, scheme: Scheme) -> int:
         """Bytes of a number of the type that the layer computes in."""
-        if scheme.family is Family.STORED:
-            scheme = get_scheme(self.compute)
-        return scheme.compute_bytes
+        scheme = self.concrete(scheme)
+        stored = scheme.family is Family.STORED
+        return (get_scheme(self.compute) if stored else scheme).compute_bytes
 
 
 @dataclass(frozen=True, slots=True)

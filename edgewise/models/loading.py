@@ -58,12 +58,10 @@ class Loader:
     def _layer(
         self, number: int, scheme: Scheme, tied: Layer | None, moments: Mapping[str, Tensor]
     ) -> Layer:
-        shared = self._shared(number, scheme, tied)
+        shared, spec = self._shared(number, scheme, tied), self.checkpoint.spec.layers[number]
+        scheme = spec.concrete(scheme)
         if scheme.family is Family.STORED:
-            spec = self.checkpoint.spec.layers[number]
-            scheme = get_scheme(spec.compute)
-            if spec.stored:
-                return self._as_stored(number, scheme, shared)
+            return self._as_stored(number, get_scheme(spec.compute), shared)
         layer, dtype = self._empty(number), getattr(torch, scheme.compute)
         matrices = _stored(layer, scheme)
         state = {}
@@ -133,7 +131,7 @@ class Loader:
 
     def is_stored(self, number: int, scheme: Scheme) -> bool:
         """Whether a layer is kept, quantized by this method."""
-        layer = self._empty(number)
+        layer, scheme = self._empty(number), self.checkpoint.spec.layers[number].concrete(scheme)
         path = self._path(self._tensors(layer, _stored(layer, scheme), number), scheme)
         return path is not None and path.is_file()
 
@@ -232,10 +230,11 @@ def random_layer(
 ) -> Layer:
     """A layer of a model's shape with random weights: for timing, without a checkpoint. What is
     meant by `stored`, `spec` says."""
+    spec = spec or config.spec("").layers[number]
     with torch.device("meta"):
         layer = build_layer(config, number)
+    scheme = spec.concrete(scheme)
     if scheme.family is Family.STORED:
-        spec = spec or config.spec("").layers[number]
         scheme = get_scheme(spec.compute)
         for (name, module), parts in zip(matrix_modules(layer), spec.stored, strict=False):
             columns = module.weight.shape[1]

@@ -15,7 +15,7 @@ from edgewise.models.loading import matrix_modules
 from edgewise.models.shard import load_shard, random_shard
 from edgewise.quantization import Store
 from edgewise.quantization.linear import PackedLinear
-from edgewise.schemes import get_scheme
+from edgewise.schemes import RECIPES, get_scheme
 from tests.conftest import FAMILIES, VOCABULARY, random_model
 
 LENGTH = 11
@@ -173,3 +173,24 @@ class TestStore:
         for layer in (1, 2, 3):
             load_shard(checkpoint("llama"), layer, layer + 1, "q4g64", store=small)
             assert len(list(store.folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+def test_a_recipe_is_its_parts(checkpoint, family, recipe):
+    """The same numbers, and the same bytes, as with each layer's scheme written out."""
+    folder = checkpoint(family)
+    spec = open_checkpoint(folder).spec
+    blocks, ends = RECIPES[recipe]
+    schemes = [ends, *[blocks] * spec.num_blocks, ends]
+    asked, written = load_shard(folder, schemes=recipe), load_shard(folder, schemes=schemes)
+    assert torch.equal(logits(asked), logits(written))
+    assert asked.weight_bytes == written.weight_bytes
+    for layer, name in zip(spec.layers, schemes, strict=True):
+        assert layer.weight_bytes(get_scheme(recipe)) == layer.weight_bytes(get_scheme(name))
+    random = random_shard(
+        open_checkpoint(folder).config, 0, spec.num_layers, recipe,
+        device="cpu", slots=1, context=8,
+    )  # fmt: skip
+    table = spec.layers[0].matrix_bytes(get_scheme(recipe), 0)
+    assert random.weight_bytes - (table if spec.tied else 0) == asked.weight_bytes

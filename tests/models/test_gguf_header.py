@@ -1,4 +1,4 @@
-"""Headers that are truncated, lie or mean harm: an error that says so at once, and no memory."""
+"""Headers that are truncated, that lie or mean harm: an error at once, and no memory."""
 
 import random
 import resource

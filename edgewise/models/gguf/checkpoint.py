@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -14,14 +13,11 @@ from edgewise.models.gguf.blocks import BLOCK_TYPES, repacked, values
 from edgewise.models.gguf.config import PERMUTED, architecture, hf_config
 from edgewise.models.gguf.header import TensorInfo, read_header
 from edgewise.models.gguf.names import ROPE_DIVISORS, gguf_name, hf_name
-from edgewise.models.stored import stored_parts
+from edgewise.models.gguf.spec import OTHER, gguf_spec, tensor_info
 from edgewise.quantization.packed import Packed, joined
 from edgewise.schemes import TILE_ROWS, get_scheme
-from edgewise.specs import ModelSpec
 
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-FLOAT_SCHEMES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-OTHER = "bf16"  # what types that have no scheme of ours are kept as
 ROWS_AT_ONCE = 64 * TILE_ROWS  # read and repacked, which bounds the memory that it takes
 MOST_ROPE_BYTES = 2**16
 _ROTATED = re.compile(r"blk\.\d+\.attn_([qk])\.(weight|bias)")
@@ -36,6 +32,7 @@ class GgufCheckpoint:
         self._architecture = architecture(self.header, str(path))
         config = hf_config(self.header, self._rope_divisors(), str(path))
         self.config = DecoderConfig.from_dict(config, str(path))
+        self.spec = gguf_spec(model, self.config, self.header, str(path))
 
     @property
     def notes(self) -> list[str]:
@@ -46,24 +43,8 @@ class GgufCheckpoint:
         names = ", ".join(sorted(kinds))
         return [f"no scheme holds the types {names}: these matrices are kept as {OTHER}"]
 
-    @cached_property
-    def spec(self) -> ModelSpec:
-        """The model's shape, with what the file has of every matrix."""
-        kinds = {x.kind for x in self.header.tensors.values() if len(x.shape) > 1}
-        same = len(kinds) == 1 and kinds <= FLOATS.keys()
-        compute = FLOAT_SCHEMES[kinds.pop()] if same else OTHER
-        stored = None if same else stored_parts(self.config, self._part)
-        return self.config.spec(self.model, compute, stored)
-
-    def _part(self, tensor: str) -> tuple[int, str]:
-        info = self._info(tensor)
-        return info.shape[0], scheme_name(info.kind)
-
     def _info(self, tensor: str) -> TensorInfo:
-        name = gguf_name(tensor)
-        if name not in self.header.tensors:
-            raise ModelError(f"{self._path}: tensor '{name}' is missing from the file")
-        return self.header.tensors[name]
+        return tensor_info(self.header, tensor, str(self._path))
 
     def tensors(self) -> list[str]:
         """The names of all tensors that a layer is made of."""
@@ -172,10 +153,3 @@ class GgufCheckpoint:
         if done < count:
             raise ModelError(f"{self._path}: ends before byte {offset + count}")
         return raw
-
-
-def scheme_name(kind: str) -> str:
-    """The scheme that holds a tensor of ggml type `kind`."""
-    if kind in BLOCK_TYPES:
-        return BLOCK_TYPES[kind].scheme.name
-    return FLOAT_SCHEMES.get(kind, OTHER)

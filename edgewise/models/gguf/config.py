@@ -44,6 +44,9 @@ def hf_config(header: Header, divisors: Sequence[float] | None, where: str) -> d
     table = header.tensors.get(TABLE)
     if table is None:
         raise ModelError(f"{where}: tensor '{TABLE}' is missing from the file")
+    blocks = keys.size("block_count")
+    if blocks > len(header.tensors):  # what is made for every block must cost the file something
+        raise ModelError(f"{where}: {blocks} blocks, but only {len(header.tensors)} tensors")
     window = keys.size("attention.sliding_window", 0) or None
     bias = "blk.0.attn_q.bias" in header.tensors
     return {
@@ -51,7 +54,7 @@ def hf_config(header: Header, divisors: Sequence[float] | None, where: str) -> d
         "vocab_size": table.shape[0],
         "hidden_size": hidden,
         "intermediate_size": keys.size("feed_forward_length"),
-        "num_hidden_layers": keys.size("block_count"),
+        "num_hidden_layers": blocks,
         "num_attention_heads": heads,
         "num_key_value_heads": keys.size("attention.head_count_kv", heads),
         "head_dim": head_dim,

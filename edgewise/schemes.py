@@ -9,6 +9,7 @@ layer also multiplies.
                      asymmetric: a scale and a minimum. 2, 3, 4, 5, 6, 8 bits, groups of 16 to 128
     q4g32d q4g32ad   the same, quantized doubly: scales and minima are 8-bit multiples of one scale
                      (and one minimum) per row, so smaller groups cost no more (K-quants' idea)
+    q4g32h q4g32ah   scales and minima in fp16, as GGUF files have them: kept, not quantized into
     stored           as the checkpoint has it, matrix by matrix: the type of a safetensors one, the
                      codes of a GGUF file. What that is, the model's specification says (specs.py)
     8bit ... 2bit    recipes: blocks in that many bits, embedding and head in what they need
@@ -28,6 +29,7 @@ CANDIDATES = ("q2g16ad", "q3g32ad", "q4g32ad", "q5g32ad", "q6g32d", "q8g32d", "b
 STORED = "stored"
 BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (16, 32, 64, 128)
+FILE_GROUPS = (16, 32)  # of GGUF files
 TRUNCATED_BITS = (4, 6, 8, 10, 12, 14, 16)
 SIDE_BYTES = 2  # of a group's scale, and of its minimum: bf16
 DOUBLE_SIDE_BYTES = 1  # the same where quantized doubly: int8, times the row's bf16
@@ -67,6 +69,7 @@ class Scheme:
     group: int = 0
     asymmetric: bool = False
     double: bool = False
+    half: bool = False  # scales and minima in fp16
     blocks: str = ""  # of a recipe: what blocks are stored in,
     ends: str = ""  # and what embedding and head are
 
@@ -98,9 +101,9 @@ class Scheme:
         return rows * (codes + sides * (self.groups(columns) * per_group + per_row))
 
 
-def _grouped(bits: int, group: int, asymmetric: bool, double: bool) -> Scheme:
-    name = f"q{bits}g{group}{'a' * asymmetric}{'d' * double}"
-    return Scheme(name, bits, "bfloat16", Family.GROUPED, group, asymmetric, double)
+def _grouped(bits: int, group: int, asymmetric: bool, sides: str) -> Scheme:
+    name, double, half = f"q{bits}g{group}{'a' * asymmetric}{sides}", sides == "d", sides == "h"
+    return Scheme(name, bits, "bfloat16", Family.GROUPED, group, asymmetric, double, half)
 
 
 # By the loss that they cost the real model (docs/quality): (blocks, embedding and head).
@@ -124,7 +127,8 @@ SCHEMES = {
         Scheme("fp32", 32, "float32"),
         Scheme("bf16", 16, "bfloat16"),
         Scheme("fp16", 16, "float16"),
-        *(_grouped(*x) for x in product(BITS, GROUPS, (False, True), (False, True))),
+        *(_grouped(*x) for x in product(BITS, GROUPS, (False, True), ("", "d"))),
+        *(_grouped(*x, "h") for x in product(BITS, FILE_GROUPS, (False, True))),
         Scheme(STORED, 16, "bfloat16", Family.STORED),
         *(_recipe(*x) for x in RECIPES.items()),
         *(Scheme(f"t{b}", b, "bfloat16", Family.TRUNCATED) for b in TRUNCATED_BITS),

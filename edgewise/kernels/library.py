@@ -23,7 +23,7 @@ class Matrix(ctypes.Structure):
         ("codes", c_void_p), ("scale", c_void_p), ("minimum", c_void_p),
         ("row_scale", c_void_p), ("row_minimum", c_void_p), ("bias", c_void_p), ("next", c_void_p),
         ("rows", c_int64), ("columns", c_int64),
-        ("bits", c_int32), ("group", c_int32), ("type", c_int32),
+        ("bits", c_int32), ("group", c_int32), ("type", c_int32), ("sides", c_int32),
     )  # fmt: skip
 
 

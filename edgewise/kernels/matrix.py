@@ -38,8 +38,9 @@ class NativeMatrix:
         self.parts: tuple[NativeMatrix, ...] = (self,)
         pointers = {name: x.data_ptr() for name, x in kept.items()}
         rows, columns = shape
+        sides = TYPES[kept["scale"].dtype] if bits else 0
         self.struct = Matrix(
-            **pointers, rows=rows, columns=columns, bits=bits, group=group, type=kind
+            **pointers, rows=rows, columns=columns, bits=bits, group=group, type=kind, sides=sides
         )
         self._kept: object = kept
 
@@ -51,8 +52,8 @@ class NativeMatrix:
         tensors: Mapping[str, Tensor],
         bias: Tensor | None = None,
     ) -> "NativeMatrix":
-        """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 [B, G, 16]; where
-        quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16] (see
+        """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 or fp16
+        [B, G, 16]; where quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16] (see
         quantization/packed.py). `bias` [rows] or None."""
         return NativeMatrix(shape, tensors, bias, bits, group)
 

@@ -40,8 +40,8 @@ class Sides:
 class Packed:
     """A matrix [rows, columns] in a scheme, filled up to whole tiles of 16 rows and 32 columns.
 
-    codes: uint8 [B, T, bits, 64] (pack.py). Grouped: `scale` and `minimum` bf16 [B, G, 16], one per
-    group and row; symmetric codes count from -2**(bits - 1), asymmetric ones from `minimum`.
+    codes: uint8 [B, T, bits, 64] (pack.py). Grouped: `scale` and `minimum` [B, G, 16], bf16 or where
+    `half` fp16, one per group and row; symmetric codes count from -2**(bits - 1), asymmetric ones from `minimum`.
     Double: these are int8, multiples of the row's `row_scale` and `row_minimum`, bf16 [B, 16].
     Truncated: `scale` fp32 [1], the value of the last bit.
     """
@@ -136,6 +136,13 @@ def shape_of(matrix: Tensor) -> tuple[int, int]:
     return rows, columns
 
 
+def side_type(scheme: Scheme) -> torch.dtype:
+    """What scales and minima of groups are kept in."""
+    if scheme.half:
+        return torch.float16
+    return torch.int8 if scheme.double else torch.bfloat16
+
+
 def offset(scheme: Scheme) -> int:
     """The code of zero, where the scheme is symmetric."""
     return 1 << (scheme.bits - 1)
@@ -163,7 +170,7 @@ def filled_up(matrix: Tensor, scheme: Scheme) -> Tensor:
 def packed(scheme: Scheme, shape: tuple[int, int], codes: Tensor, sides: Sides) -> Packed:
     """From codes [R, C], symmetric ones counted from the middle, and their groups' sides."""
     shifted = codes.to(torch.int32) + (0 if scheme.asymmetric else offset(scheme))
-    kind = torch.int8 if scheme.double else torch.bfloat16
+    kind = side_type(scheme)
     by_group = (None if x is None else by_block(x).to(kind) for x in (sides.scale, sides.minimum))
     by_row = (
         None if x is None else x.reshape(-1, ROWS).to(torch.bfloat16)
@@ -203,12 +210,13 @@ def random_packed(scheme: Scheme, shape: tuple[int, int], device: torch.device) 
     step = 0.05 / offset(scheme)
     if scheme.family is Family.TRUNCATED:
         return Packed(scheme, shape, codes, torch.full((1,), step, device=device))
-    size, dtype = (rows, scheme.groups(shape[1]), ROWS), torch.bfloat16
+    size = (rows, scheme.groups(shape[1]), ROWS)
+    dtype = torch.float16 if scheme.half else torch.bfloat16
     minimum = torch.full(size, -0.05, dtype=dtype, device=device) if scheme.asymmetric else None
     if not scheme.double:
         scale = torch.full(size, step, dtype=dtype, device=device)
         return Packed(scheme, shape, codes, scale, minimum)
     most = torch.full(size, SIDE_STEPS, dtype=torch.int8, device=device)
-    unit = torch.full((rows, ROWS), step / SIDE_STEPS, dtype=dtype, device=device)
+    unit = torch.full((rows, ROWS), step / SIDE_STEPS, dtype=torch.bfloat16, device=device)
     least = None if minimum is None else torch.full_like(unit, -0.05 / SIDE_STEPS)
     return Packed(scheme, shape, codes, most, None if least is None else most.clone(), unit, least)

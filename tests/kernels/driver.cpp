@@ -70,6 +70,7 @@ struct Owned {
   }
   Owned(int rows, int columns, int bits, int group, bool asymmetric, bool twice, bool biased) {
     m.rows = rows, m.columns = columns, m.bits = bits, m.group = group, m.type = kPacked;
+    m.sides = twice ? kInt8 : kBf16;
     codes.resize(m.block_bytes() * m.blocks());
     for (auto& x : codes) x = uint8_t(draw(0, 255));
     const size_t sides = size_t(m.blocks()) * m.groups() * kRows, all = size_t(m.blocks()) * kRows;

@@ -121,8 +121,8 @@ def test_types_may_differ_within_a_fused_matrix(tmp_path):
     shard = load_shard(path, schemes="stored")
     block = shard.layers[1]
     assert isinstance(block.qkv, StackedLinear)
-    assert [part.scheme.name for part in block.qkv.parts] == ["q4g32", "q8g32"]
-    assert block.up.scheme.name == "q4g32"
+    assert [part.scheme.name for part in block.qkv.parts] == ["q4g32h", "q8g32h"]
+    assert block.up.scheme.name == "q4g32h"
     out = shard.forward(IDS, [Segment(0, 0, len(IDS))])
     assert (out - truth).norm() < 0.03 * truth.norm()
     spec = open_checkpoint(path).spec

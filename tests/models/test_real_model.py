@@ -57,8 +57,8 @@ def test_stored_codes_lose_hardly_anything(real_model, ids, truth, monkeypatch):
 def test_the_bytes_are_what_the_specification_says(real_model):
     shard = load_shard(real_model, schemes="stored", context=8)
     spec = open_checkpoint(real_model).spec
-    assert spec.layers[0].stored == (((49152, "q8g32"),),)
-    assert spec.layers[1].stored[0] == ((576, "q4g32a"), (192, "q4g32a"), (192, "q4g32a"))
+    assert spec.layers[0].stored == (((49152, "q8g32h"),),)
+    assert spec.layers[1].stored[0] == ((576, "q4g32ah"), (192, "q4g32ah"), (192, "q4g32ah"))
     assert isinstance(shard.layers[1].qkv, PackedLinear)
     # The file's 98 MB without its header, scales in bf16 instead of fp16, norms in bf16.
     assert shard.weight_bytes < real_model.stat().st_size

@@ -62,22 +62,23 @@ def test_repacking_keeps_codes_and_rounds_sides_once(
     assert packed.nbytes == scheme.matrix_bytes(rows, columns)
     codes = unpack(packed.codes, scheme.bits)[:rows, :columns]
     assert torch.equal(codes, exact.codes)
-    scale, minimum = exact.scale.bfloat16().float(), exact.minimum
+    sides = torch.float16 if scheme.half else torch.bfloat16
+    scale, minimum = exact.scale.to(sides).float(), exact.minimum
     counted = codes.float().view(*scale.shape, scheme.group)
     if minimum is None:
         rounded = (counted - offset(scheme)) * scale.unsqueeze(-1)
     else:
-        rounded = counted * scale.unsqueeze(-1) + minimum.bfloat16().float().unsqueeze(-1)
+        rounded = counted * scale.unsqueeze(-1) + minimum.to(sides).float().unsqueeze(-1)
     assert torch.equal(packed.dequantized(), rounded.flatten(1))
-    # bf16 keeps 8 bits: sides change by at most 2**-8 of themselves, beneath its smallest normal
-    # number by at most half of its smallest one.
-    least = 2.0**-134
+    # fp16 keeps 11 bits, bf16 8: sides change by at most 2**-11 or 2**-8 of themselves, beneath the
+    # smallest normal number by at most half of the smallest one.
+    share, least = (2.0**-11, 2.0**-25) if scheme.half else (2.0**-8, 2.0**-134)
     error = (packed.dequantized() - values(kind, raw)).abs().view(*scale.shape, scheme.group)
     bound = (counted - (offset(scheme) if minimum is None else 0)).abs() * (
-        exact.scale.abs() * 2.0**-8 + least
+        exact.scale.abs() * share + least
     ).unsqueeze(-1)
     if minimum is not None:
-        bound = bound + (minimum.abs() * 2.0**-8 + least).unsqueeze(-1)
+        bound = bound + (minimum.abs() * share + least).unsqueeze(-1)
     assert (error <= bound * (1 + 1e-5) + 1e-6 * rounded.abs()).all()
 
 

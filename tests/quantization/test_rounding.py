@@ -18,7 +18,7 @@ from edgewise.quantization.packed import Packed, random_packed
 from edgewise.schemes import SCHEMES, Family, Scheme, get_scheme
 
 UNPACKED = (Family.FLOAT, Family.STORED, Family.RECIPE)
-PACKED = [scheme for scheme in SCHEMES.values() if scheme.family not in UNPACKED]
+PACKED = [x for x in SCHEMES.values() if x.family not in UNPACKED and not x.half]
 GROUPED = [scheme for scheme in PACKED if scheme.family is Family.GROUPED]
 # Every width, every group, every kind of sides; not every combination.
 SOME = [
@@ -147,6 +147,7 @@ def test_what_is_not_finite_is_refused_by_name(bad: float) -> None:
         ("q4g64", "awq", "q4g64 is not rounded by 'awq'; methods: nearest, gptq"),
         ("t4", "gptq", "t4 is not rounded by 'gptq'; methods: truncate, truncate-unit"),
         ("bf16", "nearest", "bf16 is not rounded by 'nearest'; methods: none"),
+        ("q4g32h", "nearest", "q4g32h is not rounded by 'nearest'; methods: none"),
         (
             "q4g64",
             "gptq",

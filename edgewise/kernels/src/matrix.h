@@ -12,7 +12,7 @@ enum Type : int32_t { kBf16 = 0, kFp32 = 1, kInt8 = 2, kFp16 = 3, kPacked = 4 };
 
 struct Matrix {
   const uint8_t* codes;         // packed: [blocks, tiles, bits, 64]; else numbers [rows, columns]
-  const void* scale;            // [blocks, groups, 16], bf16; int8 where quantized doubly
+  const void* scale;            // [blocks, groups, 16], of the type `sides`
   const void* minimum;          // the same, or null: codes count from -2^(bits-1)
   const uint16_t* row_scale;    // bf16 [blocks, 16], what scales are multiples of, or null
   const uint16_t* row_minimum;  // bf16 [blocks, 16], what minima are multiples of, or null
@@ -21,6 +21,7 @@ struct Matrix {
   int64_t rows, columns;        // as the model sees them; next's rows do not count
   int32_t bits, group;          // of packed ones, else 0
   int32_t type;
+  int32_t sides;  // of packed ones: kBf16, kFp16 as files have them, kInt8 where quantized doubly
 
   bool packed() const { return type == kPacked; }
   int blocks() const { return static_cast<int>((rows + kRows - 1) / kRows); }

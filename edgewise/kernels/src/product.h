@@ -161,16 +161,15 @@ void plain_rows(const Matrix& m, int block, const Input& in, int from, int token
 }
 
 // The scales, or minima, of 16 rows' groups, `at` groups from the first; without the rows' units.
-template <bool DOUBLE>
-INLINE f32x16 side(const void* sides, size_t at) {
-  if (DOUBLE) return int8(static_cast<const int8_t*>(sides) + at * kRows);
-  return bf16(static_cast<const uint16_t*>(sides) + at * kRows);
+INLINE f32x16 side(int32_t type, const void* sides, size_t at) {
+  if (type == kInt8) return int8(static_cast<const int8_t*>(sides) + at * kRows);
+  const uint16_t* here = static_cast<const uint16_t*>(sides) + at * kRows;
+  return type == kFp16 ? fp16(here) : bf16(here);
 }
 
 // What the block's scales, or minima, are multiples of.
-template <bool DOUBLE>
 INLINE f32x16 unit(const uint16_t* units, int block) {
-  return DOUBLE ? bf16(units + size_t(block) * kRows) : all(1.0f);
+  return units ? bf16(units + size_t(block) * kRows) : all(1.0f);
 }
 
 // What some rows of a product are so far: scaled codes, and minima where there are any.
@@ -179,7 +178,7 @@ struct Partial {
 };
 
 // Adds G groups of B tokens, from `group` of `token` on; `first` is the block's first group in all.
-template <class Isa, int BITS, int B, int G, bool DOUBLE>
+template <class Isa, int BITS, int B, int G>
 INLINE void add_groups(const Matrix& m, const uint8_t* codes, size_t first, const Quantized& q,
                        const Codes& from, int token, int group, Partial (&sums)[B]) {
   const int groups = q.groups(), tiles = G == 2 ? 1 : q.group / kColumns;
@@ -194,30 +193,30 @@ INLINE void add_groups(const Matrix& m, const uint8_t* codes, size_t first, cons
   }
   Isa::template dot<BITS, B, G>(codes, x, tiles, dot);
   for (int g = 0; g < G; ++g) {
-    const f32x16 by_row = side<DOUBLE>(m.scale, first + group + g);
+    const f32x16 by_row = side(m.sides, m.scale, first + group + g);
     for (int b = 0; b < B; ++b)
       sums[b].out +=
           __builtin_convertvector(dot[g][b], f32x16) * (by_row * scale[b * groups + g]);
     if (!m.minimum) continue;
     for (int b = 0; b < B; ++b) {
       const float total = scale[b * groups + g] * static_cast<float>(sum[b * groups + g]);
-      sums[b].least += side<DOUBLE>(m.minimum, first + group + g) * total;
+      sums[b].least += side(m.sides, m.minimum, first + group + g) * total;
     }
   }
 }
 
 // The same of what rounding one token's groups left. Seldom, so it is a function of its own.
-template <class Isa, int BITS, int G, bool DOUBLE>
+template <class Isa, int BITS, int G>
 __attribute__((noinline)) Partial rest_of(const Matrix& m, const uint8_t* codes, size_t first,
                                        const Quantized& q, int token, int group) {
   Partial sums[1] = {};
-  add_groups<Isa, BITS, 1, G, DOUBLE>(m, codes, first, q, q.rest, token, group, sums);
+  add_groups<Isa, BITS, 1, G>(m, codes, first, q, q.rest, token, group, sums);
   return sums[0];
 }
 
 // A block's 16 rows times B tokens, from `token` on: y[b]. G groups at a time: two make a tile where
 // they have 16 columns.
-template <class Isa, int BITS, int B, int G, bool DOUBLE>
+template <class Isa, int BITS, int B, int G>
 void rows(const Matrix& matrix, int block, const Quantized& quantized, int token, f32x16* y) {
   // Copies that no call can change: what is computed from them is computed once.
   const Matrix m = matrix;
@@ -228,41 +227,37 @@ void rows(const Matrix& matrix, int block, const Quantized& quantized, int token
   const size_t first = size_t(block) * groups;
   Partial sums[B] = {};
   for (int group = 0; group < groups; group += G, codes += size_t(tiles) * BITS * 64) {
-    add_groups<Isa, BITS, B, G, DOUBLE>(m, codes, first, q, q.codes, token, group, sums);
+    add_groups<Isa, BITS, B, G>(m, codes, first, q, q.codes, token, group, sums);
     unsigned which = precise[group];
     if (G == 2) which |= precise[group + 1];
     for (which = which >> token % kTokens & ((1u << B) - 1); which; which &= which - 1) {
       const int b = __builtin_ctz(which);
       const Partial more =
-          rest_of<Isa, BITS, G, DOUBLE>(matrix, codes, first, quantized, token + b, group);
+          rest_of<Isa, BITS, G>(matrix, codes, first, quantized, token + b, group);
       sums[b].out += more.out;
       sums[b].least += more.least;
     }
   }
   for (int b = 0; b < B; ++b) {
-    y[b] = sums[b].out * unit<DOUBLE>(m.row_scale, block);
-    if (m.minimum) y[b] += sums[b].least * unit<DOUBLE>(m.row_minimum, block);
+    y[b] = sums[b].out * unit(m.row_scale, block);
+    if (m.minimum) y[b] += sums[b].least * unit(m.row_minimum, block);
   }
 }
 
 // y[t] = the block's 16 rows for token `from + t`.
-template <class Isa, int BITS, int G, bool DOUBLE>
+template <class Isa, int BITS, int G>
 void all_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
   int t = 0;
-  for (; t + 8 <= tokens; t += 8) rows<Isa, BITS, 8, G, DOUBLE>(m, block, q, from + t, y + t);
-  for (; t + 4 <= tokens; t += 4) rows<Isa, BITS, 4, G, DOUBLE>(m, block, q, from + t, y + t);
-  for (; t + 2 <= tokens; t += 2) rows<Isa, BITS, 2, G, DOUBLE>(m, block, q, from + t, y + t);
-  for (; t < tokens; ++t) rows<Isa, BITS, 1, G, DOUBLE>(m, block, q, from + t, y + t);
+  for (; t + 8 <= tokens; t += 8) rows<Isa, BITS, 8, G>(m, block, q, from + t, y + t);
+  for (; t + 4 <= tokens; t += 4) rows<Isa, BITS, 4, G>(m, block, q, from + t, y + t);
+  for (; t + 2 <= tokens; t += 2) rows<Isa, BITS, 2, G>(m, block, q, from + t, y + t);
+  for (; t < tokens; ++t) rows<Isa, BITS, 1, G>(m, block, q, from + t, y + t);
 }
 
 template <class Isa, int BITS>
 void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
-  const bool halves = m.group < kColumns;
-  if (m.row_scale)
-    return halves ? all_rows<Isa, BITS, 2, true>(m, block, q, from, tokens, y)
-                  : all_rows<Isa, BITS, 1, true>(m, block, q, from, tokens, y);
-  return halves ? all_rows<Isa, BITS, 2, false>(m, block, q, from, tokens, y)
-                : all_rows<Isa, BITS, 1, false>(m, block, q, from, tokens, y);
+  if (m.group < kColumns) return all_rows<Isa, BITS, 2>(m, block, q, from, tokens, y);
+  return all_rows<Isa, BITS, 1>(m, block, q, from, tokens, y);
 }
 
 template <class Isa>
@@ -284,7 +279,7 @@ void product(const Matrix& m, int block, const Input& in, int from, int tokens, 
 // A group's scales or minima of the block's rows, as numbers.
 INLINE f32x16 side_of(const Matrix& m, const void* sides, const uint16_t* units, int block, int group) {
   const size_t at = size_t(block) * m.groups() + group;
-  return units ? side<true>(sides, at) * unit<true>(units, block) : side<false>(sides, at);
+  return side(m.sides, sides, at) * unit(units, block);
 }
 
 // Rows of a block as bf16: out [16, columns], rows beyond the matrix's last left out.

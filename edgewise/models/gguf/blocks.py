@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgewise.errors import ModelError
 from edgewise.quantization.pack import pack
-from edgewise.quantization.packed import Packed, by_block, offset
+from edgewise.quantization.packed import Packed, by_block, offset, side_type
 from edgewise.schemes import SCHEMES, TILE_ROWS, Scheme
 
 K = 256
@@ -143,16 +143,16 @@ class BlockType:
 BLOCK_TYPES = {
     name: BlockType(SCHEMES[scheme], size, decode)
     for name, scheme, size, decode in (
-        ("Q8_0", "q8g32", 32, _q8_0),
-        ("Q4_0", "q4g32", 32, _q4_0),
-        ("Q4_1", "q4g32a", 32, _q4_1),
-        ("Q5_0", "q5g32", 32, _q5_0),
-        ("Q5_1", "q5g32a", 32, _q5_1),
-        ("Q4_K", "q4g32a", K, _q4_k),
-        ("Q5_K", "q5g32a", K, _q5_k),
-        ("Q6_K", "q6g16", K, _q6_k),
-        ("Q3_K", "q3g16", K, _q3_k),
-        ("Q2_K", "q2g16a", K, _q2_k),
+        ("Q8_0", "q8g32h", 32, _q8_0),
+        ("Q4_0", "q4g32h", 32, _q4_0),
+        ("Q4_1", "q4g32ah", 32, _q4_1),
+        ("Q5_0", "q5g32h", 32, _q5_0),
+        ("Q5_1", "q5g32ah", 32, _q5_1),
+        ("Q4_K", "q4g32ah", K, _q4_k),
+        ("Q5_K", "q5g32ah", K, _q5_k),
+        ("Q6_K", "q6g16h", K, _q6_k),
+        ("Q3_K", "q3g16h", K, _q3_k),
+        ("Q2_K", "q2g16ah", K, _q2_k),
         ("MXFP4", "q5g32", 32, _mxfp4),
     )
 }
@@ -195,6 +195,7 @@ def repacked(kind: str, raw: Tensor) -> Packed:
         for x in (found.codes, found.scale, found.minimum)
     )
     assert codes is not None
-    scale, minimum = (None if x is None else by_block(x.to(torch.bfloat16)) for x in sides)
+    kind = side_type(scheme)
+    scale, minimum = (None if x is None else by_block(x.to(kind)) for x in sides)
     assert scale is not None
     return Packed(scheme, (rows, columns), pack(codes, scheme.bits), scale, minimum)

@@ -56,7 +56,7 @@ def quantize(
     """A matrix [rows, columns] of any float type in a scheme, by default with the first method of
     its family; methods are also known by their full names. Raises QuantizationError, which calls
     the matrix `name`."""
-    known = METHODS.get(scheme.family, {})
+    known = {} if scheme.half else METHODS.get(scheme.family, {})
     method = (method or default_method(scheme)).partition(":")[0]
     if method not in known:
         raise QuantizationError(

@@ -53,8 +53,8 @@ class NativeMatrix:
         bias: Tensor | None = None,
     ) -> "NativeMatrix":
         """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 or fp16
-        [B, G, 16]; where quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16] (see
-        quantization/packed.py). `bias` [rows] or None."""
+        [B, G, 16]; where quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16]
+        (see quantization/packed.py). `bias` [rows] or None."""
         return NativeMatrix(shape, tensors, bias, bits, group)
 
     @staticmethod

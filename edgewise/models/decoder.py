@@ -7,7 +7,6 @@ layer multiplies in the type of its weights.
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -157,14 +156,16 @@ class Block(Layer):
 
 def _normed(norm: Norm, x: Tensor) -> Tensor:
     """Normalise in float32 and hand over in the type of the layer's weights."""
-    weight, shape = norm.weight, norm.normalized_shape
-    if weight.dtype == x.dtype:
-        return norm(x)
+    weight = norm.weight
+    return norm(x) if weight.dtype == x.dtype else _normalised(norm, x).to(weight.dtype)
+
+
+def _normalised(norm: Norm, x: Tensor) -> Tensor:
+    """Normalise in float32."""
+    weight, shape = norm.weight.float(), norm.normalized_shape
     if isinstance(norm, nn.LayerNorm):
-        x = F.layer_norm(x, shape, weight.float(), norm.bias.float(), norm.eps)
-    else:
-        x = F.rms_norm(x, shape, weight.float(), norm.eps)
-    return x.to(weight.dtype)
+        return F.layer_norm(x, shape, weight, norm.bias.float(), norm.eps)
+    return F.rms_norm(x, shape, weight, norm.eps)
 
 
 class Head(Layer):
@@ -180,17 +181,15 @@ class Head(Layer):
         self.out = Linear(size, config.vocab_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.inputs(x)).float()
+        """In float32 from the norm to the logits: bf16 holds numbers near 25, as logits are, to an
+        eighth, which makes ties of what is not, and a tie decides an answer."""
+        logits: Tensor = self.out(self.inputs(x))
+        return logits
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the matrix is multiplied with."""
-        x = _normed(self.norm, x) if self.norm is not None else x.to(self._dtype())
+        x = _normalised(self.norm, x) if self.norm is not None else x
         return x if self.project is None else self.project(x)
-
-    def _dtype(self) -> torch.dtype:
-        """What the layer multiplies in; a packed matrix says so itself."""
-        found = getattr(self.out, "compute_dtype", None) or self.out.weight.dtype
-        return cast(torch.dtype, found)
 
 
 def build_layer(config: DecoderConfig, layer: int) -> Layer:

@@ -1,10 +1,13 @@
 """Floating-point matrices that a few tokens are multiplied with by the kernels."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgewise import kernels
 from edgewise.kernels import NativeMatrix
+
+ROWS_AT_ONCE = 1024
 
 
 class Linear(nn.Linear):
@@ -28,6 +31,14 @@ class Linear(nn.Linear):
         columns = self.in_features
         native = None if self.weight.requires_grad else self.native()
         if native is None or x.numel() > native.most_tokens * columns:
-            return F.linear(x, self.weight, self.bias)
+            return self._in_torch(x)
         found = kernels.linear(native, x.reshape(-1, columns).float())
         return found.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def _in_torch(self, x: Tensor) -> Tensor:
+        """In the type of x; weights of another one are brought to it a few rows at a time."""
+        if self.weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+            return F.linear(x, self.weight, self.bias)
+        parts = [F.linear(x, rows.to(x.dtype)) for rows in self.weight.split(ROWS_AT_ONCE)]
+        product = torch.cat(parts, dim=-1)
+        return product if self.bias is None else product + self.bias.to(x.dtype)

@@ -195,7 +195,7 @@ def repacked(kind: str, raw: Tensor) -> Packed:
         for x in (found.codes, found.scale, found.minimum)
     )
     assert codes is not None
-    kind = side_type(scheme)
-    scale, minimum = (None if x is None else by_block(x.to(kind)) for x in sides)
+    dtype = side_type(scheme)
+    scale, minimum = (None if x is None else by_block(x.to(dtype)) for x in sides)
     assert scale is not None
     return Packed(scheme, (rows, columns), pack(codes, scheme.bits), scale, minimum)

@@ -30,7 +30,7 @@ from edgewise.cli.options import (
 )
 from edgewise.errors import EdgewiseError, PromptError
 from edgewise.planning.problem import Objective
-from edgewise.schemes import DEFAULT, CacheType
+from edgewise.schemes import STORED, CacheType
 
 app = typer.Typer(
     name="edgewise",
@@ -60,14 +60,18 @@ def _root(
 @app.command()
 def demo(
     as_json: Json = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="smollm2, a real model, by default where it is installed; or demo."),
+    ] = None,
     question: Annotated[
-        int, typer.Option(min=0, help="Which of the held-out questions to ask.")
+        int, typer.Option(min=0, help="Which question to ask the built-in model.")
     ] = 0,
 ) -> None:
-    """Cut the demo model across three emulated devices and let it answer a question."""
+    """Cut a model across three emulated devices, none of which holds it, and let it answer."""
     from edgewise.cli.demo import run_demo
 
-    run_demo(question=question, as_json=as_json)
+    run_demo(model=model, question=question, as_json=as_json)
 
 
 @app.command()
@@ -78,7 +82,7 @@ def run(
     plan: Annotated[
         Path | None, typer.Option(help="Plan file; without it, the best plan is worked out.")
     ] = None,
-    scheme: Scheme = DEFAULT,
+    scheme: Scheme = None,
     kv_cache: KVCache = CacheType.FULL,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
@@ -123,7 +127,7 @@ def _standard_input() -> str:
 def profile(
     model: Model,
     cluster: Annotated[Path, typer.Option(help="Cluster file.")],
-    schemes: Schemes = DEFAULT,
+    schemes: Schemes = STORED,
     out: Annotated[Path | None, typer.Option(help="Write the profile to this file too.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")] = False,
     as_json: Json = False,

@@ -17,8 +17,11 @@ ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster file; without it, this machine alone.")
 ]
 Scheme = Annotated[
-    str,
-    typer.Option(help="How weights are stored: fp32, bf16, fp16, q4g64, ... (docs/schemes.md)."),
+    str | None,
+    typer.Option(
+        help="How weights are stored: 8bit, 4bit, bf16, q4g64, ... (docs/schemes.md); by default "
+        "as the model's file has them if that fits, else in the most bits that do."
+    ),
 ]
 Rounding = Annotated[
     str | None,

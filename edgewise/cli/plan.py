@@ -5,19 +5,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from edgewise.cli.default_scheme import ORDER, description, schemes_that_fit, too_large
 from edgewise.cli.prepare import best, compare, comparison_json
 from edgewise.cli.profile import cached_profile, check_reachable
 from edgewise.cli.promise import keep_promise
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
-from edgewise.cli.terminal import bars, comparison_table, console, plan_table, print_json
+from edgewise.cli.terminal import (
+    bars,
+    comparison_table,
+    console,
+    plan_table,
+    print_json,
+    print_notes,
+)
 from edgewise.cluster_files import load_cluster
+from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible, InputError, PlanError, ProfileError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PLANNERS, Objective, Problem
 from edgewise.profiles import Profile
 from edgewise.quality.rounding import rounding_for
-from edgewise.schemes import CANDIDATES, DEFAULT, get_scheme
+from edgewise.schemes import CANDIDATES, get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import ModelSpec, Workload
 
@@ -104,11 +113,11 @@ def _draw_frontier(
 
 def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
     """Everything a planner needs, checked. Raises InputError."""
-    schemes = chosen_schemes(options)
-    for scheme in schemes:
-        get_scheme(scheme)
     cluster = load_cluster(options.cluster)
     check_reachable(cluster)
+    schemes = chosen_schemes(options, spec, cluster)
+    for scheme in schemes:
+        get_scheme(scheme)
     sensitivity = _sensitivity(model, schemes, options)
     if sensitivity is not None and sensitivity.model != spec.digest:
         raise ProfileError(
@@ -139,15 +148,20 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
     )
 
 
-def chosen_schemes(options: PlanOptions) -> tuple[str, ...]:
+def chosen_schemes(options: PlanOptions, spec: ModelSpec, cluster: Cluster) -> tuple[str, ...]:
     """Those asked for, else those whose losses the sensitivity file knows, else where quality
-    matters one for each width, else the default."""
+    matters one for each width, else the first that fits. Raises Infeasible where none does."""
     if options.schemes is not None:
         return options.schemes
     if options.sensitivity is not None:
         return tuple(Sensitivity.load(options.sensitivity).losses)
     matters = options.quality is not None or options.frontier is not None
-    return CANDIDATES if matters else (DEFAULT,)
+    if matters:
+        return CANDIDATES
+    for name in schemes_that_fit(spec, cluster, options.workload):
+        print_notes([description(spec, name, options.workload, len(cluster.devices))])
+        return (name,)
+    raise too_large(spec, ORDER[-1], cluster, options.workload)
 
 
 def _sensitivity(model: str, schemes: tuple[str, ...], options: PlanOptions) -> Sensitivity | None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import psutil
 
 from edgewise.cli.answer import Answer, answer
+from edgewise.cli.default_scheme import first_plan, too_large
 from edgewise.cli.prepare import best, compare, measure_cluster
 from edgewise.cli.terminal import bars, print_json, print_notes, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel, device_bytes
-from edgewise.errors import Infeasible, PromptError
+from edgewise.errors import PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
@@ -27,7 +28,6 @@ from edgewise.runtime.local import LocalDevices
 from edgewise.runtime.sampling import Sampling
 from edgewise.schemes import CacheType, get_scheme
 from edgewise.specs import ModelSpec, Workload
-from edgewise.units import format_bytes
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -38,7 +38,7 @@ def run_prompt(
     *,
     cluster_file: Path | None,
     plan_file: Path | None,
-    scheme: str,
+    scheme: str | None,
     cache: CacheType,
     max_tokens: int | None,
     sampling: Sampling,
@@ -47,7 +47,8 @@ def run_prompt(
     as_json: bool,
 ) -> None:
     """Everything that can be wrong is found before a process starts."""
-    get_scheme(scheme)
+    if scheme is not None:
+        get_scheme(scheme)
     if not prompt.strip():
         raise PromptError("the prompt is empty")
     checkpoint = open_checkpoint(model)
@@ -100,25 +101,28 @@ def _request(
 
 
 def _plan(
-    devices: LocalDevices, model: str, spec: ModelSpec, workload: Workload, scheme: str, quiet: bool
+    devices: LocalDevices,
+    model: str,
+    spec: ModelSpec,
+    workload: Workload,
+    scheme: str | None,
+    quiet: bool,
 ) -> Plan:
     cluster = devices.cluster
-    if len(cluster.devices) > 1:
-        grid = Grid.around(workload)
-        profile = measure_cluster(devices, model, spec, [scheme], grid, quiet)
-        problem = Problem(CostModel(spec, cluster, profile, workload), (scheme,))
-        return best(problem, compare(problem)).plan
-    # One device leaves nothing to choose, so nothing has to be measured.
-    stage = Stage(cluster.source, 0, spec.num_layers, (scheme,) * spec.num_layers)
-    needed, has = device_bytes(spec, [stage], workload), cluster.devices[0].memory_bytes
-    if needed > has:
-        raise Infeasible(
-            f"'{model}' needs {format_bytes(needed)}, but '{cluster.source}' has "
-            f"{format_bytes(has)}: {format_bytes(needed - has)} too little; add devices with "
-            "--cluster, or store fewer bits with --scheme",
-            shortage_bytes=needed - has,
-        )
-    return Plan(spec.name, spec.digest, spec.num_layers, (stage,), cache=workload.cache)
+
+    def plan_in(name: str) -> Plan:
+        if len(cluster.devices) > 1:
+            grid = Grid.around(workload)
+            profile = measure_cluster(devices, model, spec, [name], grid, quiet)
+            problem = Problem(CostModel(spec, cluster, profile, workload), (name,))
+            return best(problem, compare(problem)).plan
+        # One device leaves nothing to choose, so nothing has to be measured.
+        stage = Stage(cluster.source, 0, spec.num_layers, (name,) * spec.num_layers)
+        if device_bytes(spec, [stage], workload) > cluster.devices[0].memory_bytes:
+            raise too_large(spec, name, cluster, workload)
+        return Plan(spec.name, spec.digest, spec.num_layers, (stage,), cache=workload.cache)
+
+    return first_plan(spec, cluster, workload, plan_in) if scheme is None else plan_in(scheme)
 
 
 def _report(found: Answer, plan: Plan, as_json: bool) -> None:

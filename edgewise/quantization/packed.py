@@ -41,8 +41,8 @@ class Packed:
     """A matrix [rows, columns] in a scheme, filled up to whole tiles of 16 rows and 32 columns.
 
     codes: uint8 [B, T, bits, 64] (pack.py). Grouped: `scale` and `minimum` [B, G, 16], one per
-    group and row, bf16 or where `half` fp16; symmetric codes count from -2**(bits - 1), asymmetric ones
-    from `minimum`. Double: these are int8, multiples of the row's `row_scale` and `row_minimum`,
+    group and row, bf16 or where `half` fp16; symmetric codes count from -2**(bits - 1),
+    asymmetric ones from `minimum`. Double: these are int8, multiples of the row's `row_scale` and `row_minimum`,
     bf16 [B, 16].
     Truncated: `scale` fp32 [1], the value of the last bit.
     """

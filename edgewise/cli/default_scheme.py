@@ -1,0 +1,78 @@
+"""Which scheme a model runs in where nobody said: its own type if that fits, else the recipe with
+the most bits that does."""
+
+from collections.abc import Callable, Iterator
+
+from edgewise.cli.terminal import print_notes
+from edgewise.clusters import Cluster
+from edgewise.costs import HEADROOM, device_bytes, layer_bytes, workspace_bytes
+from edgewise.errors import Infeasible
+from edgewise.plans import Plan, Stage
+from edgewise.schemes import RECIPES, STORED, get_scheme
+from edgewise.specs import ModelSpec, Workload
+from edgewise.units import format_bytes
+
+ORDER = (STORED, *RECIPES)  # the most bits first
+
+
+def needed_bytes(spec: ModelSpec, scheme: str, workload: Workload, devices: int) -> int:
+    """Memory that a model takes in a scheme throughout: on one device with everything, on several
+    at least, without what each needs to compute."""
+    if devices == 1:
+        stage = Stage("", 0, spec.num_layers, (scheme,) * spec.num_layers)
+        return device_bytes(spec, [stage], workload)
+    layers = range(spec.num_layers)
+    shared = workspace_bytes(spec, workload)
+    return shared + sum(layer_bytes(spec, layer, scheme, workload) for layer in layers)
+
+
+def schemes_that_fit(spec: ModelSpec, cluster: Cluster, workload: Workload) -> Iterator[str]:
+    """Those of ORDER for which the devices have memory enough in all, some of it left free."""
+    room = sum(device.memory_bytes for device in cluster.devices)
+    if len(cluster.devices) == 1:
+        room = round(room * (1 - HEADROOM))
+    for name in ORDER:
+        if needed_bytes(spec, name, workload, len(cluster.devices)) <= room:
+            yield name
+
+
+def first_plan(
+    spec: ModelSpec, cluster: Cluster, workload: Workload, plan_in: Callable[[str], Plan]
+) -> Plan:
+    """The plan in the first scheme that fits, and in a line on stderr what was chosen. Raises
+    Infeasible where not even the fewest bits fit."""
+    reason: Infeasible | None = None
+    for name in schemes_that_fit(spec, cluster, workload):
+        try:
+            plan = plan_in(name)
+        except Infeasible as error:  # enough memory in all, but not where it is needed
+            reason = error
+            continue
+        print_notes([description(spec, name, workload, len(cluster.devices))])
+        return plan
+    raise reason or too_large(spec, ORDER[-1], cluster, workload)
+
+
+def description(spec: ModelSpec, name: str, workload: Workload, devices: int) -> str:
+    """What was chosen, and what it costs."""
+    size = format_bytes(needed_bytes(spec, name, workload, devices))
+    if name == STORED:
+        return f"{spec.name} runs as its file has it ({size})"
+    blocks = spec.layers[1].concrete(get_scheme(name)).name
+    return (
+        f"{spec.name} runs in {name} ({size}; blocks in {blocks}), the most bits that fit; "
+        "`edgewise plan --quality 1%` measures what bits cost"
+    )
+
+
+def too_large(spec: ModelSpec, name: str, cluster: Cluster, workload: Workload) -> Infeasible:
+    """Says what is missing for a scheme."""
+    needed = needed_bytes(spec, name, workload, len(cluster.devices))
+    has = sum(device.memory_bytes for device in cluster.devices)
+    where = f"'{cluster.source}' has" if len(cluster.devices) == 1 else "the devices have"
+    return Infeasible(
+        f"'{spec.name}' needs {format_bytes(needed)} in {name}, but {where} {format_bytes(has)}: "
+        f"{format_bytes(max(needed - has, 0))} too little; add devices with --cluster, or store "
+        "fewer bits with --scheme",
+        shortage_bytes=max(needed - has, 0),
+    )

@@ -42,8 +42,8 @@ class Packed:
 
     codes: uint8 [B, T, bits, 64] (pack.py). Grouped: `scale` and `minimum` [B, G, 16], one per
     group and row, bf16 or where `half` fp16; symmetric codes count from -2**(bits - 1),
-    asymmetric ones from `minimum`. Double: these are int8, multiples of the row's `row_scale` and `row_minimum`,
-    bf16 [B, 16].
+    asymmetric ones from `minimum`. Double: these are int8, multiples of the row's `row_scale` and
+    `row_minimum`, bf16 [B, 16].
     Truncated: `scale` fp32 [1], the value of the last bit.
     """
 

@@ -3,7 +3,6 @@
 The functions that llama.cpp's library serves run in its own environment:
 `PYTHON llama_files.py WHAT ARGUMENTS` prints one line of JSON.
 """
-# ruff: noqa: I001
 
 import ctypes
 import importlib

@@ -22,30 +22,28 @@ grid. Rows are kept in --folder, so that another run measures only what is new; 
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import llama_files
 import numpy as np
 import quality_models as models
 import torch
 from ggml import Ggml
+from quality_copies import Copy, digest
 from quality_report import Row, print_tables, ratios, save_plot
 from quality_texts import LENGTH, TEXTS, windows
 from torch import Tensor
 
 import edgewise
 from edgewise.kernels.library import instruction_set
-from edgewise.quality.calibration import Calibration, sequences
 
 # Types of matrices, and the whole files that carry them.
 TYPES = {
@@ -55,13 +53,6 @@ TYPES = {
 METHODS = ("none", "imatrix", "imatrix-first")
 SCHEMES = "q8g32,q6g64,q5g64a,q4g64a,q4g32a"
 THREADS = 2
-
-
-def digest(parts: Iterable[bytes]) -> str:
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()[:12]
 
 
 def code_digest() -> str:
@@ -87,82 +78,6 @@ def compared(reference: np.ndarray, ids: np.ndarray, logits: Iterable[Tensor]) -
         "top1": float(torch.cat(same).double().mean()),
         "perplexity": float(torch.cat(losses).mean().exp()),
     }
-
-
-@dataclass
-class Copy:
-    """One checkpoint, and what is kept about it in a work folder."""
-
-    source: Path
-    work: Path
-    ids: np.ndarray
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @cached_property
-    def digest(self) -> str:
-        return digest(x.read_bytes() for x in sorted(self.source.glob("*.safetensors")))
-
-    def kept(self, what: str, make: Callable[[Path], object]) -> Path:
-        """A file about this copy, made where it is missing."""
-        file = self.work / f"{self.name}-{self.digest}-{what}"
-        if not file.exists():
-            print(f"{self.name}: making {what}", flush=True)
-            partial = file.with_name(f"new-{file.name}")
-            make(partial)
-            partial.replace(file)
-        return file
-
-    @cached_property
-    def whole(self) -> models.Whole:
-        return models.Whole(self.source)
-
-    @cached_property
-    def spec(self) -> Any:
-        return self.whole.config.spec(self.name)
-
-    @cached_property
-    def calibration(self) -> Tensor:
-        """The text that statistics are taken on, ours and the peer's: int64 [B, T]."""
-
-        def make(file: Path) -> None:
-            np.save(file, sequences(str(self.source), Calibration(seed=1)).numpy())
-
-        return torch.from_numpy(np.load(self.kept("calibration.npy", make)))
-
-    @cached_property
-    def reference(self) -> np.ndarray:
-        """Logits of the original in float32 [N, T, V], on disk."""
-
-        def make(file: Path) -> None:
-            self.whole.restore()
-            found = [self.whole.logits(window).numpy() for window in self.ids]
-            self._check_reference(found[0])
-            np.save(file, np.stack(found))
-
-        name = f"reference-{digest([self.ids.tobytes()])}.npy"
-        return np.load(self.kept(name, make), mmap_mode="r")
-
-    def _check_reference(self, logits: np.ndarray) -> None:
-        """transformers is the truth about the original."""
-        from transformers import AutoModelForCausalLM
-
-        truth = AutoModelForCausalLM.from_pretrained(self.source, dtype=torch.float32)
-        with torch.inference_mode():
-            difference = truth(torch.from_numpy(self.ids[:1])).logits[0].numpy() - logits
-        print(f"{self.name}: transformers' logits differ by {abs(difference).max():.1e}")
-        if abs(difference).max() > 1e-3:
-            raise SystemExit("the reference is not what transformers computes")
-
-    @cached_property
-    def importances(self) -> dict[bool, dict[str, np.ndarray]]:
-        self.whole.restore()
-        return models.importance(self.whole, self.calibration)
-
-    def importance(self, method: str) -> dict[str, np.ndarray] | None:
-        return None if method == "none" else self.importances[method == "imatrix-first"]
 
 
 @dataclass
@@ -232,20 +147,19 @@ def measure_file(copy: Copy, rows: Rows, peer: str, kind: str, method: str) -> N
     about = key(copy, "llama.cpp", "file", kind, method)
     if rows.has(about):
         return
-    source = copy.kept("F32.gguf", lambda file: llama_files.write_f32(copy.source, file))
     count = models.sizes(copy.spec, ["fp32"] * copy.spec.num_layers)[2]
     with tempfile.TemporaryDirectory(dir=copy.work) as folder:
         ids, out, target = (Path(folder) / x for x in ("ids.npy", "logits", "quantized.gguf"))
         np.save(ids, copy.ids)
         values: Row = {"seconds": 0.0}
         if kind == "F32":
-            target = source
+            target = copy.f32_file
         else:
             given, vectors = [], copy.importance(method)
             if vectors is not None:
                 given = [Path(folder) / "importance.npz"]
                 np.savez(given[0], **{llama_files.gguf_name(k): v for k, v in vectors.items()})
-            command = ("quantize", source, target, kind, THREADS, *given)
+            command = ("quantize", copy.f32_file, target, kind, THREADS, *given)
             values["seconds"] = llama_files.call(peer, *command)
         size, values["types"] = llama_files.contents(target)
         exact = ["exact"] if kind == "F32" and method == "exact" else []

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def curve(rows: Sequence[Row]) -> list[tuple[float, float]]:
 
 def interpolated(points: Sequence[tuple[float, float]], bits: float) -> float | None:
     """KL at a size, its logarithm linear between neighbours; None outside of the curve."""
-    for (low, before), (high, after) in zip(points, points[1:], strict=False):
+    for (low, before), (high, after) in pairwise(points):
         if low <= bits <= high:
             share = (bits - low) / (high - low)
             return math.exp(math.log(before) + share * (math.log(after) - math.log(before)))
@@ -125,7 +126,7 @@ def save_plot(rows: Sequence[Row], file: Path) -> None:
     best = better_importance(rows)
     groups = (
         ("Edgewise, nearest", "C0", "o-", lambda x: x["side"] == "edgewise" and not informed(x)),
-        ("Edgewise, with statistics", "C2", "s-", lambda x: x["side"] == "edgewise" and informed(x)),
+        ("Edgewise, statistics", "C2", "s-", lambda x: x["side"] == "edgewise" and informed(x)),
         ("llama.cpp", "C1", "v--", lambda x: x["side"] == "llama.cpp" and x["method"] == PLAIN),
         ("llama.cpp, importance matrix", "C3", "^--", lambda x: x in best),
     )  # fmt: skip

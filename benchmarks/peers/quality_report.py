@@ -79,7 +79,7 @@ def ratios(rows: Sequence[Row]) -> list[Row]:
 
 
 def print_tables(rows: Sequence[Row], code: str) -> None:
-    """One table per copy and axis, and the ratios."""
+    """One table per copy and axis, the ratios, and the largest ratio of each kind."""
     console = Console(width=140)
     for copy, axis in _panels(rows):
         table = Table(title=f"{copy}: {AXES[axis]}")
@@ -107,6 +107,16 @@ def print_tables(rows: Sequence[Row], code: str) -> None:
             x["copy"], x["axis"], x["importance"], x["name"], bits, f"{x['peer_kl']:.4f}", *ours
         )
     console.print(table)
+    few = [x for x in ratios(rows) if x["few"] and x["kl"] is not None]
+    for copy, axis in _panels(rows):
+        for what in ("without", "with"):
+            kind = (copy, axis, what)
+            values = [x["ratio"] for x in few if (x["copy"], x["axis"], x["importance"]) == kind]
+            if values:
+                console.print(
+                    f"{copy}, {AXES[axis]}, {what} importance matrix: at {len(values)} sizes of up "
+                    f"to {FEW} bits our KL is {min(values):.2f} to {max(values):.2f} times theirs"
+                )
 
 
 def _panels(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
@@ -142,7 +152,7 @@ def save_plot(rows: Sequence[Row], file: Path) -> None:
         axes.set_yscale("log")
         axes.grid(alpha=0.3, which="both")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower left")
     figure.savefig(file, dpi=130)
     plt.close(figure)
 

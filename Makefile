@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-slow lint bench docs clean
 
 demo: .venv/ready  ## install, then run the demo
 	$(BIN)/edgewise demo
 
-test: .venv/ready  ## install, then run every test
+test: .venv/ready  ## install, then run the tests: long sweeps over a part of their cases
 	$(BIN)/python -m pytest -q
+
+test-slow: .venv/ready  ## the same, sweeps over all of their cases, sanitizers over all shapes
+	EDGEWISE_THOROUGH=1 $(BIN)/python -m pytest -q
 
 lint: .venv/ready  ## style, types, import order, generated docs
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ def load_cluster(path: Path) -> Cluster:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ClusterError(f"cannot read cluster file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a number's length
         raise ClusterError(f"{path}: not valid TOML: {error}") from None
     try:
         return _cluster(table)
@@ -46,6 +46,7 @@ def _cluster(table: Mapping[str, Any]) -> Cluster:
         raise ClusterError("no [[device]] is given; a cluster needs at least one")
     if "source" not in table:
         raise ClusterError("key 'source' is missing: name the device where prompts arrive")
+    _typed(table, {"source": str}, "the file")
     devices = tuple(
         device for i, entry in enumerate(table["device"], start=1) for device in _devices(entry, i)
     )

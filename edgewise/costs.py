@@ -180,10 +180,28 @@ class CostModel:
         return float("inf") if values is None else values[layer]
 
     def memory_limit(self, device: str) -> int:
-        """Memory of a device: its cap, or what its machine has free, less headroom."""
-        found = self.cluster.device(device)
-        free = self.profile.reading(found.kind).free_bytes
-        return min(found.memory_bytes, round(free * (1 - HEADROOM))) if free else found.memory_bytes
+        """Memory of a device: its cap, or its share of what its machine has free, less headroom."""
+        cap = self.cluster.device(device).memory_bytes
+        machine, free = self._machine(device)
+        if not free:
+            return cap
+        names = (
+            [device]
+            if not machine
+            else [
+                other.name
+                for other in self.cluster.devices
+                if self._machine(other.name)[0] == machine
+            ]
+        )
+        caps = [self.cluster.device(name).memory_bytes for name in names]
+        return min(cap, fair_share(caps, round(free * (1 - HEADROOM))))
+
+    def _machine(self, device: str) -> tuple[str, int]:
+        """The machine that a device was measured on, "" where that is not known, and the memory
+        that it had free."""
+        reading = self.profile.reading(self.cluster.device(device).kind)
+        return reading.machine, reading.free_bytes
 
     def capacity_bytes(self, device: str) -> int:
         """Memory of a device that is left for layers."""
@@ -239,6 +257,18 @@ class CostModel:
         decode = step + sum(self.decode_seconds(i, name, scheme) for i, scheme in layers)
         prefill = step + sum(self.prefill_seconds(i, name, scheme) for i, scheme in layers)
         return StageEstimate(stage, decode, prefill, hop)
+
+
+def fair_share(caps: Sequence[int], free: int) -> int:
+    """The most that each of several devices may take of `free` bytes they have in common: those
+    whose caps are lower take those, and the others share the rest evenly."""
+    left = free
+    for number, cap in enumerate(sorted(caps)):
+        share = left // (len(caps) - number)
+        if cap > share:
+            return share
+        left -= cap
+    return max(caps)
 
 
 def _bottleneck(stages: Sequence[StageEstimate]) -> float:

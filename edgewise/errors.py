@@ -10,6 +10,7 @@ EdgewiseError                  exit 1
 |   +-- PlanError                       a plan that is malformed or made for something else
 |   +-- PromptError                     prompt and sampling parameters
 +-- Infeasible                 exit 3   no plan satisfies the constraints
++-- NonFinite                  exit 1   layers computed infinities or NaN
 +-- DeviceError                exit 4   a device could not do its part; knows which one
     +-- DeviceMemoryError               its memory does not hold what it was given
     +-- DeviceLost                      its process ended
@@ -63,6 +64,10 @@ class Infeasible(EdgewiseError):
     def __init__(self, message: str, shortage_bytes: int | None = None) -> None:
         super().__init__(message)
         self.shortage_bytes = shortage_bytes
+
+
+class NonFinite(EdgewiseError):
+    pass
 
 
 class DeviceError(EdgewiseError):

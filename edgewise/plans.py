@@ -110,14 +110,14 @@ class Plan:
             document["rounding"] = self.rounding
         if self.cache is not CacheType.FULL:
             document["cache"] = self.cache
-        return json.dumps(document, indent=1)
+        return json.dumps(document, indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: str, where: str = "plan") -> "Plan":
         """Raises PlanError, which names `where`."""
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"{where}: not JSON: {error}") from None
         keys = ("version", "model", "digest", "num_layers", "stages")
         _only(document, keys, where, optional=("rounding", "cache"))

@@ -171,7 +171,7 @@ class Profile:
             links = tuple(LinkTiming(**entry) for entry in document["links"])
             memory = tuple(LayerMemory(**_typed(entry)) for entry in document["memory"])
             return Profile(document["model"], layers, devices, links, memory)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ProfileError(f"{where}: not a profile: {error!r}") from None
         except ProfileError as error:
             raise ProfileError(str(error).replace("profile: ", f"{where}: ", 1)) from None

@@ -5,21 +5,25 @@ few and stay in the scheme's `compute` type, in which the layer also multiplies.
 
     fp32 bf16 fp16   floating point
     q4g64 q4g64a     4-bit codes of groups of 64 neighbours in a row, each with a scale; with an "a"
-                     asymmetric: a scale and a minimum. 2, 3, 4, 5, 6, 8 bits, groups of 32, 64, 128
+                     asymmetric: a scale and a minimum. 2, 3, 4, 5, 6, 8 bits, groups of 16 to 128
+    q4g32d q4g32ad   the same, quantized doubly: scales and minima are 8-bit multiples of one scale
+                     (and one minimum) per row, so smaller groups cost no more (K-quants' idea)
     t8               8-bit truncation (DILEMMA, arXiv 2503.01704): one range for a whole matrix,
                      digits below the last bit cut off. 4, 6, ... 16 bits; meant for studies
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 
 from edgewise.errors import SchemeError
 
 DEFAULT = "fp32"
 BITS = (2, 3, 4, 5, 6, 8)
-GROUPS = (32, 64, 128)
+GROUPS = (16, 32, 64, 128)
 TRUNCATED_BITS = (4, 6, 8, 10, 12, 14, 16)
 SIDE_BYTES = 2  # of a group's scale, and of its minimum: bf16
+DOUBLE_SIDE_BYTES = 1  # the same where quantized doubly: int8, times the row's bf16
 CACHE_SCALE_BYTES = 4  # of one head's keys, or values, of a token: fp32
 RANGE_BYTES = 4  # of a truncated matrix's range: fp32
 TILE_ROWS, TILE_COLUMNS = 16, 32  # codes are stored in whole tiles
@@ -44,7 +48,8 @@ class Family(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """`bits` per stored code; `compute` names the torch floating-point type of the arithmetic;
-    `group` neighbours in a row share a scale, and if `asymmetric` a minimum."""
+    `group` neighbours in a row share a scale, and if `asymmetric` a minimum, which if `double` are
+    8-bit multiples of the row's."""
 
     name: str
     bits: int
@@ -52,29 +57,37 @@ class Scheme:
     family: Family = Family.FLOAT
     group: int = 0
     asymmetric: bool = False
+    double: bool = False
 
     @property
     def compute_bytes(self) -> int:
         return {"float32": 4, "bfloat16": 2, "float16": 2}[self.compute]
 
+    def width(self, columns: int) -> int:
+        """Columns of a packed row: filled up to whole groups and tiles."""
+        step = max(self.group, TILE_COLUMNS)
+        return -(-columns // step) * step
+
     def groups(self, columns: int) -> int:
-        """Groups of a row; the last one is filled up."""
-        return -(-columns // self.group)
+        """Groups of a packed row."""
+        return self.width(columns) // self.group
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Bytes of one stored matrix, scales and unfinished tiles included."""
         if self.family is Family.FLOAT:
             return rows * columns * self.bits // 8
         rows = -(-rows // TILE_ROWS) * TILE_ROWS
-        if self.family is Family.GROUPED:
-            side = SIDE_BYTES * (2 if self.asymmetric else 1)
-            return rows * self.groups(columns) * (self.group * self.bits // 8 + side)
-        return rows * -(-columns // TILE_COLUMNS) * TILE_COLUMNS * self.bits // 8 + RANGE_BYTES
+        codes = self.width(columns) * self.bits // 8
+        if self.family is Family.TRUNCATED:
+            return rows * codes + RANGE_BYTES
+        per_group, per_row = (DOUBLE_SIDE_BYTES, SIDE_BYTES) if self.double else (SIDE_BYTES, 0)
+        sides = 2 if self.asymmetric else 1
+        return rows * (codes + sides * (self.groups(columns) * per_group + per_row))
 
 
-def _grouped(bits: int, group: int, asymmetric: bool) -> Scheme:
-    name = f"q{bits}g{group}{'a' if asymmetric else ''}"
-    return Scheme(name, bits, "bfloat16", Family.GROUPED, group, asymmetric)
+def _grouped(bits: int, group: int, asymmetric: bool, double: bool) -> Scheme:
+    name = f"q{bits}g{group}{'a' * asymmetric}{'d' * double}"
+    return Scheme(name, bits, "bfloat16", Family.GROUPED, group, asymmetric, double)
 
 
 SCHEMES = {
@@ -83,14 +96,14 @@ SCHEMES = {
         Scheme("fp32", 32, "float32"),
         Scheme("bf16", 16, "bfloat16"),
         Scheme("fp16", 16, "float16"),
-        *(_grouped(b, g, a) for b in BITS for g in GROUPS for a in (False, True)),
+        *(_grouped(*x) for x in product(BITS, GROUPS, (False, True), (False, True))),
         *(Scheme(f"t{b}", b, "bfloat16", Family.TRUNCATED) for b in TRUNCATED_BITS),
     )
 }
 
 KNOWN = (
-    "fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, groups of 32, 64 or 128; q4g64a is "
-    "asymmetric), t8 (truncated: 4, 6, ... 16 bits)"
+    "fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, groups of 16, 32, 64 or 128; q4g64a is "
+    "asymmetric, q4g32d has its scales quantized too), t8 (truncated: 4, 6, ... 16 bits)"
 )
 
 

@@ -45,7 +45,7 @@ class Sensitivity:
             raise ProfileError(f"cannot read sensitivity {path}: {error.strerror}") from None
         except ProfileError as error:
             raise ProfileError(str(error).replace("sensitivity: ", f"{path}: ", 1)) from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ProfileError(f"{path}: not a sensitivity file: {error!r}") from None
 
     def to_json(self) -> str:
@@ -56,4 +56,4 @@ class Sensitivity:
             "reference": self.reference,
             "losses": self.losses,
         }
-        return json.dumps(document, indent=1)
+        return json.dumps(document, indent=1, allow_nan=False)

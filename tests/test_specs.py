@@ -370,7 +370,7 @@ BAD = {
     ),
     "a source that is a number": (
         A.replace('source = "a"', "source = 5"),
-        "the source '5' is not a device; devices: a",
+        "the file: key 'source' has the wrong type: 5",
     ),
     "no name": (A.replace('name = "a"', ""), "device 1: key 'name' is missing"),
     "an empty name": (A.replace('name = "a"', 'name = ""'), "a device has no name"),

@@ -1,5 +1,6 @@
 """The command line. Each command is one file, imported when it runs, so `--help` stays quick."""
 
+import io
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from edgewise.cli.options import (
     split_names,
     workload_of,
 )
-from edgewise.errors import EdgewiseError
+from edgewise.errors import EdgewiseError, PromptError
 from edgewise.planning.problem import Objective
 from edgewise.schemes import DEFAULT, CacheType
 
@@ -95,7 +96,7 @@ def run(
 
     run_prompt(
         model,
-        sys.stdin.read() if prompt == "-" else prompt,
+        _standard_input() if prompt == "-" else prompt,
         cluster_file=cluster,
         plan_file=plan,
         scheme=scheme,
@@ -106,6 +107,13 @@ def run(
         raw=raw,
         as_json=as_json,
     )
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise PromptError(f"standard input is not UTF-8 text: {error}") from None
 
 
 @app.command()
@@ -130,7 +138,12 @@ def plan(
     profile: Annotated[
         Path | None, typer.Option(help="Profile file; without it, the cluster is measured.")
     ] = None,
-    schemes: Schemes = DEFAULT,
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            help="Schemes to choose from, with commas between; by default those of --sensitivity."
+        ),
+    ] = None,
     sensitivity: Annotated[
         Path | None, typer.Option(help="What layers lose in schemes; without it, it is measured.")
     ] = None,
@@ -171,7 +184,7 @@ def plan(
         PlanOptions(
             cluster=cluster,
             profile=profile,
-            schemes=split_names(schemes),
+            schemes=None if schemes is None else split_names(schemes),
             sensitivity=sensitivity,
             quality=quality,
             objective=objective,
@@ -322,6 +335,8 @@ def devices(cluster: ClusterFile = None, as_json: Json = False) -> None:
 def main() -> None:
     """Run the command line; errors become a message on standard error and an exit code."""
     as_json = "--json" in sys.argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     try:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from edgewise.models.tokenizer import TextStream, Tokenizer
+from edgewise.models.text_stream import TextStream
+from edgewise.models.tokenizer import Tokenizer
 from edgewise.runtime.engine import Engine, Request, Token, stream
 
 

@@ -1,6 +1,5 @@
 """`edgewise demo`: the whole product in one command, on three emulated devices."""
 
-import json
 from dataclasses import asdict, dataclass
 
 from edgewise.cli.answer import Answer, answer
@@ -9,6 +8,7 @@ from edgewise.cli.terminal import (
     cluster_table,
     comparison_table,
     console,
+    print_json,
     print_text,
     progress,
     timing_table,
@@ -74,7 +74,7 @@ def run_demo(*, question: int, as_json: bool) -> None:
     if found.seconds_per_token is not None:
         screen.print(timing_table(chosen.estimate, found.stage_seconds, found.seconds_per_token))
     if as_json:
-        print_text(json.dumps(as_document(result)) + "\n")
+        print_json(as_document(result))
 
 
 def as_document(result: Result) -> dict[str, object]:

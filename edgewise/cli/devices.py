@@ -1,6 +1,5 @@
 """`edgewise devices`: what this machine is, or what a cluster file says."""
 
-import json
 import os
 import platform
 from dataclasses import asdict
@@ -11,7 +10,7 @@ import torch
 from rich.table import Table
 
 from edgewise import kernels
-from edgewise.cli.terminal import cluster_table, console, print_text
+from edgewise.cli.terminal import cluster_table, console, print_json
 from edgewise.cluster_files import load_cluster
 from edgewise.units import format_bytes
 
@@ -37,7 +36,7 @@ def show_devices(cluster_file: Path | None, *, as_json: bool) -> None:
             table.add_row(key.removesuffix("_bytes").replace("_", " "), text)
         screen.print(table)
     if as_json:
-        print_text(json.dumps(document) + "\n")
+        print_json(document)
 
 
 def _finite(values: dict[str, object]) -> dict[str, object]:

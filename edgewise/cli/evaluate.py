@@ -1,18 +1,18 @@
 """`edgewise evaluate`: what a model in some schemes is worth."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 
 from edgewise.cli.sensitivity import make_ready
-from edgewise.cli.terminal import console, print_text, progress
+from edgewise.cli.terminal import console, print_json, progress
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.quality.evaluate import Quality, evaluate, num_steps
 from edgewise.quality.examples import load_examples
+from edgewise.quality.prepare import full_name
 from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType, get_scheme
 from edgewise.units import format_bytes
@@ -46,7 +46,7 @@ def run_evaluate(
             model,
             schemes,
             examples,
-            method=rounding,
+            method=full_name(model, rounding),
             cache=cache,
             store=Store.default(),
             on_step=advance,
@@ -55,7 +55,7 @@ def run_evaluate(
     if as_json:
         document = {"model": model, "schemes": schemes, "rounding": rounding, "cache": cache}
         document |= asdict(found)
-        print_text(json.dumps({**document, "perplexity": found.perplexity}) + "\n")
+        print_json({**document, "perplexity": found.perplexity})
 
 
 def quality_table(model: str, schemes: tuple[str, ...], found: Quality) -> Table:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgewise.cli.terminal import progress
+from edgewise.cli.terminal import finite, progress
 from edgewise.planning import Planner, PlanResult, Problem
 from edgewise.planning.frontier import frontier, uniform_plans
 from edgewise.planning.problem import Objective
@@ -45,7 +45,7 @@ def _point(problem: Problem, result: PlanResult, label: str) -> tuple[float, flo
 def _json(problem: Problem, result: PlanResult, kind: str) -> dict[str, object]:
     return {
         "kind": kind,
-        "loss": result.estimate.loss,
+        "loss": finite(result.estimate.loss),
         "seconds": problem.score(result.estimate),
         "memory_bytes": sum(result.estimate.memory_bytes.values()),
         "devices": list(result.plan.devices),

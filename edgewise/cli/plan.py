@@ -9,14 +9,15 @@ from edgewise.cli.prepare import best, compare, comparison_json
 from edgewise.cli.profile import cached_profile, check_reachable
 from edgewise.cli.promise import keep_promise
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
-from edgewise.cli.terminal import comparison_table, console, plan_table, print_text
+from edgewise.cli.terminal import comparison_table, console, plan_table, print_json
 from edgewise.cluster_files import load_cluster
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible, InputError, PlanError, ProfileError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PLANNERS, Objective, Problem
 from edgewise.profiles import Profile
-from edgewise.schemes import get_scheme
+from edgewise.quality.prepare import full_name
+from edgewise.schemes import DEFAULT, get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import ModelSpec, Workload
 
@@ -29,7 +30,7 @@ class PlanOptions:
 
     cluster: Path
     profile: Path | None
-    schemes: tuple[str, ...]
+    schemes: tuple[str, ...] | None
     sensitivity: Path | None
     quality: str | None
     objective: Objective
@@ -52,6 +53,7 @@ def run_plan(model: str, options: PlanOptions) -> None:
     if planner not in PLANNERS:
         raise InputError(f"unknown planner '{planner}'; known planners: {', '.join(PLANNERS)}")
     spec = open_checkpoint(model).config.spec(model)
+    options = replace(options, rounding=full_name(model, options.rounding))
     problem = make_problem(model, spec, options)
     names = tuple(PLANNERS) if options.compare else (planner,)
     outcomes = compare(problem, names)
@@ -86,7 +88,7 @@ def run_plan(model: str, options: PlanOptions) -> None:
             "quality_rounds": None if kept is None else [asdict(x) for x in kept.rounds],
             "frontier": drawn,
         }
-        print_text(json.dumps(document) + "\n")
+        print_json(document)
 
 
 def _draw_frontier(
@@ -101,11 +103,12 @@ def _draw_frontier(
 
 def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
     """Everything a planner needs, checked. Raises InputError."""
-    for scheme in options.schemes:
+    schemes = chosen_schemes(options)
+    for scheme in schemes:
         get_scheme(scheme)
     cluster = load_cluster(options.cluster)
     check_reachable(cluster)
-    sensitivity = _sensitivity(model, options)
+    sensitivity = _sensitivity(model, schemes, options)
     if sensitivity is not None and sensitivity.model != spec.digest:
         raise ProfileError(
             f"sensitivity {options.sensitivity} is for another model shape ({sensitivity.model})"
@@ -123,10 +126,10 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
                 f"'{model}' ({spec.digest}); measure again"
             )
     else:
-        profile, _, _ = cached_profile(model, spec, cluster, options.schemes, quiet=options.as_json)
+        profile, _, _ = cached_profile(model, spec, cluster, schemes, quiet=options.as_json)
     return Problem(
         CostModel(spec, cluster, profile, options.workload, sensitivity),
-        options.schemes,
+        schemes,
         objective=options.objective,
         budget=_budget(options.quality, sensitivity),
         pins={0: cluster.source, **parse_pins(options.pins, spec.num_layers)},
@@ -135,7 +138,16 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
     )
 
 
-def _sensitivity(model: str, options: PlanOptions) -> Sensitivity | None:
+def chosen_schemes(options: PlanOptions) -> tuple[str, ...]:
+    """Those asked for, else those whose losses the sensitivity file knows, else the default."""
+    if options.schemes is not None:
+        return options.schemes
+    if options.sensitivity is not None:
+        return tuple(Sensitivity.load(options.sensitivity).losses)
+    return (DEFAULT,)
+
+
+def _sensitivity(model: str, schemes: tuple[str, ...], options: PlanOptions) -> Sensitivity | None:
     """The file's, or where quality matters the model's own, measured now or before."""
     if options.quality is not None:
         parse_quality(options.quality)
@@ -143,7 +155,7 @@ def _sensitivity(model: str, options: PlanOptions) -> Sensitivity | None:
         return Sensitivity.load(options.sensitivity)
     if options.quality is None and options.frontier is None:
         return None
-    asked = Asked(model, options.schemes, rounding=options.rounding)
+    asked = Asked(model, schemes, rounding=options.rounding)
     return cached_sensitivity(asked, quiet=options.as_json)[0]
 
 
@@ -183,5 +195,7 @@ def parse_pins(texts: Sequence[str], num_layers: int) -> dict[int, str]:
         for layer in range(int(first), int(last or first) + 1):
             if layer >= num_layers:
                 raise PlanError(f"pin '{text}': the model has layers 0 to {num_layers - 1}")
+            if (other := pins.get(layer, device)) != device:
+                raise PlanError(f"pin '{text}': layer {layer} is pinned to '{other}', too")
             pins[layer] = device
     return pins

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from edgewise.cli.terminal import progress
+from edgewise.cli.terminal import finite, progress
 from edgewise.errors import Infeasible
 from edgewise.planning import PLANNERS, QUICK, PlanResult, Problem
 from edgewise.profiles import Profile
@@ -67,9 +67,9 @@ def comparison_json(outcomes: Outcomes) -> list[dict[str, object]]:
             "predicted_prefill_seconds": outcome.estimate.prefill_seconds,
             "memory_bytes": outcome.estimate.memory_bytes,
             "predicted_tokens_per_second": outcome.estimate.tokens_per_second,
-            "predicted_loss": outcome.estimate.loss,
+            "predicted_loss": finite(outcome.estimate.loss),
             "status": outcome.status,
-            "gap": outcome.gap,
+            "gap": finite(outcome.gap),
             "planning_seconds": outcome.seconds,
             "explanation": outcome.explanation,
             "stages": [

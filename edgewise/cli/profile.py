@@ -1,6 +1,5 @@
 """`edgewise profile`: measure once, keep the result, measure again when something changed."""
 
-import hashlib
 import json
 import os
 import platform
@@ -9,8 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 
+from edgewise import __version__, kernels
+from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
 from edgewise.cli.prepare import measure_cluster
-from edgewise.cli.terminal import console, print_text, profile_table
+from edgewise.cli.terminal import console, print_json, profile_table
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.errors import ClusterError, ProfileError
@@ -46,10 +47,16 @@ def run_profile(
     screen = console(as_json)
     screen.print(profile_table(profile, min(spec.max_context, WIDE_CONTEXT) // 2))
     source = "from the cache" if cached else "measured now"
-    screen.print(f"Held-out error of the regressions: {mean_error:.1%} ({source}: {path})")
+    screen.print(
+        f"Held-out error of the regressions: {mean_error:.1%} ({source}: {path or 'not kept'})"
+    )
     if as_json:
-        document = {"profile": json.loads(profile.to_json()), "cached": cached, "path": str(path)}
-        print_text(json.dumps({**document, "held_out_error": mean_error}) + "\n")
+        document = {
+            "profile": json.loads(profile.to_json()),
+            "cached": cached,
+            "path": path and str(path),
+        }
+        print_json({**document, "held_out_error": mean_error})
 
 
 def cached_profile(
@@ -60,29 +67,27 @@ def cached_profile(
     *,
     fresh: bool = False,
     quiet: bool = False,
-) -> tuple[Profile, Path, bool]:
-    """A wide profile, where it is kept, and whether it was there already.
+) -> tuple[Profile, Path | None, bool]:
+    """A wide profile, where it is kept (None: nowhere), and whether it was there already.
 
-    It is measured again when the model's shape, the schemes, the cluster, this machine, torch or
-    the profile format change. Raises ClusterError where a device cannot take part.
+    It is measured again when the model's shape, the schemes, the cluster, this machine, torch,
+    Edgewise, its kernels or the profile format change. Raises ClusterError where a device cannot
+    take part.
     """
     for scheme in schemes:
         get_scheme(scheme)
     check_reachable(cluster)
-    path = _cache_folder() / f"{_key(spec, cluster, schemes)}.json"
-    if not fresh and path.is_file():
+    folder = cache_folder("profiles")
+    path = folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
+    if not fresh and path is not None and is_cached(path):
         try:
             return Profile.load(path), path, True
         except ProfileError:
-            path.unlink()  # written by half, or by hand: measure again
+            remove(path)  # written by half, or by hand: measure again
     with LocalDevices(cluster) as devices:
         grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
         profile = measure_cluster(devices, model, spec, schemes, grid, quiet)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(profile.to_json() + "\n", encoding="utf-8")
-    partial.replace(path)
-    return profile, path, False
+    return profile, write_text_atomically(path, profile.to_json() + "\n"), False
 
 
 def check_reachable(cluster: Cluster) -> None:
@@ -94,12 +99,9 @@ def check_reachable(cluster: Cluster) -> None:
         )
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "edgewise" / "profiles"
-
-
-def _key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> str:
+def profile_key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> str:
+    """A name made of all that a profile's seconds depend on."""
     machine = (platform.node(), platform.machine(), os.cpu_count(), version("torch"))
-    what = repr((VERSION, spec.digest, cluster, tuple(schemes), machine))
-    return hashlib.sha256(what.encode()).hexdigest()[:24]
+    # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: both show here.
+    code = (__version__, kernels.instruction_set(), os.environ.get("EDGEWISE_KERNELS", ""))
+    return cache_key(VERSION, spec.digest, cluster, tuple(schemes), machine, code)

@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from edgewise.cli.answer import Answer, answer
 from edgewise.cli.prepare import best, compare, measure_cluster
-from edgewise.cli.terminal import print_text, progress
+from edgewise.cli.terminal import print_json, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel, device_bytes
@@ -19,6 +20,7 @@ from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid
+from edgewise.quality.prepare import full_name
 from edgewise.runtime.coordinator import Coordinator, check_request, check_route
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
@@ -54,6 +56,7 @@ def run_prompt(
     if plan is not None:
         plan.check(spec, cluster)
         check_route(plan, cluster)
+        plan = replace(plan, rounding=full_name(model, plan.rounding))
     tokenizer = load_tokenizer(model)
     request = _request(tokenizer, prompt, max_tokens, sampling, raw, spec)
     cache = cache if plan is None else plan.cache
@@ -127,4 +130,4 @@ def _report(found: Answer, plan: Plan, as_json: bool) -> None:
         "seconds_per_token": pace,
         "plan": json.loads(plan.to_json()),
     }
-    print_text(json.dumps(document) + "\n")
+    print_json(document)

@@ -1,8 +1,6 @@
 """`edgewise sensitivity`: what each layer loses in each scheme; measured once, then kept."""
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +9,15 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from edgewise.cli.terminal import console, print_text, progress
+from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
+from edgewise.cli.terminal import console, print_json, progress
 from edgewise.errors import ProfileError
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.models.digests import tensor_digests
-from edgewise.quality.calibration import Calibration, sequences
-from edgewise.quality.prepare import prepare
+from edgewise.quality.calibration import Calibration, sequences, text_key
+from edgewise.quality.prepare import LOOKED_AT, full_name, prepare
 from edgewise.quality.sensitivity import measure_sensitivity, num_steps
-from edgewise.quantization.store import Store, cache_folder
+from edgewise.quantization.rounding import CALIBRATED
+from edgewise.quantization.store import Store
 from edgewise.schemes import Family, get_scheme
 from edgewise.sensitivities import VERSION, Sensitivity
 
@@ -41,31 +40,28 @@ def run_sensitivity(asked: Asked, *, out: Path | None, fresh: bool, as_json: boo
         out.write_text(found.to_json() + "\n", encoding="utf-8")
     screen = console(as_json)
     screen.print(sensitivity_table(found))
-    screen.print(f"({'from the cache' if cached else 'measured now'}: {path})")
+    screen.print(f"({'from the cache' if cached else 'measured now'}: {path or 'not kept'})")
     if as_json:
         document = {"sensitivity": json.loads(found.to_json()), "cached": cached}
-        print_text(json.dumps({**document, "path": str(path)}) + "\n")
+        print_json({**document, "path": path and str(path)})
 
 
 def cached_sensitivity(
     asked: Asked, *, fresh: bool = False, quiet: bool = False
-) -> tuple[Sensitivity, Path, bool]:
-    """A sensitivity, where it is kept, and whether it was there already. It is measured again when
-    the weights, the schemes, the text or the way of measuring change."""
+) -> tuple[Sensitivity, Path | None, bool]:
+    """A sensitivity, where it is kept (None: nowhere), and whether it was there already. It is
+    measured again when the weights, the schemes, the text or the way of measuring change."""
     for scheme in asked.schemes:
         get_scheme(scheme)
-    path = cache_folder() / "sensitivities" / f"{_key(asked)}.json"
-    if not fresh and path.is_file():
+    folder = cache_folder("sensitivities")
+    path = folder and folder / f"{_key(asked)}.json"
+    if not fresh and path is not None and is_cached(path):
         try:
             return Sensitivity.load(path), path, True
         except ProfileError:
-            path.unlink()  # written by half, or by hand: measure again
-    found = _measured(asked, quiet)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(found.to_json() + "\n", encoding="utf-8")
-    partial.replace(path)
-    return found, path, False
+            remove(path)  # written by half, or by hand: measure again
+    measured = _measured(asked, quiet)
+    return measured, write_text_atomically(path, measured.to_json() + "\n"), False
 
 
 def _measured(asked: Asked, quiet: bool) -> Sensitivity:
@@ -77,7 +73,7 @@ def _measured(asked: Asked, quiet: bool) -> Sensitivity:
             asked.schemes,
             ids,
             asked.metric,
-            method=asked.rounding,
+            method=full_name(asked.model, asked.rounding),
             store=Store.default(),
             on_step=advance,
         )
@@ -90,29 +86,23 @@ def calibration_text(model: str, asked: Calibration, quiet: bool) -> Tensor:
 
 
 def make_ready(model: str, schemes: Sequence[str], rounding: str | None, quiet: bool) -> int:
-    """Quantize every layer into every scheme where the method has to look at inputs first; returns
-    how many layers were made."""
-    if rounding != "gptq":
+    """Quantize every layer into every scheme where the method has to look at inputs first, and no
+    text was named with it; returns how many layers were made."""
+    base = (rounding or "").partition(":")[0]
+    method = full_name(model, base) or ""
+    if base not in CALIBRATED or rounding not in (base, method):
         return 0
     names = [name for name in schemes if get_scheme(name).family is Family.GROUPED]
-    ids = calibration_text(model, PREPARATION, quiet)
+    ids = calibration_text(model, LOOKED_AT, quiet)
     layers = open_checkpoint(model).config.num_layers
     with progress("quantizing", layers, quiet) as advance:
-        return prepare(model, [names] * layers, rounding, ids, Store.default(), advance)
-
-
-PREPARATION = Calibration(seed=1)  # what gptq looks at: other text than is measured on
+        return prepare(model, [names] * layers, method, ids, Store.default(), advance)
 
 
 def _key(asked: Asked) -> str:
-    checkpoint = open_checkpoint(asked.model)
-    weights = tensor_digests(checkpoint, sorted(checkpoint.files))
-    text = asked.calibration.text
-    stamp = None
-    if text is not None and Path(text).is_file():
-        stamp = (Path(text).stat().st_size, Path(text).stat().st_mtime_ns)
-    what = (VERSION, weights, asked.schemes, asked.metric, asked.rounding, asked.calibration, stamp)
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:24]
+    text = text_key(asked.model, asked.calibration)
+    rounding = full_name(asked.model, asked.rounding)
+    return cache_key(VERSION, text, asked.schemes, asked.metric, rounding)
 
 
 def sensitivity_table(found: Sensitivity) -> Table:

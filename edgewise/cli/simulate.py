@@ -1,12 +1,11 @@
 """`edgewise simulate`: a plan at work on devices that need not exist."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
 
-from edgewise.cli.terminal import console, print_text
+from edgewise.cli.terminal import console, print_json
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
@@ -59,7 +58,7 @@ def run_simulate(plan_file: Path, options: SimulateOptions) -> None:
     console(options.as_json).print(_table(outcome, predicted))
     if options.as_json:
         document = {**outcome.summary(), "predicted_tokens_per_second": predicted}
-        print_text(json.dumps(document) + "\n")
+        print_json(document)
 
 
 def _model(plan: Plan) -> ModelSpec:

@@ -1,5 +1,7 @@
 """What commands print: tables and progress for people, JSON for programs."""
 
+import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from rich.table import Table
 
 from edgewise.clusters import Cluster
 from edgewise.costs import Estimate
-from edgewise.errors import Infeasible
+from edgewise.errors import EdgewiseError, Infeasible
 from edgewise.planning import PlanResult
 from edgewise.profiles import Profile
 from edgewise.specs import LayerKind
@@ -47,6 +49,38 @@ def print_text(text: str) -> None:
     """A piece of an answer, at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def print_json(document: object) -> None:
+    """One document for programs. JSON knows neither NaN nor infinity; raises EdgewiseError where
+    a command came to one."""
+    try:
+        text = json.dumps(document, allow_nan=False)
+    except ValueError:
+        where = _non_finite(document) or ("?", None)
+        raise EdgewiseError(
+            f"'{where[0]}' came out as {where[1]}, which is no number that JSON can hold"
+        ) from None
+    print_text(text + "\n")
+
+
+def finite(number: float | None) -> float | None:
+    """A number as JSON holds it: None where it is not known, or without bound."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _non_finite(value: object, where: str = "") -> tuple[str, object] | None:
+    """The path to the first number that is not finite, and that number."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (where, value)
+    if isinstance(value, dict):
+        parts = [(str(key), part) for key, part in value.items()]
+    else:
+        parts = (
+            [(str(i), x) for i, x in enumerate(value)] if isinstance(value, list | tuple) else []
+        )
+    bad = (_non_finite(part, f"{where}.{key}".lstrip(".")) for key, part in parts)
+    return next((x for x in bad if x is not None), None)
 
 
 def cluster_table(cluster: Cluster) -> Table:

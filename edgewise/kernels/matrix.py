@@ -1,6 +1,7 @@
 """One packed matrix, as the library sees it."""
 
 import ctypes
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -35,11 +36,12 @@ class NativeMatrix:
         shape: tuple[int, int],
         bits: int,
         group: int,
-        parts: tuple[Tensor, Tensor, Tensor | None],
+        tensors: Mapping[str, Tensor],
         bias: Tensor | None = None,
     ) -> "NativeMatrix":
-        """`parts`: codes uint8 [B, T, bits, 64], scale and minimum bf16 [B, G, 16] (see
+        """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 [B, G, 16] (see
         quantization/packed.py)."""
+        parts = (tensors["codes"], tensors["scale"], tensors.get("minimum"))
         return NativeMatrix(shape, parts, bias, bits, group)
 
     @staticmethod

@@ -107,6 +107,13 @@ class KVCache:
     def bytes(self) -> int:
         return sum(block.nbytes for block in self._blocks)
 
+    def clear(self) -> None:
+        """Make all keys and values zero: for timing, where tokens are looked at that never came."""
+        for block in self._blocks:
+            block.codes.zero_()
+            if block.scale is not None:
+                block.scale.zero_()
+
     def slot(self, sequence: int) -> int:
         """The slot of a sequence, taken now if it has none. Raises RuntimeError when all are."""
         if sequence not in self._slots:

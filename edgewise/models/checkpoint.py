@@ -4,20 +4,13 @@ Only safetensors files are read. Pickled `.bin` files can run code when opened a
 """
 
 import json
-import re
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,11 +19,12 @@ from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import ModelError
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Decoder, Layer
-from edgewise.models.names import tensor_names
+from edgewise.models.hub import CONFIG, HUB_ID, hub_file
+from edgewise.models.names import table_name, tensor_names
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+HEAD = "lm_head.weight"  # in every family's checkpoints
 MAX_JSON_BYTES = 64 * 2**20
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -39,6 +33,11 @@ class Checkpoint:
 
     `files` maps each tensor to the file that holds it. Nothing but the configuration and the index
     is read until `read` is called; from the hub, only the files that hold such tensors are fetched.
+
+    Where files contradict each other, what transformers does is done: a single file is preferred to
+    an index with its shards, and an embedding and a head that are both there and differ are not
+    tied, whatever the configuration says. So where it says that they are, and both are there, both
+    are read at once.
     """
 
     def __init__(self, model: str, fetch: Callable[[str], Path]) -> None:
@@ -47,12 +46,24 @@ class Checkpoint:
         self.config_path = fetch(CONFIG)
         self.config = DecoderConfig.from_dict(read_json(self.config_path), str(self.config_path))
         self.files = self._tensor_files()
+        self._table = table_name(self.config.names)
+        if self.config.tied and self._has_own_head():
+            self.config = replace(self.config, tied=False)
 
     def _tensor_files(self) -> dict[str, str]:
         try:
+            return dict.fromkeys(self._names_in(self._fetch(SINGLE)), SINGLE)
+        except FileNotFoundError:
+            return self._indexed_files()
+
+    def _indexed_files(self) -> dict[str, str]:
+        try:
             index = self._fetch(INDEX)
         except FileNotFoundError:
-            return dict.fromkeys(self._names_in(SINGLE), SINGLE)
+            raise ModelError(
+                f"{self.model}: no {SINGLE} and no {INDEX}; only safetensors weights are read "
+                "(pickled .bin files can run code when opened)"
+            ) from None
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ModelError(f"{index}: key 'weight_map' is missing")
@@ -60,24 +71,27 @@ class Checkpoint:
             raise ModelError(f"{index}: file name {outside[0]!r} leaves the model's folder")
         return weight_map
 
-    def _names_in(self, name: str) -> list[str]:
-        try:
-            path = self._fetch(name)
-        except FileNotFoundError:
-            raise ModelError(
-                f"{self.model}: no {SINGLE} and no {INDEX}; only safetensors weights are read "
-                "(pickled .bin files can run code when opened)"
-            ) from None
+    def _names_in(self, path: Path) -> list[str]:
         try:
             with safe_open(path, framework="pt") as file:
                 return list(file.keys())
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: corrupt or truncated safetensors file: {error}") from None
 
+    def _has_own_head(self) -> bool:
+        """Whether a head that should be the embedding's matrix is there and another one."""
+        if HEAD not in self.files or self.name(self._table) not in self.files:
+            return False
+        head, table = self.read(HEAD), self.read(self._table)
+        return head.shape != table.shape or not torch.equal(head, table.to(head.dtype))
+
     def name(self, tensor: str) -> str:
-        """The stored name of `tensor`: checkpoints of bare decoders lack the "model." in front."""
+        """The stored name of `tensor`: checkpoints of bare decoders lack the "model." in front, and
+        of tied matrices one is enough."""
         bare = tensor.removeprefix("model.")
-        return bare if tensor not in self.files and bare in self.files else tensor
+        stored = bare if tensor not in self.files and bare in self.files else tensor
+        tied = self.config.tied and tensor == self._table
+        return HEAD if tied and stored not in self.files and HEAD in self.files else stored
 
     def path(self, tensor: str) -> Path:
         """The file that holds a tensor, fetched if need be. Raises ModelError."""
@@ -111,12 +125,12 @@ def read_json(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ModelError(f"{path}: larger than {MAX_JSON_BYTES} bytes, refused")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ModelError(f"{path}: holds no JSON object")
-    return found
+    return document
 
 
 def open_checkpoint(model: str | Path) -> Checkpoint:
@@ -130,16 +144,16 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
 def file_source(model: str) -> Callable[[str], Path]:
     """A function from a file's name to its path, which raises FileNotFoundError where the model
     does not have that file. Raises ModelError where there is no such model."""
-    folder = MODEL_FOLDER if model == "demo" else Path(model).expanduser()
+    folder = MODEL_FOLDER if model == "demo" else Path(os.path.expanduser(model))
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise ModelError(f"{model}: not a model folder: {CONFIG} is missing")
         return lambda name: _in_folder(folder, name)
     if folder.exists():
         raise ModelError(f"{model}: is a file; give the folder that holds {CONFIG}")
-    if not _HUB_ID.fullmatch(model):
+    if not HUB_ID.fullmatch(model):
         raise ModelError(f"{model}: no such folder")
-    return lambda name: _from_hub(model, name)
+    return lambda name: hub_file(model, name)
 
 
 def _in_folder(folder: Path, name: str) -> Path:
@@ -149,22 +163,6 @@ def _in_folder(folder: Path, name: str) -> Path:
     return path
 
 
-def _from_hub(model: str, name: str) -> Path:
-    try:
-        return Path(hf_hub_download(model, name))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        if isinstance(try_to_load_from_cache(model, CONFIG), str):
-            # Downloaded before: what is not in the cache, the model may well not have.
-            raise FileNotFoundError(name) from None
-        raise ModelError(
-            f"{model}: no such folder, and the hub cannot be reached for {name}: {error}"
-        ) from None
-    except EntryNotFoundError:
-        raise FileNotFoundError(name) from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(f"{model}: no such folder, and not on the hub: {error}") from None
-
-
 def save_checkpoint(decoder: Decoder, folder: Path, dtype: torch.dtype) -> None:
     """Write a decoder's weights as `model.safetensors` under Hugging Face's tensor names."""
     config, tensors = decoder.config, {}
@@ -172,7 +170,7 @@ def save_checkpoint(decoder: Decoder, folder: Path, dtype: torch.dtype) -> None:
         assert isinstance(layer, Layer)
         for parameter, value in layer.state_dict().items():
             names = tensor_names(config.names, layer.kind, parameter, number - 1)
-            if config.tied and names == ("lm_head.weight",):
+            if config.tied and names == (HEAD,):
                 continue
             for name, part in zip(names, _parts(config, parameter, value), strict=True):
                 tensors[name] = part.detach().to(dtype).contiguous()

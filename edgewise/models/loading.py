@@ -12,10 +12,11 @@ from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Embedding, Head, Layer, build_layer
 from edgewise.models.digests import tensor_digests
+from edgewise.models.finite import all_finite
 from edgewise.models.names import table_name, tensor_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
-from edgewise.quantization.packed import Packed, random_packed
-from edgewise.quantization.rounding import default_method, quantize
+from edgewise.quantization.packed import PARTS, Packed, random_packed
+from edgewise.quantization.rounding import CALIBRATED, default_method, quantize
 from edgewise.quantization.store import Store
 from edgewise.schemes import Family, Scheme
 
@@ -25,7 +26,8 @@ Matrix = nn.Linear | nn.Embedding
 @dataclass(frozen=True)
 class Loader:
     """Loads layers of one checkpoint. `method` rounds (None: each family's own), `store` keeps the
-    result (None: nowhere)."""
+    result (None: nowhere). Only methods with a full name, such as "gptq:TEXT", are shown what a
+    layer is multiplied with: what they make depends on the text."""
 
     checkpoint: Checkpoint
     device: torch.device
@@ -41,11 +43,11 @@ class Loader:
         number: int,
         scheme: Scheme,
         tied: Layer | None = None,
-        inputs: Mapping[str, Tensor] | None = None,
+        moments: Mapping[str, Tensor] | None = None,
     ) -> Layer:
         """Layer `number`; a tied head takes the matrix of the embedding `tied` if that is in the
-        same scheme. `inputs` of matrices, by name, are for methods that look at them. Raises
-        ModelError, QuantizationError."""
+        same scheme. `moments`, by matrix, are second moments of their inputs, for methods that
+        look at them. Raises ModelError, QuantizationError."""
         layer, dtype = self._empty(number), getattr(torch, scheme.compute)
         matrices = _stored(layer, scheme)
         shared = self._shared(number, scheme, tied)
@@ -61,10 +63,24 @@ class Loader:
         layer.load_state_dict(state, strict=not matrices, assign=True)
         packed = {"out": shared} if isinstance(shared, Packed) else {}
         own = {name: module for name, module in matrices.items() if name not in packed}
-        packed |= self._packed(layer, own, number, scheme, inputs or {}) if own else {}
+        packed |= self._packed(layer, own, number, scheme, moments or {}) if own else {}
         for name, module in matrices.items():
             setattr(layer, name, _module(module, packed[name]))
+        self._check_finite(layer, number, scheme)
         return layer.requires_grad_(False)
+
+    def _check_finite(self, layer: Layer, number: int, scheme: Scheme) -> None:
+        """Raise ModelError where weights hold what is no number, or none that the type can hold."""
+        for parameter, value in layer.state_dict().items():
+            if value.is_floating_point() and not all_finite(value):
+                module, _, last = parameter.rpartition(".")
+                own = last not in PARTS
+                names = self._names(layer, parameter if own else f"{module}.weight", number)
+                raise ModelError(
+                    f"{self.checkpoint.model}: layer {number} in {scheme.name}: "
+                    f"{', '.join(names)} holds numbers that are not finite; the file is damaged, "
+                    f"or {scheme.name} is too narrow for them: try bf16 or fp32"
+                )
 
     def is_stored(self, number: int, scheme: Scheme) -> bool:
         """Whether a layer is kept, quantized by this method."""
@@ -101,10 +117,10 @@ class Loader:
 
     def _path(self, tensors: Mapping[str, tuple[str, ...]], scheme: Scheme) -> Path | None:
         """Where the store keeps these matrices."""
-        if self.store is None:
+        method = self.method or default_method(scheme)
+        if self.store is None or method in CALIBRATED:
             return None
         digests = tensor_digests(self.checkpoint, [x for names in tensors.values() for x in names])
-        method = self.method or default_method(scheme)
         return self.store.path([*tensors, *digests], scheme, method)
 
     def _packed(
@@ -113,7 +129,7 @@ class Loader:
         matrices: Mapping[str, Matrix],
         number: int,
         scheme: Scheme,
-        inputs: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
     ) -> dict[str, Packed]:
         """The layer's matrices, from the store or made now and kept there."""
         tensors = self._tensors(layer, matrices, number)
@@ -121,14 +137,16 @@ class Loader:
         if self.store is not None and path is not None:
             kept = self.store.read(path, scheme)
             if kept is not None and kept.keys() == matrices.keys():
-                return {name: _moved(x, self.device) for name, x in kept.items()}
+                return {name: x.to(self.device) for name, x in kept.items()}
+        # What is kept must not depend on more than its name says.
+        looked_at = moments if ":" in (self.method or "") else {}
         found = {}
         for name, module in matrices.items():
             whole = self._read(tensors[name], module.weight.shape)
             where = f"{self.checkpoint.model}: {', '.join(tensors[name])}"
             # Looking rows up is no product: a table has no inputs that a method could look at.
             method = None if isinstance(module, nn.Embedding) else self.method
-            found[name] = quantize(whole, scheme, method, inputs.get(name), name=where)
+            found[name] = quantize(whole, scheme, method, looked_at.get(name), name=where)
             del whole
         if self.store is not None and path is not None:
             self.store.write(path, found)
@@ -195,10 +213,3 @@ def _module(old: Matrix, packed: Packed) -> PackedModule:
     if isinstance(old, nn.Embedding):
         return PackedEmbedding(packed)
     return PackedLinear(packed, old.bias)
-
-
-def _moved(packed: Packed, device: torch.device) -> Packed:
-    minimum = None if packed.minimum is None else packed.minimum.to(device)
-    return Packed(
-        packed.scheme, packed.shape, packed.codes.to(device), packed.scale.to(device), minimum
-    )

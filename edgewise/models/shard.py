@@ -20,6 +20,7 @@ from edgewise.models.decoder import (
     inverse_frequencies,
     rotation,
 )
+from edgewise.models.finite import check_finite
 from edgewise.models.loading import Loader, random_layer
 from edgewise.models.native import native_block
 from edgewise.quantization.store import Store
@@ -78,7 +79,7 @@ class Shard:
         """Run the tokens of `segments`, which lie one after the other in x.
 
         x: token ids int64 [tokens], or hidden states float32 [tokens, H]. Returns float32 [tokens,
-        H], or logits [tokens, vocabulary], of the tokens `rows` only where given.
+        H], or logits [tokens, vocabulary], of the tokens `rows` only where given. Raises NonFinite.
         """
         x = x.to(self.device)
         self.cache.check(segments)
@@ -97,7 +98,7 @@ class Shard:
                 x = block(x, turn, self.cache.attention(number, segments, window))
         if isinstance(last, Head):
             x = last(x if rows is None else x[list(rows)])
-        return x
+        return check_finite(x, f"layers {self.start}-{self.end - 1}")
 
     @property
     def _first_block(self) -> int:
@@ -192,4 +193,6 @@ def random_shard(
     """Layers of a model's shape with random weights: for timing, without a checkpoint."""
     stored, on = get_scheme(scheme), torch.device(device)
     layers = [random_layer(config, number, stored, on) for number in range(start, end)]
-    return Shard(config, start, layers, slots=slots, context=context, cache=cache)
+    shard = Shard(config, start, layers, slots=slots, context=context, cache=cache)
+    shard.cache.clear()
+    return shard

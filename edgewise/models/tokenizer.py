@@ -1,4 +1,8 @@
-"""Text to token ids and back, by Hugging Face's tokenizers, with a decoder for streams."""
+"""Text to token ids and back, by Hugging Face's tokenizers.
+
+They raise whatever they like, plain `Exception` and the template language's errors among it: all of
+it becomes ours here. Python code that comes with a model is not run, and nobody is asked about it.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,6 +10,7 @@ from typing import Any
 
 from edgewise.errors import ModelError, PromptError
 from edgewise.models.checkpoint import file_source, read_json
+from edgewise.models.hub import CONFIG
 
 FILES = (
     "tokenizer.json",
@@ -33,61 +38,51 @@ class Tokenizer:
         """Token ids of a prompt, special tokens as the model expects them. Raises PromptError."""
         if not text:
             raise PromptError("the prompt is empty")
-        return list(self._hf(text)["input_ids"])
+        return self._ids(text, special=True)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation, by the model's chat template. Raises PromptError."""
         if not self.has_chat_template:
             raise PromptError("this model has no chat template; give a plain prompt")
-        text = self._hf.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-        return list(self._hf(text, add_special_tokens=False)["input_ids"])
+        for message in messages:
+            _check_text(message["content"])
+        try:
+            text = self._hf.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:
+            raise PromptError(
+                f"the model's chat template does not take this conversation: {_words(error)}; "
+                "--raw leaves the template out"
+            ) from None
+        return self._ids(text, special=False)
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        _check_text(text)
+        try:
+            return list(self._hf(text, add_special_tokens=special)["input_ids"])
+        except Exception as error:
+            raise PromptError(f"the tokenizer does not take this text: {_words(error)}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._hf.decode(ids, skip_special_tokens=True))
+        """The text of tokens, special ones left out. Nothing is tidied up, so that the text of more
+        tokens begins with the text of fewer."""
+        text = self._hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
 
 
-class TextStream:
-    """Token ids in, printable text out. Text that may still change is held back: bytes of an
-    unfinished character, and a beginning of a stop string."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
-        self._decode, self._stop = decode, [s for s in stop if s]
-        self._ids: list[int] = []
-        self._sent = 0
-        self.stopped = False
-
-    def push(self, token: int) -> str:
-        """The text that this token makes certain; sets `stopped` where a stop string ends it."""
-        self._ids.append(token)
-        text = self._decode(self._ids)
-        if self._cut(text) is not None:
-            return self.flush()
-        certain = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        longest = max((_overlap(certain, stop) for stop in self._stop), default=0)
-        return self._send(certain, len(certain) - longest)
-
-    def flush(self) -> str:
-        """What was held back, up to a stop string."""
-        text = self._decode(self._ids)
-        end = self._cut(text)
-        self.stopped = end is not None
-        return self._send(text, len(text) if end is None else end)
-
-    def _cut(self, text: str) -> int | None:
-        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
-        return min(found, default=None)
-
-    def _send(self, text: str, end: int) -> str:
-        new = text[self._sent : end]
-        self._sent = max(self._sent, end)
-        return new
+def _check_text(text: str) -> None:
+    """Raise PromptError where text is none: bytes that are no UTF-8 come as half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the prompt is not UTF-8 text: character {error.start + 1} is {text[error.start]!a}"
+        ) from None
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest beginning of `stop` that `text` ends with."""
-    return next((n for n in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def load_tokenizer(model: str | Path) -> Tokenizer:
@@ -98,14 +93,15 @@ def load_tokenizer(model: str | Path) -> Tokenizer:
 
     logging.set_verbosity_error()
     fetch = file_source(str(model))
-    folder = fetch("config.json").parent
-    found = [name for name in FILES if _has(fetch, name)]
-    if not found:
+    folder = fetch(CONFIG).parent
+    if not [name for name in FILES if _has(fetch, name)]:
         raise ModelError(f"{model}: no tokenizer files; looked for {', '.join(FILES)}")
     try:
-        hf = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{model}: the tokenizer does not load: {error}") from None
+        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"{model}: the tokenizer in {folder} does not load: {_words(error)}"
+        ) from None
     return Tokenizer(hf, _stop_ids(fetch, hf.eos_token_id))
 
 
@@ -119,8 +115,8 @@ def _has(fetch: Callable[[str], Path], name: str) -> bool:
 
 def _stop_ids(fetch: Callable[[str], Path], eos: int | None) -> frozenset[int]:
     ids = {eos}
-    for name in ("config.json", "generation_config.json"):
+    for name in (CONFIG, "generation_config.json"):
         if _has(fetch, name):
-            found = read_json(fetch(name)).get("eos_token_id")
-            ids.update(found if isinstance(found, list) else [found])
+            end = read_json(fetch(name)).get("eos_token_id")
+            ids.update(end if isinstance(end, list) else [end])
     return frozenset(i for i in ids if i is not None)

@@ -1,5 +1,6 @@
 """Text to measure a model on: written by the model itself, from a file, or from a data set."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edgewise.caches import cache_key
 from edgewise.errors import InputError
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.digests import tensor_digests
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 
@@ -37,6 +40,16 @@ class Calibration:
     def described(self) -> str:
         """For the file that a measurement is kept in."""
         return f"{self.count} x {self.length} tokens of {self.text or 'its own'}, seed {self.seed}"
+
+
+def text_key(model: str, asked: Calibration) -> str:
+    """A name of what a model does on a text: of the text, and of all of the model's weights. Raises
+    ModelError."""
+    checkpoint, content = open_checkpoint(model), ""
+    if asked.text is not None and (path := Path(asked.text).expanduser()).is_file():
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    return cache_key(tensor_digests(checkpoint, sorted(checkpoint.files)), asked, content)
 
 
 def sequences(

@@ -52,7 +52,7 @@ def _squad(text: str, where: str) -> Iterator[Example]:
                     answers = tuple(dict.fromkeys(x["text"] for x in asked["answers"]))
                     if answers:
                         yield Example(prompt(paragraph["context"], asked["question"]), answers)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(
             f"{where}: not JSON ({error}); for one question a line, name the file .jsonl"
         ) from None
@@ -63,11 +63,12 @@ def _squad(text: str, where: str) -> Iterator[Example]:
 
 
 def _lines(text: str, where: str) -> Iterator[Example]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # `splitlines` would also end lines at characters that JSON's texts may hold, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 yield _example(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
                 raise InputError(f"{where}, line {number}: {reason}") from None
 

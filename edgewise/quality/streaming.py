@@ -11,6 +11,7 @@ from edgewise.models.cache import through_eight_bits
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block, Embedding, Layer, causal_attention, inverse_frequencies
 from edgewise.models.decoder import rotation as angles
+from edgewise.models.finite import check_finite
 from edgewise.models.loading import matrix_modules
 from edgewise.schemes import CacheType
 
@@ -26,7 +27,8 @@ def run_layer(
     cache: CacheType = CacheType.FULL,
 ) -> Tensor:
     """One layer on sequences of equal length: ids [B, T] or states [B, T, H] -> states, or logits
-    [B, T, vocabulary]. Every position sees those before it, as a cache of that kind keeps them."""
+    [B, T, vocabulary]. Every position sees those before it, as a cache of that kind keeps them.
+    Raises NonFinite."""
     positions = torch.arange(x.shape[1]).expand(x.shape[0], -1)
     if isinstance(layer, Embedding):
         found: Tensor = layer(x, positions)
@@ -38,7 +40,7 @@ def run_layer(
         found = layer(x, turn, through_eight_bits(attend) if cache is CacheType.INT8 else attend)
     else:
         found = layer(x)
-    return found
+    return check_finite(found, f"layer {number}")
 
 
 @torch.inference_mode()

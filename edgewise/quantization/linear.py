@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from edgewise import kernels
 from edgewise.kernels import NativeMatrix
 from edgewise.quantization.packed import Packed
-from edgewise.schemes import Family
+from edgewise.schemes import TILE_COLUMNS, Family
 
 TILE_ROWS = 1024  # of a matrix made whole at a time, which bounds the workspace
 
@@ -36,20 +36,17 @@ class PackedModule(nn.Module):
     """A packed matrix as buffers: they move between devices and count as weights."""
 
     codes: Tensor
-    scale: Tensor
-    minimum: Tensor | None
 
     def __init__(self, packed: Packed) -> None:
         super().__init__()
         self.scheme, self.shape = packed.scheme, packed.shape
         self.compute_dtype = packed.compute_dtype
-        self.register_buffer("codes", packed.codes)
-        self.register_buffer("scale", packed.scale)
-        self.register_buffer("minimum", packed.minimum)
+        for name, tensor in packed.tensors.items():
+            self.register_buffer(name, tensor)
 
     @property
     def packed(self) -> Packed:
-        return Packed(self.scheme, self.shape, self.codes, self.scale, self.minimum)
+        return Packed(self.scheme, self.shape, **dict(self.named_buffers()))
 
 
 class PackedLinear(PackedModule):
@@ -67,12 +64,13 @@ class PackedLinear(PackedModule):
             not kernels.available()
             or codes.device.type != "cpu"
             or scheme.family is not Family.GROUPED
+            or scheme.double
+            or scheme.group < TILE_COLUMNS
         ):
             return None
         if self._native is None or self._native.source != codes.data_ptr():
-            parts = (codes, self.scale, self.minimum)
             sizes = (scheme.bits, scheme.group)
-            self._native = NativeMatrix.packed(self.shape, *sizes, parts, self.bias)
+            self._native = NativeMatrix.packed(self.shape, *sizes, self.packed.tensors, self.bias)
         return self._native
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,32 @@ from torch import Tensor
 from edgewise.quantization.pack import COLUMNS, ROWS, pack, unpack
 from edgewise.schemes import Family, Scheme
 
+PARTS = ("codes", "scale", "minimum", "row_scale", "row_minimum")
+SIDE_STEPS = 127  # of a doubly quantized scale or minimum, either way
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Scales and minima [R, G] of the groups of a matrix, as a scheme can hold them: numbers of
+    bf16, or where double whole multiples in [-127, 127] of the rows' units [R, 1]."""
+
+    scale: Tensor
+    minimum: Tensor | None = None
+    row_scale: Tensor | None = None
+    row_minimum: Tensor | None = None
+
+    @property
+    def steps(self) -> Tensor:
+        """The scales as numbers [R, G]."""
+        return self.scale if self.row_scale is None else self.scale * self.row_scale
+
+    @property
+    def least(self) -> Tensor | None:
+        """The minima as numbers [R, G]."""
+        if self.minimum is None or self.row_minimum is None:
+            return self.minimum
+        return self.minimum * self.row_minimum
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -16,6 +42,7 @@ class Packed:
 
     codes: uint8 [B, T, bits, 64] (pack.py). Grouped: `scale` and `minimum` bf16 [B, G, 16], one per
     group and row; symmetric codes count from -2**(bits - 1), asymmetric ones from `minimum`.
+    Double: these are int8, multiples of the row's `row_scale` and `row_minimum`, bf16 [B, 16].
     Truncated: `scale` fp32 [1], the value of the last bit.
     """
 
@@ -24,11 +51,30 @@ class Packed:
     codes: Tensor
     scale: Tensor
     minimum: Tensor | None = None
+    row_scale: Tensor | None = None
+    row_minimum: Tensor | None = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, those that the scheme has."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {name: x for name, x in parts.items() if x is not None}
 
     @property
     def nbytes(self) -> int:
-        side = 0 if self.minimum is None else self.minimum.nbytes
-        return self.codes.nbytes + self.scale.nbytes + side
+        return sum(x.nbytes for x in self.tensors.values())
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same on another device."""
+        parts = {name: x.to(device) for name, x in self.tensors.items()}
+        return Packed(self.scheme, self.shape, **parts)
+
+    def sides(self, blocks: slice | Tensor, row: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scales and minima of some blocks and rows in them, as numbers."""
+        scale = _times(self.scale[blocks, :, row], self.row_scale, blocks, row)
+        if self.minimum is None:
+            return scale, None
+        return scale, _times(self.minimum[blocks, :, row], self.row_minimum, blocks, row)
 
     @cached_property
     def compute_dtype(self) -> torch.dtype:
@@ -41,8 +87,11 @@ class Packed:
         first, last = start // ROWS, -(-end // ROWS)
         blocks = slice(first, last)
         codes = unpack(self.codes[blocks], self.scheme.bits).float()
-        minimum = None if self.minimum is None else self.minimum[blocks]
-        values = _values(self.scheme, codes, self.scale, blocks, minimum)
+        scale, minimum = self.scale, None
+        if self.scheme.family is Family.GROUPED:
+            scale, minimum = self.sides(blocks, slice(None))
+            scale, minimum = by_row(scale), None if minimum is None else by_row(minimum)
+        values = _decoded(self.scheme, codes, scale, minimum)
         return values[start - first * ROWS : end - first * ROWS, : self.shape[1]]
 
     def rows(self, numbers: Tensor) -> Tensor:
@@ -55,22 +104,20 @@ class Packed:
         alone = picked.new_zeros(*picked.shape[:3], ROWS, 4)
         alone[:, :, :, 0] = picked
         codes = unpack(alone.flatten(-2), self.scheme.bits)[::ROWS].float()
-        scale = self.scale
-        minimum = None if self.minimum is None else self.minimum[block, :, row]
+        scale, minimum = self.scale, None
         if self.scheme.family is Family.GROUPED:
-            scale = scale[block, :, row]
+            scale, minimum = self.sides(block, row)
         values = _decoded(self.scheme, codes, scale, minimum)
         return values[:, : self.shape[1]].reshape(*numbers.shape, -1)
 
 
-def _values(
-    scheme: Scheme, codes: Tensor, scale: Tensor, blocks: slice, minimum: Tensor | None
-) -> Tensor:
-    """codes [R, C] of some blocks of rows, with their scales [B, G, 16]."""
-    if scheme.family is Family.GROUPED:
-        scale = by_row(scale[blocks])
-        minimum = None if minimum is None else by_row(minimum)
-    return _decoded(scheme, codes, scale, minimum)
+def _times(side: Tensor, by: Tensor | None, blocks: slice | Tensor, row: slice | Tensor) -> Tensor:
+    """A side of some blocks and rows, times what it is a multiple of where quantized doubly."""
+    if by is None:
+        return side.float()
+    unit = by[blocks, row].float()
+    # Whole blocks [B, G, 16], single rows [n, G].
+    return side.float() * unit.unsqueeze(1)
 
 
 def _decoded(scheme: Scheme, codes: Tensor, scale: Tensor, minimum: Tensor | None) -> Tensor:
@@ -100,9 +147,8 @@ def by_row(side: Tensor) -> Tensor:
 
 
 def by_block(side: Tensor) -> Tensor:
-    """[B * 16, G] -> bf16 [B, G, 16]."""
-    blocks = side.reshape(-1, ROWS, side.shape[1]).transpose(1, 2)
-    return blocks.to(torch.bfloat16).contiguous()
+    """[B * 16, G] -> [B, G, 16]."""
+    return side.reshape(-1, ROWS, side.shape[1]).transpose(1, 2).contiguous()
 
 
 def filled_up(matrix: Tensor, scheme: Scheme) -> Tensor:
@@ -110,48 +156,46 @@ def filled_up(matrix: Tensor, scheme: Scheme) -> Tensor:
     groups: repeating widens no range."""
     rows, columns = matrix.shape
     row = torch.arange(-(-rows // ROWS) * ROWS, device=matrix.device).clamp(max=rows - 1)
-    width = scheme.group or COLUMNS
-    column = torch.arange(-(-columns // width) * width, device=matrix.device)
+    column = torch.arange(scheme.width(columns), device=matrix.device)
     return matrix[row][:, column.clamp(max=columns - 1)]
 
 
-def packed(
-    scheme: Scheme,
-    shape: tuple[int, int],
-    codes: Tensor,
-    scale: Tensor,
-    minimum: Tensor | None = None,
-) -> Packed:
-    """From codes [R, C] counted from 0, with scales and minima [R, G], or a single scale."""
-    stored = pack(codes.to(torch.int32), scheme.bits)
-    if scheme.family is Family.TRUNCATED:
-        return Packed(scheme, shape, stored, scale.float().reshape(1))
-    least = None if minimum is None else by_block(minimum)
-    return Packed(scheme, shape, stored, by_block(scale), least)
+def packed(scheme: Scheme, shape: tuple[int, int], codes: Tensor, sides: Sides) -> Packed:
+    """From codes [R, C], symmetric ones counted from the middle, and their groups' sides."""
+    shifted = codes.to(torch.int32) + (0 if scheme.asymmetric else offset(scheme))
+    kind = torch.int8 if scheme.double else torch.bfloat16
+    by_group = (None if x is None else by_block(x).to(kind) for x in (sides.scale, sides.minimum))
+    by_row = (
+        None if x is None else x.reshape(-1, ROWS).to(torch.bfloat16)
+        for x in (sides.row_scale, sides.row_minimum)
+    )
+    tensors = zip(PARTS, (pack(shifted, scheme.bits), *by_group, *by_row), strict=True)
+    return Packed(scheme, shape, **{name: x for name, x in tensors if x is not None})
 
 
 def joined(parts: list[Packed]) -> Packed:
     """Matrices in one grouped scheme, below each other: all but the last in whole tiles."""
     if len(parts) == 1:
         return parts[0]
-    first, minima = parts[0], [x.minimum for x in parts if x.minimum is not None]
-    return Packed(
-        first.scheme,
-        (sum(x.shape[0] for x in parts), first.shape[1]),
-        torch.cat([x.codes for x in parts]),
-        torch.cat([x.scale for x in parts]),
-        torch.cat(minima) if minima else None,
-    )
+    tensors = [part.tensors for part in parts]
+    stacked = {name: torch.cat([x[name] for x in tensors]) for name in tensors[0]}
+    rows = sum(part.shape[0] for part in parts)
+    return Packed(parts[0].scheme, (rows, parts[0].shape[1]), **stacked)
 
 
 def random_packed(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Packed:
     """Random codes on the scale of trained weights: for timing, without a checkpoint."""
-    rows, columns = -(-shape[0] // ROWS), -(-shape[1] // (scheme.group or COLUMNS))
-    tiles = columns * (scheme.group or COLUMNS) // COLUMNS
+    rows, tiles = -(-shape[0] // ROWS), scheme.width(shape[1]) // COLUMNS
     codes = torch.randint(256, (rows, tiles, scheme.bits, 64), dtype=torch.uint8, device=device)
     step = 0.05 / offset(scheme)
     if scheme.family is Family.TRUNCATED:
         return Packed(scheme, shape, codes, torch.full((1,), step, device=device))
-    side = torch.full((rows, columns, ROWS), step, dtype=torch.bfloat16, device=device)
-    minimum = torch.full_like(side, -0.05) if scheme.asymmetric else None
-    return Packed(scheme, shape, codes, side, minimum)
+    size, dtype = (rows, scheme.groups(shape[1]), ROWS), torch.bfloat16
+    minimum = torch.full(size, -0.05, dtype=dtype, device=device) if scheme.asymmetric else None
+    if not scheme.double:
+        scale = torch.full(size, step, dtype=dtype, device=device)
+        return Packed(scheme, shape, codes, scale, minimum)
+    most = torch.full(size, SIDE_STEPS, dtype=torch.int8, device=device)
+    unit = torch.full((rows, ROWS), step / SIDE_STEPS, dtype=dtype, device=device)
+    least = None if minimum is None else torch.full_like(unit, -0.05 / SIDE_STEPS)
+    return Packed(scheme, shape, codes, most, None if least is None else most, unit, least)

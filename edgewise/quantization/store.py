@@ -1,9 +1,9 @@
 """Quantized layers on disk, so that any later plan that wants the same layer in the same scheme
 finds it there. A file's name is made of what its content depends on: the digests of the original
-tensors, the scheme, the rounding method and the format.
+tensors, the scheme, the rounding method with what it was calibrated on, and the format.
 """
 
-import hashlib
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgewise.quantization.packed import Packed
+from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_atomically
+from edgewise.quantization.packed import PARTS, Packed
 from edgewise.schemes import Scheme
 
-FORMAT = 1
+FORMAT = 2
 MOST_BYTES = 64 * 2**30
-
-
-def cache_folder() -> Path:
-    """Where Edgewise keeps what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgewise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,70 +30,71 @@ class Store:
     most_bytes: int = MOST_BYTES
 
     @staticmethod
-    def default() -> "Store":
-        return Store(cache_folder() / "layers")
+    def default() -> "Store | None":
+        """The user's; None for one without a home."""
+        folder = cache_folder("layers")
+        return None if folder is None else Store(folder)
 
     def path(self, digests: Sequence[str], scheme: Scheme, method: str) -> Path:
-        what = repr((FORMAT, tuple(digests), scheme.name, method))
-        return self.folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.safetensors"
+        """`method` says all that the codes depend on besides weights and scheme (rounding/)."""
+        name = cache_key(FORMAT, tuple(digests), scheme.name, method)
+        return self.folder / f"{name}.safetensors"
 
     def read(self, path: Path, scheme: Scheme) -> dict[str, Packed] | None:
         """The matrices of a layer, by name; None, and no file any more, where it is damaged."""
-        if not path.is_file():
+        if not is_cached(path):
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 shapes = json.loads((file.metadata() or {})["shapes"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: _matrix(tensors, name, scheme, shape) for name, shape in shapes.items()}
+            layer = {name: _matrix(tensors, name, scheme, shape) for name, shape in shapes.items()}
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
-            path.unlink(missing_ok=True)
+            remove(path)
             return None
-        os.utime(path)
-        return found
+        with contextlib.suppress(OSError):  # others' files, and those being deleted now
+            os.utime(path)
+        return layer
 
-    def write(self, path: Path, matrices: Mapping[str, Packed]) -> None:
-        """Keep a layer's matrices; nobody ever sees half a file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def write(self, path: Path, matrices: Mapping[str, Packed]) -> bool:
+        """Keep a layer's matrices; nobody ever sees half a file. False where they cannot be."""
         tensors: dict[str, Tensor] = {}
         for name, matrix in matrices.items():
-            tensors |= {f"{name}.codes": matrix.codes, f"{name}.scale": matrix.scale}
-            if matrix.minimum is not None:
-                tensors[f"{name}.minimum"] = matrix.minimum
+            tensors |= {f"{name}.{part}": x for part, x in matrix.tensors.items()}
+        tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
         shapes = json.dumps({name: list(matrix.shape) for name, matrix in matrices.items()})
-        partial = path.with_suffix(f".{os.getpid()}")
-        try:
-            save_file(
-                {name: x.cpu().contiguous() for name, x in tensors.items()},
-                partial,
-                metadata={"shapes": shapes},
-            )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        self._make_room(path)
+
+        def save(partial: Path) -> None:
+            try:
+                save_file(tensors, partial, metadata={"shapes": shapes})
+            except SafetensorError as error:  # how the library reports a full disk
+                raise OSError(str(error)) from None
+
+        kept = write_atomically(path, save)
+        if kept:
+            self._make_room(path)
+        return kept
 
     def _make_room(self, new: Path) -> None:
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda x: x.stat().st_mtime)
-        excess = sum(x.stat().st_size for x in files) - self.most_bytes
-        for path in files:
+        files = []
+        for path in self.folder.glob("*.safetensors"):
+            with contextlib.suppress(OSError):  # another process made room at the same time
+                stat = path.stat()
+                files.append((stat.st_mtime, stat.st_size, path))
+        excess = sum(size for _, size, _ in files) - self.most_bytes
+        for _, size, path in sorted(files):
             if excess <= 0:
                 return
             if path != new:
-                excess -= path.stat().st_size
-                path.unlink(missing_ok=True)
+                excess -= size
+                remove(path)
 
 
 def _matrix(tensors: Mapping[str, Tensor], name: str, scheme: Scheme, shape: list[int]) -> Packed:
     """Raises ValueError where the tensors are not what scheme and shape ask for."""
     rows, columns = shape
-    found = Packed(
-        scheme,
-        (rows, columns),
-        tensors[f"{name}.codes"],
-        tensors[f"{name}.scale"],
-        tensors.get(f"{name}.minimum"),
-    )
+    parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
+    found = Packed(scheme, (rows, columns), **parts)
     if found.nbytes != scheme.matrix_bytes(rows, columns):
         raise ValueError(f"{name} has {found.nbytes} bytes")
     return found

@@ -1,7 +1,7 @@
 """What an engine is: five methods, and the nouns they speak."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from edgewise.runtime.sampling import Sampling
@@ -59,6 +59,13 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop everything. May be called twice."""
         ...
+
+
+def samples(request: Request, count: int) -> list[Request]:
+    """`count` requests for the same prompt that draw independently of each other, each as often as
+    it is run the same tokens."""
+    streams = (replace(request.sampling, stream=number) for number in range(count))
+    return [replace(request, sampling=sampling) for sampling in streams]
 
 
 def stream(engine: Engine, request: Request) -> Iterator[Token]:

@@ -1,14 +1,13 @@
 """The devices of a cluster as processes on this machine: start them, talk to them, end them."""
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -18,6 +17,8 @@ from torch import Tensor
 from edgewise import errors
 from edgewise.clusters import Cluster, Link
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
+from edgewise.runtime.processors import check_processors
+from edgewise.runtime.sockets import socket_folder
 from edgewise.runtime.transport import Inbox, Message, Outbox
 from edgewise.runtime.worker import COORDINATOR, Settings
 
@@ -33,10 +34,12 @@ class LocalDevices:
     """
 
     def __init__(self, cluster: Cluster) -> None:
+        """Raises ClusterError before anything starts, and DeviceError."""
+        check_processors(cluster)
         self.cluster = cluster
         self.roles: dict[str, str] = {}
         self.epoch = -1  # number of the plan loaded last, by which leftovers of others are told
-        self._folder = Path(tempfile.mkdtemp(prefix="edgewise-"))
+        self._folder = socket_folder()
         names = [device.name for device in cluster.devices]
         addresses = {
             name: f"ipc://{self._folder / str(i)}" for i, name in enumerate([COORDINATOR, *names])
@@ -63,7 +66,9 @@ class LocalDevices:
         name = settings.device.name
         log = self._logs[name] = (self._folder / f"{number}.log").open("w+b")
         process = subprocess.Popen(
-            [sys.executable, "-m", "edgewise.runtime.worker"],
+            # -P: the working directory may hold files named like the modules that a worker imports.
+            [sys.executable, "-P", "-m", "edgewise.runtime.worker"],
+            env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -180,6 +185,13 @@ class LocalDevices:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the empty entries of PYTHONPATH, which mean the working directory."""
+    entries = [x for x in os.environ.get("PYTHONPATH", "").split(os.pathsep) if x]
+    rest = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return {**rest, "PYTHONPATH": os.pathsep.join(entries)} if entries else rest
 
 
 def _links_into(cluster: Cluster, target: str) -> dict[str, Link]:

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from edgewise.clusters import Device, Link
 from edgewise.costs import device_bytes
-from edgewise.errors import DeviceMemoryError, EdgewiseError
+from edgewise.errors import DeviceError, DeviceMemoryError, EdgewiseError, NonFinite
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import Shard, load_shard, random_shard
 from edgewise.plans import Stage
 from edgewise.quantization.store import Store
+from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Inbox, Message, Outbox, wait_until
 from edgewise.specs import Workload
@@ -165,15 +166,20 @@ class Worker:
     def _compute(
         self, stage: int, x: Tensor, segments: list[Segment], body: Mapping[str, Any]
     ) -> tuple[Tensor, float]:
-        """One stage's arithmetic, sampling included, at this device's speed."""
+        """One stage's arithmetic, sampling included, at this device's speed. Raises DeviceError
+        where numbers are not finite."""
         began = time.monotonic()
         last = stage + 1 == len(self.route)
         sampling = body["sampling"]
         rows = None if not last else [] if sampling is None else [x.shape[0] - 1]
-        x = self.shards[stage].forward(x, segments, rows)
-        if last and sampling is not None:
-            x = torch.tensor([sample(x[0], Sampling(**sampling), segments[-1].end)])
-        spent = time.monotonic() - began
+        shard = self.shards[stage]
+        try:
+            x = shard.forward(x, segments, rows)
+            if last and sampling is not None:
+                x = torch.tensor([sample(x[0], Sampling(**sampling), segments[-1].end)])
+        except NonFinite as error:
+            raise DeviceError(self.device.name, f"failed: {error}") from None
+        spent = finished_at(shard.device) - began
         wait_until(began + spent * self.device.slowdown)
         return x, time.monotonic() - began
 
@@ -247,12 +253,12 @@ def _time_once(shard: Shard, sequences: int, tokens: int, past: int) -> float:
     is_head = shard.end == config.num_layers
     segments = [Segment(number, past, tokens) for number in range(sequences)]
     last = list(range(tokens - 1, total, tokens))
-    began = time.monotonic()
+    began = finished_at(shard.device)
     out = shard.forward(x, segments, last if is_head else None)
     if is_head:
         for row in out:
             sample(row, Sampling(), past)
-    return time.monotonic() - began
+    return finished_at(shard.device) - began
 
 
 def _describe(error: Exception) -> dict[str, Any]:

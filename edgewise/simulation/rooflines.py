@@ -144,7 +144,7 @@ def load_figures(path: Path) -> tuple[Figures, ...]:
         found = tuple(_figures(entry) for entry in table.get("kind", ()))
     except OSError as error:
         raise ProfileError(f"cannot read {path}: {error.strerror}") from None
-    except (InputError, ValueError, TypeError) as error:  # TOML errors are ValueErrors
+    except (InputError, ValueError, TypeError, RecursionError) as error:  # of TOML, too
         raise ProfileError(f"{path}: {error}") from None
     names = [figures.name for figures in found]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -160,6 +160,11 @@ def _figures(entry: Mapping[str, Any]) -> Figures:
         raise ProfileError(f"{where}: key '{missing[0]}' is missing")
     if ("gigabytes_per_second" in entry) == ("layer_milliseconds" in entry):
         raise ProfileError(f"{where}: give either gigabytes_per_second or layer_milliseconds")
+    if not isinstance(name, str):
+        raise ProfileError(f"{where}: key 'name' has the wrong type")
+    for key in (key for key in _KEYS[1:3] if key in entry):
+        if not isinstance(entry[key], int | float) or isinstance(entry[key], bool):
+            raise ProfileError(f"{where}: key '{key}' has the wrong type: {entry[key]!r}")
     rates = {key: float(entry[key]) for key in _KEYS[1:3] if key in entry}
     if unusable := [key for key, rate in rates.items() if not rate > 0]:
         raise ProfileError(f"{where}: {unusable[0]} must be positive")

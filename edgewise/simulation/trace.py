@@ -179,7 +179,7 @@ class Outcome:
                     "args": {"lane": found.lane, "token": found.token},
                 }
             )
-        return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+        return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, allow_nan=False)
 
 
 def _thread(found: Slice) -> tuple[str, str]:

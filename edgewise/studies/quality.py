@@ -14,7 +14,7 @@ from edgewise.quality.calibration import Calibration, sequences
 from edgewise.quality.evaluate import evaluate
 from edgewise.quality.examples import load_examples
 from edgewise.quality.plan_loss import plan_losses
-from edgewise.quality.prepare import prepare
+from edgewise.quality.prepare import LOOKED_AT, full_name, prepare
 from edgewise.quality.sensitivity import measure_sensitivity
 from edgewise.quantization import METHODS
 from edgewise.quantization.store import Store
@@ -29,7 +29,7 @@ SHOWN = (
 MIXED = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64", "bf16")
 UNIFORM = MIXED[:-1]
 QUESTIONS, PLANS, WORST = 100, 120, 5
-MEASURED_ON, HELD_OUT, LOOKED_AT = Calibration(count=64), Calibration(seed=2), Calibration(seed=1)
+MEASURED_ON, HELD_OUT = Calibration(count=64), Calibration(seed=2)
 
 
 def quality_page(
@@ -44,7 +44,8 @@ def quality_page(
     held_out = sequences(model, HELD_OUT)
     layers = open_checkpoint(model).config.num_layers
     grouped = [name for name in SHOWN if get_scheme(name).family is Family.GROUPED]
-    prepare(model, [grouped] * layers, "gptq", sequences(model, LOOKED_AT), store)
+    method = full_name(model, "gptq") or ""
+    prepare(model, [grouped] * layers, method, sequences(model, LOOKED_AT), store)
     on_step("gptq")
     sensitivity = measure_sensitivity(model, MIXED, sequences(model, MEASURED_ON), store=store)
     on_step("sensitivity")
@@ -68,7 +69,7 @@ TEXT = (
 
 
 def methods_section(
-    model: str, held_out: Tensor, store: Store, questions: int, on_step: OnStep
+    model: str, held_out: Tensor, store: Store | None, questions: int, on_step: OnStep
 ) -> Section:
     """Every scheme by every method, throughout the model."""
     examples, rows = load_examples(None, questions), list[tuple[Value, ...]]()
@@ -77,7 +78,7 @@ def methods_section(
         for method in METHODS.get(get_scheme(name).family, {"-": None}):
             if method == "truncate-unit":
                 continue
-            by, schemes = (None if method == "-" else method), (name,) * layers
+            by, schemes = (None if method == "-" else full_name(model, method)), (name,) * layers
             found = evaluate(model, schemes, examples, method=by, store=store)
             kl = plan_losses(model, [schemes], held_out, method=by, store=store)[0].mean
             rows.append(
@@ -95,7 +96,7 @@ def methods_section(
 
 
 def additivity_section(
-    model: str, sensitivity: Sensitivity, held_out: Tensor, store: Store, count: int
+    model: str, sensitivity: Sensitivity, held_out: Tensor, store: Store | None, count: int
 ) -> Section:
     """Random plans: the sum of what layers lose one by one, against what the plan loses."""
     plans = random_plans(sensitivity, count)
@@ -151,7 +152,7 @@ def _counts(plan: Sequence[str]) -> str:
 
 
 def frontier_section(
-    model: str, sensitivity: Sensitivity, held_out: Tensor, store: Store
+    model: str, sensitivity: Sensitivity, held_out: Tensor, store: Store | None
 ) -> Section:
     """At every uniform plan's bytes the mixed plan of least predicted loss; at its predicted loss
     the mixed plan of fewest bytes. Both are then measured."""

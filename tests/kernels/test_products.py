@@ -14,23 +14,14 @@ from edgewise.quantization.linear import PackedLinear, packed_matmul
 from edgewise.quantization.packed import random_packed
 from edgewise.quantization.rounding import quantize
 from edgewise.schemes import BITS, GROUPS, get_scheme
+from tests.kernels.conftest import BEST, usable
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
-SETS = ("avx512-vnni", "avx2", "neon-dotprod", "portable")
-HERE = kernels.instruction_set()
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-@pytest.fixture(params=SETS)
-def isa(request):
-    if not kernels.use(request.param):
-        pytest.skip(f"this machine has no {request.param}")
-    yield request.param
-    kernels.use(HERE)
 
 
 def packed_of(scheme, shape, seed=0):
@@ -131,10 +122,11 @@ def test_linear_is_the_kernels_only_for_few_tokens_and_fixed_weights():
 
 def test_the_instruction_sets_agree():
     packed, x = packed_of("q5g64a", (48, 320)), torch.randn(9, 320)
-    found = []
-    for _ in filter(kernels.use, SETS):
+    sets, found = usable(), []
+    assert len(sets) > 1, "portable alone: nothing to compare"
+    for _ in filter(kernels.use, sets):
         found.append(kernels.linear(native_of(packed), x))
-    kernels.use(HERE)
+    kernels.use(BEST)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-4)
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import ModelError, PromptError
-from edgewise.models.tokenizer import TextStream, load_tokenizer
+from edgewise.models.text_stream import TextStream
+from edgewise.models.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from edgewise.planning.edgeshard_throughput import edgeshard_throughput
 from edgewise.planning.problem import Planner
 from tests.papers.brute import EveryPlan
 from tests.papers.problems import random_problem
+from tests.seeds import seeds
 
-SEEDS = range(300)
+SEEDS = seeds(60, 300)
 ROUNDING = 1e-9
 INFINITY = float("inf")
 
@@ -58,15 +59,16 @@ def test_latency_is_the_least_of_all_plans(planner: Planner, per_layer: bool) ->
         counts["several" if len(found.plan.devices) > 1 else "alone"] += 1
         counts["again"] += len(found.plan.stages) > len(found.plan.devices)
         counts["mixed"] += len(set(found.plan.schemes)) > 1
-    assert counts["several"] >= 60
-    assert counts["infeasible"] >= 20
-    assert counts["again"] >= 3
-    assert counts["mixed"] >= 30 * per_layer
+    tried = len(SEEDS)
+    assert counts["several"] >= tried // 5
+    assert counts["infeasible"] >= tried // 20
+    assert counts["again"] >= tried // 100
+    assert counts["mixed"] >= tried // 10 * per_layer
 
 
 def test_exact_is_never_slower_than_the_papers_dynamic_program_and_often_faster() -> None:
-    faster = 0
-    for seed in range(120):
+    faster, tried = 0, seeds(60, 120)
+    for seed in tried:
         problem = random_problem(seed, most=6000, tight=True)
         paper, exact = solve(edgeshard, problem), solve(edgeshard_exact, problem)
         if isinstance(paper, PlanResult):
@@ -76,7 +78,7 @@ def test_exact_is_never_slower_than_the_papers_dynamic_program_and_often_faster(
             faster += scores[0] < scores[1] * (1 - ROUNDING)
         else:
             faster += isinstance(exact, PlanResult)
-    assert faster >= 8
+    assert faster >= len(tried) // 15
 
 
 def test_bottleneck_is_the_least_of_all_plans_with_one_block_per_device() -> None:
@@ -99,13 +101,13 @@ def test_bottleneck_is_the_least_of_all_plans_with_one_block_per_device() -> Non
             shortest = float(plans.decode[mask].min())
             assert found.estimate.decode_seconds == pytest.approx(shortest, rel=ROUNDING), seed
             solved += 1
-    assert solved >= 200
+    assert solved >= len(SEEDS) * 2 / 3
 
 
 @pytest.mark.parametrize("objective", Objective)
 def test_cloud_edge_opt_is_the_best_cut_and_not_worse_than_half(objective: Objective) -> None:
-    better = 0
-    for seed in range(150):
+    better, tried = 0, seeds(50, 150)
+    for seed in tried:
         problem = random_problem(seed, objective=objective, most=6000)
         half, best = solve(cloud_edge_even, problem), solve(cloud_edge_opt, problem)
         if isinstance(best, Infeasible):
@@ -121,7 +123,7 @@ def test_cloud_edge_opt_is_the_best_cut_and_not_worse_than_half(objective: Objec
             scores = problem.score(best.estimate), problem.score(half.estimate)
             assert scores[0] <= scores[1] * (1 + ROUNDING), seed
             better += scores[0] < scores[1]
-    assert better >= 10
+    assert better >= len(tried) // 15
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from edgewise.planning.tables import equal_devices, tables
 from edgewise.schemes import get_scheme
 from tests.papers.brute import EveryPlan
 from tests.papers.problems import random_problem
+from tests.seeds import seeds
 
-SEEDS = range(300)
+SEEDS = seeds(60, 300)
 INFINITY = float("inf")
 
 
@@ -49,7 +50,7 @@ def test_the_mended_objective_is_the_least_of_all_plans_with_one_block_per_devic
             continue
         assert plans.feasible[row], seed
         ratios.append(float(values[row]) / best)
-    assert solved >= 80
+    assert solved >= len(SEEDS) * 4 / 15
     assert missed == 0
     assert min(ratios) >= 1 - 1e-8
     assert np.mean(ratios) <= 1.25
@@ -66,8 +67,8 @@ def every_choice(data: Pipeline) -> list[tuple[list[int], list[int]]]:
 
 
 def test_the_published_objective_is_the_least_of_every_order() -> None:
-    orders = feasible = 0
-    for seed in range(60):
+    orders, feasible, tried = 0, 0, seeds(20, 60)
+    for seed in tried:
         problem = problem_of(seed)
         for data in pipelines(problem, tables(problem), 1.0, 4)[0]:
             choices = [c for c in every_choice(data) if data.fits(c)]
@@ -83,13 +84,13 @@ def test_the_published_objective_is_the_least_of_every_order() -> None:
             assert data.value(choice, faithful=True) == pytest.approx(best, rel=1e-8), seed
             assert relaxation(data, faithful=True) <= best * (1 + 1e-8), seed
             feasible += 1
-    assert orders >= 100
-    assert feasible >= 60
+    assert orders >= len(tried) * 5 / 3
+    assert feasible >= len(tried)
 
 
 def test_the_heuristic_starts_from_least_loss_and_never_gets_slower() -> None:
-    improved = 0
-    for seed in range(150):
+    improved, tried = 0, seeds(50, 150)
+    for seed in tried:
         problem = problem_of(seed)
         bits = [get_scheme(name).bits for name in problem.schemes]
         for data in pipelines(problem, tables(problem), 0.0, 6)[0]:
@@ -100,7 +101,7 @@ def test_the_heuristic_starts_from_least_loss_and_never_gets_slower() -> None:
             assert data.fits(end), seed
             assert data.value(end) <= data.value(start), seed
             improved += data.value(end) < data.value(start) * (1 - 1e-9)
-    assert improved >= 30
+    assert improved >= len(tried) // 5
 
 
 def test_the_flaw_is_that_one_micro_batch_pays_for_one_decode_step() -> None:

@@ -27,10 +27,13 @@ from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 from tests.planning.brute import Arithmetic, Numbers, Placement, brute_force
 from tests.planning.problems import mixed_problem, random_problem
+from tests.seeds import seeds
 
-SEEDS = range(300)
-MIXED = SEEDS[:150]
+SEEDS = seeds(100, 300)
+MIXED = SEEDS[: len(SEEDS) // 2]
 QUICK = ("solo", "even", "memory", "speed", "edgeshard")
+# Those that prove what they find: of these no plan may be missed, nor another status returned.
+EXACT = ("edgeshard-exact", "dilemma", "joint")
 UNIFORM = [name for name in QUICK if name in PLANNERS]  # those that take one scheme throughout
 ROUNDING = 1e-9  # two orders of adding the same numbers differ by less than this
 
@@ -208,17 +211,19 @@ class TestTheTruth:
 
     def test_mixed_problems_ask_for_everything_in_many_combinations(self) -> None:
         problems = [mixed_problem(seed) for seed in MIXED]
-        assert sum(mixed_truth(seed) is None for seed in MIXED) >= 8
+        assert sum(mixed_truth(seed) is None for seed in MIXED) >= len(MIXED) // 25
         best = [found for seed in MIXED if (found := mixed_truth(seed))]
-        assert len(best) >= 100
-        assert sum(len(set(found.schemes)) > 1 for found in best) >= 20
-        assert sum(len(set(found.devices)) > 1 for found in best) >= 30
-        assert sum(math.isfinite(x.budget) for x in problems) >= 30
-        assert sum(x.pins is not None and len(x.pins) > 0 for x in problems) >= 30
-        assert sum(x.pins == {} for x in problems) >= 10
-        assert sum(bool(x.forbidden) for x in problems) >= 15
-        assert sum(bool(x.required) for x in problems) >= 25
-        assert sum(x.objective is Objective.THROUGHPUT for x in problems) >= 50
+        assert len(best) >= len(MIXED) * 100 // 150
+        assert sum(len(set(found.schemes)) > 1 for found in best) >= len(MIXED) * 20 // 150
+        assert sum(len(set(found.devices)) > 1 for found in best) >= len(MIXED) * 30 // 150
+        assert sum(math.isfinite(x.budget) for x in problems) >= len(MIXED) * 30 // 150
+        assert (
+            sum(x.pins is not None and len(x.pins) > 0 for x in problems) >= len(MIXED) * 30 // 150
+        )
+        assert sum(x.pins == {} for x in problems) >= len(MIXED) * 10 // 150
+        assert sum(bool(x.forbidden) for x in problems) >= len(MIXED) * 15 // 150
+        assert sum(bool(x.required) for x in problems) >= len(MIXED) * 25 // 150
+        assert sum(x.objective is Objective.THROUGHPUT for x in problems) >= len(MIXED) * 50 // 150
 
 
 class TestProblem:
@@ -347,7 +352,7 @@ class TestEveryPlanner:
         found = [tight for _, tight, _, _ in solved(name)]
         tried = len(seeds_of(name))
         assert found.count(False) >= tried * 0.5  # not all: a rule may need a missing link
-        assert found.count(True) >= tried * 20 / 300
+        assert found.count(True) >= tried // 40
 
     def test_places_every_layer_once_in_the_scheme_asked_for(self, name: str) -> None:
         for seed, tight, problem, result in solved(name):
@@ -407,9 +412,9 @@ class TestEveryPlanner:
                 assert least <= best.seconds * (1 + ROUNDING), (seed, tight)
 
     def test_that_is_exact_misses_no_plan(self, name: str) -> None:
-        statuses = {result.status for _, _, _, result in solved(name)}
-        if statuses != {"optimal"}:
-            return  # rules and heuristics may miss one
+        if name not in EXACT:
+            assert {result.status for *_, result in solved(name)} - {"optimal"}
+            return
         for tight in (False, True):
             for seed in seeds_of(name):
                 found = isinstance(solve(name, seed, tight), PlanResult)
@@ -423,13 +428,15 @@ class TestEveryPlanner:
 
     def test_makes_the_same_plan_every_time(self, name: str) -> None:
         for seed, tight, problem, result in solved(name):
+            if seed >= 30:
+                continue
             again = PLANNERS[name](problem)
             assert again.plan == result.plan, (seed, tight)
             assert again.estimate == result.estimate, (seed, tight)
 
     def test_refuses_what_no_placement_fits_and_says_where_or_how_much(self, name: str) -> None:
         hopeless = [seed for seed in SEEDS if truth(seed, tight=True, all_linked=True) is None]
-        assert len(hopeless) >= 30
+        assert len(hopeless) >= len(SEEDS) // 10
         for seed in hopeless:
             if seed in seeds_of(name):
                 error = solve(name, seed, tight=True, all_linked=True)
@@ -609,8 +616,8 @@ class TestSolo:
                 assert problem.score(result.estimate) == score, seed
                 found += 1
                 elsewhere += best.devices[0] != problem.source
-        assert found >= 30
-        assert elsewhere >= 10
+        assert found >= len(SEEDS) * 30 // 300
+        assert elsewhere >= len(SEEDS) * 10 // 300
 
     def test_chooses_among_equals_alike_in_every_process(self) -> None:
         script = (
@@ -704,7 +711,7 @@ class TestProportional:
                     slack = 1.0 if rooms[names[0]] / whole * problem.num_layers >= 1 else 2.0
                     assert abs(devices_of(found).count(device) - exact) < slack, seed
                 counted += 1
-        assert counted >= 40
+        assert counted >= len(SEEDS) * 40 // 300
 
     def test_memory_divides_ample_memory_evenly(self) -> None:
         for seed in SEEDS:
@@ -718,7 +725,7 @@ class TestProportional:
             sums = Arithmetic(problem)
             block = [1 / sums.decode[1, sums.names.index(x), 0] for x in problem.devices]
             uneven += self.check("speed", seed, block, problem)
-        assert uneven >= 150
+        assert uneven >= len(SEEDS) * 150 // 300
 
 
 class TestEdgeshard:
@@ -740,8 +747,8 @@ class TestEdgeshard:
             used_several += len(result.plan.devices) > 1
             came_back += len(result.plan.stages) > len(result.plan.devices)
         # Were the source always best alone, or no device worth a second visit, this would be easy.
-        assert used_several >= 100
-        assert came_back >= 5
+        assert used_several >= len(SEEDS) * 100 // 300
+        assert came_back >= len(SEEDS) * 5 // 300
 
     def test_is_the_fastest_where_memory_is_tight_but_the_fastest_fits(self) -> None:
         counted = 0
@@ -755,7 +762,7 @@ class TestEdgeshard:
             fastest = pytest.approx(best.seconds, rel=ROUNDING)
             assert result.estimate.decode_seconds == fastest, seed
             counted += 1
-        assert counted >= 20
+        assert counted >= len(SEEDS) * 20 // 300
 
     def test_is_often_the_fastest_where_memory_binds(self) -> None:
         """Keeping one path per device makes it a heuristic there: 69 % were optimal, 2 % missed,
@@ -778,7 +785,7 @@ class TestEdgeshard:
             f"memory binds in {binding} of {len(SEEDS)} problems: {optimal} optimal "
             f"({optimal / binding:.0%}), {missed} missed, the others {mean:.3f} times as slow"
         )
-        assert binding >= 100, report
+        assert binding >= len(SEEDS) // 3, report
         assert min(ratios) >= 1 - ROUNDING, report
         assert optimal / binding >= 0.6, report
         assert missed / binding <= 0.05, report
@@ -795,7 +802,7 @@ class TestEdgeshard:
                 limit = fewer.estimate.decode_seconds * (1 + ROUNDING)
                 assert full.estimate.decode_seconds <= limit, (seed, extra)
                 counted += 1
-        assert counted >= 300
+        assert counted >= len(SEEDS) * 300 // 300
 
     def test_leaves_out_a_device_that_would_slow_it_down(self) -> None:
         left_out = 0
@@ -807,7 +814,7 @@ class TestEdgeshard:
                 fewer = PLANNERS["edgeshard"](without(problem, extra))
                 assert fewer.plan == full.plan, (seed, extra)
                 left_out += 1
-        assert left_out >= 100
+        assert left_out >= len(SEEDS) * 100 // 300
 
     def test_is_never_slower_than_the_source_alone(self) -> None:
         for seed in SEEDS:
@@ -879,8 +886,8 @@ class TestEdgeshard:
                 assert result.estimate.decode_seconds == fastest, seed
                 counted += 1
                 several += len(result.plan.devices) > 1
-        assert counted >= 100
-        assert several >= 30
+        assert counted >= len(SEEDS) * 100 // 300
+        assert several >= len(SEEDS) * 30 // 300
 
     def test_takes_the_source_alone_where_the_fastest_path_breaks_a_wish(self) -> None:
         # From anywhere, everything on 'b' is fastest, but 'a' must be used.

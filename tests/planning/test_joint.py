@@ -14,6 +14,7 @@ from edgewise.planning.joint.solve import solve
 from tests.planning.brute import brute_force
 from tests.planning.joint_arrays import brute, small
 from tests.planning.problems import mixed_problem, random_problem
+from tests.seeds import THOROUGH, seeds
 
 ROUNDING = 1e-9
 SLOW = ("dilemma", "edgeshard-exact", "llm-pq", "joint")
@@ -26,10 +27,11 @@ def plan_of(name: str, problem: Problem) -> PlanResult | None:
         return None
 
 
-@pytest.mark.parametrize("passes", [1.0, 2.0, 4.0, np.inf])
+@pytest.mark.parametrize("passes", [1.0, 2.0, 4.0, np.inf] if THOROUGH else [1.0, np.inf])
 def test_arrays_agree_with_brute_force(passes: float) -> None:
     counts: Counter[str] = Counter()
-    for seed in range(80):
+    tried = seeds(16, 80)
+    for seed in tried:
         p = small(seed, passes)
         best, found = brute(p), solve(p)
         counts[found.status] += 1
@@ -41,13 +43,14 @@ def test_arrays_agree_with_brute_force(passes: float) -> None:
         assert found.status == "optimal", seed
         assert found.placement.objective == pytest.approx(best.objective, rel=1e-7), seed
         assert found.bound <= best.objective * (1 + 1e-7), seed
-    assert counts["optimal"] >= 30
-    assert counts["infeasible"] >= 5
+    assert counts["optimal"] >= len(tried) * 3 / 8
+    assert counts["infeasible"] >= len(tried) // 16
 
 
 def test_problems_agree_with_all_plans_and_gaps_hold() -> None:
     optimal = bounded = equal = 0
-    for seed in range(150):
+    tried = seeds(30, 150)
+    for seed in tried:
         problem = mixed_problem(seed)
         best, found = brute_force(problem), plan_of("joint", problem)
         if best is None:
@@ -61,13 +64,14 @@ def test_problems_agree_with_all_plans_and_gaps_hold() -> None:
         equal += score <= best.score * (1 + ROUNDING)
         optimal += found.status == "optimal"
         bounded += found.status == "bounded"
-    assert optimal >= 60
+    assert optimal >= len(tried) * 0.4
     assert equal >= (optimal + bounded) * 0.95  # a plan that returns to a device may be missed
 
 
 def test_is_never_worse_than_any_quick_planner() -> None:
     compared = 0
-    for seed in range(240):
+    tried = seeds(40, 240)
+    for seed in tried:
         problem = mixed_problem(seed) if seed % 2 else random_problem(seed, tight=seed % 4 == 0)
         mine = plan_of("joint", problem)
         for name in PLANNERS:
@@ -77,12 +81,13 @@ def test_is_never_worse_than_any_quick_planner() -> None:
             limit = problem.score(other.estimate) * (1 + ROUNDING)
             assert problem.score(mine.estimate) <= limit, (seed, name)
             compared += 1
-    assert compared >= 500
+    assert compared >= 2 * len(tried)
 
 
 def test_a_larger_budget_or_another_device_never_makes_it_worse() -> None:
     compared = 0
-    for seed in range(100):
+    tried = seeds(25, 100)
+    for seed in tried:
         problem = mixed_problem(seed)
         mine = plan_of("joint", problem)
         if mine is None or mine.status != "optimal":
@@ -103,7 +108,7 @@ def test_a_larger_budget_or_another_device_never_makes_it_worse() -> None:
                     1 - ROUNDING
                 ), (seed, name)
                 compared += 1
-    assert compared >= 20
+    assert compared >= len(tried) // 5
 
 
 def test_infeasible_names_the_constraint_and_the_shortage() -> None:

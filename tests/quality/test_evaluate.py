@@ -193,11 +193,11 @@ def test_prepared_layers_are_found_and_better(tmp_path, monkeypatch):
     store, ids = Store(tmp_path / "layers"), sequences("demo", Calibration(count=8, seed=1))
     plan = ("bf16", *["q2g64"] * 4, *["bf16"] * 9)
     wanted = [[name] for name in plan]
-    assert prepare("demo", wanted, "gptq", ids, store) == 4
-    assert prepare("demo", wanted, "gptq", ids, store) == 0
+    assert prepare("demo", wanted, "gptq:text", ids, store) == 4
+    assert prepare("demo", wanted, "gptq:text", ids, store) == 0
     held_out = sequences("demo", Calibration(count=8, seed=2))
     nearest, gptq = (
         plan_losses("demo", [plan], held_out, method=method, store=store)[0].mean
-        for method in ("nearest", "gptq")
+        for method in ("nearest", "gptq:text")
     )
     assert gptq < 0.8 * nearest

@@ -12,13 +12,18 @@ from edgewise.quantization.rounding.nearest import nearest
 from edgewise.quantization.rounding.truncation import truncate, truncate_unit
 from edgewise.schemes import Family, Scheme
 
-# (weight of any float type [rows, columns], scheme, inputs float32 [n, columns] or None) -> Packed
+# (weight of any float type [rows, columns], scheme, second moments of the
+# inputs, float32 [columns] or [columns, columns], or None) -> Packed
 Method = Callable[[Tensor, Scheme, Tensor | None], Packed]
 
 METHODS: Mapping[Family, Mapping[str, Method]] = {
     Family.GROUPED: {"nearest": nearest, "gptq": gptq},
     Family.TRUNCATED: {"truncate": truncate, "truncate-unit": truncate_unit},
 }
+
+# Those that look at what a matrix is multiplied with. What they make depends on the text that the
+# model read then, so their name is followed by that text's: "gptq:TEXT" (see `calibrated`).
+CALIBRATED = frozenset({"gptq"})
 
 ROWS_AT_ONCE = 1024
 
@@ -28,18 +33,24 @@ def default_method(scheme: Scheme) -> str:
     return next(iter(METHODS.get(scheme.family, {})), "")
 
 
+def calibrated(method: str, text: str) -> str:
+    """The full name of a method: with the name of the text that it looks at, if it does."""
+    return f"{method}:{text}" if method in CALIBRATED else method
+
+
 def quantize(
     weight: Tensor,
     scheme: Scheme,
     method: str | None = None,
-    inputs: Tensor | None = None,
+    moments: Tensor | None = None,
     *,
     name: str = "a matrix",
 ) -> Packed:
     """A matrix [rows, columns] of any float type in a scheme, by default with the first method of
-    its family. Raises QuantizationError, which calls the matrix `name`."""
+    its family; methods are also known by their full names. Raises QuantizationError, which calls
+    the matrix `name`."""
     known = METHODS.get(scheme.family, {})
-    method = method or default_method(scheme)
+    method = (method or default_method(scheme)).partition(":")[0]
     if method not in known:
         raise QuantizationError(
             f"{scheme.name} is not rounded by '{method}'; methods: {', '.join(known) or 'none'}"
@@ -47,4 +58,4 @@ def quantize(
     parts = (weight[i : i + ROWS_AT_ONCE] for i in range(0, len(weight), ROWS_AT_ONCE))
     if not all(torch.isfinite(part).all() for part in parts):
         raise QuantizationError(f"{name} holds numbers that are not finite")
-    return known[method](weight, scheme, inputs)
+    return known[method](weight, scheme, moments)

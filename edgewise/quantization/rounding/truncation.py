@@ -8,16 +8,17 @@ numbers that do not occur.
 import torch
 from torch import Tensor
 
-from edgewise.quantization.packed import Packed, filled_up, offset, packed, shape_of
+from edgewise.quantization.pack import pack
+from edgewise.quantization.packed import Packed, filled_up, offset, shape_of
 from edgewise.schemes import Scheme
 
 
-def truncate(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
-    """weight [rows, columns]; `inputs` do not matter."""
+def truncate(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packed:
+    """weight [rows, columns]; `moments` do not matter."""
     return _truncated(weight.float(), scheme, weight.abs().amax().float())
 
 
-def truncate_unit(weight: Tensor, scheme: Scheme, inputs: Tensor | None = None) -> Packed:
+def truncate_unit(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packed:
     """As the paper: in [-1, 1], where larger numbers end."""
     return _truncated(weight.float(), scheme, torch.ones(()))
 
@@ -27,4 +28,5 @@ def _truncated(weight: Tensor, scheme: Scheme, largest: Tensor) -> Packed:
     step = (largest / zero).float()
     divisor = torch.where(step == 0, 1.0, step)
     codes = torch.trunc(filled_up(weight, scheme) / divisor).clamp_(1 - zero, zero - 1)
-    return packed(scheme, shape_of(weight), codes.to(torch.int32) + zero, step)
+    stored = pack(codes.to(torch.int32) + zero, scheme.bits)
+    return Packed(scheme, shape_of(weight), stored, step.reshape(1))

@@ -39,7 +39,7 @@ WORK = Workload(64, 32)
 
 def problem(seed: int, sensitivity: Sensitivity) -> Problem:
     rng = np.random.default_rng(seed)
-    model = open_checkpoint(MODEL).config.spec(MODEL)
+    model = open_checkpoint(MODEL).spec
     names = [f"device-{i}" for i in range(int(rng.integers(2, 5)))]
     share = rng.lognormal(0.0, 0.4, len(names))
     weights = sum(layer.weight_bytes(get_scheme("bf16")) for layer in model.layers)

@@ -104,7 +104,7 @@ def main() -> None:
         count = write_checkpoint(Path(folder))
         command = [sys.executable, __file__, "load", folder, scheme]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        spec = open_checkpoint(folder).config.spec("1.1B")
+        spec = open_checkpoint(folder).spec
     found = json.loads(out)
     largest = max(layer.weight_bytes(get_scheme("fp32")) for layer in spec.layers)
     packed = sum(layer.weight_bytes(get_scheme(scheme)) for layer in spec.layers)

@@ -66,7 +66,7 @@ def seconds_per_token(devices: LocalDevices, plan: Plan) -> float:
 def compare(model: str, count: int) -> list[tuple[float, float]]:
     """Predicted and measured seconds per token of random plans."""
     cluster, rng = roomy(load_cluster(CLUSTER_FILE)), np.random.default_rng(0)
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     rows = []
     with LocalDevices(cluster) as devices:
         profile = measure(devices, model, spec, SCHEMES, Grid.around(WORK))

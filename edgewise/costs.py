@@ -105,8 +105,7 @@ def device_bytes(model: ModelSpec, stages: Sequence[Stage], workload: Workload) 
             total += layer_bytes(model, number, scheme, workload)
         whole = stage.end - stage.start == model.num_layers
         if model.tied and whole and stage.schemes[0] == stage.schemes[-1]:
-            rows, columns = model.layers[0].matrices[0]
-            total -= get_scheme(stage.schemes[0]).matrix_bytes(rows, columns)
+            total -= model.layers[0].matrix_bytes(get_scheme(stage.schemes[0]), 0)
     return total
 
 

@@ -8,6 +8,8 @@ few and stay in the scheme's `compute` type, in which the layer also multiplies.
                      asymmetric: a scale and a minimum. 2, 3, 4, 5, 6, 8 bits, groups of 16 to 128
     q4g32d q4g32ad   the same, quantized doubly: scales and minima are 8-bit multiples of one scale
                      (and one minimum) per row, so smaller groups cost no more (K-quants' idea)
+    stored           as the checkpoint has it, matrix by matrix: the type of a safetensors one, the
+                     codes of a GGUF file. What that is, the model's specification says (specs.py)
     t8               8-bit truncation (DILEMMA, arXiv 2503.01704): one range for a whole matrix,
                      digits below the last bit cut off. 4, 6, ... 16 bits; meant for studies
 """
@@ -19,6 +21,7 @@ from itertools import product
 from edgewise.errors import SchemeError
 
 DEFAULT = "fp32"
+STORED = "stored"
 BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (16, 32, 64, 128)
 TRUNCATED_BITS = (4, 6, 8, 10, 12, 14, 16)
@@ -43,6 +46,7 @@ class Family(StrEnum):
     FLOAT = "float"
     GROUPED = "grouped"
     TRUNCATED = "truncated"
+    STORED = "stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Scheme:
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Bytes of one stored matrix, scales and unfinished tiles included."""
+        if self.family is Family.STORED:
+            raise ValueError("what a stored matrix takes is the model's to say (LayerSpec)")
         if self.family is Family.FLOAT:
             return rows * columns * self.bits // 8
         rows = -(-rows // TILE_ROWS) * TILE_ROWS
@@ -97,13 +103,15 @@ SCHEMES = {
         Scheme("bf16", 16, "bfloat16"),
         Scheme("fp16", 16, "float16"),
         *(_grouped(*x) for x in product(BITS, GROUPS, (False, True), (False, True))),
+        Scheme(STORED, 16, "bfloat16", Family.STORED),
         *(Scheme(f"t{b}", b, "bfloat16", Family.TRUNCATED) for b in TRUNCATED_BITS),
     )
 }
 
 KNOWN = (
     "fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, groups of 16, 32, 64 or 128; q4g64a is "
-    "asymmetric, q4g32d has its scales quantized too), t8 (truncated: 4, 6, ... 16 bits)"
+    "asymmetric, q4g32d has its scales quantized too), stored (as the checkpoint has it), "
+    "t8 (truncated: 4, 6, ... 16 bits)"
 )
 
 

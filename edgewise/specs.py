@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edgewise.schemes import CACHE_SCALE_BYTES, CacheType, Scheme
+from edgewise.schemes import CACHE_SCALE_BYTES, DEFAULT, CacheType, Family, Scheme, get_scheme
 
 ACTIVATION_BYTES = 4  # hidden states travel between layers as float32
 TOKEN_BYTES = 8  # a sampled token id travels as int64
@@ -23,23 +23,42 @@ class LayerKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
     """One layer. `matrices` are (rows, columns) that a scheme stores; `other_weights` counts the
-    norms, biases and position tables, which stay in the scheme's compute type."""
+    norms, biases and position tables, which stay in the scheme's compute type.
+
+    What the scheme `stored` means here: of every matrix the parts, one below the other, as (rows,
+    scheme); empty where all are floating point of the type `compute`, in which the rest is, too."""
 
     kind: LayerKind
     matrices: tuple[tuple[int, int], ...]
     other_weights: int
+    stored: tuple[tuple[tuple[int, str], ...], ...] = ()
+    compute: str = DEFAULT
 
     def weight_bytes(self, scheme: Scheme) -> int:
         """Bytes that the layer's weights take in memory."""
-        stored = sum(scheme.matrix_bytes(rows, columns) for rows, columns in self.matrices)
-        return stored + self.other_weights * scheme.compute_bytes
+        matrices = sum(self.matrix_bytes(scheme, i) for i in range(len(self.matrices)))
+        return matrices + self.other_weights * self.compute_bytes(scheme)
+
+    def matrix_bytes(self, scheme: Scheme, number: int) -> int:
+        """Bytes of one of the matrices."""
+        rows, columns = self.matrices[number]
+        if scheme.family is not Family.STORED:
+            return scheme.matrix_bytes(rows, columns)
+        parts = self.stored[number] if self.stored else ((rows, self.compute),)
+        return sum(get_scheme(name).matrix_bytes(rows, columns) for rows, name in parts)
+
+    def compute_bytes(self, scheme: Scheme) -> int:
+        """Bytes of a number of the type that the layer computes in."""
+        if scheme.family is Family.STORED:
+            scheme = get_scheme(self.compute)
+        return scheme.compute_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model's shape. `kv_width` is the number of cached values per token and block, keys and
     values of `kv_heads` heads. In a `tied` model embedding and head share their matrix where one
-    stage holds both."""
+    stage holds both. `computation` identifies the rest of what layers do: windows, positions."""
 
     name: str
     layers: tuple[LayerSpec, ...]
@@ -49,6 +68,7 @@ class ModelSpec:
     kv_width: int
     tied: bool
     kv_heads: int = 1
+    computation: str = ""
 
     @property
     def num_layers(self) -> int:
@@ -62,12 +82,15 @@ class ModelSpec:
         """Bytes of one token's keys and values in a block of that scheme."""
         if cache is CacheType.INT8:
             return self.kv_width + 2 * self.kv_heads * CACHE_SCALE_BYTES
-        return self.kv_width * scheme.compute_bytes
+        block = next(layer for layer in self.layers if layer.kind is LayerKind.BLOCK)
+        return self.kv_width * block.compute_bytes(scheme)
 
     @property
     def digest(self) -> str:
-        """Identifies the shape, not the name or the weights: plans and profiles belong to it."""
-        shape = repr((self.layers, self.hidden_size, self.max_context, self.kv_width, self.tied))
+        """Identifies what seconds and bytes depend on, not the name or the weights: plans and
+        profiles belong to it."""
+        cache = (self.kv_width, self.kv_heads, self.computation)
+        shape = repr((self.layers, self.hidden_size, self.max_context, *cache, self.tied))
         return hashlib.sha256(shape.encode()).hexdigest()[:16]
 
 

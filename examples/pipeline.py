@@ -11,7 +11,7 @@ from edgewise.specs import Workload
 
 cluster = load_cluster(CLUSTER_FILE)
 tokenizer = load_tokenizer("demo")
-spec = open_checkpoint("demo").config.spec("demo")
+spec = open_checkpoint("demo").spec
 stages = (
     Stage("laptop", 0, 5, ("fp32",) * 5),
     Stage("jetson", 5, 10, ("fp32",) * 5),

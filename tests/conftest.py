@@ -12,6 +12,9 @@ import torch
 import transformers
 from transformers.utils import logging
 
+from edgewise.errors import ModelError
+from edgewise.models.named import named_file
+
 logging.disable_progress_bar()
 torch.set_num_threads(1)
 
@@ -86,3 +89,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return made[family]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """A GGUF file with trained weights, SmolLM2-135M-Instruct in Q4_1, from a Python package; the
+    environment variable EDGEWISE_REAL_MODEL gives its path instead. Tests fail without it."""
+    if given := os.environ.get("EDGEWISE_REAL_MODEL"):
+        return Path(given)
+    try:
+        return named_file("smollm2")
+    except ModelError as error:
+        pytest.fail(str(error))

@@ -438,6 +438,26 @@ class TestMemoryLimit:
         cluster = Cluster((*model.cluster.devices, twin), (), "a")
         assert dataclasses.replace(model, cluster=cluster).memory_limit("c") == 4500
 
+    def shared(self, *caps: int, machine: str = "one") -> list[int]:
+        """Limits of devices on one machine with 10,000 bytes free, 9,000 less headroom."""
+        names = "abcd"[: len(caps)]
+        readings = tuple(DeviceReading(name, 0.25, 10_000, machine) for name in names)
+        devices = tuple(Device(name, cap) for name, cap in zip(names, caps, strict=True))
+        model = dataclasses.replace(
+            costs(),
+            cluster=Cluster(devices, (), "a"),
+            profile=dataclasses.replace(PROFILE, devices=readings),
+        )
+        return [model.memory_limit(name) for name in names]
+
+    def test_is_shared_by_the_devices_of_one_machine(self) -> None:
+        assert self.shared(10**6) == [9000]
+        assert self.shared(10**6, 10**6) == [4500, 4500]
+        assert self.shared(10**6, 1000, 10**6) == [4000, 1000, 4000]
+        assert self.shared(1000, 2000, 5000) == [1000, 2000, 5000]  # all fit
+        assert self.shared(3000, 3001, 3000) == [3000, 3000, 3000]
+        assert self.shared(10**6, 10**6, machine="") == [9000, 9000]  # nobody knows
+
     def test_is_what_a_plan_must_fit(self) -> None:
         needed = TestMemory.needed
         enough = next(free for free in range(needed, 2 * needed) if round(0.9 * free) >= needed)

@@ -112,8 +112,10 @@ def run(
 def _standard_input() -> str:
     try:
         return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise PromptError(f"standard input is not UTF-8 text: {error}") from None
+    except UnicodeError as error:
+        raise PromptError(
+            f"standard input is not text in the terminal's encoding: {error}"
+        ) from None
 
 
 @app.command()

@@ -53,7 +53,7 @@ def run_demo(*, question: int, as_json: bool) -> None:
     tokenizer = load_tokenizer(MODEL)
     ids = tokenizer.encode(prompt(asked.context, asked.question))
     request = Request(tuple(ids), MAX_TOKENS, stop_ids=tokenizer.stop_ids)
-    spec = open_checkpoint(MODEL).config.spec(MODEL)
+    spec = open_checkpoint(MODEL).spec
     workload = Workload(len(ids), MAX_TOKENS)
     with LocalDevices(cluster) as devices:
         grid = Grid.around(workload)

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from edgewise.cli.sensitivity import make_ready
-from edgewise.cli.terminal import console, print_json, progress
+from edgewise.cli.terminal import console, finite, print_json, progress
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
@@ -32,7 +32,7 @@ def run_evaluate(
     """Measure a plan, or one scheme throughout, against full precision."""
     if plan_file is not None and scheme is not None:
         raise InputError("give either --plan or --scheme")
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     if plan_file is not None:
         plan = Plan.load(plan_file)
         plan.check_model(spec)
@@ -55,7 +55,7 @@ def run_evaluate(
     if as_json:
         document = {"model": model, "schemes": schemes, "rounding": rounding, "cache": cache}
         document |= asdict(found)
-        print_json({**document, "perplexity": found.perplexity})
+        print_json({**document, "perplexity": finite(found.perplexity)})
 
 
 def quality_table(model: str, schemes: tuple[str, ...], found: Quality) -> Table:

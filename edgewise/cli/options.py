@@ -20,7 +20,12 @@ Scheme = Annotated[
     str,
     typer.Option(help="How weights are stored: fp32, bf16, fp16, q4g64, ... (docs/schemes.md)."),
 ]
-Rounding = Annotated[str | None, typer.Option(help="How weights are quantized: nearest or gptq.")]
+Rounding = Annotated[
+    str | None,
+    typer.Option(
+        help="How weights are quantized: nearest, gptq, or a name that `quantize` printed."
+    ),
+]
 KVCache = Annotated[
     CacheType,
     typer.Option(help="How keys and values are kept: in the layer's own type, or in 8 bits."),

@@ -52,7 +52,7 @@ def run_plan(model: str, options: PlanOptions) -> None:
     planner = options.planner or DEFAULT_PLANNER
     if planner not in PLANNERS:
         raise InputError(f"unknown planner '{planner}'; known planners: {', '.join(PLANNERS)}")
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     options = replace(options, rounding=full_name(model, options.rounding))
     problem = make_problem(model, spec, options)
     names = tuple(PLANNERS) if options.compare else (planner,)

@@ -35,7 +35,7 @@ def run_profile(
     as_json: bool,
 ) -> None:
     """Measure, or take from the cache, and print."""
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     cluster = load_cluster(cluster_file)
     profile, path, cached = cached_profile(
         model, spec, cluster, schemes, fresh=fresh, quiet=as_json

@@ -23,7 +23,7 @@ def run_quantize(
     as_json: bool,
 ) -> None:
     """Quantize each layer into the schemes, or into the one that a plan gives it."""
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     if plan_file is not None:
         plan = Plan.load(plan_file)
         plan.check_model(spec)

@@ -10,7 +10,7 @@ import psutil
 
 from edgewise.cli.answer import Answer, answer
 from edgewise.cli.prepare import best, compare, measure_cluster
-from edgewise.cli.terminal import print_json, print_text, progress
+from edgewise.cli.terminal import print_json, print_notes, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel, device_bytes
@@ -50,7 +50,9 @@ def run_prompt(
     get_scheme(scheme)
     if not prompt.strip():
         raise PromptError("the prompt is empty")
-    spec = open_checkpoint(model).config.spec(model)
+    checkpoint = open_checkpoint(model)
+    spec = checkpoint.spec
+    print_notes(checkpoint.notes)
     cluster = load_cluster(cluster_file) if cluster_file else this_machine()
     plan = Plan.load(plan_file) if plan_file else None
     if plan is not None:

@@ -68,7 +68,7 @@ def _model(plan: Plan) -> ModelSpec:
             return shape
     from edgewise.models.checkpoint import open_checkpoint
 
-    return open_checkpoint(plan.model).config.spec(plan.model)
+    return open_checkpoint(plan.model).spec
 
 
 def _devices(plan: Plan, model: ModelSpec, options: SimulateOptions) -> tuple[Cluster, Profile]:

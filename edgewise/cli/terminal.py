@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -43,6 +43,12 @@ def progress(what: str, total: int | None, as_json: bool) -> Iterator["Advance"]
     with Progress(*columns, console=screen, disable=not shown, transient=True) as bar:
         task = bar.add_task(what, total=total, item="")
         yield lambda item: bar.update(task, advance=1, item=str(item))
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """What users should know, on stderr."""
+    for note in notes:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"note: {escape(note)}")
 
 
 def print_text(text: str) -> None:

@@ -20,7 +20,8 @@ TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2, torch.float16: 3}
 
 class Matrix(ctypes.Structure):
     _fields_ = (
-        ("codes", c_void_p), ("scale", c_void_p), ("minimum", c_void_p), ("bias", c_void_p),
+        ("codes", c_void_p), ("scale", c_void_p), ("minimum", c_void_p),
+        ("row_scale", c_void_p), ("row_minimum", c_void_p), ("bias", c_void_p), ("next", c_void_p),
         ("rows", c_int64), ("columns", c_int64),
         ("bits", c_int32), ("group", c_int32), ("type", c_int32),
     )  # fmt: skip
@@ -58,6 +59,16 @@ class Step(ctypes.Structure):
     )  # fmt: skip
 
 
+class Rounding(ctypes.Structure):
+    _fields_ = (
+        *[(name, c_void_p) for name in ("weight", "by_column", "ranges", "codes", "scale")],
+        *[(name, c_void_p) for name in ("minimum", "row_scale", "row_minimum")],
+        *[(name, c_int64) for name in ("rows", "columns", "stride", "width")],
+        *[(name, c_int32) for name in ("type", "bits", "group", "asymmetric", "doubled")],
+        ("num_ranges", c_int32),
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The library, with its functions declared; None where it was not built or is switched off.
@@ -77,6 +88,7 @@ def library() -> ctypes.CDLL | None:
     lib.edgewise_linear.argtypes = (POINTER(Matrix), c_void_p, c_int, c_void_p, c_int)
     lib.edgewise_whole.argtypes = (POINTER(Matrix), c_int, c_int, c_void_p, c_int)
     lib.edgewise_blocks.argtypes = (POINTER(POINTER(Block)), c_int, POINTER(Step))
+    lib.edgewise_round.argtypes = (POINTER(Rounding), c_int)
     lib.edgewise_read.argtypes = (c_void_p, c_size_t, c_int)
     lib.edgewise_read.restype = c_double
     if asked and lib.edgewise_use(asked.encode()):

@@ -1,7 +1,9 @@
-"""One packed matrix, as the library sees it."""
+"""Matrices, as the library sees them."""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,24 +14,34 @@ TILE = 16  # rows
 
 
 class NativeMatrix:
-    """Numbers and bias of a matrix, kept alive together with the struct that points to them. All of
-    them are on the CPU; `bias` is [rows] or None."""
+    """A matrix [rows, columns]: the struct that the library reads, and what it points to, kept
+    alive together. All of it is on the CPU.
+
+    `source` is where the numbers lie; `most_tokens` beyond which torch is quicker; `parts` what it
+    was stacked from, else itself alone.
+    """
 
     def __init__(
         self,
         shape: tuple[int, int],
-        parts: tuple[Tensor, Tensor | None, Tensor | None],
+        tensors: Mapping[str, Tensor],
         bias: Tensor | None,
         bits: int = 0,
         group: int = 0,
     ) -> None:
-        self.shape, self.source = shape, parts[0].data_ptr()
-        floats = None if bias is None else bias.detach().float()
-        self._kept = [None if x is None else x.detach().contiguous() for x in (*parts, floats)]
-        dtype = None if bits else parts[0].dtype
-        self.most_tokens = most_tokens(dtype)  # beyond them torch is quicker
+        codes = tensors["codes"]
+        floats = {} if bias is None else {"bias": bias.float()}
+        kept = {name: x.detach().contiguous() for name, x in {**tensors, **floats}.items()}
+        dtype = None if bits else codes.dtype
         kind = PACKED if dtype is None else TYPES[dtype]
-        self.struct = Matrix(*map(address, self._kept), *shape, bits, group, kind)
+        self.shape, self.source, self.most_tokens = shape, codes.data_ptr(), most_tokens(dtype)
+        self.parts: tuple[NativeMatrix, ...] = (self,)
+        pointers = {name: x.data_ptr() for name, x in kept.items()}
+        rows, columns = shape
+        self.struct = Matrix(
+            **pointers, rows=rows, columns=columns, bits=bits, group=group, type=kind
+        )
+        self._kept: object = kept
 
     @staticmethod
     def packed(
@@ -39,16 +51,33 @@ class NativeMatrix:
         tensors: Mapping[str, Tensor],
         bias: Tensor | None = None,
     ) -> "NativeMatrix":
-        """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 [B, G, 16] (see
-        quantization/packed.py)."""
-        parts = (tensors["codes"], tensors["scale"], tensors.get("minimum"))
-        return NativeMatrix(shape, parts, bias, bits, group)
+        """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 [B, G, 16]; where
+        quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16] (see
+        quantization/packed.py). `bias` [rows] or None."""
+        return NativeMatrix(shape, tensors, bias, bits, group)
 
     @staticmethod
     def plain(weight: Tensor, bias: Tensor | None = None) -> "NativeMatrix":
         """weight [rows, columns] of a floating-point type of `TYPES`."""
         rows, columns = weight.shape
-        return NativeMatrix((rows, columns), (weight, None, None), bias)
+        return NativeMatrix((rows, columns), {"codes": weight}, bias)
+
+    @staticmethod
+    def stacked(parts: Sequence["NativeMatrix"]) -> "NativeMatrix":
+        """Matrices below each other, of the same columns but each in its own scheme or type, as
+        one; they stay as they are. Raises ValueError where they differ in columns, or are none."""
+        columns = {part.shape[1] for part in parts}
+        if len(columns) != 1:
+            raise ValueError(f"matrices below each other need the same columns, not {columns}")
+        structs = [Matrix.from_buffer_copy(x.struct) for part in parts for x in part.parts]
+        for above, below in pairwise(structs):
+            above.next = ctypes.addressof(below)
+        whole = copy(parts[0])
+        whole.shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
+        whole.most_tokens = min(part.most_tokens for part in parts)
+        whole.parts = tuple(x for part in parts for x in part.parts)
+        whole.struct, whole._kept = structs[0], structs
+        return whole
 
 
 def address(x: Tensor | None) -> int | None:
@@ -73,18 +102,27 @@ def linear(matrix: NativeMatrix, x: Tensor) -> Tensor:
 
 
 def dequantize(matrix: NativeMatrix, start: int, end: int) -> Tensor:
-    """Rows [start, end) of a packed matrix as bf16 [end - start, columns]; start is a multiple of
-    16."""
+    """Rows [start, end) of a packed matrix, or of packed ones stacked, as bf16
+    [end - start, columns]. Reads whole tiles of 16 rows."""
+    pieces, above = [], 0  # rows above the part
+    for part in matrix.parts:
+        first, last = max(start - above, 0), min(end - above, part.shape[0])
+        if first < last:
+            pieces.append(_dequantize(part, first, last))
+        above += part.shape[0]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _dequantize(matrix: NativeMatrix, start: int, end: int) -> Tensor:
+    """The same of a single matrix."""
     lib = library()
     assert lib is not None
-    out = torch.empty(end - start, matrix.shape[1], dtype=torch.bfloat16)
     first, last = start // TILE, -(-end // TILE)
-    if end % TILE and end != matrix.shape[0]:
-        whole = dequantize(matrix, start, min(last * TILE, matrix.shape[0]))
-        return whole[: end - start]
+    rows = min(last * TILE, matrix.shape[0]) - first * TILE
+    out = torch.empty(rows, matrix.shape[1], dtype=torch.bfloat16)
     checked(
         lib.edgewise_whole(
             ctypes.byref(matrix.struct), first, last, out.data_ptr(), torch.get_num_threads()
         )
     )
-    return out
+    return out[start - first * TILE :][: end - start]

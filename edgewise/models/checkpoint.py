@@ -1,14 +1,16 @@
-"""Hugging Face checkpoints: read only the tensors asked for, from a folder or from the hub.
+"""Checkpoints: read only the tensors asked for, from a folder, from the hub or from a GGUF file.
 
-Only safetensors files are read. Pickled `.bin` files can run code when opened and are refused.
+Of folders and the hub only safetensors files are read. Pickled `.bin` files can run code when
+opened and are refused.
 """
 
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,16 +21,61 @@ from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import ModelError
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Decoder, Layer
+from edgewise.models.gguf.checkpoint import GgufCheckpoint
 from edgewise.models.hub import CONFIG, HUB_ID, hub_file
+from edgewise.models.named import NAMED, named_file
 from edgewise.models.names import table_name, tensor_names
+from edgewise.quantization.packed import Packed
+from edgewise.schemes import DEFAULT
+from edgewise.specs import ModelSpec
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD = "lm_head.weight"  # in every family's checkpoints
 MAX_JSON_BYTES = 64 * 2**20
+GGUF = ".gguf"
+# What config.json calls the types that checkpoints have, and the schemes that are the same.
+OWN_TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Checkpoint:
+class Checkpoint(Protocol):
+    """What loading a model's layers needs: its shape, and its tensors by Hugging Face's names."""
+
+    model: str
+    config: DecoderConfig
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's shape, with what the scheme `stored` means in it. Raises ModelError."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What users should know of the files."""
+        ...
+
+    def tensors(self) -> list[str]:
+        """The names of all tensors that a layer is made of."""
+        ...
+
+    def path(self, tensor: str) -> Path:
+        """The file that holds a tensor. Raises ModelError."""
+        ...
+
+    def where(self, tensor: str) -> str:
+        """A tensor's name and file, for messages."""
+        ...
+
+    def read(self, tensor: str) -> Tensor:
+        """One tensor in floating point. Raises ModelError naming the file and the tensor."""
+        ...
+
+    def stored(self, tensor: str) -> Tensor | Packed:
+        """One matrix as the files have it. Raises ModelError naming the file and the tensor."""
+        ...
+
+
+class SafetensorsCheckpoint:
     """A folder or hub repository with `config.json` and safetensors weights.
 
     `files` maps each tensor to the file that holds it. Nothing but the configuration and the index
@@ -85,6 +132,39 @@ class Checkpoint:
         head, table = self.read(HEAD), self.read(self._table)
         return head.shape != table.shape or not torch.equal(head, table.to(head.dtype))
 
+    @property
+    def notes(self) -> list[str]:
+        """Nothing: the files are read as they are."""
+        return []
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model's shape; `stored` means the checkpoint's own type. Raises ModelError."""
+        hf = read_json(self.config_path)
+        name = hf.get("dtype") or hf.get("torch_dtype")
+        scheme = OWN_TYPES.get(str(name).removeprefix("torch."))
+        if scheme is None:  # the configuration does not say: the embedding's type
+            scheme = self._table_type()
+        return self.config.spec(self.model, scheme)
+
+    def _table_type(self) -> str:
+        path, name = self.path(self._table), self.name(self._table)
+        with safe_open(path, framework="pt") as file:
+            kind = file.get_slice(name).get_dtype()
+        return {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(kind, DEFAULT)
+
+    def tensors(self) -> list[str]:
+        """The names of all tensors."""
+        return sorted(self.files)
+
+    def where(self, tensor: str) -> str:
+        """A tensor's name and file, for messages."""
+        return f"'{tensor}' in {self.files[self.name(tensor)]}"
+
+    def stored(self, tensor: str) -> Tensor:
+        """One matrix as the files have it."""
+        return self.read(tensor)
+
     def name(self, tensor: str) -> str:
         """The stored name of `tensor`: checkpoints of bare decoders lack the "model." in front, and
         of tied matrices one is enough."""
@@ -134,11 +214,31 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def open_checkpoint(model: str | Path) -> Checkpoint:
-    """Open a model: a folder, a hub id such as "Qwen/Qwen3-0.6B", or "demo", the one that ships.
+    """Open a model: a folder, a GGUF file, a hub id such as "Qwen/Qwen3-0.6B", "demo", the one that
+    ships, or another name of `named.py`.
 
-    Raises ModelError where it is neither, or holds no supported checkpoint.
+    Raises ModelError where it is none of them, or holds no supported checkpoint.
     """
-    return Checkpoint(str(model), file_source(str(model)))
+    if (path := gguf_file(str(model))) is not None:
+        return GgufCheckpoint(str(model), path)
+    return SafetensorsCheckpoint(str(model), file_source(str(model)))
+
+
+def gguf_file(model: str) -> Path | None:
+    """The GGUF file that is meant by `model`, if one is: by its path, by the folder that holds it
+    and no `config.json`, or by a name. Raises ModelError where a folder holds several."""
+    path = Path(os.path.expanduser(model))
+    if model in NAMED and not path.exists():
+        return named_file(model)
+    if path.is_file():
+        return path if path.suffix.lower() == GGUF else None
+    if not path.is_dir() or (path / CONFIG).is_file():
+        return None
+    files = sorted(x for x in path.iterdir() if x.suffix.lower() == GGUF)
+    if len(files) > 1:
+        names = ", ".join(x.name for x in files)
+        raise ModelError(f"{model}: holds several GGUF files; give one of them: {names}")
+    return files[0] if files else None
 
 
 def file_source(model: str) -> Callable[[str], Path]:
@@ -150,7 +250,9 @@ def file_source(model: str) -> Callable[[str], Path]:
             raise ModelError(f"{model}: not a model folder: {CONFIG} is missing")
         return lambda name: _in_folder(folder, name)
     if folder.exists():
-        raise ModelError(f"{model}: is a file; give the folder that holds {CONFIG}")
+        raise ModelError(
+            f"{model}: is a file, and no {GGUF} one; give the folder that holds {CONFIG}"
+        )
     if not HUB_ID.fullmatch(model):
         raise ModelError(f"{model}: no such folder")
     return lambda name: hub_file(model, name)

@@ -4,21 +4,28 @@ Families differ in values, never in code paths named after a family. A new famil
 `ARCHITECTURES` and one table of tensor names in `names.py`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgewise.errors import ModelError
+from edgewise.schemes import DEFAULT
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec
+
+# By layer, by matrix: (rows, scheme) of its parts.
+Stored = Sequence[tuple[tuple[tuple[int, str], ...], ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary positions. `llama3`: (factor, low, high, original_context) of Llama 3's scaling."""
+    """Rotary positions. `llama3`: (factor, low, high, original_context) of Llama 3's scaling;
+    `divisors` [D/2]: what every frequency is divided by, as GGUF files state the same."""
 
     theta: float
     linear_factor: float = 1.0
     llama3: tuple[float, float, float, int] | None = None
+    divisors: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +105,13 @@ class DecoderConfig:
             raise ValueError(
                 f"{self.num_heads} heads do not share {self.num_kv_heads} key/value heads evenly"
             )
+        divisors = None if self.rope is None else self.rope.divisors
+        if divisors is not None and len(divisors) != self.head_dim // 2:
+            raise ValueError(f"{len(divisors)} rope divisors for heads of {self.head_dim}")
 
-    def spec(self, name: str) -> ModelSpec:
-        """The torch-free description that planners use."""
+    def spec(self, name: str, compute: str = DEFAULT, stored: Stored | None = None) -> ModelSpec:
+        """The torch-free description that planners use. `compute` is the type of the checkpoint's
+        numbers, and `stored` what it has instead of them, by layer (see LayerSpec)."""
         h, q, kv = (
             self.hidden_size,
             self.num_heads * self.head_dim,
@@ -115,20 +126,25 @@ class DecoderConfig:
             LayerKind.BLOCK,
             ((q + 2 * kv, h), (h, q), (up, h), (h, self.ffn_size)),
             2 * norm + biases + 2 * self.head_dim * self.qk_norm,
+            compute=compute,
         )
         table = (self.vocab_size, self.embed_size)
-        embedding = LayerSpec(LayerKind.EMBEDDING, (table, *project), positions)
+        embedding = LayerSpec(LayerKind.EMBEDDING, (table, *project), positions, compute=compute)
         out = tuple((b, a) for a, b in project)
-        head = LayerSpec(LayerKind.HEAD, (table, *out), norm * self.final_norm)
+        head = LayerSpec(LayerKind.HEAD, (table, *out), norm * self.final_norm, compute=compute)
+        layers = [embedding, *[block] * self.num_blocks, head]
+        if stored is not None:
+            layers = [replace(x, stored=parts) for x, parts in zip(layers, stored, strict=True)]
         return ModelSpec(
             name=name,
-            layers=(embedding, *[block] * self.num_blocks, head),
+            layers=tuple(layers),
             hidden_size=h,
             vocab_size=self.vocab_size,
             max_context=self.max_context,
             kv_width=2 * kv,
             tied=self.tied,
             kv_heads=self.num_kv_heads,
+            computation=hashlib.sha256(repr(self).encode()).hexdigest()[:16],
         )
 
 
@@ -147,6 +163,8 @@ def _rope(hf: Mapping[str, Any]) -> Rope:
         keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
         factor, low, high, original = (found[k] for k in keys)
         return Rope(theta, llama3=(float(factor), float(low), float(high), int(original)))
+    if kind == "divisors":
+        return Rope(theta, divisors=tuple(map(float, found["divisors"])))
     raise ValueError(f"rope scaling '{kind}' is not supported; supported: default, linear, llama3")
 
 

@@ -38,9 +38,11 @@ def _norm(config: DecoderConfig, size: int) -> Norm:
 def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
     """Rotary frequencies [D/2] (Su et al. 2021, RoFormer), with Llama 3.1's scaling where set:
     wavelengths beyond the original context are stretched by `factor`, short ones kept, and those
-    between blended."""
+    between blended; or divided by what the model states."""
     exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     frequency = 1.0 / (rope.theta**exponent) / rope.linear_factor
+    if rope.divisors is not None:
+        frequency = frequency / torch.tensor(rope.divisors)
     if rope.llama3 is None:
         return frequency
     factor, low, high, original = rope.llama3
@@ -70,9 +72,10 @@ def _table(rows: int, size: int) -> nn.Embedding:
 
 
 class Layer(nn.Module):
-    """One layer of a model; `kind` says which of the three."""
+    """One layer of a model; `kind` says which of the three, `scheme` what it was loaded in."""
 
     kind: LayerKind
+    scheme: str | None = None
 
 
 class Embedding(Layer):

@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from edgewise.errors import ModelError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Embedding, Head, Layer, build_layer
+from edgewise.models.decoder import Embedding, Layer, build_layer
 from edgewise.models.digests import tensor_digests
 from edgewise.models.finite import all_finite
-from edgewise.models.names import table_name, tensor_names
+from edgewise.models.names import parameter_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
 from edgewise.quantization.packed import PARTS, Packed, random_packed
 from edgewise.quantization.rounding import CALIBRATED, default_method, quantize
+from edgewise.quantization.stacked import random_matrix, stored_module
 from edgewise.quantization.store import Store
-from edgewise.schemes import Family, Scheme
+from edgewise.schemes import Family, Scheme, get_scheme
+from edgewise.specs import LayerSpec
 
 Matrix = nn.Linear | nn.Embedding
 
@@ -48,9 +50,22 @@ class Loader:
         """Layer `number`; a tied head takes the matrix of the embedding `tied` if that is in the
         same scheme. `moments`, by matrix, are second moments of their inputs, for methods that
         look at them. Raises ModelError, QuantizationError."""
+        layer = self._layer(number, scheme, tied, moments or {})
+        layer.scheme = scheme.name
+        self._check_finite(layer, number, scheme)
+        return layer.requires_grad_(False)
+
+    def _layer(
+        self, number: int, scheme: Scheme, tied: Layer | None, moments: Mapping[str, Tensor]
+    ) -> Layer:
+        shared = self._shared(number, scheme, tied)
+        if scheme.family is Family.STORED:
+            spec = self.checkpoint.spec.layers[number]
+            scheme = get_scheme(spec.compute)
+            if spec.stored:
+                return self._as_stored(number, scheme, shared)
         layer, dtype = self._empty(number), getattr(torch, scheme.compute)
         matrices = _stored(layer, scheme)
-        shared = self._shared(number, scheme, tied)
         state = {}
         for parameter, empty in layer.state_dict().items():
             if parameter.removesuffix(".weight") in matrices and parameter.endswith(".weight"):
@@ -63,19 +78,53 @@ class Loader:
         layer.load_state_dict(state, strict=not matrices, assign=True)
         packed = {"out": shared} if isinstance(shared, Packed) else {}
         own = {name: module for name, module in matrices.items() if name not in packed}
-        packed |= self._packed(layer, own, number, scheme, moments or {}) if own else {}
+        packed |= self._packed(layer, own, number, scheme, moments) if own else {}
         for name, module in matrices.items():
             setattr(layer, name, _module(module, packed[name]))
-        self._check_finite(layer, number, scheme)
-        return layer.requires_grad_(False)
+        return layer
+
+    def _as_stored(self, number: int, compute: Scheme, shared: Tensor | Packed | None) -> Layer:
+        """Layer `number` with its matrices as the checkpoint has them, the rest in a type."""
+        layer, dtype = self._empty(number), getattr(torch, compute.compute)
+        matrices = dict(matrix_modules(layer))
+        state = {}
+        for parameter, empty in layer.state_dict().items():
+            if parameter.removesuffix(".weight") not in matrices or parameter.endswith(".bias"):
+                names = self._names(layer, parameter, number)
+                state[parameter] = self._read(names, empty.shape, dtype)
+        layer.load_state_dict(state, strict=False, assign=True)
+        for name, module in matrices.items():
+            names = self._names(layer, f"{name}.weight", number)
+            if name == "out" and shared is not None:
+                parts = [shared]
+            else:
+                parts = [self._part(x, module.weight.shape[1]) for x in names]
+            rows = sum(part.shape[0] for part in parts)
+            if rows != module.weight.shape[0]:
+                raise ModelError(
+                    f"{self.checkpoint.model}: {', '.join(names)} have {rows} rows together, but "
+                    f"the configuration asks for {module.weight.shape[0]}"
+                )
+            setattr(layer, name, stored_module(module, parts, dtype))
+        return layer
+
+    def _part(self, name: str, columns: int) -> Tensor | Packed:
+        part = self.checkpoint.stored(name)
+        if len(part.shape) != 2 or part.shape[1] != columns:
+            raise ModelError(
+                f"{self.checkpoint.model}: tensor {self.checkpoint.where(name)} has shape "
+                f"{list(part.shape)}, but the configuration asks for rows of {columns}"
+            )
+        return part.to(self.device)
 
     def _check_finite(self, layer: Layer, number: int, scheme: Scheme) -> None:
         """Raise ModelError where weights hold what is no number, or none that the type can hold."""
         for parameter, value in layer.state_dict().items():
             if value.is_floating_point() and not all_finite(value):
                 module, _, last = parameter.rpartition(".")
-                own = last not in PARTS
-                names = self._names(layer, parameter if own else f"{module}.weight", number)
+                module = module.partition(".parts.")[0]
+                own = last if last not in PARTS else "weight"
+                names = self._names(layer, f"{module}.{own}" if module else own, number)
                 raise ModelError(
                     f"{self.checkpoint.model}: layer {number} in {scheme.name}: "
                     f"{', '.join(names)} holds numbers that are not finite; the file is damaged, "
@@ -93,21 +142,17 @@ class Loader:
             return build_layer(self.config, number)
 
     def _names(self, layer: Layer, parameter: str, number: int) -> tuple[str, ...]:
-        config = self.config
-        if isinstance(layer, Head) and parameter == "out.weight" and config.tied:
-            return (table_name(config.names),)
-        return tensor_names(config.names, layer.kind, parameter, number - 1)
+        return parameter_names(self.config, layer.kind, parameter, number - 1)
 
     def _shared(self, number: int, scheme: Scheme, tied: Layer | None) -> Tensor | Packed | None:
         """The embedding's matrix, where the head may use it too."""
         last = number == self.config.num_layers - 1
         if not (self.config.tied and last and isinstance(tied, Embedding)):
             return None
+        if tied.scheme != scheme.name:
+            return None
         tokens = tied.tokens
-        if isinstance(tokens, PackedModule):
-            return tokens.packed if tokens.scheme == scheme else None
-        same = tokens.weight.dtype == getattr(torch, scheme.compute)
-        return tokens.weight if same and scheme.family is Family.FLOAT else None
+        return tokens.packed if isinstance(tokens, PackedModule) else tokens.weight
 
     def _tensors(
         self, layer: Layer, matrices: Mapping[str, Matrix], number: int
@@ -169,9 +214,8 @@ class Loader:
             if not fits or (name == names[-1] and row + part.shape[0] != shape[0]):
                 expected = [shape[0] - row, *shape[1:]]
                 raise ModelError(
-                    f"{checkpoint.model}: tensor '{name}' in "
-                    f"{checkpoint.files[checkpoint.name(name)]} has shape {list(part.shape)}, but "
-                    f"the configuration asks for {expected}"
+                    f"{checkpoint.model}: tensor {checkpoint.where(name)} has shape "
+                    f"{list(part.shape)}, but the configuration asks for {expected}"
                 )
             whole[row : row + part.shape[0]] = part
             row += part.shape[0]
@@ -179,10 +223,24 @@ class Loader:
         return whole
 
 
-def random_layer(config: DecoderConfig, number: int, scheme: Scheme, device: torch.device) -> Layer:
-    """A layer of a model's shape with random weights: for timing, without a checkpoint."""
+def random_layer(
+    config: DecoderConfig,
+    number: int,
+    scheme: Scheme,
+    device: torch.device,
+    spec: LayerSpec | None = None,
+) -> Layer:
+    """A layer of a model's shape with random weights: for timing, without a checkpoint. What is
+    meant by `stored`, `spec` says."""
     with torch.device("meta"):
         layer = build_layer(config, number)
+    if scheme.family is Family.STORED:
+        spec = spec or config.spec("").layers[number]
+        scheme = get_scheme(spec.compute)
+        for (name, module), parts in zip(matrix_modules(layer), spec.stored, strict=False):
+            columns = module.weight.shape[1]
+            matrices = [random_matrix(get_scheme(x), (rows, columns), device) for rows, x in parts]
+            setattr(layer, name, stored_module(module, matrices, getattr(torch, scheme.compute)))
     for name, module in _stored(layer, scheme).items():
         rows, columns = module.weight.shape
         setattr(layer, name, _module(module, random_packed(scheme, (rows, columns), device)))

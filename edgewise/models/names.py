@@ -7,6 +7,7 @@ Our parameter <- the Hugging Face tensors whose rows, one below the other, it co
 from collections.abc import Mapping
 
 from edgewise.errors import ModelError
+from edgewise.models.config import DecoderConfig
 from edgewise.specs import LayerKind
 
 Names = Mapping[LayerKind, Mapping[str, tuple[str, ...]]]
@@ -65,6 +66,15 @@ def tensor_names(family: str, kind: LayerKind, parameter: str, block: int) -> tu
     if module not in table:
         raise ModelError(f"family '{family}' has no tensor for parameter '{parameter}'")
     return tuple(f"{name.format(block=block)}.{suffix}" for name in table[module])
+
+
+def parameter_names(
+    config: DecoderConfig, kind: LayerKind, parameter: str, block: int
+) -> tuple[str, ...]:
+    """The same for one model: a tied head's matrix is the embedding's."""
+    if kind is LayerKind.HEAD and parameter == "out.weight" and config.tied:
+        return (table_name(config.names),)
+    return tensor_names(config.names, kind, parameter, block)
 
 
 def table_name(family: str) -> str:

@@ -25,6 +25,7 @@ from edgewise.models.loading import Loader, random_layer
 from edgewise.models.native import native_block
 from edgewise.quantization.store import Store
 from edgewise.schemes import DEFAULT, CacheType, get_scheme
+from edgewise.specs import ModelSpec
 
 
 class Shard:
@@ -162,7 +163,7 @@ def load_shard(
     (default: the model's maximum), kept as `cache` says. Raises ModelError, PlanError,
     QuantizationError, SchemeError.
     """
-    checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
+    checkpoint = open_checkpoint(model) if isinstance(model, str | Path) else model
     config = checkpoint.config
     end = config.num_layers if end is None else end
     if not 0 <= start < end <= config.num_layers:
@@ -189,10 +190,15 @@ def random_shard(
     slots: int,
     context: int,
     cache: CacheType = CacheType.FULL,
+    spec: ModelSpec | None = None,
 ) -> Shard:
-    """Layers of a model's shape with random weights: for timing, without a checkpoint."""
-    stored, on = get_scheme(scheme), torch.device(device)
-    layers = [random_layer(config, number, stored, on) for number in range(start, end)]
+    """Layers of a model's shape with random weights: for timing, without a checkpoint. What the
+    scheme `stored` means, `spec` says."""
+    on, specs = torch.device(device), (spec or config.spec("")).layers
+    layers = [
+        random_layer(config, number, get_scheme(scheme), on, specs[number])
+        for number in range(start, end)
+    ]
     shard = Shard(config, start, layers, slots=slots, context=context, cache=cache)
     shard.cache.clear()
     return shard

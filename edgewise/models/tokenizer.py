@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.errors import ModelError, PromptError
-from edgewise.models.checkpoint import file_source, read_json
+from edgewise.models.checkpoint import file_source, gguf_file, read_json
+from edgewise.models.gguf.tokenizer import gguf_tokenizer
 from edgewise.models.hub import CONFIG
 
 FILES = (
@@ -86,12 +87,14 @@ def _words(error: Exception) -> str:
 
 
 def load_tokenizer(model: str | Path) -> Tokenizer:
-    """The tokenizer of a folder, hub id or "demo". Raises ModelError."""
+    """The tokenizer of a folder, GGUF file, hub id or named model. Raises ModelError."""
     # Imported late: it takes seconds, and workers never need it.
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    if (path := gguf_file(str(model))) is not None:
+        return Tokenizer(*gguf_tokenizer(path))
     fetch = file_source(str(model))
     folder = fetch(CONFIG).parent
     if not [name for name in FILES if _has(fetch, name)]:

@@ -64,7 +64,6 @@ def tables(problem: Problem) -> Tables:
         [[[seconds(s, first[model.layers[i].kind], n) for n in names] for i in layers]
          for s in schemes]
     )  # fmt: skip
-    rows, columns = model.layers[0].matrices[0]
     return Tables(
         names=names,
         schemes=schemes,
@@ -79,7 +78,7 @@ def tables(problem: Problem) -> Tables:
         back=np.array([costs.token_hop(name, problem.source) for name in names]),
         room=np.array([costs.capacity_bytes(name) for name in names]),
         shared=np.array(
-            [get_scheme(s).matrix_bytes(rows, columns) if model.tied else 0 for s in schemes]
+            [model.layers[0].matrix_bytes(get_scheme(s), 0) if model.tied else 0 for s in schemes]
         ),
         allowed=np.array([[problem.pinned.get(i, n) == n for n in names] for i in layers]),
         required=np.array([name in problem.required for name in names]),

@@ -49,7 +49,7 @@ def text_key(model: str, asked: Calibration) -> str:
     if asked.text is not None and (path := Path(asked.text).expanduser()).is_file():
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-    return cache_key(tensor_digests(checkpoint, sorted(checkpoint.files)), asked, content)
+    return cache_key(tensor_digests(checkpoint, checkpoint.tensors()), asked, content)
 
 
 def sequences(

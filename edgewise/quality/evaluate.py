@@ -1,6 +1,7 @@
 """What a model in some schemes is worth, beside the same model at full precision."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType, get_scheme
 
 SLOTS = 64  # questions answered at a time
+LARGEST = math.log(sys.float_info.max)  # that has an exponential
 MOST_UNPACKED = 2**30  # bytes of a packed model that may be made whole while it answers
 FULL = "fp32"
 
@@ -45,7 +47,8 @@ class Quality:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss)
+        """Infinite where it is beyond floating point."""
+        return math.exp(self.loss) if self.loss < LARGEST else math.inf
 
 
 def evaluate(
@@ -99,7 +102,7 @@ def evaluate(
         bleu=bleu(found, answers),
         exact_match=sum(exact_match(*x) for x in pairs) / len(pairs),
         f1=sum(f1(*x) for x in pairs) / len(pairs),
-        ratio=quantization_ratio(config.spec(model), schemes),
+        ratio=quantization_ratio(open_checkpoint(model).spec, schemes),
         weight_bytes=weight_bytes,
     )
 
@@ -107,9 +110,10 @@ def evaluate(
 def _unpack(shard: Shard) -> None:
     """Matrices that torch would make whole at every step are made whole once."""
     for layer in shard.layers:
-        for name, module in list(layer.named_children()):
-            if isinstance(module, PackedLinear) and module.native() is None:
-                setattr(layer, name, module.whole())
+        for owner in list(layer.modules()):
+            for name, module in list(owner.named_children()):
+                if isinstance(module, PackedLinear) and module.native() is None:
+                    setattr(owner, name, module.whole())
 
 
 def num_steps(model: str, count: int) -> int:

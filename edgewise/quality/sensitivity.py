@@ -24,7 +24,7 @@ from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader, matrix_modules
 from edgewise.quality.streaming import Head, cross_entropy, divergences, run_layer, watched
-from edgewise.quantization.linear import PackedModule
+from edgewise.quantization.stacked import numbers_of
 from edgewise.quantization.store import Store
 from edgewise.schemes import Scheme, get_scheme
 from edgewise.sensitivities import Sensitivity
@@ -59,10 +59,10 @@ def measure_sensitivity(
     else:
         losses, reference = measured.ranks(_squares if metric == "weights" else _variances)
     if metric == "weights":
-        count = sum(r * c for x in checkpoint.config.spec(model).layers for r, c in x.matrices)
+        count = sum(r * c for x in checkpoint.spec.layers for r, c in x.matrices)
         losses = {name: [x / count for x in values] for name, values in losses.items()}
     found = {name: tuple(values) for name, values in losses.items()}
-    return Sensitivity(checkpoint.config.spec(model).digest, metric, reference, found)
+    return Sensitivity(checkpoint.spec.digest, metric, reference, found)
 
 
 def num_steps(model: str) -> int:
@@ -147,9 +147,7 @@ def _squares(full: Layer, changed: Layer, scheme: Scheme, seen: dict[str, list[T
     total = 0.0
     for name, module in matrix_modules(full):
         other = getattr(changed, name)
-        packed = isinstance(other, PackedModule)
-        weight = other.packed.dequantized() if packed else other.weight.float()
-        total += float((weight - module.weight).double().square().sum())
+        total += float((numbers_of(other) - module.weight).double().square().sum())
     return total
 
 

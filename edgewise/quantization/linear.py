@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from edgewise import kernels
 from edgewise.kernels import NativeMatrix
 from edgewise.quantization.packed import Packed
-from edgewise.schemes import TILE_COLUMNS, Family
+from edgewise.schemes import Family
 
 TILE_ROWS = 1024  # of a matrix made whole at a time, which bounds the workspace
 
@@ -64,8 +64,6 @@ class PackedLinear(PackedModule):
             not kernels.available()
             or codes.device.type != "cpu"
             or scheme.family is not Family.GROUPED
-            or scheme.double
-            or scheme.group < TILE_COLUMNS
         ):
             return None
         if self._native is None or self._native.source != codes.data_ptr():

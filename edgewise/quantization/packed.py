@@ -173,6 +173,19 @@ def packed(scheme: Scheme, shape: tuple[int, int], codes: Tensor, sides: Sides) 
     return Packed(scheme, shape, **{name: x for name, x in tensors if x is not None})
 
 
+def sides_of(packed: Packed) -> Sides:
+    """The sides of a matrix in a grouped scheme, as `packed` takes them."""
+    scale, minimum = (
+        None if x is None else by_row(x).float() for x in (packed.scale, packed.minimum)
+    )
+    units = (
+        None if x is None else x.float().reshape(-1, 1)
+        for x in (packed.row_scale, packed.row_minimum)
+    )
+    assert scale is not None
+    return Sides(scale, minimum, *units)
+
+
 def joined(parts: list[Packed]) -> Packed:
     """Matrices in one grouped scheme, below each other: all but the last in whole tiles."""
     if len(parts) == 1:

@@ -112,7 +112,7 @@ class Worker:
         stages = [Stage(**{**s, "schemes": tuple(s["schemes"])}) for s in body["stages"]]
         self.route = [stage.device for stage in stages]
         mine = [stage for stage in stages if stage.device == self.device.name]
-        needed = device_bytes(checkpoint.config.spec(body["model"]), mine, workload) if mine else 0
+        needed = device_bytes(checkpoint.spec, mine, workload) if mine else 0
         if needed > self.device.memory_bytes:
             layers = ", ".join(f"{s.start}-{s.end - 1}" for s in mine)
             raise DeviceMemoryError(
@@ -199,14 +199,16 @@ class Worker:
         """Make layers of a model's shape with random weights, to be timed."""
         body = message.body
         self.trial = None
+        checkpoint = open_checkpoint(body["model"])
         self.trial = random_shard(
-            open_checkpoint(body["model"]).config,
+            checkpoint.config,
             body["start"],
             body["end"],
             body["scheme"],
             device=self.device.processor,
             slots=body["slots"],
             context=body["context"],
+            spec=checkpoint.spec,
         )
         self.outbox.send(COORDINATOR, "prepared", {"bytes": self.trial.weight_bytes})
 

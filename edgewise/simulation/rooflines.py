@@ -92,7 +92,7 @@ def _bytes(
         return states + layer.weight_bytes(scheme) * min(rows / vocabulary, 1.0)
     cache = 0
     if layer.kind is LayerKind.BLOCK:
-        cache = sequences * (past + tokens) * model.kv_width * scheme.compute_bytes
+        cache = sequences * (past + tokens) * model.kv_width * layer.compute_bytes(scheme)
     return states + cache + layer.weight_bytes(scheme)
 
 

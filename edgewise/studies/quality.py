@@ -191,7 +191,7 @@ def frontier_section(
 
 def _tables(model: str, sensitivity: Sensitivity) -> tuple[Floats, Floats]:
     """Predicted loss and bytes [scheme, layer] of the schemes that were measured."""
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     loss = np.array([sensitivity.losses[name] for name in MIXED])
     size = np.array(
         [[layer.weight_bytes(get_scheme(name)) for layer in spec.layers] for name in MIXED], float

@@ -77,7 +77,7 @@ def question(asked):
 @pytest.fixture
 def plan_file(tmp_path):
     """A plan over all three devices of the slow cluster."""
-    spec = open_checkpoint("demo").config.spec("demo")
+    spec = open_checkpoint("demo").spec
     ends = (0, 5, 10, spec.num_layers)
     stages = tuple(
         Stage(name, start, end, ("fp32",) * (end - start))

@@ -59,8 +59,8 @@ def test_not_a_checkpoint(fails, tmp_path):
 def test_a_file_instead_of_a_folder(fails, tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
-    assert (
-        fails("run", file, "hello") == f"{file}: is a file; give the folder that holds config.json"
+    assert fails("run", file, "hello") == (
+        f"{file}: is a file, and no .gguf one; give the folder that holds config.json"
     )
 
 
@@ -86,7 +86,8 @@ def test_corrupt_safetensors(fails, tmp_path, checkpoint):
 def test_unknown_scheme(fails):
     message = (
         "unknown scheme 'q17'; known schemes: fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, "
-        "groups of 32, 64 or 128; q4g64a is asymmetric), t8 (truncated: 4, 6, ... 16 bits)"
+        "groups of 16, 32, 64 or 128; q4g64a is asymmetric, q4g32d has its scales quantized too), "
+        "stored (as the checkpoint has it), t8 (truncated: 4, 6, ... 16 bits)"
     )
     assert fails("run", "demo", "hello", "--scheme", "q17") == message
 
@@ -114,11 +115,11 @@ def test_missing_cluster_file(fails, tmp_path):
 
 
 def test_a_plan_for_another_model(fails, tmp_path, checkpoint):
-    other = open_checkpoint(checkpoint("llama")).config.spec("tiny")
+    other = open_checkpoint(checkpoint("llama")).spec
     stage = Stage("local", 0, other.num_layers, ("fp32",) * other.num_layers)
     path = tmp_path / "plan.json"
     path.write_text(Plan("tiny", other.digest, other.num_layers, (stage,)).to_json())
-    demo = open_checkpoint("demo").config.spec("demo")
+    demo = open_checkpoint("demo").spec
     assert fails("run", "demo", "hello", "--plan", path) == (
         f"this plan is for model 'tiny' (6 layers, shape {other.digest}), not for 'demo' "
         f"({demo.num_layers} layers, shape {demo.digest}); make a new plan"
@@ -126,7 +127,7 @@ def test_a_plan_for_another_model(fails, tmp_path, checkpoint):
 
 
 def test_a_plan_for_other_devices(fails, tmp_path):
-    spec = open_checkpoint("demo").config.spec("demo")
+    spec = open_checkpoint("demo").spec
     stage = Stage("nas", 0, spec.num_layers, ("fp32",) * spec.num_layers)
     path = tmp_path / "plan.json"
     path.write_text(Plan("demo", spec.digest, spec.num_layers, (stage,)).to_json())

@@ -20,7 +20,7 @@ memory = "1 GB"
 between = ["a", "b"]
 bandwidth = "100 Mbit/s"
 """
-SPEC = open_checkpoint("demo").config.spec("demo")
+SPEC = open_checkpoint("demo").spec
 
 
 @pytest.fixture

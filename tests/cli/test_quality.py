@@ -13,7 +13,7 @@ from edgewise.simulation.rooflines import Figures, make_profile
 
 FEW = ("--sequences", 2, "--length", 16)
 SCHEMES = ("q2g64", "q4g64", "bf16")
-SPEC = open_checkpoint("demo").config.spec("demo")
+SPEC = open_checkpoint("demo").spec
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 // Random shapes through every instruction set that the machine has, on buffers of just the right
-// size: products against doubles, whole matrices and blocks against the portable code. Built with
+// size: products against doubles, whole matrices, blocks and rounding against the portable code. Built with
 // sanitizers, and for other processors, by test_sources.py. Prints what differs; exits with 1.
 #include <cmath>
 #include <cstdint>
@@ -19,6 +19,7 @@ int edgewise_use(const char*);
 int edgewise_linear(const Matrix*, const float*, int, float*, int);
 int edgewise_whole(const Matrix*, int, int, uint16_t*, int);
 int edgewise_blocks(const Block* const*, int, const Step*);
+int edgewise_round(const Rounding*, int);
 double edgewise_read(const uint8_t*, size_t, int);
 }
 
@@ -46,7 +47,8 @@ static uint16_t narrow(float x) {
 
 struct Owned {
   std::vector<uint8_t> codes;
-  std::vector<uint16_t> scale, minimum;
+  std::vector<uint16_t> scale, minimum, row_scale, row_minimum;
+  std::vector<int8_t> scale8, minimum8;  // where quantized doubly
   std::vector<float> bias;
   Matrix m{};
 
@@ -65,24 +67,32 @@ struct Owned {
     if (biased)
       for (int i = 0; i < rows; ++i) bias.push_back(real());
   }
-  Owned(int rows, int columns, int bits, int group, bool asymmetric, bool biased) {
+  Owned(int rows, int columns, int bits, int group, bool asymmetric, bool twice, bool biased) {
     m.rows = rows, m.columns = columns, m.bits = bits, m.group = group, m.type = kPacked;
     codes.resize(m.block_bytes() * m.blocks());
     for (auto& x : codes) x = uint8_t(draw(0, 255));
-    scale.resize(size_t(m.blocks()) * m.groups() * kRows);
-    for (auto& x : scale) x = narrow(real() * 0.02f);
-    if (asymmetric) {
-      minimum.resize(scale.size());
-      for (auto& x : minimum) x = narrow(real() * 0.1f);
-    }
+    const size_t sides = size_t(m.blocks()) * m.groups() * kRows, all = size_t(m.blocks()) * kRows;
+    const auto fill = [&](auto& to, size_t count, float by) {
+      for (size_t i = 0; i < count; ++i) to.push_back(narrow(real() * by));
+    };
+    const auto fill8 = [&](auto& to) {
+      for (size_t i = 0; i < sides; ++i) to.push_back(int8_t(draw(-127, 127)));
+    };
+    if (twice) fill8(scale8), fill(row_scale, all, 3e-4f);
+    else fill(scale, sides, 0.02f);
+    if (asymmetric && twice) fill8(minimum8), fill(row_minimum, all, 1e-3f);
+    else if (asymmetric) fill(minimum, sides, 0.1f);
     if (biased)
       for (int i = 0; i < rows; ++i) bias.push_back(real());
   }
 
   const Matrix* get() {
-    m.codes = codes.data(), m.scale = scale.data();
-    m.minimum = minimum.empty() ? nullptr : minimum.data();
-    m.bias = bias.empty() ? nullptr : bias.data();
+    const auto at = [](const auto& x) { return x.empty() ? nullptr : x.data(); };
+    const auto side = [&](const auto& a, const auto& b) -> const void* {
+      return a.empty() ? static_cast<const void*>(at(b)) : at(a);
+    };
+    m.codes = codes.data(), m.scale = side(scale, scale8), m.minimum = side(minimum, minimum8);
+    m.row_scale = at(row_scale), m.row_minimum = at(row_minimum), m.bias = at(bias);
     return &m;
   }
 
@@ -116,9 +126,11 @@ struct Owned {
   double weight(int row, int column) const {
     if (!m.packed()) return number(size_t(row) * m.columns + column);
     const size_t at = (size_t(row / kRows) * m.groups() + column / m.group) * kRows + row % kRows;
-    const double step = wide(scale[at]);
-    if (!minimum.empty()) return code(row, column) * step + wide(minimum[at]);
-    return (code(row, column) - (1 << (m.bits - 1))) * step;
+    const double step = scale.empty() ? double(wide(row_scale[row])) * scale8[at] : wide(scale[at]);
+    if (!m.minimum) return (code(row, column) - (1 << (m.bits - 1))) * step;
+    const double least =
+        minimum.empty() ? double(wide(row_minimum[row])) * minimum8[at] : wide(minimum[at]);
+    return code(row, column) * step + least;
   }
 };
 
@@ -128,12 +140,61 @@ static void expect(bool good, const std::string& what) {
   ++failures;
 }
 
-static const int kBits[] = {2, 3, 4, 5, 6, 8}, kGroups[] = {32, 64, 128};
+static const int kBits[] = {2, 3, 4, 5, 6, 8}, kGroups[] = {16, 32, 64, 128};
 
 static Owned drawn(int rows, int columns, bool biased) {
   static const Type kPlain[] = {kBf16, kFp16, kFp32};
   if (draw(0, 3) == 0) return Owned(rows, columns, kPlain[draw(0, 2)], biased);
-  return Owned(rows, columns, kBits[draw(0, 5)], kGroups[draw(0, 2)], draw(0, 1), biased);
+  const int bits = kBits[draw(0, 5)], group = kGroups[draw(0, 3)];
+  return Owned(rows, columns, bits, group, draw(0, 1), draw(0, 1), biased);
+}
+
+// Matrices of so many rows below each other, as one.
+struct Stack {
+  std::vector<Owned> parts;
+
+  Stack(const std::vector<int>& rows, int columns, bool biased) {
+    for (int count : rows) parts.push_back(drawn(count, columns, biased));
+  }
+
+  const Matrix* get() {
+    const Matrix* below = nullptr;
+    for (size_t i = parts.size(); i-- > 0;) {
+      parts[i].get();
+      parts[i].m.next = below;
+      below = &parts[i].m;
+    }
+    return below;
+  }
+};
+
+// Rows in one part, or in several.
+static std::vector<int> split(const std::vector<int>& rows) {
+  int all = 0;
+  for (int count : rows) all += count;
+  return draw(0, 1) ? rows : std::vector<int>{all};
+}
+
+// Two matrices in one product: its rows are those of one, and then those of the other.
+static void stacked_products(const char* isa, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    const int columns = draw(1, 300), tokens = draw(1, 19), above = draw(1, 50), below = draw(1, 50);
+    Stack stack({above, below}, columns, draw(0, 1));
+    std::vector<float> x(size_t(tokens) * columns), whole(size_t(tokens) * (above + below));
+    for (auto& value : x) value = real();
+    edgewise_linear(stack.get(), x.data(), tokens, whole.data(), draw(1, 3));
+    int row = 0;
+    for (Owned& part : stack.parts) {
+      part.m.next = nullptr;
+      std::vector<float> alone(size_t(tokens) * part.m.rows);
+      edgewise_linear(&part.m, x.data(), tokens, alone.data(), 1);
+      for (int t = 0; t < tokens; ++t)
+        expect(!memcmp(&alone[size_t(t) * part.m.rows], &whole[size_t(t) * (above + below) + row],
+                       sizeof(float) * part.m.rows),
+               std::string(isa) + ": a part of " + std::to_string(part.m.rows) + " rows");
+      row += int(part.m.rows);
+    }
+  }
 }
 
 static void products(const char* isa, int rounds) {
@@ -184,8 +245,10 @@ static void blocks(const char* isa, int rounds) {
     b.hidden = draw(1, 90), b.ffn = draw(1, 150), b.gated = draw(0, 1), b.activation = draw(0, 2);
     b.window = draw(0, 1) * draw(1, 9);
     const int queries = b.heads * b.head_dim, fused = queries + 2 * b.kv_heads * b.head_dim;
-    Owned qkv = drawn(fused, b.hidden, draw(0, 1)), out = drawn(b.hidden, queries, draw(0, 1));
-    Owned up = drawn(b.ffn * (b.gated ? 2 : 1), b.hidden, draw(0, 1));
+    const int keys_rows = (fused - queries) / 2;
+    Stack qkv(split({queries, keys_rows, keys_rows}), b.hidden, draw(0, 1));
+    Stack up(b.gated ? split({b.ffn, b.ffn}) : std::vector<int>{b.ffn}, b.hidden, draw(0, 1));
+    Owned out = drawn(b.hidden, queries, draw(0, 1));
     Owned down = drawn(b.hidden, b.ffn, draw(0, 1));
     b.qkv = *qkv.get(), b.out = *out.get(), b.up = *up.get(), b.down = *down.get();
     std::vector<float> weight(std::max(b.hidden, b.head_dim), 1.1f), bias(weight.size(), 0.01f);
@@ -233,6 +296,58 @@ static void blocks(const char* isa, int rounds) {
   }
 }
 
+// What rounding a matrix loses: the squares, in doubles, as `isa` does it.
+static double lost(const char* isa, Owned& from, int bits, int group, bool asymmetric, bool doubled) {
+  const int rows = int(from.m.rows), columns = int(from.m.columns);
+  Owned to(rows, columns, bits, group, asymmetric, false);
+  to.minimum.resize(asymmetric ? to.scale.size() : 0);
+  const size_t sides = to.scale.size(), padded = size_t(to.m.blocks()) * kRows;
+  std::vector<int8_t> scale(doubled ? sides : 0), minimum(doubled && asymmetric ? sides : 0);
+  std::vector<uint16_t> row_scale(doubled ? padded : 0), row_minimum(minimum.empty() ? 0 : padded);
+  std::vector<float> by_column(to.m.width()), ranges;
+  const int half = 1 << (bits - 1);
+  for (int i = 0; i < columns; ++i) by_column[i] = 1.0f;
+  for (float share : {1.0f, 0.9f, 0.8f})
+    for (int end : {-half, half - 1})
+      ranges.insert(ranges.end(), {asymmetric ? share : share / end, asymmetric ? share : 0.0f});
+  Rounding r{};
+  r.weight = from.codes.data(), r.by_column = by_column.data(), r.ranges = ranges.data();
+  r.codes = to.codes.data(), r.type = from.m.type, r.bits = bits, r.group = group;
+  r.scale = doubled ? static_cast<void*>(scale.data()) : to.scale.data();
+  r.minimum = doubled ? static_cast<void*>(minimum.data()) : to.minimum.data();
+  r.row_scale = row_scale.data(), r.row_minimum = row_minimum.data();
+  r.rows = rows, r.columns = r.stride = columns, r.width = to.m.width();
+  r.asymmetric = asymmetric, r.doubled = doubled, r.num_ranges = int(ranges.size() / 2);
+  edgewise_use(isa);
+  expect(!edgewise_round(&r, draw(1, 3)), "memory");
+  double total = 0;
+  for (int row = 0; row < rows; ++row)
+    for (int column = 0; column < columns; ++column) {
+      const size_t at = (size_t(row / kRows) * to.m.groups() + column / group) * kRows + row % kRows;
+      double step = doubled ? scale[at] * double(wide(row_scale[row])) : wide(to.scale[at]);
+      double value = (to.code(row, column) - (asymmetric ? 0 : half)) * step;
+      if (asymmetric)
+        value += doubled ? minimum[at] * double(wide(row_minimum[row])) : wide(to.minimum[at]);
+      total += std::pow(value - from.weight(row, column), 2);
+    }
+  return total;
+}
+
+static void roundings(const char* isa, int rounds) {
+  static const Type kPlain[] = {kBf16, kFp16, kFp32};
+  for (int round = 0; round < rounds; ++round) {
+    Owned from(draw(1, 40), draw(1, 200), kPlain[draw(0, 2)], false);
+    const int bits = kBits[draw(0, 5)], group = 16 << draw(0, 3);
+    const bool asymmetric = draw(0, 1), doubled = draw(0, 1);
+    const double right = lost("portable", from, bits, group, asymmetric, doubled);
+    const double other = lost(isa, from, bits, group, asymmetric, doubled);
+    if (!(std::abs(other - right) <= 0.02 * right + 1e-9))
+      expect(false, std::string(isa) + ": rounding to " + std::to_string(bits) + " bits loses " +
+                        std::to_string(other) + ", not " + std::to_string(right));
+  }
+  edgewise_use(isa);
+}
+
 int main(int count, char** given) {
   const int rounds = count > 1 ? atoi(given[1]) : 200;
   int sets = 0;
@@ -240,7 +355,9 @@ int main(int count, char** given) {
     if (edgewise_use(isa)) continue;
     ++sets;
     products(isa, rounds);
+    stacked_products(isa, rounds / 2);
     blocks(isa, rounds / 4);
+    roundings(isa, rounds / 4);
     printf("%s: done\n", isa);
   }
   std::vector<uint8_t> bytes(1 << 16);

@@ -12,6 +12,7 @@ from edgewise.models.config import DecoderConfig, Rope
 from edgewise.models.loading import random_layer
 from edgewise.models.shard import Shard, random_shard
 from edgewise.quantization.linear import PackedLinear
+from edgewise.quantization.rounding import quantize
 from edgewise.schemes import CacheType, get_scheme
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
@@ -73,6 +74,20 @@ class InEightBits(torch.nn.Module):
         return F.linear(rounded, self.weight, None if self.bias is None else self.bias.float())
 
 
+class Stack(torch.nn.Module):
+    """Packed matrices below each other, as one."""
+
+    def __init__(self, parts) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(parts)
+
+    def native(self):
+        return kernels.NativeMatrix.stacked([part.native() for part in self.parts])
+
+    def forward(self, x):
+        return torch.cat([part(x) for part in self.parts], dim=-1)
+
+
 def shard_of(config, scheme, cache=CacheType.FULL):
     torch.manual_seed(1)
     layers = [random_layer(config, n, get_scheme(scheme), torch.device("cpu")) for n in (1, 2, 3)]
@@ -83,22 +98,29 @@ def shard_of(config, scheme, cache=CacheType.FULL):
     return Shard(config, 1, layers, slots=3, context=32, cache=cache)
 
 
+def exact(matrix):
+    """What the kernels should compute, in float32."""
+    if isinstance(matrix, Stack):
+        return Stack([exact(part) for part in matrix.parts])
+    return (InEightBits if isinstance(matrix, PackedLinear) else InFull)(matrix)
+
+
 def expected_of(config, shard):
     """The same blocks in torch, in float32 throughout."""
     other = random_shard(config, 1, 4, "fp32", device="cpu", slots=3, context=32)
     other._parts = [dataclasses.replace(part, most_tokens=0) for part in other._parts]
     for mine, theirs in zip(other.layers, shard.layers, strict=True):
         for name in ("qkv", "out", "up", "down"):
-            matrix = getattr(theirs, name)
-            kind = InEightBits if isinstance(matrix, PackedLinear) else InFull
-            setattr(mine, name, kind(matrix))
+            setattr(mine, name, exact(getattr(theirs, name)))
         for name, parameter in theirs.named_parameters():
             if "norm" in name:
                 mine.get_parameter(name).data = parameter.float()
     return other
 
 
-@pytest.mark.parametrize("scheme", ["q4g32", "q3g64a", "q8g128", "bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(
+    "scheme", ["q4g32", "q3g64a", "q8g128", "q6g16d", "q4g32ad", "bf16", "fp16", "fp32"]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blocks_equal_torch(shape, scheme):
     config = SHAPES[shape]
@@ -123,6 +145,26 @@ def by_torch(shard):
             matrix = getattr(layer, name)
             matrix.native = lambda: None
     return shard
+
+
+@pytest.mark.parametrize("shape", ["llama", "windows"])
+def test_blocks_of_parts_in_different_schemes_equal_torch(shape):
+    config = SHAPES[shape]
+    shard = shard_of(config, "q4g32a")
+    for layer in shard.layers:
+        for name, schemes in (("qkv", ("q4g32a", "q4g32", "q6g16d")), ("up", ("q3g64", "q8g32"))):
+            rows = {"qkv": (64, 32, 32), "up": (150, 150)}[name]
+            weights = getattr(layer, name).packed.dequantized().split(rows)
+            parts = zip(weights, schemes, strict=True)
+            stack = [PackedLinear(quantize(x, get_scheme(scheme))) for x, scheme in parts]
+            setattr(layer, name, Stack(stack))
+    shard = Shard(config, 1, list(shard.layers), slots=3, context=32)
+    assert len(shard._parts) == 1 and len(shard._parts[0].native) == 3
+    other = expected_of(config, shard)
+    for segments in STEPS:
+        x = torch.randn(sum(s.length for s in segments), config.hidden_size)
+        found, expected = shard.forward(x, segments), other.forward(x, segments)
+        assert (found - expected).norm() / (expected - x).norm() < 0.02
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "bf16", "q4g64"])

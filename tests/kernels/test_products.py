@@ -44,7 +44,7 @@ def in_eight_bits(x, group):
     return (y.reshape(len(x), -1)[:, : x.shape[1]] for y in (rounded, step / 2 + 0 * groups))
 
 
-@pytest.mark.parametrize("suffix", ["", "a"])
+@pytest.mark.parametrize("suffix", ["", "a", "d", "ad"])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("bits", BITS)
 def test_products_equal_double_precision(isa, bits, group, suffix):
@@ -70,12 +70,12 @@ def test_products_equal_double_precision(isa, bits, group, suffix):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(BITS), st.sampled_from(GROUPS), st.booleans(),
+    st.sampled_from(BITS), st.sampled_from(GROUPS), st.sampled_from(["", "a", "d", "ad"]),
     st.integers(1, 90), st.integers(1, 400), st.integers(1, 40), st.integers(1, 4),
 )  # fmt: skip
-def test_any_shape_equals_torch(bits, group, asymmetric, rows, columns, tokens, threads):
+def test_any_shape_equals_torch(bits, group, suffix, rows, columns, tokens, threads):
     torch.manual_seed(rows * columns + tokens)
-    scheme = get_scheme(f"q{bits}g{group}{'a' if asymmetric else ''}")
+    scheme = get_scheme(f"q{bits}g{group}{suffix}")
     packed = random_packed(scheme, (rows, columns), torch.device("cpu"))
     x = torch.randn(tokens, columns)
     before = torch.get_num_threads()
@@ -92,6 +92,41 @@ def test_any_shape_equals_torch(bits, group, asymmetric, rows, columns, tokens, 
     _, half = in_eight_bits(x, group)
     limit = 0.02 * (x.abs() @ weight.T) + 1.1 * (half @ weight.T) + 1e-4
     assert ((found - expected).abs() <= limit).all()
+
+
+STACKS = (("q4g32a", "q6g16d"), ("q4g64", "q8g128", "q4g64"), ("bf16", "q5g32ad", "fp32"))
+
+
+@pytest.mark.parametrize("schemes", STACKS)
+def test_parts_below_each_other_are_what_they_are_alone(isa, schemes):
+    columns, parts = 150, []
+    for number, scheme in enumerate(schemes):
+        shape, bias = (21 + 16 * number, columns), torch.randn(21 + 16 * number)
+        if scheme.startswith("q"):
+            parts.append(native_of(packed_of(scheme, shape), bias))
+        else:
+            weight = torch.randn(shape).to(getattr(torch, get_scheme(scheme).compute))
+            parts.append(kernels.NativeMatrix.plain(weight, bias))
+    whole = kernels.NativeMatrix.stacked([parts[0], kernels.NativeMatrix.stacked(parts[1:])])
+    assert whole.parts == tuple(parts)
+    assert whole.shape == (sum(part.shape[0] for part in parts), columns)
+    before = torch.get_num_threads()
+    for tokens, threads in ((1, 1), (1, 3), (5, 2), (17, 3)):
+        x = torch.randn(tokens, columns)
+        torch.set_num_threads(threads)
+        found = kernels.linear(whole, x)
+        torch.set_num_threads(before)
+        assert torch.equal(found, torch.cat([kernels.linear(part, x) for part in parts], dim=1))
+    if all(scheme.startswith("q") for scheme in schemes):
+        each = torch.cat([kernels.dequantize(part, 0, part.shape[0]) for part in parts])
+        for start, end in ((0, len(each)), (3, 5), (16, 50), (20, 22)):
+            assert torch.equal(kernels.dequantize(whole, start, end), each[start:end])
+
+
+def test_parts_need_the_same_columns():
+    parts = [kernels.NativeMatrix.plain(torch.zeros(2, columns)) for columns in (3, 4)]
+    with pytest.raises(ValueError, match="same columns"):
+        kernels.NativeMatrix.stacked(parts)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

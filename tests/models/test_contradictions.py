@@ -1,4 +1,4 @@
-"""Files of a checkpoint that contradict each other, against transformers; and what changed since."""
+"""Files of a checkpoint that contradict each other, against transformers; and changed ones."""
 
 import json
 import os

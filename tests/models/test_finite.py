@@ -104,6 +104,6 @@ def test_no_token_is_drawn_from_nan(temperature):
 def test_json_output_holds_numbers_only(capsys):
     print_json({"a": [1.5, None], "b": "NaN"})
     assert json.loads(capsys.readouterr().out) == {"a": [1.5, None], "b": "NaN"}
-    with pytest.raises(EdgewiseError, match="'plans.1.loss' came out as inf"):
+    with pytest.raises(EdgewiseError, match=r"'plans\.1\.loss' came out as inf"):
         print_json({"plans": [{"loss": 1.0}, {"loss": math.inf}]})
     assert capsys.readouterr().out == ""

@@ -7,7 +7,8 @@ import torch
 
 from edgewise.errors import QuantizationError
 from edgewise.models.cache import Segment
-from edgewise.models.checkpoint import Checkpoint, open_checkpoint
+from edgewise.models.checkpoint import SafetensorsCheckpoint as Checkpoint
+from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.decoder import Block
 from edgewise.models.linear import Linear
 from edgewise.models.loading import matrix_modules
@@ -65,7 +66,7 @@ def test_every_cut_equals_the_whole(checkpoint, family):
 def test_every_layer_may_take_its_own_scheme(checkpoint):
     schemes = ["q8g64", "q2g32", "bf16", "q4g64a", "fp32", "q6g128"]
     shard = load_shard(checkpoint("llama"), schemes=schemes)
-    spec = open_checkpoint(checkpoint("llama")).config.spec("tiny")
+    spec = open_checkpoint(checkpoint("llama")).spec
     expected = sum(
         layer.weight_bytes(get_scheme(s)) for layer, s in zip(spec.layers, schemes, strict=True)
     )
@@ -81,7 +82,7 @@ def test_a_tied_matrix_is_packed_and_read_once(checkpoint, reads):
     shard = load_shard(checkpoint("llama-tied"), schemes="q4g32")
     assert shard.layers[-1].out.codes.data_ptr() == shard.layers[0].tokens.codes.data_ptr()
     assert set(reads.values()) == {1}
-    spec = open_checkpoint(checkpoint("llama-tied")).config.spec("tiny")
+    spec = open_checkpoint(checkpoint("llama-tied")).spec
     scheme = get_scheme("q4g32")
     both = sum(layer.weight_bytes(scheme) for layer in spec.layers)
     assert shard.weight_bytes == both - scheme.matrix_bytes(*spec.layers[0].matrices[0])

@@ -22,7 +22,7 @@ GRID = Grid.around(Workload(20, 20))
 @pytest.fixture(scope="module")
 def measured(checkpoint):
     model = str(checkpoint("llama"))
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     progress = []
     with LocalDevices(CLUSTER) as devices:
         profile = measure(devices, model, spec, ["fp32"], GRID, progress.append)
@@ -42,7 +42,7 @@ def test_every_kind_of_layer_is_timed_on_every_device(measured):
 
 def test_layers_take_the_bytes_that_the_cost_model_counts(measured, checkpoint):
     profile, _ = measured
-    spec = open_checkpoint(str(checkpoint("llama"))).config.spec("tiny")
+    spec = open_checkpoint(str(checkpoint("llama"))).spec
     found = {(x.device, x.kind): x.weight_bytes for x in profile.memory}
     assert len(found) == 6
     for layer in spec.layers:
@@ -89,7 +89,7 @@ def test_a_grid_stays_within_its_workload(workload):
 
 def test_devices_of_one_kind_are_measured_once(checkpoint):
     model = str(checkpoint("opt"))
-    spec = open_checkpoint(model).config.spec(model)
+    spec = open_checkpoint(model).spec
     twins = tuple(Device(name, 10**9, kind="agx") for name in ("a", "b"))
     network = Network(("a", "b"), 1e8, 0.0)
     with LocalDevices(Cluster(twins, (), "a", (network,))) as devices:

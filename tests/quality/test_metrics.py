@@ -49,7 +49,7 @@ def test_bleu_is_sacrebleus():
 
 
 def test_the_ratio_is_dilemmas(checkpoint):
-    spec = open_checkpoint(checkpoint("llama")).config.spec("tiny")
+    spec = open_checkpoint(checkpoint("llama")).spec
     assert quantization_ratio(spec, ["fp32"] * 6) == 1.0
     assert quantization_ratio(spec, ["t4"] * 6) == 0.125
     weights = [sum(r * c for r, c in x.matrices) for x in spec.layers]

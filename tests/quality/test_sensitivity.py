@@ -83,7 +83,7 @@ def test_weights_are_squared_differences_over_all_weights(checkpoint, ids):
     folder = str(checkpoint("llama"))
     found = measure_sensitivity(folder, ["bf16", "fp32"], ids, "weights")
     model = open_checkpoint(folder)
-    total = sum(r * c for x in model.config.spec("").layers for r, c in x.matrices)
+    total = sum(r * c for x in model.spec.layers for r, c in x.matrices)
     block = [
         f"model.layers.2.{name}.weight"
         for name in (

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from edgewise import kernels
 from edgewise.errors import QuantizationError
 from edgewise.quantization import quantize
 from edgewise.quantization.packed import Packed, random_packed
 from edgewise.schemes import SCHEMES, Family, Scheme, get_scheme
 
-PACKED = [scheme for scheme in SCHEMES.values() if scheme.family is not Family.FLOAT]
+UNPACKED = (Family.FLOAT, Family.STORED)
+PACKED = [scheme for scheme in SCHEMES.values() if scheme.family not in UNPACKED]
 GROUPED = [scheme for scheme in PACKED if scheme.family is Family.GROUPED]
 # Every width, every group, every kind of sides; not every combination.
 SOME = [
@@ -25,6 +28,18 @@ SOME = [
 ]
 SOME_GROUPED = [scheme for scheme in SOME if scheme.family is Family.GROUPED]
 BF16 = 2.0**-7  # relative spacing of bf16, at most
+
+
+@pytest.fixture(params=["library", "torch"], autouse=True, scope="module")
+def rounder(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test, with the library and without."""
+    if request.param == "library" and not kernels.available():
+        pytest.skip("the kernels were not built")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            module = sys.modules["edgewise.quantization.rounding.nearest"]
+            patch.setattr(module, "can_round", lambda _: False)
+        yield
 
 
 def normal(rows: int, columns: int, seed: int = 0) -> Tensor:

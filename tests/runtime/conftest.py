@@ -23,7 +23,7 @@ def cluster(latency=0.0, memory=10**9, names=NAMES):
 
 def plan_of(model, *stages):
     """A plan from (device, end) pairs, in fp32."""
-    spec = open_checkpoint(model).config.spec(str(model))
+    spec = open_checkpoint(model).spec
     found, at = [], 0
     for device, end in stages:
         found.append(Stage(device, at, end, ("fp32",) * (end - at)))

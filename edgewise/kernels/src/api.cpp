@@ -49,13 +49,19 @@ constexpr int kOk = 0, kNoMemory = 1;
 
 size_t linear_scratch(const Matrix& m, int tokens) {
   Scratch needed(nullptr);
-  Quantized(needed, m, tokens);
+  Activations(needed, m, tokens);
   return needed.used();
 }
 
 size_t block_scratch(const Block& block, const Step& step) {
   Scratch needed(nullptr);
   BlockScratch(needed, block, step.tokens, step.threads, step.longest());
+  return needed.used();
+}
+
+size_t rounding_scratch(const Rounding& r) {
+  Scratch needed(nullptr);
+  RoundingScratch(needed, r);
   return needed.used();
 }
 
@@ -92,7 +98,7 @@ EXPORT int edgewise_linear(const Matrix* m, const float* x, int tokens, float* y
   return kOk;
 }
 
-// Rows of blocks [first, last) as bf16 [rows, columns].
+// Rows of blocks [first, last) as bf16 [rows, columns], of m alone, without the rows below it.
 EXPORT int edgewise_whole(const Matrix* m, int first, int last, uint16_t* out, int threads) {
   run(threads, [&](Crew& crew) { current().whole(crew, *m, first, last, out); });
   return kOk;
@@ -107,6 +113,15 @@ EXPORT int edgewise_blocks(const Block* const* blocks, int count, const Step* st
   run(step->threads, [&](Crew& crew) {
     for (int i = 0; i < count; ++i) current().block(crew, *blocks[i], *step, scratch);
   });
+  return kOk;
+}
+
+// Rounds a matrix to few bits and packs it.
+EXPORT int edgewise_round(const Rounding* r, int threads) {
+  threads = std::min(threads, kMostThreads);
+  void* scratch = buffer(rounding_scratch(*r) * threads);
+  if (!scratch) return kNoMemory;
+  run(threads, [&](Crew& crew) { current().round(crew, *r, scratch); });
   return kOk;
 }
 

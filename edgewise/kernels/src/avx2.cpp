@@ -5,6 +5,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 EDGEWISE_TARGET("avx2,fma")
+#define EDGEWISE_LANES 8
+#define EDGEWISE_NEAREST(x, lowest, highest) \
+  (f32s) _mm256_min_ps(_mm256_max_ps(_mm256_round_ps(x, 0), lowest), highest)
 #include "block.h"
 
 namespace edgewise {
@@ -46,19 +49,22 @@ struct Avx2 {
     return BITS <= 4 ? 8 : BITS == 5 ? 4 : BITS == 6 ? 2 : 1;
   }
 
-  template <int BITS, int B>
+  template <int BITS, int B, int G>
   static INLINE void dot(const uint8_t* codes, const int8_t* const* x, int tiles,
-                         i32x16 (&sums)[B]) {
+                         i32x16 (&sums)[G][B]) {
+    constexpr int kRoom = room<BITS>() < 8 / G ? room<BITS>() : 8 / G;
     const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8(-128);
     for (int half = 0; half < 2; ++half) {
-      __m256i wide[B];
-      for (auto& sum : wide) sum = _mm256_setzero_si256();
+      __m256i wide[G][B];
+      for (auto& sums_of : wide)
+        for (auto& sum : sums_of) sum = _mm256_setzero_si256();
       const uint8_t* tile = codes;
       for (int t = 0; t < tiles; ++t, tile += 64 * BITS) {
-        for (int c = 0; c < 8; c += room<BITS>()) {
+        for (int c = 0; c < 8; c += kRoom) {
+          auto& total = wide[c * G / 8];
           __m256i narrow[B];
           for (auto& sum : narrow) sum = _mm256_setzero_si256();
-          for (int next = 0; next < room<BITS>(); ++next) {
+          for (int next = 0; next < kRoom; ++next) {
             const int k = c + next;
             __m256i here = chunk<BITS>(tile, k, half);
             if (BITS == 8) here = _mm256_xor_si256(here, flip);
@@ -70,14 +76,15 @@ struct Avx2 {
             }
           }
           for (int b = 0; b < B; ++b)
-            wide[b] = _mm256_add_epi32(wide[b], _mm256_madd_epi16(narrow[b], ones));
+            total[b] = _mm256_add_epi32(total[b], _mm256_madd_epi16(narrow[b], ones));
         }
       }
-      for (int b = 0; b < B; ++b) {
-        int32_t part[8];
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(part), wide[b]);
-        for (int i = 0; i < 8; ++i) sums[b][8 * half + i] += part[i];
-      }
+      for (int g = 0; g < G; ++g)
+        for (int b = 0; b < B; ++b) {
+          int32_t part[8];
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(part), wide[g][b]);
+          for (int i = 0; i < 8; ++i) sums[g][b][8 * half + i] += part[i];
+        }
     }
   }
 

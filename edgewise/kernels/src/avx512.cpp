@@ -7,6 +7,9 @@
 EDGEWISE_TARGET(EDGEWISE_AVX512)
 #define EDGEWISE_INT8(from) (f32x16) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from)))
 #define EDGEWISE_FP16(from) (f32x16) _mm512_cvtph_ps(load<__m256i>(from))
+#define EDGEWISE_LANES 16
+#define EDGEWISE_NEAREST(x, lowest, highest)                                          \
+  (f32s) _mm512_min_ps(_mm512_max_ps(_mm512_roundscale_ps(x, 0), lowest), highest)
 #include "block.h"
 
 namespace edgewise {
@@ -63,10 +66,10 @@ struct Avx512 {
   // One token and a single plane: codes are left where they lie in their bytes, with a sum for every
   // place.
   template <int P>
-  static INLINE void places(const uint8_t* codes, const int8_t* x, int tiles, i32x16& result) {
+  static INLINE void places(const uint8_t* codes, const int8_t* x, int lines, i32x16& result) {
     constexpr int kFields = 8 / P;
     __m512i sum[kFields] = {(__m512i)result};
-    for (int line = 0; line < tiles * P; ++line, codes += 64) {
+    for (int line = 0; line < lines; ++line, codes += 64) {
       const __m512i here = at(codes);
       fetch<P>(codes, line);
 #pragma GCC unroll 8
@@ -82,28 +85,36 @@ struct Avx512 {
     result = (i32x16)total;
   }
 
-  template <int BITS, int B>
+  template <int BITS, int B, int G>
   static INLINE void dot(const uint8_t* codes, const int8_t* const* x, int tiles,
-                         i32x16 (&sums)[B]) {
-    if constexpr (B == 1 && (BITS == 2 || BITS == 4 || BITS == 8))
-      return places<BITS>(codes, x[0], tiles, sums[0]);
-    constexpr int kParts = B == 1 ? 4 : 1;  // of a sum, so that none waits for the one before
+                         i32x16 (&sums)[G][B]) {
+    if constexpr (B == 1 && (BITS == 2 || BITS == 4 || BITS == 8)) {
+      const int lines = tiles * BITS / G;
+      for (int g = 0; g < G; ++g)
+        places<BITS>(codes + 64 * lines * g, x[0] + kColumns / G * g, lines, sums[g][0]);
+      return;
+    }
+    constexpr int kParts = B == 1 ? 4 : G;  // of a sum, so that none waits for the one before
     __m512i part[B][kParts] = {};
-    for (int b = 0; b < B; ++b) part[b][0] = (__m512i)sums[b];
+    for (int b = 0; b < B; ++b)
+      for (int g = 0; g < G; ++g) part[b][g] = (__m512i)sums[g][b];
     for (int tile = 0; tile < tiles; ++tile, codes += 64 * BITS) {
       for (int line = 0; line < BITS; ++line) fetch<BITS>(codes + 64 * line, line);
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c) {
         const __m512i here = chunk<BITS>(codes, c);
 #pragma GCC unroll 8
-        for (int b = 0; b < B; ++b)
-          part[b][c % kParts] = _mm512_dpbusd_epi32(part[b][c % kParts], here,
-                                                    four(x[b] + tile * kColumns + 4 * c));
+        for (int b = 0; b < B; ++b) {
+          const int at = G == 1 ? c % kParts : c / 4 + c % (kParts / G) * G;
+          part[b][at] =
+              _mm512_dpbusd_epi32(part[b][at], here, four(x[b] + tile * kColumns + 4 * c));
+        }
       }
     }
     for (int b = 0; b < B; ++b) {
-      for (int i = 1; i < kParts; ++i) part[b][0] = _mm512_add_epi32(part[b][0], part[b][i]);
-      sums[b] = (i32x16)part[b][0];
+      for (int i = G; i < kParts; ++i)
+        part[b][i % G] = _mm512_add_epi32(part[b][i % G], part[b][i]);
+      for (int g = 0; g < G; ++g) sums[g][b] = (i32x16)part[b][g];
     }
   }
 

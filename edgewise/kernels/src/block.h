@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "product.h"
+#include "rounding.h"
 #include "table.h"
 
 namespace edgewise {
@@ -36,12 +37,14 @@ INLINE void normalise(const Norm& norm, const float* x, int size, float* out) {
 
 // Rows of x [tokens, size] normalised, and then in 8 bits where that is wanted.
 INLINE void normalised(Crew& crew, const Norm& norm, const float* x, int size, int tokens,
-                       float* rows, const Quantized& q) {
+                       float* rows, const Activations& in8) {
   const size_t stride = BlockScratch::padded(size);
   crew.each(tokens, 1, [&](int first, int last) {
     for (int t = first; t < last; ++t) {
+      const float* row = rows + t * stride;
       normalise(norm, x + size_t(t) * size, size, rows + t * stride);
-      if (q.wanted()) quantize_row(q, t, rows + t * stride, size, 0, q.groups());
+      for (int p = 0; in8.wanted() && p < pieces_of(size); ++p)
+        quantize_piece(in8, t, p, row + p * kPiece, size - p * kPiece);
     }
   });
 }
@@ -62,21 +65,25 @@ INLINE void deliver(const Matrix& m, int block, f32x16 y, float* out) {
   }
 }
 
-// out [tokens, stride] = or += m x + bias, with rows on the threads.
+// out [tokens, stride] = or += m x + bias, with rows, all parts' one after the other, on the threads.
 template <class Isa, bool ADD>
-INLINE void multiply(Crew& crew, const Matrix& m, Input in, int tokens, float* out,
+INLINE void multiply(Crew& crew, const Matrix& m, const Input& in, int tokens, float* out,
                      size_t stride) {
-  in.q.zero = zero_of<Isa>(m);
-  const int blocks = m.blocks();
+  const int blocks = m.all_blocks();
   crew.each(blocks, crew.chunk(blocks), [&](int first, int last) {
     f32x16 y[kTokens];
-    for (int block = first; block < last; ++block)
+    const Matrix* part = &m;
+    int64_t row = 0;  // the part's first
+    int block = first;  // of the part
+    for (int left = last - first; left > 0; --left, ++block) {
+      for (; block >= part->blocks(); part = part->next) block -= part->blocks(), row += part->rows;
       for (int from = 0; from < tokens; from += kTokens) {
         const int count = tokens - from < kTokens ? tokens - from : kTokens;
-        product<Isa>(m, block, in, from, count, y);
+        product<Isa>(*part, block, in, from, count, y);
         for (int t = 0; t < count; ++t)
-          deliver<ADD>(m, block, y[t], out + size_t(from + t) * stride);
+          deliver<ADD>(*part, block, y[t], out + row + size_t(from + t) * stride);
       }
+    }
   });
 }
 
@@ -287,16 +294,13 @@ INLINE f32x16 activated(int32_t kind, f32x16 x) {
   }
 }
 
-constexpr int kPiece = 128;  // columns that are activated at a time, no less than a group
-
-// Piece `piece` of token t of what lies between the MLP's two products: in 8 bits where that is
-// wanted, else in the place of `up`.
+// Piece `piece` of token t of what lies between the MLP's two products, in the place of `up`, and in
+// 8 bits where that is wanted.
 INLINE void activate(const Block& b, float* up, size_t stride, int t, int piece,
-                     const Quantized& q) {
+                     const Activations& in8) {
   float* x = up + t * stride;
   float line[kPiece];
-  const int size = q.wanted() ? q.group : kPiece, first = piece * size;
-  const int count = b.ffn - first < size ? b.ffn - first : size;
+  const int first = piece * kPiece, count = b.ffn - first < kPiece ? b.ffn - first : kPiece;
   for (int i = 0; i < count; i += 16) {
     const int some = count - i < 16 ? count - i : 16;
     float values[16] = {}, others[16] = {};
@@ -308,18 +312,20 @@ INLINE void activate(const Block& b, float* up, size_t stride, int t, int piece,
     }
     store(line + i, part);
   }
-  if (q.wanted()) return quantize_group(q, t, piece, line, count);
+  if (in8.wanted()) quantize_piece(in8, t, piece, line, count);
   memcpy(x + first, line, sizeof(float) * count);
 }
 
 // The pieces of rows of x [tokens, columns] in 8 bits, where that is wanted.
-INLINE void quantize(Crew& crew, const Quantized& q, int tokens, const float* x, size_t stride,
+INLINE void quantize(Crew& crew, const Activations& in8, int tokens, const float* x, size_t stride,
                      int columns) {
-  if (!q.wanted()) return;
-  const int groups = q.groups(), pieces = tokens * groups;
-  crew.each(pieces, std::max(pieces / 4, 1), [&](int first, int last) {
-    for (int i = first; i < last; ++i)
-      quantize_row(q, i / groups, x + i / groups * stride, columns, i % groups, i % groups + 1);
+  if (!in8.wanted()) return;
+  const int pieces = pieces_of(columns), all = tokens * pieces;
+  crew.each(all, std::max(all / 4, 1), [&](int first, int last) {
+    for (int i = first; i < last; ++i) {
+      const int from = i % pieces * kPiece;
+      quantize_piece(in8, i / pieces, i % pieces, x + i / pieces * stride + from, columns - from);
+    }
   });
 }
 
@@ -328,7 +334,7 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
   const int longest = step.longest(), tokens = step.tokens;
   Scratch from(memory);
   const BlockScratch s(from, b, tokens, step.threads, longest);
-  const size_t fused = s.padded(b.qkv.rows), wide = s.padded(b.up.rows);
+  const size_t fused = s.padded(b.qkv.all_rows()), wide = s.padded(b.up.all_rows());
   const size_t queries = s.padded(int64_t(b.heads) * b.head_dim), hidden = s.padded(b.hidden);
 
   normalised(crew, b.attention_norm, step.x, b.hidden, tokens, s.normal, s.hidden);
@@ -338,7 +344,7 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
   multiply<Isa, true>(crew, b.out, {s.attended, queries, s.heads}, tokens, step.x, b.hidden);
   normalised(crew, b.mlp_norm, step.x, b.hidden, tokens, s.normal, s.ups);
   multiply<Isa, false>(crew, b.up, {s.normal, hidden, s.ups}, tokens, s.up, wide);
-  const int inner = s.ffn.wanted() ? s.ffn.groups() : (b.ffn + kPiece - 1) / kPiece;
+  const int inner = pieces_of(b.ffn);
   crew.each(tokens * inner, std::max(tokens * inner / 16, 1), [&](int first, int last) {
     for (int i = first; i < last; ++i) activate(b, s.up, wide, i / inner, i % inner, s.ffn);
   });
@@ -348,9 +354,9 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
 template <class Isa>
 void linear_step(Crew& crew, const Matrix& m, const float* x, int tokens, float* y, void* memory) {
   Scratch from(memory);
-  const Quantized q(from, m, tokens);
-  quantize(crew, q, tokens, x, m.columns, static_cast<int>(m.columns));
-  multiply<Isa, false>(crew, m, {x, size_t(m.columns), q}, tokens, y, m.rows);
+  const Activations in8(from, m, tokens);
+  quantize(crew, in8, tokens, x, m.columns, static_cast<int>(m.columns));
+  multiply<Isa, false>(crew, m, {x, size_t(m.columns), in8}, tokens, y, m.all_rows());
 }
 
 template <class Isa>
@@ -364,7 +370,7 @@ void whole_step(Crew& crew, const Matrix& m, int first_block, int last_block, ui
 
 template <class Isa>
 const Table* table(const char* name) {
-  static const Table found{name, linear_step<Isa>, whole_step<Isa>, block_step<Isa>};
+  static const Table found{name, linear_step<Isa>, whole_step<Isa>, block_step<Isa>, round_step};
   return &found;
 }
 

@@ -11,19 +11,45 @@ constexpr int kRows = 16, kColumns = 32, kTokens = 16;
 enum Type : int32_t { kBf16 = 0, kFp32 = 1, kInt8 = 2, kFp16 = 3, kPacked = 4 };
 
 struct Matrix {
-  const uint8_t* codes;     // packed: [blocks, tiles, bits, 64]; else numbers [rows, columns]
-  const uint16_t* scale;    // bf16 [blocks, groups, 16]
-  const uint16_t* minimum;  // bf16 [blocks, groups, 16], or null: codes count from -2^(bits-1)
-  const float* bias;        // [rows], or null
-  int64_t rows, columns;    // as the model sees them
-  int32_t bits, group;      // of packed ones, else 0
+  const uint8_t* codes;         // packed: [blocks, tiles, bits, 64]; else numbers [rows, columns]
+  const void* scale;            // [blocks, groups, 16], bf16; int8 where quantized doubly
+  const void* minimum;          // the same, or null: codes count from -2^(bits-1)
+  const uint16_t* row_scale;    // bf16 [blocks, 16], what scales are multiples of, or null
+  const uint16_t* row_minimum;  // bf16 [blocks, 16], what minima are multiples of, or null
+  const float* bias;            // [rows], or null
+  const Matrix* next;           // the rows below, perhaps in another scheme, or null
+  int64_t rows, columns;        // as the model sees them; next's rows do not count
+  int32_t bits, group;          // of packed ones, else 0
   int32_t type;
 
   bool packed() const { return type == kPacked; }
   int blocks() const { return static_cast<int>((rows + kRows - 1) / kRows); }
-  int groups() const { return packed() ? static_cast<int>((columns + group - 1) / group) : 0; }
-  int width() const { return groups() * group; }  // columns, filled up to whole groups
+  int groups() const { return packed() ? width() / group : 0; }
+  // Columns, filled up to whole groups and tiles.
+  int width() const {
+    const int64_t step = group > kColumns ? group : kColumns;
+    return packed() ? static_cast<int>((columns + step - 1) / step * step) : 0;
+  }
   size_t block_bytes() const { return size_t(width()) / kColumns * bits * 64; }
+
+  // With the rows below.
+  int64_t all_rows() const { return rows + (next ? next->all_rows() : 0); }
+  int all_blocks() const { return blocks() + (next ? next->all_blocks() : 0); }
+};
+
+// A matrix of numbers, and where its packed form goes (as in Matrix, scales and minima by block).
+struct Rounding {
+  const void* weight;      // [rows, stride], of the type
+  const float* by_column;  // [width], how much errors count
+  const float* ranges;     // [num_ranges, 2], to try: see sides.h
+  uint8_t* codes;
+  void *scale, *minimum;  // bf16, or doubled int8
+  uint16_t *row_scale, *row_minimum;
+  int64_t rows, columns, stride, width;  // the last filled up to whole groups and tiles
+  int32_t type, bits, group, asymmetric, doubled, num_ranges;
+
+  int blocks() const { return static_cast<int>((rows + kRows - 1) / kRows); }
+  int groups() const { return static_cast<int>(width / group); }
 };
 
 struct Norm {

@@ -9,6 +9,8 @@ EDGEWISE_TARGET("dotprod")
 #else
 EDGEWISE_TARGET("arch=armv8.2-a+dotprod")
 #endif
+#define EDGEWISE_NEAREST(x, lowest, highest) \
+  (f32s) vminq_f32(vmaxq_f32(vrndnq_f32(x), lowest), highest)
 #include "block.h"
 
 namespace edgewise {
@@ -36,12 +38,13 @@ struct Neon {
     return codes;
   }
 
-  template <int BITS, int B>
+  template <int BITS, int B, int G>
   static INLINE void dot(const uint8_t* codes, const int8_t* const* x, int tiles,
-                         i32x16 (&sums)[B]) {
+                         i32x16 (&sums)[G][B]) {
     for (int quarter = 0; quarter < 4; ++quarter) {
-      int32x4_t total[B];
-      for (auto& sum : total) sum = vdupq_n_s32(0);
+      int32x4_t total[G][B];
+      for (auto& sums_of : total)
+        for (auto& sum : sums_of) sum = vdupq_n_s32(0);
       const uint8_t* tile = codes;
       for (int t = 0; t < tiles; ++t, tile += 64 * BITS)
 #pragma GCC unroll 8
@@ -52,14 +55,16 @@ struct Neon {
           for (int b = 0; b < B; ++b) {
             int32_t columns;
             memcpy(&columns, x[b] + t * kColumns + 4 * c, sizeof columns);
-            total[b] = vdotq_s32(total[b], here, vreinterpretq_s8_s32(vdupq_n_s32(columns)));
+            int32x4_t& sum = total[c * G / 8][b];
+            sum = vdotq_s32(sum, here, vreinterpretq_s8_s32(vdupq_n_s32(columns)));
           }
         }
-      for (int b = 0; b < B; ++b) {
-        int32_t part[4];
-        vst1q_s32(part, total[b]);
-        for (int i = 0; i < 4; ++i) sums[b][4 * quarter + i] += part[i];
-      }
+      for (int g = 0; g < G; ++g)
+        for (int b = 0; b < B; ++b) {
+          int32_t part[4];
+          vst1q_s32(part, total[g][b]);
+          for (int i = 0; i < 4; ++i) sums[g][b][4 * quarter + i] += part[i];
+        }
     }
   }
 

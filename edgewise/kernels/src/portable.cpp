@@ -24,17 +24,18 @@ struct Portable {
     }
   }
 
-  template <int BITS, int B>
+  template <int BITS, int B, int G>
   static INLINE void dot(const uint8_t* codes, const int8_t* const* x, int tiles,
-                         i32x16 (&sums)[B]) {
+                         i32x16 (&sums)[G][B]) {
     for (int t = 0; t < tiles; ++t, codes += 64 * BITS) {
       uint8_t chunks[512];
       unpack<BITS>(codes, chunks);
       for (int b = 0; b < B; ++b)
         for (int c = 0; c < 8; ++c) {
           const int8_t* columns = x[b] + t * kColumns + 4 * c;
+          i32x16& sum = sums[c * G / 8][b];
           for (int row = 0; row < kRows; ++row)
-            for (int i = 0; i < 4; ++i) sums[b][row] += chunks[64 * c + 4 * row + i] * columns[i];
+            for (int i = 0; i < 4; ++i) sum[row] += chunks[64 * c + 4 * row + i] * columns[i];
         }
     }
   }

@@ -1,8 +1,9 @@
 // Packed matrices times a few rows of activations, and packed matrices made whole.
 //
-// `Isa` supplies the integer part: dot<BITS, B>(codes, x, tiles, sums) adds to sums[b], for `tiles`
-// tiles of 16 rows, the products of codes with the 8-bit activations x[b]; where Isa::kSigned, codes
-// of 8 bits count from 128 in it. unpack<BITS>(codes, out) writes a tile's codes as 8 chunks of 64
+// `Isa` supplies the integer part: dot<BITS, B, G>(codes, x, tiles, sums) adds to sums[0][b], for
+// `tiles` tiles of 16 rows, the products of codes with the 8-bit activations x[b]; with G = 2, tiles
+// is 1, and the products of its second half are added to sums[1][b]. Where Isa::kSigned, codes of 8
+// bits count from 128 in it. unpack<BITS>(codes, out) writes a tile's codes as 8 chunks of 64
 // bytes.
 #pragma once
 #include "scratch.h"
@@ -11,9 +12,11 @@
 namespace edgewise {
 namespace {
 
+constexpr int kPiece = 128;  // columns that are quantized at a time: whole groups of any size
+
 // One group of one token, from x[0, count); the rest of the group is zero.
 INLINE void quantize_group(const Quantized& q, int token, int g, const float* x, int count) {
-  float padded[128];
+  float padded[kPiece];
   if (count < q.group) {
     memset(padded, 0, sizeof padded);
     if (count > 0) memcpy(padded, x, sizeof(float) * count);
@@ -34,17 +37,22 @@ INLINE void quantize_group(const Quantized& q, int token, int g, const float* x,
   q.sum[at] = sum(total);
 }
 
-// Groups [first, last) of one token's row x of `columns` numbers.
-INLINE void quantize_row(const Quantized& q, int token, const float* x, int columns, int first, int last) {
-  for (int g = first; g < last; ++g) quantize_group(q, token, g, x + g * q.group, columns - g * q.group);
+// One piece of a token's row, from x[0, count): the piece, and perhaps numbers beyond it.
+INLINE void quantize_piece(const Activations& a, int token, int piece, const float* x, int count) {
+  for (const Quantized& q : a.sizes) {
+    if (!q.wanted()) continue;
+    const int each = kPiece / q.group, first = piece * each, left = q.groups() - first;
+    for (int g = 0; g < each && g < left; ++g)
+      quantize_group(q, token, first + g, x + g * q.group, count - g * q.group);
+  }
 }
 
-// What the codes of zero count in Isa's sums.
-template <class Isa>
+INLINE int pieces_of(int columns) { return (columns + kPiece - 1) / kPiece; }
+
+// What the code of zero counts in Isa's sums.
+template <class Isa, int BITS>
 INLINE int32_t zero_of(const Matrix& m) {
-  if (!m.packed()) return 0;
-  const int from = m.bits == 8 && Isa::kSigned ? 128 : 0;
-  return (m.minimum ? 0 : 1 << (m.bits - 1)) - from;
+  return (m.minimum ? 0 : 1 << (BITS - 1)) - (BITS == 8 && Isa::kSigned ? 128 : 0);
 }
 
 // 16 numbers of a matrix that is not packed, from `at` on.
@@ -121,48 +129,78 @@ void plain_rows(const Matrix& m, int block, const Input& in, int from, int token
       few_rows<TYPE, 1, 1>(m, row + r, x + t * in.stride, in.stride, r, y + t);
 }
 
-// A block's 16 rows times B tokens, from `token` on: y[b].
-template <class Isa, int BITS, int B>
+// The scales, or minima, of 16 rows' groups, `at` groups from the first; without the rows' units.
+template <bool DOUBLE>
+INLINE f32x16 side(const void* sides, size_t at) {
+  if (DOUBLE) return int8(static_cast<const int8_t*>(sides) + at * kRows);
+  return bf16(static_cast<const uint16_t*>(sides) + at * kRows);
+}
+
+// What the block's scales, or minima, are multiples of.
+template <bool DOUBLE>
+INLINE f32x16 unit(const uint16_t* units, int block) {
+  return DOUBLE ? bf16(units + size_t(block) * kRows) : all(1.0f);
+}
+
+// A block's 16 rows times B tokens, from `token` on: y[b]. G groups at a time: two make a tile where
+// they have 16 columns.
+template <class Isa, int BITS, int B, int G, bool DOUBLE>
 void rows(const Matrix& m, int block, const Quantized& q, int token, f32x16* y) {
-  const int groups = m.groups(), tiles = m.group / kColumns;
+  const int groups = m.groups(), tiles = G == 2 ? 1 : m.group / kColumns;
   const uint8_t* codes = m.codes + block * m.block_bytes();
-  const uint16_t* step = m.scale + size_t(block) * groups * kRows;
-  const uint16_t* least = m.minimum ? m.minimum + size_t(block) * groups * kRows : nullptr;
+  const size_t first = size_t(block) * groups;
+  const int32_t zero = zero_of<Isa, BITS>(m);
   const int8_t* x[B];
-  f32x16 out[B];
+  f32x16 out[B], least[B];
   for (int b = 0; b < B; ++b) {
     x[b] = q.codes + size_t(token + b) * q.width;
-    out[b] = f32x16{};
+    out[b] = least[b] = f32x16{};
   }
   const float* scale = q.scale + size_t(token) * groups;
   const int32_t* sum = q.sum + size_t(token) * groups;
-  for (int g = 0; g < groups; ++g) {
-    i32x16 dot[B];
-    for (int b = 0; b < B; ++b) dot[b] = i32x16{} - q.zero * sum[b * groups + g];
-    Isa::template dot<BITS, B>(codes, x, tiles, dot);
+  for (int group = 0; group < groups; group += G) {
+    i32x16 dot[G][B];
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b) dot[g][b] = i32x16{} - zero * sum[b * groups + group + g];
+    Isa::template dot<BITS, B, G>(codes, x, tiles, dot);
     codes += size_t(tiles) * BITS * 64;
-    const f32x16 by_row = bf16(step + g * kRows);
-    for (int b = 0; b < B; ++b) {
-      out[b] += __builtin_convertvector(dot[b], f32x16) * (by_row * scale[b * groups + g]);
-      x[b] += m.group;
-    }
-    if (!least) continue;
-    for (int b = 0; b < B; ++b) {
-      const float total = scale[b * groups + g] * static_cast<float>(sum[b * groups + g]);
-      out[b] += bf16(least + g * kRows) * total;
+    for (int b = 0; b < B; ++b) x[b] += tiles * kColumns;
+    for (int g = 0; g < G; ++g) {
+      const int at = group + g;
+      const f32x16 by_row = side<DOUBLE>(m.scale, first + at);
+      for (int b = 0; b < B; ++b)
+        out[b] += __builtin_convertvector(dot[g][b], f32x16) * (by_row * scale[b * groups + at]);
+      if (!m.minimum) continue;
+      for (int b = 0; b < B; ++b) {
+        const float total = scale[b * groups + at] * static_cast<float>(sum[b * groups + at]);
+        least[b] += side<DOUBLE>(m.minimum, first + at) * total;
+      }
     }
   }
-  for (int b = 0; b < B; ++b) y[b] = out[b];
+  for (int b = 0; b < B; ++b) {
+    y[b] = out[b] * unit<DOUBLE>(m.row_scale, block);
+    if (m.minimum) y[b] += least[b] * unit<DOUBLE>(m.row_minimum, block);
+  }
 }
 
 // y[t] = the block's 16 rows for token `from + t`.
+template <class Isa, int BITS, int G, bool DOUBLE>
+void all_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
+  int t = 0;
+  for (; t + 8 <= tokens; t += 8) rows<Isa, BITS, 8, G, DOUBLE>(m, block, q, from + t, y + t);
+  for (; t + 4 <= tokens; t += 4) rows<Isa, BITS, 4, G, DOUBLE>(m, block, q, from + t, y + t);
+  for (; t + 2 <= tokens; t += 2) rows<Isa, BITS, 2, G, DOUBLE>(m, block, q, from + t, y + t);
+  for (; t < tokens; ++t) rows<Isa, BITS, 1, G, DOUBLE>(m, block, q, from + t, y + t);
+}
+
 template <class Isa, int BITS>
 void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
-  int t = 0;
-  for (; t + 8 <= tokens; t += 8) rows<Isa, BITS, 8>(m, block, q, from + t, y + t);
-  for (; t + 4 <= tokens; t += 4) rows<Isa, BITS, 4>(m, block, q, from + t, y + t);
-  for (; t + 2 <= tokens; t += 2) rows<Isa, BITS, 2>(m, block, q, from + t, y + t);
-  for (; t < tokens; ++t) rows<Isa, BITS, 1>(m, block, q, from + t, y + t);
+  const bool halves = m.group < kColumns;
+  if (m.row_scale)
+    return halves ? all_rows<Isa, BITS, 2, true>(m, block, q, from, tokens, y)
+                  : all_rows<Isa, BITS, 1, true>(m, block, q, from, tokens, y);
+  return halves ? all_rows<Isa, BITS, 2, false>(m, block, q, from, tokens, y)
+                : all_rows<Isa, BITS, 1, false>(m, block, q, from, tokens, y);
 }
 
 template <class Isa>
@@ -170,7 +208,7 @@ void product(const Matrix& m, int block, const Input& in, int from, int tokens, 
   if (m.type == kBf16) return plain_rows<kBf16>(m, block, in, from, tokens, y);
   if (m.type == kFp16) return plain_rows<kFp16>(m, block, in, from, tokens, y);
   if (m.type == kFp32) return plain_rows<kFp32>(m, block, in, from, tokens, y);
-  const Quantized& q = in.q;
+  const Quantized& q = in.in8.of(m);
   switch (m.bits) {
     case 2: return block_rows<Isa, 2>(m, block, q, from, tokens, y);
     case 3: return block_rows<Isa, 3>(m, block, q, from, tokens, y);
@@ -181,20 +219,28 @@ void product(const Matrix& m, int block, const Input& in, int from, int tokens, 
   }
 }
 
+// A group's scales or minima of the block's rows, as numbers.
+INLINE f32x16 side_of(const Matrix& m, const void* sides, const uint16_t* units, int block, int group) {
+  const size_t at = size_t(block) * m.groups() + group;
+  return units ? side<true>(sides, at) * unit<true>(units, block) : side<false>(sides, at);
+}
+
 // Rows of a block as bf16: out [16, columns], rows beyond the matrix's last left out.
 template <class Isa, int BITS>
 void whole16(const Matrix& m, int block, uint16_t* out) {
   const int rows = m.rows - int64_t(block) * kRows < kRows ? int(m.rows - int64_t(block) * kRows) : kRows;
-  const int groups = m.groups(), tiles = m.width() / kColumns, each = m.group / kColumns;
+  const int tiles = m.width() / kColumns;
   const uint8_t* codes = m.codes + block * m.block_bytes();
-  const size_t side = size_t(block) * groups * kRows;
   const float offset = static_cast<float>(1 << (BITS - 1));
   for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64) {
     alignas(64) uint8_t chunks[8][kRows][4];
     Isa::template unpack<BITS>(codes, &chunks[0][0][0]);
-    const f32x16 step = bf16(m.scale + side + tile / each * kRows);
-    f32x16 least = step * -offset;
-    if (m.minimum) least = bf16(m.minimum + side + tile / each * kRows);
+    f32x16 step[2], least[2];  // of 16 columns each
+    for (int h = 0; h < 2; ++h) {
+      const int group = (tile * kColumns + 16 * h) / m.group;
+      step[h] = side_of(m, m.scale, m.row_scale, block, group);
+      least[h] = m.minimum ? side_of(m, m.minimum, m.row_minimum, block, group) : step[h] * -offset;
+    }
     const int count = m.columns - tile * kColumns < kColumns ? int(m.columns - tile * kColumns) : kColumns;
     for (int r = 0; r < rows && count > 0; ++r) {
       alignas(64) uint8_t line[kColumns];
@@ -204,7 +250,7 @@ void whole16(const Matrix& m, int block, uint16_t* out) {
         const u16x16 code16 = __builtin_convertvector(load<u8x16>(line + i), u16x16);
         const f32x16 code =
             __builtin_convertvector(__builtin_convertvector(code16, i32x16), f32x16);
-        store(row + i, to_bf16(code * step[r] + least[r]));
+        store(row + i, to_bf16(code * step[i / 16][r] + least[i / 16][r]));
       }
       memcpy(out + size_t(r) * m.columns + tile * kColumns, row, sizeof(uint16_t) * count);
     }

@@ -27,12 +27,12 @@ class Scratch {
 
 // Activations in 8 bits, symmetric, with a scale for each group of columns of a packed matrix.
 struct Quantized {
-  int8_t* codes;  // [tokens, width]
-  float* scale;   // [tokens, groups]
-  int32_t* sum;   // [tokens, groups], of the codes
-  int width, group;
-  int32_t zero = 0;  // what a code of zero counts in sums
+  int8_t* codes = nullptr;  // [tokens, width]
+  float* scale = nullptr;   // [tokens, groups]
+  int32_t* sum = nullptr;   // [tokens, groups], of the codes
+  int width = 0, group = 0;
 
+  Quantized() = default;
   Quantized(Scratch& from, const Matrix& m, int tokens)
       : codes(from.take<int8_t>(size_t(tokens) * m.width())),
         scale(from.take<float>(size_t(tokens) * m.groups())),
@@ -40,22 +40,59 @@ struct Quantized {
         width(m.width()),
         group(m.group) {}
 
-  bool wanted() const { return group > 0; }  // by the matrix that it is for
+  bool wanted() const { return group > 0; }
   int groups() const { return width / group; }
 };
 
-// What a matrix is multiplied with: the numbers themselves, and packed ones in 8 bits.
+// The same for all parts of a matrix: those with groups of one size share them.
+struct Activations {
+  Quantized sizes[4];  // groups of 16, 32, 64 and 128
+
+  Activations(Scratch& from, const Matrix& m, int tokens) {
+    for (const Matrix* part = &m; part; part = part->next)
+      if (part->packed() && !of(*part).wanted()) sizes[index_of(*part)] = Quantized(from, *part, tokens);
+  }
+
+  const Quantized& of(const Matrix& part) const { return sizes[index_of(part)]; }
+
+  bool wanted() const {
+    for (const Quantized& q : sizes)
+      if (q.wanted()) return true;
+    return false;
+  }
+
+ private:
+  static int index_of(const Matrix& part) {
+    return part.group > 64 ? 3 : part.group > 32 ? 2 : part.group > 16 ? 1 : 0;
+  }
+};
+
+// What a matrix is multiplied with: the numbers themselves, and for packed ones in 8 bits.
 struct Input {
   const float* x;  // [tokens, stride]
   size_t stride;
-  Quantized q;
+  Activations in8;
+};
+
+// What a thread keeps of the block of 16 rows that it rounds, a slice being as many as the target
+// works on at a time.
+struct RoundingScratch {
+  float* x;                // [slices, width, lanes]
+  float *scale, *minimum;  // [slices, groups, lanes], the best ones
+  uint8_t* codes;          // [width / 4, 16, 4]
+
+  RoundingScratch(Scratch& from, const Rounding& r)
+      : x(from.take<float>(size_t(r.width) * kRows)),
+        scale(from.take<float>(size_t(r.groups()) * kRows)),
+        minimum(from.take<float>(size_t(r.groups()) * kRows)),
+        codes(from.take<uint8_t>(size_t(r.width) * kRows)) {}
 };
 
 constexpr int kHeads = 4;  // of queries that look at the same keys, attended together
 
 // What a step through a block keeps between its phases.
 struct BlockScratch {
-  Quantized hidden, heads, ups, ffn;  // inputs of qkv, out, up and down
+  Activations hidden, heads, ups, ffn;  // inputs of qkv, out, up and down
   float *normal, *qkv, *attended, *up, *scores;
 
   BlockScratch(Scratch& from, const Block& block, int tokens, int threads, int longest)
@@ -64,9 +101,9 @@ struct BlockScratch {
         ups(from, block.up, tokens),
         ffn(from, block.down, tokens),
         normal(from.take<float>(size_t(tokens) * padded(block.hidden))),
-        qkv(from.take<float>(size_t(tokens) * padded(block.qkv.rows))),
+        qkv(from.take<float>(size_t(tokens) * padded(block.qkv.all_rows()))),
         attended(from.take<float>(size_t(tokens) * padded(int64_t(block.heads) * block.head_dim))),
-        up(from.take<float>(size_t(tokens) * padded(block.up.rows))),
+        up(from.take<float>(size_t(tokens) * padded(block.up.all_rows()))),
         scores(from.take<float>(size_t(threads) * kHeads * padded(longest))) {}
 
   static size_t padded(int64_t count) { return size_t(count + 15) / 16 * 16; }

@@ -12,6 +12,7 @@ struct Table {
   void (*linear)(Crew&, const Matrix&, const float* x, int tokens, float* y, void* scratch);
   void (*whole)(Crew&, const Matrix&, int first, int last, uint16_t* out);
   void (*block)(Crew&, const Block&, const Step&, void* scratch);
+  void (*round)(Crew&, const Rounding&, void* scratch);
 };
 
 // Null where the processor, or the compiler, has it not.
@@ -23,5 +24,6 @@ const Table* portable();
 // Bytes of scratch.
 size_t linear_scratch(const Matrix& m, int tokens);
 size_t block_scratch(const Block& block, const Step& step);
+size_t rounding_scratch(const Rounding& rounding);  // of each thread
 
 }  // namespace edgewise

@@ -25,8 +25,6 @@ METHODS: Mapping[Family, Mapping[str, Method]] = {
 # model read then, so their name is followed by that text's: "gptq:TEXT" (see `calibrated`).
 CALIBRATED = frozenset({"gptq"})
 
-ROWS_AT_ONCE = 1024
-
 
 def default_method(scheme: Scheme) -> str:
     """The first method of a scheme's family; none for floating point."""
@@ -55,7 +53,7 @@ def quantize(
         raise QuantizationError(
             f"{scheme.name} is not rounded by '{method}'; methods: {', '.join(known) or 'none'}"
         )
-    parts = (weight[i : i + ROWS_AT_ONCE] for i in range(0, len(weight), ROWS_AT_ONCE))
-    if not all(torch.isfinite(part).all() for part in parts):
+    # The extremes of numbers of which one is NaN are NaN; torch.isfinite makes copies.
+    if not all(map(torch.isfinite, torch.aminmax(weight))):
         raise QuantizationError(f"{name} holds numbers that are not finite")
     return known[method](weight, scheme, moments)

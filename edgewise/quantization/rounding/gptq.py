@@ -33,49 +33,54 @@ def gptq(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packe
         )
     if not torch.isfinite(moments).all():
         raise QuantizationError("gptq: the moments of the inputs are not finite")
-    columns = weight.shape[1]
-    whole = filled_up(weight.float(), scheme)
-    _, sides = matrix_sides(whole, scheme, column_weights(moments, columns, scheme))
-    steps = sides.steps.repeat_interleave(scheme.group, 1)
-    least = None if sides.least is None else sides.least.repeat_interleave(scheme.group, 1)
-    codes = torch.zeros_like(whole)
+    by_column = column_weights(moments, weight.shape[1], scheme)
+    sides = matrix_sides(weight, scheme, by_column)
     order = torch.argsort(moments.diagonal(), descending=True, stable=True)
-    codes[:, order] = _round_in_turn(
-        whole[:, order],
-        steps[:, order],
-        torch.zeros_like(steps[:, order]) if least is None else least[:, order],
+    group = order // scheme.group
+    least = sides.least
+    left = filled_up(weight, scheme).T[order].float()
+    codes = torch.zeros(scheme.width(weight.shape[1]), left.shape[1])
+    codes[order] = _round_in_turn(
+        left,
+        sides.steps.T[group],
+        torch.zeros_like(left) if least is None else least.T[group],
         _factor(moments[order][:, order]),
         code_range(scheme),
     )
-    return packed(scheme, shape_of(weight), codes, sides)
+    return packed(scheme, shape_of(weight), codes.T, sides)
 
 
 def _round_in_turn(
-    weight: Tensor, steps: Tensor, least: Tensor, factor: Tensor, codes: tuple[int, int]
+    left: Tensor, steps: Tensor, least: Tensor, factor: Tensor, codes: tuple[int, int]
 ) -> Tensor:
-    """Codes [R, C] of a matrix [R, C], whose scales and minima are `steps` and `least` [R, C]."""
-    left, rounded = weight.clone(), torch.empty_like(weight)
+    """Codes [C, R] of a matrix's columns, `left` [C, R], which is overwritten; `steps` and `least`
+    [C, R] are their scales and minima. Columns are rows here: they lie together in memory."""
+    rounded, errors = torch.empty_like(left), torch.empty_like(left[:AT_ONCE])
     inverse = torch.where(steps == 0, 0.0, 1.0 / steps)
-    for start in range(0, weight.shape[1], AT_ONCE):
-        part = slice(start, min(start + AT_ONCE, weight.shape[1]))
-        errors = torch.empty_like(left[:, part])
+    by_diagonal = factor / factor.diagonal().unsqueeze(1)
+    for start in range(0, len(left), AT_ONCE):
+        part = slice(start, min(start + AT_ONCE, len(left)))
         for i in range(part.start, part.stop):
-            column = left[:, i]
-            code = ((column - least[:, i]) * inverse[:, i]).round().clamp(*codes)
-            error = (column - code * steps[:, i] - least[:, i]) / factor[i, i]
-            left[:, i : part.stop] -= error.unsqueeze(1) * factor[i, i : part.stop]
-            rounded[:, i], errors[:, i - start] = code, error
-        left[:, part.stop :] -= errors @ factor[part, part.stop :]
+            column, code, error = left[i], rounded[i], errors[i - start]
+            torch.sub(column, least[i], out=error)
+            torch.mul(error, inverse[i], out=code).round_().clamp_(*codes)
+            error.addcmul_(code, steps[i], value=-1.0)
+            left[i + 1 : part.stop].addr_(by_diagonal[i, i + 1 : part.stop], error, alpha=-1.0)
+        left[part.stop :].addmm_(
+            by_diagonal[part, part.stop :].T, errors[: part.stop - start], alpha=-1.0
+        )
     return rounded
 
 
 def _factor(moments: Tensor) -> Tensor:
-    """U [columns, columns] with U^T U = (H + DAMPING diag(H))^-1."""
+    """U [columns, columns], upper, with U^T U = (H + DAMPING diag(H))^-1: the inverse of V, upper,
+    with V V^T = H + DAMPING diag(H), which is the Cholesky factor of the columns in reverse."""
     damped = moments.double()
     diagonal = damped.diagonal().clone()
     silent = diagonal <= 1e-12 * diagonal.max()  # columns that saw no input round freely
     diagonal[silent] = float(diagonal.max()) or 1.0
     damped.diagonal().copy_(torch.where(silent, diagonal, diagonal * (1 + DAMPING)))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True).float()
-    return factor
+    lower = torch.linalg.cholesky(damped.flip(0, 1))
+    one = torch.eye(len(damped), dtype=torch.float64, device=damped.device)
+    factor: Tensor = torch.linalg.solve_triangular(lower, one, upper=False).flip(0, 1)
+    return factor.float()

@@ -7,9 +7,18 @@ E |dW x|^2 = sum_ij dw_i dw_j E[x_i x_j], of which this is the diagonal.
 import torch
 from torch import Tensor
 
-from edgewise.quantization.packed import Packed, Sides, filled_up, joined, packed, shape_of
+from edgewise.kernels.rounding import can_round, round_matrix
+from edgewise.quantization.packed import (
+    Packed,
+    Sides,
+    filled_up,
+    joined,
+    packed,
+    shape_of,
+    sides_of,
+)
 from edgewise.quantization.rounding.grid import encode
-from edgewise.quantization.rounding.search import best_sides
+from edgewise.quantization.rounding.search import best_sides, ranges
 from edgewise.schemes import TILE_ROWS, Scheme
 
 AT_ONCE = 2**20  # weights: trying ranges out takes several times the memory of what it is tried on
@@ -20,20 +29,43 @@ def nearest(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Pa
     """weight [rows, columns] of any float type; `moments` [columns], or [columns, columns] of which
     the diagonal counts, of the matrix's inputs; None: all columns alike."""
     rows, columns = weight.shape
-    step = max(AT_ONCE // columns // TILE_ROWS, 1) * TILE_ROWS
     by_column = column_weights(moments, columns, scheme)
+    if can_round(weight):
+        return _in_library(weight, scheme, by_column)
+    step = max(AT_ONCE // columns // TILE_ROWS, 1) * TILE_ROWS
     parts = (weight[i : i + step].float() for i in range(0, rows, step))
     return joined([_nearest(part, scheme, by_column) for part in parts])
 
 
+def matrix_sides(weight: Tensor, scheme: Scheme, by_column: Tensor) -> Sides:
+    """The sides that round a matrix [rows, columns] best, `by_column` from `column_weights`."""
+    if can_round(weight):
+        return sides_of(_in_library(weight, scheme, by_column))
+    return _search(weight.float(), scheme, by_column)[1]
+
+
+def _in_library(weight: Tensor, scheme: Scheme, by_column: Tensor) -> Packed:
+    tensors = round_matrix(
+        weight,
+        by_column.flatten(),
+        ranges(scheme),
+        bits=scheme.bits,
+        group=scheme.group,
+        asymmetric=scheme.asymmetric,
+        double=scheme.double,
+    )
+    return Packed(scheme, shape_of(weight), **tensors)
+
+
 def _nearest(weight: Tensor, scheme: Scheme, by_column: Tensor) -> Packed:
-    groups, sides = matrix_sides(filled_up(weight, scheme), scheme, by_column)
+    groups, sides = _search(weight, scheme, by_column)
     codes = encode(groups, sides.steps, sides.least, scheme)
     return packed(scheme, shape_of(weight), codes.flatten(1), sides)
 
 
-def matrix_sides(whole: Tensor, scheme: Scheme, by_column: Tensor) -> tuple[Tensor, Sides]:
-    """The groups [R, G, g] of a matrix that is filled up, and their sides."""
+def _search(weight: Tensor, scheme: Scheme, by_column: Tensor) -> tuple[Tensor, Sides]:
+    """The groups [R, G, g] of a matrix, filled up, and their sides."""
+    whole = filled_up(weight, scheme)
     groups = whole.view(len(whole), -1, scheme.group)
     return groups, best_sides(groups, by_column.unsqueeze(0), scheme)
 

@@ -5,12 +5,15 @@ multiplied with), the best sides minimise
 
     sum_i w_i (x_i - s q_i - m)^2,    q_i = round((x_i - m) / s), within the codes' range.
 
-Ranges from the whole group down to a part of it are tried; from each, codes and the sides of least
-squares for these codes are found in turn, as ggml's make_qkx quantizers do. The best sides are then
-rounded to what the scheme stores, neighbours tried.
+Ranges from the whole group down to a part of it are tried. For the codes q of each, the sides of
+least squares are known; from the ranges for which these promise the least error, codes and sides
+are found in turn, as ggml's make_qkx quantizers do. The best sides are then rounded to what the
+scheme stores, neighbours tried. The library does the same (kernels/src/sides.h).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -18,15 +21,27 @@ from torch import Tensor
 from edgewise.quantization.packed import SIDE_STEPS, Sides
 from edgewise.quantization.rounding.grid import (
     code_range,
+    decode,
     encode,
     error,
     unit_of,
 )
 from edgewise.schemes import Scheme
 
-RANGES = 10  # shares of a group's range that are tried
-NARROWEST = {2: 0.5, 3: 0.5, 4: 0.7, 5: 0.7, 6: 0.7, 8: 0.9}  # the smallest of them
-REFITS = 2  # codes and least squares in turn, from every range
+# Shares of a group's range that are tried, by bits: where minima are stored of the half below its
+# middle and of the half above, all pairs; else down to the smallest one, SHARES of them.
+HALVES = {
+    2: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35),
+    3: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35),
+    4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.45),
+    5: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.45),
+    6: (1.0, 0.97, 0.94, 0.9, 0.86, 0.8, 0.7, 0.55),
+    8: (1.0, 0.97, 0.94, 0.9, 0.86, 0.8, 0.7, 0.55),
+}
+NARROWEST = {2: 0.25, 3: 0.3, 4: 0.4, 5: 0.4, 6: 0.4, 8: 0.8}
+SHARES = 20
+KEPT = 4  # ranges that promise the least error, looked at more closely
+REFITS = 3  # codes and least squares in turn, from these
 
 
 @dataclass
@@ -49,66 +64,91 @@ class _Best:
 def best_sides(x: Tensor, weight: Tensor, scheme: Scheme) -> Sides:
     """Sides of the groups x [R, G, g] of a matrix; weight [R or 1, G, g], none negative."""
     weight = weight.expand_as(x)
-    candidates = _asymmetric(x, scheme) if scheme.asymmetric else _symmetric(x, scheme)
+    tried = [_least_squares(x, weight, *sides, scheme) for sides in _candidates(x, scheme)]
+    costs = torch.stack([one.cost for one in tried])
+    scales = torch.stack([one.scale for one in tried])
+    least = [one.minimum for one in tried if one.minimum is not None]
+    minima = torch.stack(least) if least else None
     best = None
-    for scale, minimum in candidates:
-        tried = _refitted(x, weight, scale, minimum, scheme)
-        if best is None:
-            best = tried
-        best.take(tried.cost, tried.scale, tried.minimum)
+    for number in costs.topk(min(KEPT, len(tried)), dim=0, largest=False).indices:
+        scale, minimum = (
+            None if sides is None else sides.gather(0, number.unsqueeze(0)).squeeze(0)
+            for sides in (scales, minima)
+        )
+        assert scale is not None
+        best = _refitted(x, weight, scale, minimum, scheme, best)
     assert best is not None  # there are always candidates
     return _storable(x, weight, best, scheme)
 
 
-def _shares(scheme: Scheme) -> list[float]:
-    step = (1.0 - NARROWEST[scheme.bits]) / (RANGES - 1)
-    return [1.0 - i * step for i in range(RANGES)]
+def ranges(scheme: Scheme) -> Tensor:
+    """What is tried [n, 2]: shares of the halves below and above the middle; where symmetric, in
+    the first column, what the largest number is multiplied with to lie at either end of the codes,
+    which reach one step further down."""
+    if scheme.asymmetric:
+        return torch.tensor(list(product(HALVES[scheme.bits], repeat=2)))
+    shares = torch.linspace(1.0, NARROWEST[scheme.bits], SHARES).tolist()
+    return torch.tensor([(share / end, 0.0) for share in shares for end in code_range(scheme)])
 
 
-def _symmetric(x: Tensor, scheme: Scheme) -> list[tuple[Tensor, Tensor | None]]:
-    """The largest magnitude at either end of the codes, which reach one step further down."""
-    largest = x.gather(-1, x.abs().argmax(-1, keepdim=True)).squeeze(-1)
-    ends = code_range(scheme)
-    return [(largest * share / end, None) for share in _shares(scheme) for end in ends]
-
-
-def _asymmetric(x: Tensor, scheme: Scheme) -> list[tuple[Tensor, Tensor | None]]:
-    """Ranges narrowed from both sides, and somewhat from one."""
+def _candidates(x: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The sides [R, G] of these ranges."""
+    if not scheme.asymmetric:
+        largest = x.gather(-1, x.abs().argmax(-1, keepdim=True)).squeeze(-1)
+        yield from ((largest * factor, None) for factor, _ in ranges(scheme))
+        return
     low, high = x.amin(-1), x.amax(-1)
-    both = [(share, share) for share in _shares(scheme)]
-    one = [(share, 1.0) for share in (0.9, 0.8)] + [(1.0, share) for share in (0.9, 0.8)]
     middle, half = (low + high) / 2, (high - low) / 2
-    top = code_range(scheme)[1]
-    return [(half * (below + above) / top, middle - half * below) for below, above in (*both, *one)]
+    for below, above in ranges(scheme):
+        yield half * (below + above) / code_range(scheme)[1], middle - half * below
 
 
 def _refitted(
-    x: Tensor, weight: Tensor, scale: Tensor, minimum: Tensor | None, scheme: Scheme
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    minimum: Tensor | None,
+    scheme: Scheme,
+    best: _Best | None,
 ) -> _Best:
-    best = _Best(error(x, scale, minimum, weight, scheme), scale, minimum)
-    for _ in range(REFITS):
-        codes = encode(x, best.scale, best.minimum, scheme)
-        scale, minimum = _least_squares(x, codes, weight, scheme)
-        best.take(error(x, scale, minimum, weight, scheme), scale, minimum)
+    """The better of `best` and what codes and sides of least squares in turn lead to."""
+    for refit in range(REFITS + 1):
+        cost = error(x, scale, minimum, weight, scheme)
+        best = best or _Best(cost, scale, minimum)
+        best.take(cost, scale, minimum)
+        if refit < REFITS:
+            sides = _least_squares(x, weight, scale, minimum, scheme)
+            scale, minimum = sides.scale, sides.minimum
+    assert best is not None
     return best
 
 
 def _least_squares(
-    x: Tensor, codes: Tensor, weight: Tensor, scheme: Scheme
-) -> tuple[Tensor, Tensor | None]:
-    """The sides of least weighted error for codes [R, G, g]: the normal equations
-    [sum wq^2, sum wq; sum wq, sum w] (s, m) = (sum wqx, sum wx)."""
-    by_codes = weight * codes
-    squares, products = (by_codes * codes).sum(-1), (by_codes * x).sum(-1)
-    if not scheme.asymmetric:
-        return torch.where(squares > 0, products / squares, 0.0), None
-    total, first, means = weight.sum(-1), by_codes.sum(-1), (weight * x).sum(-1)
+    x: Tensor, weight: Tensor, scale: Tensor, minimum: Tensor | None, scheme: Scheme
+) -> _Best:
+    """The sides of least weighted error for the codes q that these give, and that error. With what
+    is left, d = x - s q - m, the normal equations [sum wq^2, sum wq; sum wq, sum w] (ds, dm) =
+    (sum wqd, sum wd) say how the sides change."""
+    codes = encode(x, scale, minimum, scheme)
+    left = x - decode(codes, scale, minimum)
+    by_codes, weighed = weight * codes, weight * left
+    squares, products = (by_codes * codes).sum(-1), (by_codes * left).sum(-1)
+    cost = (weighed * left).sum(-1)
+    if minimum is None:
+        change = torch.where(squares > 0, products / squares, 0.0)
+        return _Best(cost - change * products, torch.where(squares > 0, scale + change, 0.0), None)
+    total, first, means = weight.sum(-1), by_codes.sum(-1), weighed.sum(-1)
     determinant = squares * total - first * first
     solvable = determinant > 1e-9 * squares * total
-    scale = torch.where(solvable, (products * total - first * means) / determinant, 0.0)
-    minimum = torch.where(solvable, (squares * means - first * products) / determinant, 0.0)
-    flat = torch.where(total > 0, means / total, 0.0)  # all codes alike: the mean
-    return scale, torch.where(solvable, minimum, flat)
+    change = torch.where(solvable, (products * total - first * means) / determinant, 0.0)
+    shift = torch.where(solvable, (squares * means - first * products) / determinant, 0.0)
+    # All codes alike: the mean.
+    flat = torch.where(total > 0, (means + scale * first) / total, 0.0)
+    return _Best(
+        cost - change * products - shift * means,
+        torch.where(solvable, scale + change, 0.0),
+        minimum + torch.where(solvable, shift, flat),
+    )
 
 
 def _storable(x: Tensor, weight: Tensor, best: _Best, scheme: Scheme) -> Sides:

@@ -1,0 +1,117 @@
+"""A matrix whose rows are kept in several ways: what a file stores apart, our blocks multiply as
+one (query, key and value), and the parts may be in different schemes."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgewise.kernels import NativeMatrix
+from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule, packed_matmul
+from edgewise.quantization.packed import Packed, joined, random_packed
+from edgewise.schemes import TILE_ROWS, Family, Scheme
+
+ROWS_AT_ONCE = 1024  # of a floating-point part made float32 at a time
+
+Part = PackedLinear | nn.Linear
+
+
+class StackedLinear(nn.Module):
+    """`parts` below each other; the bias [rows], of the compute type, is the whole matrix's. Parts
+    multiply in the type of what they are given, floating-point ones of another type in float32."""
+
+    def __init__(self, parts: Sequence[Part], bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def native(self) -> NativeMatrix | None:
+        """The matrix as the kernels see it: they do not know matrices in parts."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., columns] -> [..., rows], of the same type."""
+        found = torch.cat([_product(x, part) for part in self.parts], dim=-1)
+        return found if self.bias is None else found + self.bias.to(found.dtype)
+
+
+def _product(x: Tensor, part: nn.Module) -> Tensor:
+    if isinstance(part, PackedLinear):
+        return packed_matmul(x, part.packed, None, part.native())
+    assert isinstance(part, nn.Linear)
+    if part.weight.dtype == x.dtype:
+        product: Tensor = part(x)
+        return product
+    starts = range(0, len(part.weight), ROWS_AT_ONCE)
+    tiles = (part.weight[i : i + ROWS_AT_ONCE].float() for i in starts)
+    whole = torch.cat([F.linear(x.float(), tile) for tile in tiles], dim=-1)
+    return whole.to(x.dtype)
+
+
+def in_few_parts(parts: Sequence[Tensor | Packed]) -> list[Tensor | Packed]:
+    """The same matrix [rows, columns] in as few parts as possible: neighbours in one scheme are
+    joined, packed ones where the upper one fills whole tiles."""
+    found: list[Tensor | Packed] = []
+    for part in parts:
+        before = found[-1] if found else None
+        if isinstance(part, Tensor) and isinstance(before, Tensor) and part.dtype == before.dtype:
+            found[-1] = torch.cat((before, part))
+        elif isinstance(part, Packed) and isinstance(before, Packed) and _fits(before, part):
+            found[-1] = joined([before, part])
+        else:
+            found.append(part)
+    return found
+
+
+def stored_module(
+    old: nn.Linear | nn.Embedding, parts: Sequence[Tensor | Packed], dtype: torch.dtype
+) -> nn.Module:
+    """A module in place of `old` with these parts of its matrix, one below the other; `dtype` is
+    what the layer computes in."""
+    parts = in_few_parts(parts)
+    if isinstance(old, nn.Embedding):
+        (part,) = parts
+        return PackedEmbedding(part) if isinstance(part, Packed) else _table(part)
+    if len(parts) == 1 and isinstance(parts[0], Packed):
+        return PackedLinear(parts[0], old.bias)
+    if len(parts) == 1 and isinstance(parts[0], Tensor) and parts[0].dtype == dtype:
+        old.weight = nn.Parameter(parts[0], requires_grad=False)
+        return old
+    return StackedLinear([_linear(part) for part in parts], old.bias)
+
+
+def numbers_of(module: nn.Module) -> Tensor:
+    """The matrix of a module of any kind here, or of torch's own, as float32 [rows, columns]."""
+    if isinstance(module, StackedLinear):
+        return torch.cat([numbers_of(part) for part in module.parts])
+    if isinstance(module, PackedModule):
+        return module.packed.dequantized()
+    assert isinstance(module, nn.Linear | nn.Embedding)
+    return module.weight.float()
+
+
+def _table(weight: Tensor) -> nn.Embedding:
+    rows, columns = weight.shape
+    return nn.Embedding(rows, columns, _weight=weight)
+
+
+def _linear(part: Tensor | Packed) -> Part:
+    if isinstance(part, Packed):
+        return PackedLinear(part)
+    rows, columns = part.shape
+    linear = nn.Linear(columns, rows, bias=False, device="meta")
+    linear.weight = nn.Parameter(part, requires_grad=False)
+    return linear
+
+
+def random_matrix(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Tensor | Packed:
+    """Random numbers on the scale of trained weights: for timing, without a checkpoint."""
+    if scheme.family is not Family.FLOAT:
+        return random_packed(scheme, shape, device)
+    return torch.empty(shape, dtype=getattr(torch, scheme.compute), device=device).normal_(std=0.02)
+
+
+def _fits(above: Packed, below: Packed) -> bool:
+    grouped = above.scheme.family is Family.GROUPED
+    return grouped and above.scheme == below.scheme and above.shape[0] % TILE_ROWS == 0

@@ -1,0 +1,163 @@
+"""Commands under bad luck: no cache, no UTF-8, contradictory wishes, files of other kinds."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from edgewise import kernels
+from edgewise.cli.plan import parse_pins
+from edgewise.cli.profile import profile_key
+from edgewise.cluster_files import load_cluster
+from edgewise.clusters import Cluster, Device
+from edgewise.errors import ClusterError, InputError, PlanError, ProfileError
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.plans import Plan
+from edgewise.profiles import Profile
+from edgewise.quality.calibration import Calibration
+from edgewise.quality.examples import load_examples
+from edgewise.quality.prepare import full_name
+from edgewise.sensitivities import Sensitivity
+from edgewise.simulation.rooflines import load_figures
+
+FEW = ("--sequences", "1", "--length", "16")
+ONE = 'source = "a"\n[[device]]\nname = "a"\nmemory = "1 GB"\n'
+
+
+@pytest.mark.parametrize("wanted", [("sensitivity", *FEW, "--schemes", "q4g64"), ("profile",)])
+def test_a_measurement_that_cannot_be_kept_is_made(command, monkeypatch, tmp_path, wanted):
+    (tmp_path / "one.toml").write_text(ONE)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    name, *options = wanted
+    if name == "profile":
+        options = ["--cluster", tmp_path / "one.toml"]
+    result = command(name, "demo", *options, "--json")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    assert (document["cached"], document["path"]) == (False, None)
+
+
+def test_quantizing_for_later_needs_a_place(command, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    result = command("quantize", "demo", *FEW, "--schemes", "q2g64")
+    assert result.code == 2
+    assert "cannot be kept there; give a folder that can be written as XDG_CACHE_HOME" in result.err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_standard_input_that_is_no_text(command, monkeypatch, encoding):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding))
+    result = command("run", "demo", "-")
+    assert result.code == 2
+    assert result.err.startswith("error: standard input is not text in the terminal's encoding: ")
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0c", "\x1c"])
+def test_only_newlines_end_lines(tmp_path, character):
+    path = tmp_path / "data.jsonl"
+    row = {"prompt": f"a{character}b", "answer": "c"}
+    escaped = character in "\x0c\x1c"  # which JSON wants escaped
+    path.write_text("\n".join([json.dumps(row, ensure_ascii=escaped)] * 2) + "\r\n", "utf-8")
+    assert [x.prompt for x in load_examples(path, 9)] == [row["prompt"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("pins", "message"),
+    [
+        (("1=a", "1=b"), "pin '1=b': layer 1 is pinned to 'a', too"),
+        (("0-3=a", "2-5=b"), "pin '2-5=b': layer 2 is pinned to 'a', too"),
+        (("head=b", "9=a"), "pin '9=a': layer 9 is pinned to 'b', too"),
+    ],
+)
+def test_contradictory_pins(pins, message):
+    with pytest.raises(PlanError) as error:
+        parse_pins(pins, 10)
+    assert str(error.value) == message
+
+
+def test_pins_may_repeat_each_other():
+    assert parse_pins(("0-2=a", "2=a"), 10) == {0: "a", 1: "a", 2: "a"}
+
+
+@pytest.mark.parametrize(
+    ("source", "key"),
+    [('["a"]', "source"), ("{}", "source"), ("true", "source"), ("1979-05-27", "source")],
+)
+def test_a_source_of_another_type_is_named(tmp_path, source, key):
+    path = tmp_path / "c.toml"
+    path.write_text(ONE.replace('"a"', source, 1))
+    with pytest.raises(ClusterError, match=f"key '{key}' has the wrong type"):
+        load_cluster(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 5000,
+        b"source = '\xff'",
+        "x = " + "1" * 5000,
+        'source = "a"\n[[device]]\nname = [1]',
+    ],
+)
+def test_toml_that_cannot_be_read_is_named(tmp_path, text):
+    path = tmp_path / "c.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ClusterError, match=r"c\.toml: "):
+        load_cluster(path)
+    with pytest.raises(ProfileError, match=r"c\.toml: "):
+        load_figures(path)
+
+
+@pytest.mark.parametrize("read", [Plan.load, Profile.load, Sensitivity.load])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"version": ' + b"1" * 5000 + b"}", b"\xff"])
+def test_json_that_python_cannot_read_is_named(tmp_path, read, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.json: "):
+        read(path)
+
+
+def test_plans_use_the_schemes_of_a_sensitivity(command, tmp_path):
+    (tmp_path / "one.toml").write_text(ONE)
+    file = tmp_path / "s.json"
+    names = "q8g64,bf16"
+    assert command("sensitivity", "demo", *FEW, "--schemes", names, "--out", file).code == 0
+    asked = ("plan", "demo", "--cluster", tmp_path / "one.toml", "--sensitivity", file, "--json")
+    result = command(*asked)
+    assert result.code == 0, result.err
+    (chosen,) = json.loads(result.out)["plans"]
+    assert set(chosen["stages"][0]["schemes"]) <= set(names.split(","))
+
+
+def test_a_profile_is_of_the_code_that_was_timed(monkeypatch):
+    spec = open_checkpoint("demo").spec
+    cluster = Cluster((Device("a", 10**9),), (), "a")
+    keys = {profile_key(spec, cluster, ["fp32"])}
+    monkeypatch.setattr(kernels, "instruction_set", lambda: "another")
+    keys.add(profile_key(spec, cluster, ["fp32"]))
+    monkeypatch.setenv("EDGEWISE_KERNELS", "off")
+    keys.add(profile_key(spec, cluster, ["fp32"]))
+    monkeypatch.setattr("edgewise.cli.profile.__version__", "9.9")
+    keys.add(profile_key(spec, cluster, ["fp32"]))
+    assert len(keys) == 4
+
+
+def test_what_gptq_looked_at_is_in_its_name(command, tmp_path, monkeypatch):
+    """Layers quantized on other text are others, and each is asked for by its name."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = tmp_path / "text.txt"
+    names = {}
+    for content in ("one two three " * 99, "four five six  " * 99):
+        text.write_text(content)
+        asked = ("quantize", "demo", *FEW, "--text", text, "--schemes", "q2g64", "--json")
+        first, second = (json.loads(command(*asked).out) for _ in range(2))
+        assert (first["made"] > 0, second["made"]) == (True, 0)
+        names[content] = first["rounding"]
+        assert full_name("demo", "gptq", Calibration(str(text), 1, 16, 1)) == first["rounding"]
+    assert len(set(names.values())) == 2
+    assert full_name("demo", "nearest") == "nearest"
+    assert full_name("demo", None) is None
+    result = command("evaluate", "demo", "--scheme", "q2g64", "--limit", "1", "--json",
+                     "--rounding", names.popitem()[1])  # fmt: skip
+    assert result.code == 0, result.err

@@ -29,7 +29,6 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import llama_files
@@ -82,11 +81,12 @@ def compared(reference: np.ndarray, ids: np.ndarray, logits: Iterable[Tensor]) -
 
 @dataclass
 class Rows:
-    """Measured rows, kept in a file as soon as they are there."""
+    """Measured rows, kept in a file as soon as they are there; read anew each time, since another
+    run may add its own."""
 
     file: Path
 
-    @cached_property
+    @property
     def all(self) -> list[Row]:
         return json.loads(self.file.read_text()) if self.file.exists() else []
 
@@ -94,10 +94,9 @@ class Rows:
         return any(key.items() <= row.items() for row in self.all)
 
     def add(self, key: Row, values: Row) -> None:
-        self.all[:] = [row for row in self.all if not key.items() <= row.items()]
-        self.all.append(key | values)
+        kept = [row for row in self.all if not key.items() <= row.items()]
         partial = self.file.with_suffix(".new")
-        partial.write_text(json.dumps(self.all, indent=1))
+        partial.write_text(json.dumps([*kept, key | values], indent=1))
         partial.replace(self.file)
         print(
             f"{key['copy']:8} {key['axis']:7} {key['name']:14} {key['method']:13} "

@@ -17,9 +17,10 @@ from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader, matrix_modules
 from edgewise.models.names import table_name, tensor_names
 from edgewise.models.shard import Shard, load_shard
-from edgewise.quality.prepare import prepare
+from edgewise.quality.prepare import full_name, prepare
 from edgewise.quality.streaming import run_layer, watched
-from edgewise.quantization.linear import PackedModule
+from edgewise.quantization.rounding import CALIBRATED
+from edgewise.quantization.stacked import numbers_of
 from edgewise.quantization.store import Store
 from edgewise.schemes import get_scheme
 from edgewise.specs import ModelSpec
@@ -150,23 +151,19 @@ def sizes(spec: ModelSpec, schemes: list[str]) -> tuple[int, int, int]:
 def load_ours(folder: Path, schemes: list[str], method: str, ids: Tensor, length: int) -> Shard:
     """The model as Edgewise runs it; methods that look at inputs see those on sequences `ids`."""
     with tempfile.TemporaryDirectory(prefix="edgewise-quality-") as kept:
-        store = None
-        if method != "nearest":
+        store, full = None, full_name(str(folder), method)
+        if full is not None and method in CALIBRATED:
             store = Store(Path(kept))
-            prepare(str(folder), [[name] for name in schemes], method, ids, store)
+            prepare(str(folder), [[name] for name in schemes], full, ids, store)
         return load_shard(
-            folder, schemes=schemes, method=method, store=store, slots=1, context=length
+            folder, schemes=schemes, method=full, store=store, slots=1, context=length
         )
 
 
 def take_weights(model: Whole, shard: Shard) -> None:
     """Give a float32 model the matrices of a shard that holds all its layers."""
-    for number, layer in enumerate(shard.layers):
-        for name, module in layer.named_children():
-            if isinstance(module, PackedModule):
-                model.replace(number, name, module.packed.dequantized())
-            elif name in dict(matrix_modules(layer)):
-                model.replace(number, name, module.weight.float())
+    for number, matrix, _ in model.parts():
+        model.replace(number, matrix, numbers_of(getattr(shard.layers[number], matrix)))
 
 
 def as_run(shard: Shard, ids: np.ndarray) -> Tensor:

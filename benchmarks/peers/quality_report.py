@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from edgewise.quantization.rounding import CALIBRATED
+
 Row = dict[str, Any]
 
 FEW = 6.6  # bits per weight up to which widths count as few
@@ -19,7 +21,7 @@ PLAIN, IMPORTANCE = "none", ("imatrix", "imatrix-first")
 
 def informed(row: Row) -> bool:
     """Whether statistics of a text helped to round."""
-    return str(row["method"]) not in ("none", "nearest")
+    return row["method"] in CALIBRATED or row["method"] in IMPORTANCE
 
 
 def better_importance(rows: Sequence[Row]) -> list[Row]:

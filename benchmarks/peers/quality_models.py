@@ -1,0 +1,172 @@
+"""Models for `quality.py`: the original in float32, what ours and llama.cpp's quantizers make of
+its matrices, and statistics of what those are multiplied with."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from ggml import Ggml
+from torch import Tensor, nn
+
+from edgewise.models.cache import Segment
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.decoder import Layer
+from edgewise.models.loading import Loader, matrix_modules
+from edgewise.models.names import table_name, tensor_names
+from edgewise.models.shard import Shard, load_shard
+from edgewise.quality.prepare import full_name, prepare
+from edgewise.quality.streaming import run_layer, watched
+from edgewise.quantization.rounding import CALIBRATED
+from edgewise.quantization.stacked import numbers_of
+from edgewise.quantization.store import Store
+from edgewise.schemes import get_scheme
+from edgewise.specs import ModelSpec
+
+FULL = get_scheme("fp32")
+
+
+class Whole:
+    """A model in float32 whose matrices can be replaced, run by torch: windows are longer than
+    what the kernels take of float32."""
+
+    def __init__(self, folder: Path) -> None:
+        checkpoint = open_checkpoint(folder)
+        self.config, loader = checkpoint.config, Loader(checkpoint, torch.device("cpu"))
+        self.layers: list[Layer] = []
+        for number in range(self.config.num_layers):
+            self.layers.append(loader.layer(number, FULL, self.layers[0] if number else None))
+        self._originals = [
+            {name: module.weight.detach() for name, module in matrix_modules(layer)}
+            for layer in self.layers
+        ]
+
+    def logits(self, ids: np.ndarray) -> Tensor:
+        """ids [T] -> logits [T, vocabulary]."""
+        x = torch.from_numpy(ids).unsqueeze(0)
+        for number, layer in enumerate(self.layers):
+            x = run_layer(self.config, number, layer, x)
+        return x[0]
+
+    def tensor_names(self, number: int, matrix: str) -> tuple[str, ...]:
+        """The checkpoint's tensors that lie below each other in a layer's matrix."""
+        last = number == self.config.num_layers - 1
+        if last and self.config.tied and matrix == "out":
+            return (table_name(self.config.names),)
+        kind = self.layers[number].kind
+        return tensor_names(self.config.names, kind, f"{matrix}.weight", number - 1)
+
+    def replace(self, number: int, matrix: str, weight: Tensor) -> None:
+        module = getattr(self.layers[number], matrix)
+        module.weight = nn.Parameter(weight, requires_grad=False)
+
+    def restore(self) -> None:
+        for number, originals in enumerate(self._originals):
+            for name, weight in originals.items():
+                self.replace(number, name, weight)
+
+    def parts(self) -> Iterator[tuple[int, str, dict[str, Tensor]]]:
+        """Layer, matrix, and the checkpoint's tensors in it as they were."""
+        rows = {"q_proj": self.config.num_heads * self.config.head_dim}
+        rows["k_proj"] = rows["v_proj"] = self.config.num_kv_heads * self.config.head_dim
+        for number, originals in enumerate(self._originals):
+            for matrix, weight in originals.items():
+                names = self.tensor_names(number, matrix)
+                even = len(weight) // len(names)
+                sizes = [rows.get(name.split(".")[-2], even) for name in names]
+                sizes = sizes if len(names) > 1 else [len(weight)]
+                yield number, matrix, dict(zip(names, weight.split(sizes), strict=True))
+
+
+def round_with_ggml(
+    model: Whole, ggml: Ggml, kind: str, importance: dict[str, np.ndarray] | None, threads: int
+) -> tuple[int, int]:
+    """Send every matrix of a model through a type of ggml's. Returns bytes and weights, tied
+    matrices once."""
+    rounded: dict[str, Tensor] = {}
+    total = count = 0
+    for number, matrix, tensors in model.parts():
+        for name, weight in tensors.items():
+            if name not in rounded:
+                given = None if importance is None else importance.get(name)
+                values, size = ggml.rounded(weight.numpy(), kind, given, threads)
+                rounded[name] = torch.from_numpy(values)
+                total, count = total + size, count + weight.numel()
+        parts = [rounded[name] for name in tensors]
+        model.replace(number, matrix, parts[0] if len(parts) == 1 else torch.cat(parts))
+    return total, count
+
+
+def importance(model: Whole, ids: Tensor) -> dict[bool, dict[str, np.ndarray]]:
+    """Mean squares of the inputs of every tensor's columns on sequences ids [B, T], with (True) and
+    without (False) the first token of each, on which some columns grow large. A tied table counts
+    as the head's matrix."""
+    found: dict[bool, dict[str, np.ndarray]] = {True: {}, False: {}}
+    x = ids
+    for number, layer in enumerate(model.layers):
+        with watched(layer) as seen:
+            x = run_layer(model.config, number, layer, x)
+        for matrix, inputs in seen.items():
+            squares = torch.cat(inputs).view(*ids.shape, -1).double().square()
+            for first in (True, False):
+                mean = squares[:, 0 if first else 1 :].mean((0, 1)).float().numpy()
+                for name in model.tensor_names(number, matrix):
+                    found[first][name] = mean
+    return found
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a model is stored in: a scheme for its blocks, one for embedding and head."""
+
+    blocks: str
+    ends: str
+
+    @staticmethod
+    def parse(text: str) -> "Entry":
+        """ "q4g64a" or "q4g64a/q8g32"."""
+        blocks, _, ends = text.partition("/")
+        return Entry(blocks, ends or blocks)
+
+    def schemes(self, spec: ModelSpec) -> list[str]:
+        return [self.ends, *[self.blocks] * spec.num_blocks, self.ends]
+
+
+def sizes(spec: ModelSpec, schemes: list[str]) -> tuple[int, int, int]:
+    """(bytes of the matrices, bytes of all weights, number of weights in matrices), a tied matrix
+    once: here embedding and head are always in one scheme."""
+    stored = [get_scheme(name) for name in schemes]
+    shapes = [(s, m) for s, layer in zip(stored, spec.layers, strict=True) for m in layer.matrices]
+    if spec.tied:
+        shapes = shapes[: -len(spec.layers[-1].matrices)]
+    matrices = sum(scheme.matrix_bytes(*shape) for scheme, shape in shapes)
+    total = sum(x.weight_bytes(s) for s, x in zip(stored, spec.layers, strict=True))
+    if spec.tied:
+        total -= sum(stored[-1].matrix_bytes(*shape) for shape in spec.layers[-1].matrices)
+    return matrices, total, sum(rows * columns for _, (rows, columns) in shapes)
+
+
+def load_ours(folder: Path, schemes: list[str], method: str, ids: Tensor, length: int) -> Shard:
+    """The model as Edgewise runs it; methods that look at inputs see those on sequences `ids`."""
+    with tempfile.TemporaryDirectory(prefix="edgewise-quality-") as kept:
+        store, full = None, full_name(str(folder), method)
+        if full is not None and method in CALIBRATED:
+            store = Store(Path(kept))
+            prepare(str(folder), [[name] for name in schemes], full, ids, store)
+        return load_shard(
+            folder, schemes=schemes, method=full, store=store, slots=1, context=length
+        )
+
+
+def take_weights(model: Whole, shard: Shard) -> None:
+    """Give a float32 model the matrices of a shard that holds all its layers."""
+    for number, matrix, _ in model.parts():
+        model.replace(number, matrix, numbers_of(getattr(shard.layers[number], matrix)))
+
+
+def as_run(shard: Shard, ids: np.ndarray) -> Tensor:
+    """ids [T] -> logits [T, vocabulary], as a prompt through the shard."""
+    shard.drop(0)
+    return shard.forward(torch.from_numpy(ids), [Segment(0, 0, len(ids))])

@@ -1,0 +1,179 @@
+"""Rows of `quality.py` as tables, ratios and a picture."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from edgewise.quantization.rounding import CALIBRATED
+
+Row = dict[str, Any]
+
+FEW = 6.6  # bits per weight up to which widths count as few
+AXES = {"weights": "weights alone", "file": "whole file, as run"}
+# Of the peer's rows: those measured without and with an importance matrix.
+PLAIN, IMPORTANCE = "none", ("imatrix", "imatrix-first")
+
+
+def informed(row: Row) -> bool:
+    """Whether statistics of a text helped to round."""
+    return row["method"] in CALIBRATED or row["method"] in IMPORTANCE
+
+
+def better_importance(rows: Sequence[Row]) -> list[Row]:
+    """The peer's rows with, for every type, the importance matrix that served it better."""
+    best: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        if row["side"] == "llama.cpp" and row["method"] in IMPORTANCE:
+            key = (row["copy"], row["axis"], row["name"])
+            if key not in best or row["kl"] < best[key]["kl"]:
+                best[key] = row
+    return list(best.values())
+
+
+def curve(rows: Sequence[Row]) -> list[tuple[float, float]]:
+    """(bits per weight, KL) of the rows that none of no more bits betters, by size."""
+    found: list[tuple[float, float]] = []
+    for bits, kl in sorted((row["bits"], row["kl"]) for row in rows):
+        if not found or kl < found[-1][1]:
+            found.append((bits, kl))
+    return found
+
+
+def interpolated(points: Sequence[tuple[float, float]], bits: float) -> float | None:
+    """KL at a size, its logarithm linear between neighbours; None outside of the curve."""
+    for (low, before), (high, after) in pairwise(points):
+        if low <= bits <= high:
+            share = (bits - low) / (high - low)
+            return math.exp(math.log(before) + share * (math.log(after) - math.log(before)))
+    if points and points[-1][0] <= bits:  # more bits than our last point needs: no worse than that
+        return points[-1][1]
+    return None
+
+
+def ratios(rows: Sequence[Row]) -> list[Row]:
+    """Our KL at each size of the peer's, over the peer's: our rows rounded without statistics
+    against types without importance matrix, all of ours against types with one."""
+    found = []
+    sides = (
+        ("without", lambda row: row["method"] == PLAIN and row["name"] != "F32"),
+        ("with", lambda row: row in best),
+    )
+    best = better_importance(rows)
+    for what, belongs in sides:
+        for row in (x for x in rows if x["side"] == "llama.cpp" and belongs(x)):
+            ours = curve([
+                x for x in rows
+                if x["side"] == "edgewise" and (x["copy"], x["axis"]) == (row["copy"], row["axis"])
+                and (what == "with" or not informed(x))
+            ])  # fmt: skip
+            kl = interpolated(ours, row["bits"])
+            found.append({
+                "copy": row["copy"], "axis": row["axis"], "importance": what, "name": row["name"],
+                "bits": row["bits"], "few": row["bits"] <= FEW, "peer_kl": row["kl"], "kl": kl,
+                "ratio": None if kl is None else kl / row["kl"],
+            })  # fmt: skip
+    return sorted(found, key=lambda x: (x["copy"], x["axis"], x["importance"], -x["bits"]))
+
+
+def print_tables(rows: Sequence[Row], code: str) -> None:
+    """One table per copy and axis, the ratios, and the largest ratio of each kind."""
+    console = Console(width=140)
+    for copy, axis in _panels(rows):
+        table = Table(title=f"{copy}: {AXES[axis]}")
+        columns = ("stored in", "rounded with", "bits", "MB", "KL", "99 %", "top-1", "perplexity")
+        for name in (*columns, "quantized in"):
+            table.add_column(name, justify="left" if name in columns[:2] else "right")
+        chosen = [x for x in rows if (x["copy"], x["axis"]) == (copy, axis)]
+        for row in sorted(chosen, key=lambda x: (-x["bits"], x["kl"])):
+            older = row["side"] == "edgewise" and row["code"] != code
+            table.add_row(
+                row["name"] + (" (older code)" if older else ""),
+                row["method"], f"{row['bits']:.3f}", f"{row['bytes'] / 1e6:.1f}",
+                f"{row['kl']:.4f}", f"{row['kl_99']:.3f}", f"{row['top1']:.4f}",
+                f"{row['perplexity']:.3f}", f"{row['seconds']:.1f} s",
+                style="bold" if row["side"] == "edgewise" else "",
+            )  # fmt: skip
+        console.print(table)
+    table = Table(title=f"our KL / llama.cpp's at its size (* up to {FEW} bits per weight)")
+    for name in ("copy", "axis", "importance matrix", "type", "bits", "theirs", "ours", "ratio"):
+        table.add_column(name)
+    for x in ratios(rows):
+        ours = ("-", "-") if x["kl"] is None else (f"{x['kl']:.4f}", f"{x['ratio']:.2f}")
+        bits = f"{x['bits']:.3f}{'*' if x['few'] else ''}"
+        table.add_row(
+            x["copy"], x["axis"], x["importance"], x["name"], bits, f"{x['peer_kl']:.4f}", *ours
+        )
+    console.print(table)
+    few = [x for x in ratios(rows) if x["few"] and x["kl"] is not None]
+    for copy, axis in _panels(rows):
+        for what in ("without", "with"):
+            kind = (copy, axis, what)
+            values = [x["ratio"] for x in few if (x["copy"], x["axis"], x["importance"]) == kind]
+            if values:
+                console.print(
+                    f"{copy}, {AXES[axis]}, {what} importance matrix: at {len(values)} sizes of up "
+                    f"to {FEW} bits our KL is {min(values):.2f} to {max(values):.2f} times theirs"
+                )
+
+
+def _panels(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    for copy in dict.fromkeys(x["copy"] for x in rows):
+        yield from ((copy, axis) for axis in AXES)
+
+
+def save_plot(rows: Sequence[Row], file: Path) -> None:
+    """KL (logarithmic) against bits per weight and against bytes, a row of panels per copy."""
+    import matplotlib.pyplot as plt
+
+    panels = list(_panels(rows))
+    figure, grid = plt.subplots(
+        len(panels) // 2, 2, figsize=(13, 4.8 * (len(panels) // 2)), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    best = better_importance(rows)
+    groups = (
+        ("Edgewise, nearest", "C0", "o-", lambda x: x["side"] == "edgewise" and not informed(x)),
+        ("Edgewise, statistics", "C2", "s-", lambda x: x["side"] == "edgewise" and informed(x)),
+        ("llama.cpp", "C1", "v--", lambda x: x["side"] == "llama.cpp" and x["method"] == PLAIN),
+        ("llama.cpp, importance matrix", "C3", "^--", lambda x: x in best),
+    )  # fmt: skip
+    for axes, (copy, axis) in zip(grid.flat, panels, strict=True):
+        for index, (label, colour, style, belongs) in enumerate(groups):
+            chosen = [
+                x for x in rows
+                if (x["copy"], x["axis"]) == (copy, axis) and x["name"] != "F32" and belongs(x)
+            ]  # fmt: skip
+            _line(axes, chosen, axis, label, colour, style, below=index % 2 == 1)
+        x = "bits per weight" if axis == "weights" else "weights, MB"
+        axes.set(title=f"{copy}: {AXES[axis]}", xlabel=x, ylabel="KL to fp32, nats per token")
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower left")
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
+def _line(
+    axes: Any, rows: Sequence[Row], axis: str, label: str, colour: str, style: str, below: bool
+) -> None:
+    """A group's points with their names, joined where none of no more bits betters them."""
+    if not rows:
+        return
+    along = (lambda x: x["bits"]) if axis == "weights" else (lambda x: x["bytes"] / 1e6)
+    best = set(curve(rows))
+    joined = sorted((x for x in rows if (x["bits"], x["kl"]) in best), key=along)
+    axes.plot([along(x) for x in joined], [x["kl"] for x in joined], style[1:], color=colour)
+    points = [(along(x), x["kl"]) for x in rows]
+    axes.plot(*zip(*points, strict=True), style[0], color=colour, markersize=5, label=label)
+    for row, point in zip(rows, points, strict=True):
+        shift = (-4, -9) if below else (5, 4)
+        axes.annotate(
+            row["name"], point, shift, textcoords="offset points", size=6.5, color=colour,
+            ha="right" if below else "left",
+        )  # fmt: skip

@@ -21,7 +21,7 @@ from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType
 
 FIRST_SEED = 100  # far from those of other texts
-SEQUENCES, LENGTH = 48, 128
+SEQUENCES, LENGTH = 32, 128
 
 
 def text_of(model: str, attempt: int) -> Calibration:

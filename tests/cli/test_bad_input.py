@@ -87,7 +87,7 @@ def test_unknown_scheme(fails):
     message = (
         "unknown scheme 'q17'; known schemes: fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, "
         "groups of 16, 32, 64 or 128; q4g64a is asymmetric, q4g32d has its scales quantized too), "
-        "stored (as the checkpoint has it), t8 (truncated: 4, 6, ... 16 bits)"
+        "4bit (a recipe; 2, 3, 5, 6, 8 too), stored (as the checkpoint has it), t8 (truncated: 4, 6, ... 16 bits)"
     )
     assert fails("run", "demo", "hello", "--scheme", "q17") == message
 
@@ -187,7 +187,10 @@ def test_json_errors_are_json(command, tmp_path):
 
 def test_a_model_that_fits_nowhere(command, cluster_file):
     path = cluster_file(memory='"1 MB"')
-    path.write_text(path.read_text().replace('"1 GB"', '"2 MB"'))
+    path.write_text(path.read_text().replace('"1 GB"', '"1 MB"'))
     result = command("run", "demo", "hello", "--cluster", path)
+    assert result.code == 3
+    assert "in 2bit, but the devices have 2 MB" in result.err
+    result = command("run", "demo", "hello", "--cluster", path, "--scheme", "fp32")
     assert result.code == 3
     assert "too little in all" in result.err

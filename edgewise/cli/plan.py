@@ -149,12 +149,15 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
 
 
 def chosen_schemes(options: PlanOptions, spec: ModelSpec, cluster: Cluster) -> tuple[str, ...]:
-    """Those asked for, else those whose losses the sensitivity file knows, else where quality
-    matters one for each width, else the first that fits. Raises Infeasible where none does."""
+    """Those asked for, else those that the sensitivity or the profile file knows, else where
+    quality matters one for each width, else the first that fits. Raises Infeasible where none
+    does."""
     if options.schemes is not None:
         return options.schemes
     if options.sensitivity is not None:
         return tuple(Sensitivity.load(options.sensitivity).losses)
+    if options.profile is not None:
+        return Profile.load(options.profile).schemes
     matters = options.quality is not None or options.frontier is not None
     if matters:
         return CANDIDATES

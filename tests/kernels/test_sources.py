@@ -17,6 +17,9 @@ STRICT = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-pthread")
 STRICT_GCC = (*STRICT, "-Wno-maybe-uninitialized")
 
 
+thorough = pytest.mark.skipif(not THOROUGH, reason="minutes of compiling: make test-slow")
+
+
 def build(compiler, out, *options):
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
@@ -32,12 +35,14 @@ def run(*command):
     return found.stdout
 
 
+@thorough
 def test_random_shapes_with_sanitizers(tmp_path):
     options = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     driver = build("g++", tmp_path / "driver", *STRICT_GCC, *options)
-    assert "portable: done" in run(driver, "100" if THOROUGH else "25")
+    assert "portable: done" in run(driver, "100")
 
 
+@thorough
 def test_random_shapes_on_arm(tmp_path):
     if shutil.which("qemu-aarch64-static") is None:
         pytest.skip("qemu-aarch64-static is not installed")
@@ -45,6 +50,7 @@ def test_random_shapes_on_arm(tmp_path):
     assert "neon-dotprod: done" in run("qemu-aarch64-static", driver, "60")
 
 
+@thorough
 @pytest.mark.parametrize("compiler", ["clang++", "clang++-16"])
 def test_random_shapes_with_clang(tmp_path, compiler):
     driver = build(compiler, tmp_path / "driver", *STRICT, "-O3", "-Wno-unknown-pragmas")

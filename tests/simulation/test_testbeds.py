@@ -41,7 +41,9 @@ def test_shapes_are_those_of_the_checkpoints(
         "max_position_embeddings": 4096,
         "vocab_size": 32000,
     }
-    assert DecoderConfig.from_dict(config).spec(shape.name) == shape
+    spec = DecoderConfig.from_dict(config).spec(shape.name)
+    # What else layers do (positions, norms) tells profiles apart, but costs nothing of its own.
+    assert replace(spec, computation="") == shape
 
 
 @pytest.mark.parametrize("name", TESTBEDS)

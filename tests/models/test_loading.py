@@ -9,7 +9,7 @@ from edgewise.errors import QuantizationError
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import SafetensorsCheckpoint as Checkpoint
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.models.decoder import Block
+from edgewise.models.decoder import Block, Head
 from edgewise.models.linear import Linear
 from edgewise.models.loading import matrix_modules
 from edgewise.models.shard import load_shard, random_shard
@@ -46,8 +46,10 @@ def test_equals_the_layers_that_hold_the_dequantized_weights(
     quantized = load_shard(checkpoint(family), schemes=scheme)
     plain = load_shard(checkpoint(family), schemes="bf16")
     for layer, other in zip(quantized.layers, plain.layers, strict=True):
+        dtype = torch.float32 if isinstance(layer, Head) else torch.bfloat16
         for name, module in matrix_modules(other):
-            module.weight = torch.nn.Parameter(getattr(layer, name).packed.dequantized().bfloat16())
+            weight = getattr(layer, name).packed.dequantized()
+            module.weight = torch.nn.Parameter(weight.to(dtype))
     assert torch.equal(logits(quantized), logits(plain))
 
 

@@ -111,14 +111,14 @@ def key(copy: Copy, side: str, axis: str, name: str, method: str) -> Row:
 
 
 def measure_ours(copy: Copy, rows: Rows, entry: str, method: str, again: bool) -> None:
-    """Both axes of what Edgewise makes of an entry, "SCHEME" or "BLOCKS/ENDS"."""
+    """Both axes of what Edgewise makes of an entry: a scheme, a recipe, or "BLOCKS/ENDS"."""
     weights, file = (key(copy, "edgewise", axis, entry, method) for axis in ("weights", "file"))
     if rows.has(weights) and rows.has(file) and not again:
         return
-    schemes = models.Entry.parse(entry).schemes(copy.spec)
+    schemes = models.layer_schemes(entry, copy.spec)
     matrices, total, count = models.sizes(copy.spec, schemes)
     began = time.perf_counter()
-    shard = models.load_ours(copy.source, schemes, method, copy.calibration, LENGTH)
+    shard = models.load_ours(copy.source, schemes, method, copy.text, LENGTH)
     about = {"seconds": time.perf_counter() - began, "code": code_digest()}
     found = compared(copy.reference, copy.ids, (models.as_run(shard, x) for x in copy.ids))
     rows.add(file, found | about | {"bits": total * 8 / count, "bytes": total})
@@ -195,9 +195,10 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", required=True, help="Python that has llama-cpp-python")
     parser.add_argument("--copies", required=True, type=listed, help="folders of checkpoints")
-    parser.add_argument("--schemes", type=listed, default=listed(SCHEMES), help="SCHEME or "
-                        "BLOCKS/ENDS, where ends are embedding and head; '' for none")  # fmt: skip
-    parser.add_argument("--method", default="nearest", help="our rounding method")
+    parser.add_argument("--schemes", type=listed, default=listed(SCHEMES), help="SCHEME, "
+                        "RECIPE or BLOCKS/ENDS, ends: embedding and head; '' for none")  # fmt: skip
+    parser.add_argument("--method", default="nearest", help="our rounding method, "
+                        "with statistics; 'plain' is nearest without")  # fmt: skip
     parser.add_argument("--types", type=listed, default=list(TYPES), help="'' for none")
     parser.add_argument("--texts", type=listed, default=list(TEXTS))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "quality")
@@ -209,6 +210,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     args = parsed()
     args.folder.mkdir(parents=True, exist_ok=True)
+    os.environ["XDG_CACHE_HOME"] = str(args.folder.resolve())  # the library's: texts, statistics
     torch.set_num_threads(THREADS)
     about = llama_files.call(args.peer, "describe")
     ids = windows(Path(args.copies[0]), [Path(x) for x in args.texts])

@@ -12,7 +12,8 @@ import quality_models as models
 import torch
 from torch import Tensor
 
-from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.calibration import sequences
+from edgewise.quality.statistics import LOOKED_AT
 from edgewise.specs import ModelSpec
 
 MOST_DIFFERENCE = 1e-3  # of logits, from what transformers computes
@@ -64,9 +65,15 @@ class Copy:
         """The text that statistics are taken on, ours and the peer's: int64 [B, T]."""
 
         def make(file: Path) -> None:
-            np.save(file, sequences(str(self.source), Calibration(seed=1)).numpy())
+            np.save(file, sequences(str(self.source), LOOKED_AT).numpy())
 
         return torch.from_numpy(np.load(self.kept("calibration.npy", make)))
+
+    @property
+    def text(self) -> tuple[str, Tensor]:
+        """A name of what this model does on that text, and the text."""
+        ids = self.calibration
+        return digest([self.digest.encode(), ids.numpy().tobytes()]), ids
 
     @cached_property
     def reference(self) -> np.ndarray:

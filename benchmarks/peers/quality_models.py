@@ -3,7 +3,6 @@ its matrices, and statistics of what those are multiplied with."""
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,18 @@ from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader, matrix_modules
 from edgewise.models.names import table_name, tensor_names
 from edgewise.models.shard import Shard, load_shard
-from edgewise.quality.prepare import full_name, prepare
+from edgewise.quality.prepare import prepare
+from edgewise.quality.statistics import collect_statistics
 from edgewise.quality.streaming import run_layer, watched
-from edgewise.quantization.rounding import CALIBRATED
+from edgewise.quantization.rounding import calibrated, sees_pairs
 from edgewise.quantization.stacked import numbers_of
+from edgewise.quantization.statistics import statistics_path
 from edgewise.quantization.store import Store
 from edgewise.schemes import get_scheme
 from edgewise.specs import ModelSpec
 
 FULL = get_scheme("fp32")
+PLAIN = "plain"  # our method: each scheme's own, without statistics of inputs
 
 
 class Whole:
@@ -117,21 +119,13 @@ def importance(model: Whole, ids: Tensor) -> dict[bool, dict[str, np.ndarray]]:
     return found
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What a model is stored in: a scheme for its blocks, one for embedding and head."""
-
-    blocks: str
-    ends: str
-
-    @staticmethod
-    def parse(text: str) -> "Entry":
-        """ "q4g64a" or "q4g64a/q8g32"."""
-        blocks, _, ends = text.partition("/")
-        return Entry(blocks, ends or blocks)
-
-    def schemes(self, spec: ModelSpec) -> list[str]:
-        return [self.ends, *[self.blocks] * spec.num_blocks, self.ends]
+def layer_schemes(entry: str, spec: ModelSpec) -> list[str]:
+    """The scheme of every layer: of an entry such as "q4g64a", of a recipe, or of "BLOCKS/ENDS",
+    where ends are embedding and head. Raises SchemeError."""
+    blocks, _, ends = entry.partition("/")
+    asked = [ends or blocks, *[blocks] * spec.num_blocks, ends or blocks]
+    named = zip(spec.layers, map(get_scheme, asked), strict=True)
+    return [layer.concrete(scheme).name for layer, scheme in named]
 
 
 def sizes(spec: ModelSpec, schemes: list[str]) -> tuple[int, int, int]:
@@ -148,15 +142,23 @@ def sizes(spec: ModelSpec, schemes: list[str]) -> tuple[int, int, int]:
     return matrices, total, sum(rows * columns for _, (rows, columns) in shapes)
 
 
-def load_ours(folder: Path, schemes: list[str], method: str, ids: Tensor, length: int) -> Shard:
-    """The model as Edgewise runs it; methods that look at inputs see those on sequences `ids`."""
+def load_ours(
+    folder: Path, schemes: list[str], method: str, text: tuple[str, Tensor], length: int
+) -> Shard:
+    """The model as Edgewise runs it, rounded by PLAIN or by a method that looks at statistics of
+    inputs on a text (its name, ids [B, T])."""
+    key, ids = text
+    if method == PLAIN:
+        return load_shard(folder, schemes=schemes, slots=1, context=length)
+    path, name = statistics_path(key), calibrated(method, key)
+    if path is None or not path.exists():
+        collect_statistics(str(folder), ids).keep(path)
     with tempfile.TemporaryDirectory(prefix="edgewise-quality-") as kept:
-        store, full = None, full_name(str(folder), method)
-        if full is not None and method in CALIBRATED:
-            store = Store(Path(kept))
-            prepare(str(folder), [[name] for name in schemes], full, ids, store)
+        store = Store(Path(kept))
+        if sees_pairs(method):
+            prepare(str(folder), [[scheme] for scheme in schemes], name, ids, store)
         return load_shard(
-            folder, schemes=schemes, method=full, store=store, slots=1, context=length
+            folder, schemes=schemes, method=name, store=store, slots=1, context=length
         )
 
 

@@ -9,19 +9,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edgewise.quantization.rounding import CALIBRATED
-
 Row = dict[str, Any]
 
 FEW = 6.6  # bits per weight up to which widths count as few
 AXES = {"weights": "weights alone", "file": "whole file, as run"}
 # Of the peer's rows: those measured without and with an importance matrix.
 PLAIN, IMPORTANCE = "none", ("imatrix", "imatrix-first")
+UNINFORMED = (PLAIN, "exact", "plain")  # ways to round, ours and theirs, that look at no text
 
 
 def informed(row: Row) -> bool:
     """Whether statistics of a text helped to round."""
-    return row["method"] in CALIBRATED or row["method"] in IMPORTANCE
+    return row["method"] not in UNINFORMED
 
 
 def better_importance(rows: Sequence[Row]) -> list[Row]:
@@ -137,7 +136,7 @@ def save_plot(rows: Sequence[Row], file: Path) -> None:
     )  # fmt: skip
     best = better_importance(rows)
     groups = (
-        ("Edgewise, nearest", "C0", "o-", lambda x: x["side"] == "edgewise" and not informed(x)),
+        ("Edgewise", "C0", "o-", lambda x: x["side"] == "edgewise" and not informed(x)),
         ("Edgewise, statistics", "C2", "s-", lambda x: x["side"] == "edgewise" and informed(x)),
         ("llama.cpp", "C1", "v--", lambda x: x["side"] == "llama.cpp" and x["method"] == PLAIN),
         ("llama.cpp, importance matrix", "C3", "^--", lambda x: x in best),

@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from edgewise.demo.questions import exact_match
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.simulation.rooflines import Figures, make_profile
 
 
 def test_demo_json_ends_with_one_document(start):
@@ -76,9 +78,11 @@ def test_run_across_a_cluster_gives_the_same_answer(command, slow_cluster, quest
 
 
 def test_a_cache_in_8_bits_answers_alike_and_takes_less(command, slow_cluster, question, tmp_path):
-    path = tmp_path / "plan.json"
+    path, profile = tmp_path / "plan.json", tmp_path / "profile.json"
+    kinds = [Figures(name, 1e11, 1e9) for name in ("laptop", "jetson", "pi")]
+    profile.write_text(make_profile(open_checkpoint("demo").spec, kinds, ("bf16",)).to_json())
     asked = ("plan", "demo", "--cluster", slow_cluster, "--json", "--out", path)
-    asked += ("--prompt-tokens", 8, "--new-tokens", 90, "--sequences", 5)
+    asked += ("--profile", profile, "--prompt-tokens", 8, "--new-tokens", 90, "--sequences", 5)
     held = {}
     for cache in ("full", "int8"):
         made = command(*asked, "--kv-cache", cache)

@@ -102,10 +102,11 @@ def main() -> None:
         row |= {"rounds": len(kept.rounds), "schemes": schemes}
         for name in ("predicted", "measured", "upper"):
             row[name] = getattr(last, name) / sensitivity.reference
-        row["fresh"] = {n: x.mean / sensitivity.reference for n, x in losses[schemes].items()}
+        shares = {n: x.mean / sensitivity.reference for n, x in losses[schemes].items()}
+        row["fresh"] = shares
         row["broken"] = [n for n, x in losses[schemes].items() if x.mean - 2 * x.error > budget]
         row["beyond"] = [n for n, x in losses[schemes].items() if x.mean > budget]
-        shown = ", ".join(f"{name} {x:.2%}" for name, x in row["fresh"].items())  # type: ignore[attr-defined]
+        shown = ", ".join(f"{name} {x:.2%}" for name, x in shares.items())
         print(
             f"cluster {seed:2}, {share:.1%}: predicted {row['predicted']:.2%}, measured "
             f"{row['measured']:.2%} (at most {row['upper']:.2%}), {len(kept.rounds)} rounds; "

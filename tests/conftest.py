@@ -31,7 +31,7 @@ _SIZES = {
 }
 _ROTARY = {**_SIZES, "intermediate_size": 56, "num_key_value_heads": 2}
 _OPT = {**_SIZES, "ffn_dim": 56, "word_embed_proj_dim": 32}
-_LLAMA3 = {
+LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
     "factor": 4.0,
@@ -46,7 +46,7 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "llama-tied": ("Llama", {**_ROTARY, "tie_word_embeddings": True}),
     "llama-biases": ("Llama", {**_ROTARY, "attention_bias": True, "mlp_bias": True}),
     "llama-wide-heads": ("Llama", {**_ROTARY, "head_dim": 16, "num_key_value_heads": 4}),
-    "llama3-rope": ("Llama", {**_ROTARY, "rope_parameters": _LLAMA3}),
+    "llama3-rope": ("Llama", {**_ROTARY, "rope_parameters": LLAMA3}),
     "mistral": ("Mistral", {**_ROTARY, "sliding_window": None}),
     "mistral-window": ("Mistral", {**_ROTARY, "sliding_window": 5}),
     "qwen2": ("Qwen2", _ROTARY),

@@ -2,8 +2,8 @@
 Measured once, then kept.
 
 The text is what the model writes at temperature 1, which is less predictable than what people
-write: real models lose more on it in few bits (SmolLM2-135M in 4 bits, plainly rounded: 0.47 nats
-per token, on Python's documentation 0.40, on a handbook, fortunes and a licence 0.34).
+write: SmolLM2-135M lost more on it (in 4 bits, plainly rounded: 0.47 nats per token, on Python's
+documentation 0.40, on a handbook, fortunes and a licence 0.34; likewise in 6 bits).
 """
 
 import json

@@ -13,17 +13,10 @@ from edgewise.models.config import DecoderConfig
 from edgewise.models.shard import load_shard, random_shard
 from edgewise.quantization.stacked import StackedLinear
 from edgewise.schemes import get_scheme
+from tests.conftest import LLAMA3
 from tests.models.gguf_files import small_model, write_gguf
 
 IDS = torch.tensor([1, 30, 7, 66, 2, 2, 45, 19, 3, 50])
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 MODELS = {
     "llama": ("Llama", {}),
     "llama-tied": ("Llama", {"tie_word_embeddings": True}),

@@ -1,6 +1,7 @@
 # Everything needs `python3` (3.11 or newer) and `make`, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-slow lint bench docs clean
 
@@ -8,10 +9,10 @@ demo: .venv/ready .venv/model  ## install, then run the demo
 	$(BIN)/edgewise demo
 
 test: .venv/ready .venv/model  ## install, then run the tests: long sweeps over a part of their cases
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-slow: .venv/ready .venv/model  ## the same, sweeps over all of their cases, sanitizers over all shapes
-	EDGEWISE_THOROUGH=1 $(BIN)/python -m pytest -q
+	EDGEWISE_THOROUGH=1 $(PYTEST)
 
 lint: .venv/ready  ## style, types, import order, generated docs
 	$(BIN)/ruff check .

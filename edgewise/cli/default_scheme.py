@@ -65,6 +65,14 @@ def description(spec: ModelSpec, name: str, workload: Workload, devices: int) ->
     )
 
 
+def check_size(spec: ModelSpec, name: str, cluster: Cluster, workload: Workload) -> None:
+    """Raises Infeasible where the devices have too little memory in all for a scheme: what nobody
+    has to measure or plan for."""
+    has = sum(device.memory_bytes for device in cluster.devices)
+    if needed_bytes(spec, name, workload, len(cluster.devices)) > has:
+        raise too_large(spec, name, cluster, workload)
+
+
 def too_large(spec: ModelSpec, name: str, cluster: Cluster, workload: Workload) -> Infeasible:
     """Says what is missing for a scheme."""
     needed = needed_bytes(spec, name, workload, len(cluster.devices))

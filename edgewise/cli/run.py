@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 
 from edgewise.cli.answer import Answer, answer
-from edgewise.cli.default_scheme import first_plan, too_large
+from edgewise.cli.default_scheme import check_size, first_plan
 from edgewise.cli.prepare import best, compare, measure_cluster
 from edgewise.cli.terminal import bars, print_json, print_notes, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
-from edgewise.costs import CostModel, device_bytes
+from edgewise.costs import CostModel
 from edgewise.errors import PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
@@ -111,6 +111,7 @@ def _plan(
     cluster = devices.cluster
 
     def plan_in(name: str) -> Plan:
+        check_size(spec, name, cluster, workload)
         if len(cluster.devices) > 1:
             grid = Grid.around(workload)
             profile = measure_cluster(devices, model, spec, [name], grid, quiet)
@@ -118,8 +119,6 @@ def _plan(
             return best(problem, compare(problem)).plan
         # One device leaves nothing to choose, so nothing has to be measured.
         stage = Stage(cluster.source, 0, spec.num_layers, (name,) * spec.num_layers)
-        if device_bytes(spec, [stage], workload) > cluster.devices[0].memory_bytes:
-            raise too_large(spec, name, cluster, workload)
         return Plan(spec.name, spec.digest, spec.num_layers, (stage,), cache=workload.cache)
 
     return first_plan(spec, cluster, workload, plan_in) if scheme is None else plan_in(scheme)

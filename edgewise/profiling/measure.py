@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from edgewise.clusters import Cluster
+from edgewise.clusters import Cluster, Link
 from edgewise.profiles import DeviceReading, LayerMemory, LayerTiming, LinkTiming, Profile
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import get_scheme
@@ -26,6 +26,8 @@ MOST_BLOCKS = 12  # timed together: the smaller they are, the more it takes to t
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES = 2**15
 LINK_REPEATS = 10
+LINK_SECONDS = 0.3  # of probes of one link and size, beyond the first few: slow links vary less
+LEAST_REPEATS = 3
 
 Progress = Callable[[str], None]
 Shape = tuple[int, int, int]  # sequences, new tokens, cached tokens
@@ -202,10 +204,7 @@ def _links(devices: LocalDevices, on_progress: Progress) -> list[LinkTiming]:
         if cluster.link(link.target, link.source) is None:
             continue
         on_progress(f"link {link.source} -> {link.target}")
-        small, large = (
-            median(_probe(devices, link.source, link.target, size) for _ in range(LINK_REPEATS))
-            for size in (0, LINK_BYTES)
-        )
+        small, large = (median(_probes(devices, link, size)) for size in (0, LINK_BYTES))
         # Without synchronised clocks a round trip cannot be split, so each direction gets half of
         # it; the bandwidth, from the larger message, is the link's own.
         rate = 1 / max((large - small) / LINK_BYTES, FASTEST)
@@ -218,10 +217,14 @@ def _enter(devices: LocalDevices) -> float:
     return devices.round_trip(devices.cluster.source)
 
 
-def _probe(devices: LocalDevices, source: str, target: str, size: int) -> float:
-    time.sleep(PAUSE_SECONDS)
-    body = {"target": target, "size": size}
-    return float(devices.call(source, "probe", body, "probed", TIME_SECONDS).body["seconds"])
+def _probes(devices: LocalDevices, link: Link, size: int) -> list[float]:
+    """Seconds of round trips over a link with so many bytes on the way there."""
+    body, found = {"target": link.target, "size": size}, list[float]()
+    while len(found) < LEAST_REPEATS or (len(found) < LINK_REPEATS and sum(found) < LINK_SECONDS):
+        time.sleep(PAUSE_SECONDS)
+        message = devices.call(link.source, "probe", body, "probed", TIME_SECONDS)
+        found.append(float(message.body["seconds"]))
+    return found
 
 
 def num_measurements(cluster: Cluster, schemes: Sequence[str], grid: Grid) -> int:

@@ -19,7 +19,7 @@ from edgewise.models.digests import tensor_digests
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.quality.writing import write
 
-WRITING = 1  # version of how models write
+WRITING = 2  # version of how models write
 MOST_BYTES = 64 * 2**20  # of a text file
 ENGLISH = "english"  # prose that every Python comes with: its own documentation
 _DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)*")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block, Layer, causal_attention, inverse_frequencies, rotation
+from edgewise.quality.writing import draw
 
 AT_ONCE = 2048  # tokens through which gradients are taken at a time
 
@@ -35,7 +36,7 @@ def _head_gradient(head: Layer, states: Tensor, generator: torch.Generator) -> T
     with torch.enable_grad():
         x = states.clone().requires_grad_()
         logs = head(x).log_softmax(-1)
-        drawn = torch.multinomial(logs.detach().exp(), 1, generator=generator)
+        drawn = draw(logs.detach().exp(), generator).unsqueeze(-1)
         (gradient,) = torch.autograd.grad(logs.gather(-1, drawn).sum(), x)
     return gradient
 

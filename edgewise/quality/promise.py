@@ -21,7 +21,9 @@ from edgewise.quality.plan_loss import Loss
 
 ROUNDS = 8
 WRONG = 0.05  # probability
-FIRST = 0.85  # of the budget, for the first plan: what is measured has an interval around it
+# Of the budget, for the first plan: on SmolLM2 the interval's end was 1.2 to 1.35 times what layers
+# lose one by one, and a second attempt takes longer than the rest of the budget is worth.
+FIRST = 0.75
 MARGIN = 0.95  # of the proportional budget
 LEAST_STEP = 0.01  # budgets closer together than this are the same
 

@@ -42,7 +42,7 @@ from edgewise.schemes import Scheme, get_scheme
 from edgewise.sensitivities import Sensitivity
 
 METRICS = ("kl", "weights", "variance")
-MEASURING = 2  # version of how they are measured
+MEASURING = 3  # version of how they are measured
 FULL = get_scheme("fp32")
 MLP_WEIGHT = 4.0
 SIZED_ON = 16  # sequences on which whole models are measured

@@ -56,7 +56,13 @@ class Layers:
     hidden_size: int
 
 
-def dilemma_page(model: str = "demo", draws: int = DRAWS, on_step: OnStep = quietly) -> Page:
+def dilemma_page(
+    model: str = "demo",
+    draws: int = DRAWS,
+    on_step: OnStep = quietly,
+    *,
+    questions: int = QUESTIONS,
+) -> Page:
     """Reads the checkpoint; raises ModelError where there is none."""
     from edgewise.studies.dilemma_weights import read_truncation
 
@@ -64,7 +70,7 @@ def dilemma_page(model: str = "demo", draws: int = DRAWS, on_step: OnStep = quie
     layers = Layers(found.weights, found.error, found.hidden_size)
     sections = (
         ladder_section(layers),
-        quality_section(model, layers, on_step),
+        quality_section(model, layers, questions, on_step),
         delta_section(layers, draws, on_step),
         rate_section(layers, draws, on_step),
         clock_section(layers, draws, on_step),
@@ -148,12 +154,12 @@ LADDER = (
 )
 
 
-def quality_section(model: str, layers: Layers, on_step: OnStep) -> Section:
+def quality_section(model: str, layers: Layers, questions: int, on_step: OnStep) -> Section:
     """Table 1's other columns: the widths that each delta allows, by three ways to round."""
     from edgewise.quality.evaluate import evaluate
     from edgewise.quality.examples import load_examples
 
-    examples, done = load_examples(None, QUESTIONS), dict[tuple[int, ...], list[Value]]()
+    examples, done = load_examples(None, questions), dict[tuple[int, ...], list[Value]]()
     rows: list[tuple[Value, ...]] = []
     for delta, published in QUALITY.items():
         bits = chosen_bits(layers, delta)
@@ -169,12 +175,13 @@ def quality_section(model: str, layers: Layers, on_step: OnStep) -> Section:
     ways = ("[-1, 1]", "own range", "nearest")
     columns = ("delta", "ratio", *(f"{what}, {way}" for way in ways for what in QUALITIES),
                *(f"published {what} [V]" for what in QUALITIES))  # fmt: skip
-    return Section("Table 1: quality", QUALITY_TEXT, columns, tuple(rows))
+    text = QUALITY_TEXT.format(questions=questions)
+    return Section("Table 1: quality", text, columns, tuple(rows))
 
 
 QUALITIES = ("loss", "perplexity", "BLEU")
 QUALITY_TEXT = (
-    f"Of greedy answers to {QUESTIONS} of the demo's held-out questions (the paper: SQuAD and "
+    "Of greedy answers to {questions} of the demo's held-out questions (the paper: SQuAD and "
     "OPT-350m [V], so absolute values cannot be compared; only what a width costs can). The "
     "blocks take the widths that the program above chose, embedding and head stay at fp32. Three "
     "ways to use the same bits: **[-1, 1]**, the paper's truncation; **own range**, truncation "

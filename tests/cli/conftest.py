@@ -11,6 +11,7 @@ from edgewise.cli import main
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
+from edgewise.simulation.rooflines import Figures, make_profile
 
 SLOW = """
 source = "laptop"
@@ -92,4 +93,13 @@ def plan_file(tmp_path):
 def slow_cluster(tmp_path):
     path = tmp_path / "slow.toml"
     path.write_text(SLOW)
+    return path
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """A profile of the slow cluster that nobody had to measure."""
+    path = tmp_path / "profile.json"
+    kinds = [Figures(name, 1e11, 1e9) for name in ("laptop", "jetson", "pi")]
+    path.write_text(make_profile(open_checkpoint("demo").spec, kinds, ("bf16",)).to_json())
     return path

@@ -194,4 +194,4 @@ def test_a_model_that_fits_nowhere(command, cluster_file):
     assert "in 2bit, but the devices have 2 MB" in result.err
     result = command("run", "demo", "hello", "--cluster", path, "--scheme", "fp32")
     assert result.code == 3
-    assert "too little in all" in result.err
+    assert "in fp32, but the devices have 2 MB" in result.err

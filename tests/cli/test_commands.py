@@ -12,8 +12,6 @@ import psutil
 import pytest
 
 from edgewise.demo.questions import exact_match
-from edgewise.models.checkpoint import open_checkpoint
-from edgewise.simulation.rooflines import Figures, make_profile
 
 
 def test_demo_json_ends_with_one_document(start):
@@ -77,10 +75,10 @@ def test_run_across_a_cluster_gives_the_same_answer(command, slow_cluster, quest
     assert many["seconds_per_token"] > 0.08  # two hops of 40 ms and more
 
 
-def test_a_cache_in_8_bits_answers_alike_and_takes_less(command, slow_cluster, question, tmp_path):
-    path, profile = tmp_path / "plan.json", tmp_path / "profile.json"
-    kinds = [Figures(name, 1e11, 1e9) for name in ("laptop", "jetson", "pi")]
-    profile.write_text(make_profile(open_checkpoint("demo").spec, kinds, ("bf16",)).to_json())
+def test_a_cache_in_8_bits_answers_alike_and_takes_less(
+    command, slow_cluster, profile, question, tmp_path
+):
+    path = tmp_path / "plan.json"
     asked = ("plan", "demo", "--cluster", slow_cluster, "--json", "--out", path)
     asked += ("--profile", profile, "--prompt-tokens", 8, "--new-tokens", 90, "--sequences", 5)
     held = {}
@@ -99,9 +97,10 @@ def test_a_cache_in_8_bits_answers_alike_and_takes_less(command, slow_cluster, q
     assert wrong.code == 2 and "'int3' is not one of 'full', 'int8'" in wrong.err
 
 
-def test_a_plan_file_is_followed(command, slow_cluster, question, tmp_path):
+def test_a_plan_file_is_followed(command, slow_cluster, profile, question, tmp_path):
     path = tmp_path / "plan.json"
-    made = command("plan", "demo", "--cluster", slow_cluster, "--out", path, "--json")
+    asked = ("plan", "demo", "--cluster", slow_cluster, "--profile", profile)
+    made = command(*asked, "--out", path, "--json")
     document = json.loads(made.out)
     assert document["chosen"] in {plan["planner"] for plan in document["plans"]}
     ran = command(

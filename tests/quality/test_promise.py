@@ -38,15 +38,15 @@ def truth(factor):
 
 def test_a_plan_that_holds_is_taken_at_once():
     asked = []
-    kept = keep(0.3, planner(asked=asked), truth(1.0))
-    assert asked == [0.3 * FIRST]
+    kept = keep(0.34, planner(asked=asked), truth(1.0))
+    assert asked == [0.34 * FIRST]
     assert [(x.predicted, x.measured) for x in kept.rounds] == [(0.25, 0.25)]
 
 
 def test_a_plan_that_loses_more_is_made_again_within_less():
-    kept = keep(0.3, planner(), truth(3.0))
+    kept = keep(0.34, planner(), truth(3.0))
     assert kept.rounds[0].measured == 0.75
-    assert kept.rounds[-1].measured <= 0.3
+    assert kept.rounds[-1].measured <= 0.34
     assert kept.result.estimate.loss == kept.rounds[-1].predicted
     budgets = [x.budget for x in kept.rounds]
     assert budgets == sorted(budgets, reverse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from edgewise.cli.answer import Answer, answer
-from edgewise.cli.default_scheme import check_size, first_plan
+from edgewise.cli.default_scheme import ORDER, check_size, first_plan
 from edgewise.cli.prepare import best, compare, measure_cluster
 from edgewise.cli.terminal import bars, print_json, print_notes, print_text, progress
 from edgewise.cluster_files import load_cluster
@@ -63,6 +63,8 @@ def run_prompt(
     request = _request(tokenizer, prompt, max_tokens, sampling, raw, spec)
     cache = cache if plan is None else plan.cache
     workload = Workload(len(request.prompt), request.max_tokens, cache=cache)
+    if plan is None:
+        check_size(spec, scheme or ORDER[-1], cluster, workload)
     with LocalDevices(cluster) as devices:
         if plan is None:
             plan = _plan(devices, model, spec, workload, scheme, as_json)

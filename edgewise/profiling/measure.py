@@ -10,7 +10,7 @@ would drown it, it is timed alone.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 from edgewise.clusters import Cluster, Link
 from edgewise.profiles import DeviceReading, LayerMemory, LayerTiming, LinkTiming, Profile
@@ -25,9 +25,11 @@ SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks sm
 MOST_BLOCKS = 12  # timed together: the smaller they are, the more it takes to tell them from noise
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES = 2**15
+LEAST_REPEATS = 5
+PRECISION = 0.01  # of a median: its standard error, after which nothing is timed again
 LINK_REPEATS = 10
+LEAST_LINK_REPEATS = 3
 LINK_SECONDS = 0.3  # of probes of one link and size, beyond the first few: slow links vary less
-LEAST_REPEATS = 3
 
 Progress = Callable[[str], None]
 Shape = tuple[int, int, int]  # sequences, new tokens, cached tokens
@@ -35,7 +37,7 @@ Shape = tuple[int, int, int]  # sequences, new tokens, cached tokens
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The shapes to time, each `repeats` times."""
+    """The shapes to time, each at most `repeats` times."""
 
     decode: tuple[Shape, ...]
     prefill: tuple[Shape, ...]
@@ -93,17 +95,33 @@ class _Bench:
         found: dict[str, list[float]] = {name: [] for name in self.names}
         for shape in shapes:
             self.on_progress(f"{scheme}: layers {start}-{end - 1}")
-            seconds: dict[str, list[float]] = {name: [] for name in self.names}
-            for _ in range(WARM_UP + self.grid.repeats):
-                for name in self.names:
-                    time.sleep(PAUSE_SECONDS)
-                    message = self.devices.call(
-                        name, "time", {"shape": shape}, "timed", TIME_SECONDS
-                    )
-                    seconds[name].append(message.body["seconds"])
+            self._turn(shape, WARM_UP)
+            seconds = self._turn(shape, LEAST_REPEATS)
+            while not all(map(is_known, seconds.values())):
+                if len(seconds[self.names[0]]) >= self.grid.repeats:
+                    break
+                for name, more in self._turn(shape, 1).items():
+                    seconds[name] += more
             for name in self.names:
-                found[name].append(median(seconds[name][WARM_UP:]))
+                found[name].append(median(seconds[name]))
         return {name: _Run(found[name], weight_bytes[name]) for name in self.names}
+
+    def _turn(self, shape: Shape, times: int) -> dict[str, list[float]]:
+        """So many steps of every device, each after the others'; their seconds."""
+        seconds: dict[str, list[float]] = {name: [] for name in self.names}
+        for _ in range(times):
+            for name in self.names:
+                time.sleep(PAUSE_SECONDS)
+                message = self.devices.call(name, "time", {"shape": shape}, "timed", TIME_SECONDS)
+                seconds[name].append(message.body["seconds"])
+        return seconds
+
+
+def is_known(seconds: Sequence[float]) -> bool:
+    """Whether the median of at least four numbers is known to PRECISION. Of n normal ones its
+    standard error is sqrt(pi / 2) sigma / sqrt(n), and quartiles are 1.349 sigma apart."""
+    low, middle, high = quantiles(seconds, n=4)
+    return 1.2533 * (high - low) / 1.349 / len(seconds) ** 0.5 <= PRECISION * middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +238,9 @@ def _enter(devices: LocalDevices) -> float:
 def _probes(devices: LocalDevices, link: Link, size: int) -> list[float]:
     """Seconds of round trips over a link with so many bytes on the way there."""
     body, found = {"target": link.target, "size": size}, list[float]()
-    while len(found) < LEAST_REPEATS or (len(found) < LINK_REPEATS and sum(found) < LINK_SECONDS):
+    while len(found) < LEAST_LINK_REPEATS or (
+        len(found) < LINK_REPEATS and sum(found) < LINK_SECONDS
+    ):
         time.sleep(PAUSE_SECONDS)
         message = devices.call(link.source, "probe", body, "probed", TIME_SECONDS)
         found.append(float(message.body["seconds"]))

@@ -97,9 +97,13 @@ def slow_cluster(tmp_path):
 
 
 @pytest.fixture
-def profile(tmp_path):
-    """A profile of the slow cluster that nobody had to measure."""
-    path = tmp_path / "profile.json"
-    kinds = [Figures(name, 1e11, 1e9) for name in ("laptop", "jetson", "pi")]
-    path.write_text(make_profile(open_checkpoint("demo").spec, kinds, ("bf16",)).to_json())
-    return path
+def profiled(tmp_path):
+    """A file with a profile of the demo model that nobody had to measure."""
+
+    def call(schemes, kinds=("laptop", "jetson", "pi")):
+        path = tmp_path / "profile.json"
+        figures = [Figures(name, 1e11, 1e9) for name in kinds]
+        path.write_text(make_profile(open_checkpoint("demo").spec, figures, schemes).to_json())
+        return path
+
+    return call

@@ -31,7 +31,7 @@ def test_a_measurement_that_cannot_be_kept_is_made(command, monkeypatch, tmp_pat
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     name, *options = wanted
     if name == "profile":
-        options = ["--cluster", tmp_path / "one.toml"]
+        options = ["--cluster", tmp_path / "one.toml", "--schemes", "bf16"]
     result = command(name, "demo", *options, "--json")
     assert result.code == 0, result.err
     document = json.loads(result.out)
@@ -118,16 +118,17 @@ def test_json_that_python_cannot_read_is_named(tmp_path, read, content):
         read(path)
 
 
-def test_plans_use_the_schemes_of_a_sensitivity(command, tmp_path):
+def test_plans_use_the_schemes_of_a_sensitivity(command, profiled, tmp_path):
     (tmp_path / "one.toml").write_text(ONE)
     file = tmp_path / "s.json"
-    names = "q8g64,bf16"
-    assert command("sensitivity", "demo", *FEW, "--schemes", names, "--out", file).code == 0
+    names = ["q8g64", "bf16"]
+    asked = ("sensitivity", "demo", *FEW, "--schemes", ",".join(names), "--out", file)
+    assert command(*asked).code == 0
     asked = ("plan", "demo", "--cluster", tmp_path / "one.toml", "--sensitivity", file, "--json")
-    result = command(*asked)
+    result = command(*asked, "--profile", profiled(["q4g64", *names], ["a"]))
     assert result.code == 0, result.err
     (chosen,) = json.loads(result.out)["plans"]
-    assert set(chosen["stages"][0]["schemes"]) <= set(names.split(","))
+    assert set(chosen["stages"][0]["schemes"]) <= set(names)
 
 
 def test_a_profile_is_of_the_code_that_was_timed(monkeypatch):

@@ -1,11 +1,13 @@
 """Measuring real processes: complete, positive, and true to what the cluster file emulates."""
 
+import numpy as np
 import pytest
 
 from edgewise.clusters import Cluster, Device, Link, Network
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure, num_measurements
+from edgewise.profiling.measure import PRECISION, is_known
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, Workload
@@ -101,3 +103,16 @@ def test_devices_of_one_kind_are_measured_once(checkpoint):
         ("a", "b"),
         ("b", "a"),
     }
+
+
+def test_a_median_is_known_once_its_error_is_small():
+    """Of normal numbers: where it says so, medians are off by no more than a few errors."""
+    rng, wrong, count = np.random.default_rng(0), [], []
+    for _ in range(200):
+        numbers = rng.normal(1.0, 0.03, 200)
+        count.append(next(n for n in range(5, 200) if is_known(numbers[:n].tolist())))
+        wrong.append(abs(float(np.median(numbers[: count[-1]])) - 1.0))
+    assert np.mean(count) > 6  # three times PRECISION takes more than the fewest
+    assert np.mean(np.array(wrong) > 3 * PRECISION) < 0.1
+    assert is_known([1.0] * 5)
+    assert not is_known([0.5, 1.0, 1.5, 1.0, 0.7])

@@ -137,7 +137,7 @@ def layers(truncation: Truncation) -> Layers:
 
 class TestDilemma:
     def test_writes_its_files(self, tmp_path: Path) -> None:
-        page = dilemma_page("demo", draws=1, questions=8)
+        page = dilemma_page("demo", draws=1, questions=4)
         document = check_files(page, page.write(tmp_path))
         quality = document["sections"][1]["rows"]
         assert len(quality) == len(RATIOS)

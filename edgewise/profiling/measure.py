@@ -2,11 +2,13 @@
 pause, as they are when a token travels round. A tight loop flatters them: it finds warm caches and
 a core that is awake. For small models that is half of the true time (dev/LOG.md, 2026-11-21).
 
-A step of n equal layers takes `step + n * layer` seconds, so two values of n tell both apart. What
-an embedding or a head costs is what it adds to a step; only beside large blocks, whose own noise
-would drown it, it is timed alone.
+A step of n equal layers takes `step + n * layer` seconds, so two values of n tell both apart, for
+one token each; of a prompt's step nearly all is the layers'. What an embedding or a head costs is
+what it adds to a step; only beside large blocks, whose own noise would drown it, it is timed alone.
+Neither looks at cached tokens.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +21,16 @@ from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, ModelSpec, Workload
 
 TIME_SECONDS = 300.0
-WARM_UP = 3
+WARM_UP = 1
 PAUSE_SECONDS = 0.005  # after longer pauses, steps hardly get slower
 SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks smaller than this
 MOST_BLOCKS = 12  # timed together: the smaller they are, the more it takes to tell them from noise
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES = 2**15
 LEAST_REPEATS = 5
-PRECISION = 0.01  # of a median: its standard error, after which nothing is timed again
+PRECISION = 0.02  # of a median: its standard error, after which nothing is timed again
+LONG_SECONDS = 0.5  # of all devices' steps of one shape: no more of them are needed
+ENDS = 3  # short prompts for an embedding: it costs next to nothing
 LINK_REPEATS = 10
 LEAST_LINK_REPEATS = 3
 LINK_SECONDS = 0.3  # of probes of one link and size, beyond the first few: slow links vary less
@@ -48,6 +52,12 @@ class Grid:
         return max(tokens + past for _, tokens, past in (*self.decode, *self.prefill))
 
     @property
+    def ends(self) -> tuple[Shape, ...]:
+        """Those at which embedding and head, which know no context, are timed."""
+        decode, prefill = ({shape[:2]: shape for shape in x} for x in (self.decode, self.prefill))
+        return (*decode.values(), *sorted(prefill.values(), key=lambda x: x[0] * x[1])[:ENDS])
+
+    @property
     def sequences(self) -> int:
         return max(sequences for sequences, *_ in (*self.decode, *self.prefill))
 
@@ -65,13 +75,12 @@ class Grid:
     @staticmethod
     def wide(context: int) -> "Grid":
         """Contexts, lengths and batches for any workload of up to `context` tokens."""
-        ends = sorted({max(context * part // 8, 4) for part in (1, 3, 5, 7)})
-        decode = [(1, 1, past) for past in ends]
-        decode += [(batch, 1, past) for batch in (2, 4, 8) for past in (ends[0], ends[-1])]
-        lengths = sorted({max(min(length, context - 1), 2) for length in (16, 64, 128, 256, 512)})
-        prefill = [(1, length, 0) for length in lengths]
-        prefill += [(batch, length, 0) for batch in (2, 4) for length in lengths[:3]]
-        return Grid(tuple(decode), tuple(prefill), repeats=7)
+        first, middle, last = (max(context * part // 8, 4) for part in (1, 4, 7))
+        decode = ((1, 1, first), (1, 1, last), (4, 1, first), (4, 1, last), (8, 1, middle))
+        lengths = sorted({max(min(x, context - 1), 2) for x in (16, 64, 256, 512)})
+        prefill = [(batch, x, 0) for x in lengths[:2] for batch in (1, 4)]
+        prefill += [(1, x, 0) for x in lengths[2:]]
+        return Grid(tuple(dict.fromkeys(decode)), tuple(prefill), repeats=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,43 +101,47 @@ class _Bench:
             )
             for name in self.names
         }
-        found: dict[str, list[float]] = {name: [] for name in self.names}
+        found: dict[str, dict[Shape, float]] = {name: {} for name in self.names}
         for shape in shapes:
             self.on_progress(f"{scheme}: layers {start}-{end - 1}")
-            self._turn(shape, WARM_UP)
-            seconds = self._turn(shape, LEAST_REPEATS)
-            while not all(map(is_known, seconds.values())):
-                if len(seconds[self.names[0]]) >= self.grid.repeats:
-                    break
-                for name, more in self._turn(shape, 1).items():
-                    seconds[name] += more
+            self._rounds(shape, WARM_UP)
+            rounds = self._rounds(shape, self.grid.repeats)
             for name in self.names:
-                found[name].append(median(seconds[name]))
+                found[name][shape] = median(row[name] for row in rounds)
         return {name: _Run(found[name], weight_bytes[name]) for name in self.names}
 
-    def _turn(self, shape: Shape, times: int) -> dict[str, list[float]]:
-        """So many steps of every device, each after the others'; their seconds."""
-        seconds: dict[str, list[float]] = {name: [] for name in self.names}
-        for _ in range(times):
+    def _rounds(self, shape: Shape, most: int) -> list[dict[str, float]]:
+        """Seconds of a step on every device, one device after the other: round by round until all
+        medians are known, or until that has taken long."""
+        rounds: list[dict[str, float]] = []
+        spent = 0.0
+        while len(rounds) < most and spent < LONG_SECONDS:
+            rounds.append({})
             for name in self.names:
                 time.sleep(PAUSE_SECONDS)
                 message = self.devices.call(name, "time", {"shape": shape}, "timed", TIME_SECONDS)
-                seconds[name].append(message.body["seconds"])
-        return seconds
+                rounds[-1][name] = float(message.body["seconds"])
+            spent += sum(rounds[-1].values())
+            if all(is_known([row[name] for row in rounds]) for name in self.names):
+                break
+        return rounds
 
 
 def is_known(seconds: Sequence[float]) -> bool:
-    """Whether the median of at least four numbers is known to PRECISION. Of n normal ones its
-    standard error is sqrt(pi / 2) sigma / sqrt(n), and quartiles are 1.349 sigma apart."""
+    """Whether the median is known to PRECISION. Of n normal numbers its standard error is
+    sqrt(pi / 2) sigma / sqrt(n), and their quartiles are 1.349 sigma apart."""
+    if len(seconds) < LEAST_REPEATS:
+        return False
     low, middle, high = quantiles(seconds, n=4)
-    return 1.2533 * (high - low) / 1.349 / len(seconds) ** 0.5 <= PRECISION * middle
+    error = math.sqrt(math.pi / 2) * (high - low) / 1.349 / math.sqrt(len(seconds))
+    return error <= PRECISION * middle
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
     """Median seconds of some layers per shape, and the bytes that their weights take."""
 
-    seconds: list[float]
+    seconds: dict[Shape, float]
     weight_bytes: int
 
 
@@ -171,25 +184,27 @@ def _time_scheme(
     small, blocks = alike > 0, min(max(alike, 2), MOST_BLOCKS, spec.num_blocks)
     beside = 1 if small else 0
     grid, last = bench.grid, spec.num_layers - 1
-    both = (*grid.decode, *grid.prefill)
-    embedding = bench.run(scheme, 0, 1 + beside, both)
-    one = bench.run(scheme, 1, 2, both)
-    several = bench.run(scheme, 1, 1 + blocks, both) if blocks > 1 else one
-    head = bench.run(scheme, last - beside, last + 1, grid.decode)
+    embedding = bench.run(scheme, 0, 1 + beside, grid.ends)
+    one = bench.run(scheme, 1, 2, (*grid.decode, *grid.prefill))
+    several = bench.run(scheme, 1, 1 + blocks, grid.decode) if blocks > 1 else one
+    head = bench.run(scheme, last - beside, last + 1, [x for x in grid.ends if x in grid.decode])
     found = []
     for kind, name in kinds.items():
-        pairs = zip(one[name].seconds, several[name].seconds, strict=True)
-        slopes = [max((b - a) / (blocks - 1), 0.0) if blocks > 1 else a for a, b in pairs]
-        step = max(one[name].seconds[0] - slopes[0], 0.0)
-        others = one[name].seconds if small else [step] * len(both)
+        single, first = one[name].seconds, grid.decode[0]
+        slopes = {
+            shape: (seconds - single[shape]) / (blocks - 1) if blocks > 1 else seconds
+            for shape, seconds in several[name].seconds.items()
+        }
+        step = max(single[first] - max(slopes[first], 0.0), 0.0)
+        slopes |= {shape: single[shape] - step for shape in grid.prefill}
+        added = {
+            layer: {x: t - (single[x] if small else step) for x, t in run[name].seconds.items()}
+            for layer, run in ((LayerKind.EMBEDDING, embedding), (LayerKind.HEAD, head))
+        }
         timings = [
-            LayerTiming(kind, layer, scheme, *shape, seconds)
-            for layer, times in (
-                (LayerKind.EMBEDDING, _added(embedding[name].seconds, others)),
-                (LayerKind.BLOCK, slopes),
-                (LayerKind.HEAD, _added(head[name].seconds, others)),
-            )
-            for shape, seconds in zip(both, times, strict=False)
+            LayerTiming(kind, layer, scheme, *shape, max(seconds, 0.0))
+            for layer, times in (added | {LayerKind.BLOCK: slopes}).items()
+            for shape, seconds in times.items()
         ]
         block = one[name].weight_bytes
         ends = [run[name].weight_bytes - beside * block for run in (embedding, head)]
@@ -200,11 +215,6 @@ def _time_scheme(
         ]
         found.append((kind, step, timings, sizes))
     return found
-
-
-def _added(seconds: Sequence[float], others: Sequence[float]) -> list[float]:
-    """What is left of steps when the rest of them is taken away."""
-    return [max(a - b, 0.0) for a, b in zip(seconds, others, strict=False)]
 
 
 def _read(devices: LocalDevices, kind: str, name: str, step: float) -> DeviceReading:
@@ -249,5 +259,5 @@ def _probes(devices: LocalDevices, link: Link, size: int) -> list[float]:
 
 def num_measurements(cluster: Cluster, schemes: Sequence[str], grid: Grid) -> int:
     """How many times `measure` reports progress, at most."""
-    shapes = 4 * len(grid.decode) + 3 * len(grid.prefill)
+    shapes = 4 * len(grid.decode) + len(grid.prefill) + ENDS
     return len(schemes) * shapes + len(cluster.all_links()) + 1

@@ -32,7 +32,7 @@ class Calibration:
     model write. `seed` is of what it writes, and of the pieces."""
 
     text: str | None = None
-    count: int = 32
+    count: int = 16
     length: int = 128
     seed: int = 0
 

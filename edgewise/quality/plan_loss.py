@@ -17,7 +17,7 @@ from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType, get_scheme
 
 FULL = "fp32"
-MOST_BYTES = 2**30  # of weights in memory at a time, unless a layer alone is larger
+MOST_BYTES = 2**30  # of weights in memory at a time, unless a layer alone is larger; of logits
 
 OnStep = Callable[[str], None]
 
@@ -73,6 +73,9 @@ def plan_losses(
     an answer is made, at most so many tokens at once as go through them."""
     checkpoint = open_checkpoint(model)
     full, head = full_states(checkpoint, ids, on_step)
+    kept = None  # the full model's logits, where several plans need them and memory allows
+    if len(plans) > 1 and 4 * ids.numel() * checkpoint.config.vocab_size <= MOST_BYTES:
+        kept = [head(states) for states in full]
     losses = []
     for schemes in plans:
         x = ids
@@ -81,8 +84,8 @@ def plan_losses(
                 x = run_shard(shard, x)
                 continue
             rows = [
-                divergence(head(states), next(run_sequences(shard, [x[i]]))).mean()
-                for i, states in enumerate(full)
+                divergence(kept[i] if kept else head(full[i]), logits).mean()
+                for i, logits in enumerate(run_sequences(shard, x))
             ]
             losses.append(Loss.of(torch.stack(rows).double()))
         on_step(f"plan {len(losses)}")

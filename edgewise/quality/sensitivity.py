@@ -45,7 +45,7 @@ METRICS = ("kl", "weights", "variance")
 MEASURING = 3  # version of how they are measured
 FULL = get_scheme("fp32")
 MLP_WEIGHT = 4.0
-SIZED_ON = 16  # sequences on which whole models are measured
+SHAPED_ON, SIZED_ON = 8, 16  # sequences on which single layers, and whole models, are measured
 MOST_IN_MEMORY = 2 * 2**30  # bytes of hidden states; beyond that they are kept in a file
 
 OnStep = Callable[[str], None]
@@ -128,28 +128,24 @@ class _Pass:
                 x = run_in_parts(self.checkpoint.config, number, self.load(number, FULL), x)
                 states[number] = x
                 self.on_step(f"layer {number}")
-            reference = self._shapes(states, losses)
+            head = self.load(self.last, FULL)
+            reference = cross_entropy(lambda y: self.run(self.last, head, y), x, self.ids)
+            self._shapes(states[:, :SHAPED_ON], head, losses)
         self._sizes(losses)
         return losses, reference
 
-    def _shapes(self, states: Tensor, losses: dict[str, list[float]]) -> float:
+    def _shapes(self, states: Tensor, head: Layer, losses: dict[str, list[float]]) -> None:
         """Each layer's loss: the head's as it is, and going back from it, all others' to second
-        order. `states` are the layers' outputs. Returns the model's own loss."""
+        order. `states` are the layers' outputs for the first of all sequences."""
         changing, last, below = [s for s in self.schemes if s != FULL], self.last, states[0]
-        head = self.load(last, FULL)
-
-        def logits(x: Tensor) -> Tensor:
-            return self.run(last, head, x)
-
-        reference = cross_entropy(logits, states[-1], self.ids)
         for scheme in changing:
             pairs = zip(states[-1], self.changed(last, scheme, states[-1]), strict=True)
-            found = [divergence(logits(x), other).mean() for x, other in pairs]
+            found = [divergence(self.run(last, head, x), other).mean() for x, other in pairs]
             losses[scheme.name][last] = float(torch.stack(found).mean())
         gradient = head_gradient(head, states[-1], torch.Generator().manual_seed(0))
         self.on_step("head")
         for number in range(last - 1, -1, -1):
-            before, output = self.ids, states[0]
+            before, output = self.ids[: states.shape[1]], states[0]
             if number > 0:
                 before, full = states[number - 1], self.load(number, FULL)
                 assert isinstance(full, Block)
@@ -161,7 +157,6 @@ class _Pass:
                 losses[scheme.name][number] = quadratic_loss(gradient, change)
             gradient = below
             self.on_step(f"layer {number}, backwards")
-        return reference
 
     def _sizes(self, losses: dict[str, list[float]]) -> None:
         """Scale each scheme's losses to the sum that the whole model loses in it."""

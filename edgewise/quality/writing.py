@@ -4,14 +4,12 @@ from collections.abc import Callable
 
 import psutil
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgewise import kernels
 from edgewise.errors import InputError
+from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
-from edgewise.models.decoder import Attend, inverse_frequencies, rotation
-from edgewise.models.finite import check_finite
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.schemes import get_scheme
@@ -34,20 +32,14 @@ def write(
     model's own start token. Raises NonFinite, and InputError where not even 4 bits a weight fit
     into memory."""
     checkpoint = open_checkpoint(model)
-    config = checkpoint.config
-    layers = load_shard(checkpoint, schemes=_precision(checkpoint, count, length), context=1).layers
+    scheme = _precision(checkpoint, count, length)
+    shard = load_shard(checkpoint, schemes=scheme, slots=count, context=length)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.empty(count, length, dtype=torch.int64)
-    ids[:, 0] = _start(model, config.vocab_size, count, generator)
-    frequency = inverse_frequencies(config.rope, config.head_dim) if config.rope else None
-    caches = [_Cache(count, length, window) for window in config.windows]
+    ids[:, 0] = _start(model, checkpoint.config.vocab_size, count, generator)
     for at in range(length - 1):
-        position = torch.full((count, 1), at)
-        turn = None if frequency is None else rotation(frequency, position[:1])
-        x = layers[0](ids[:, at : at + 1], position)
-        for block, cache in zip(layers[1:-1], caches, strict=True):
-            x = block(x, turn, cache.attention(at))
-        logits = check_finite(layers[-1](x[:, 0]), f"'{model}', as it wrote text,")
+        segments = [Segment(number, at, 1) for number in range(count)]
+        logits = shard.forward(ids[:, at], segments)
         ids[:, at + 1] = draw(logits.softmax(-1), generator)
         on_token(at)
     return ids
@@ -61,27 +53,6 @@ def draw(odds: Tensor, generator: torch.Generator) -> Tensor:
     share = torch.rand(len(odds), 1, dtype=torch.float64, generator=generator)
     drawn = torch.searchsorted(total, share * total[:, -1:], right=True)[:, 0]
     return drawn.clamp_(max=odds.shape[-1] - 1)  # a share of nearly 1, rounded
-
-
-class _Cache:
-    """Keys and values of one block, of sequences that are all at the same position."""
-
-    def __init__(self, count: int, length: int, window: int | None) -> None:
-        self.count, self.length, self.window = count, length, window
-        self.kept: Tensor | None = None  # [2, count, K, length, D]
-
-    def attention(self, at: int) -> Attend:
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if self.kept is None:
-                self.kept = k.new_empty(2, self.count, k.shape[-2], self.length, k.shape[-1])
-            self.kept[0, :, :, at], self.kept[1, :, :, at] = k[:, 0], v[:, 0]
-            first = 0 if self.window is None else max(at + 1 - self.window, 0)
-            keys, values = self.kept[:, :, :, first : at + 1]
-            # One query sees every key, so the heads that share a key become rows: no copies.
-            rows = q.view(self.count, k.shape[-2], -1, q.shape[-1])
-            return F.scaled_dot_product_attention(rows, keys, values).view_as(q)
-
-        return attend
 
 
 def _precision(checkpoint: Checkpoint, count: int, length: int) -> str:

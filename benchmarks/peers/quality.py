@@ -37,6 +37,7 @@ import quality_models as models
 import torch
 from ggml import Ggml
 from quality_copies import Copy, digest
+from quality_joint import chosen
 from quality_report import Row, print_tables, ratios, save_plot
 from quality_texts import LENGTH, TEXTS, windows
 from torch import Tensor
@@ -111,11 +112,16 @@ def key(copy: Copy, side: str, axis: str, name: str, method: str) -> Row:
 
 
 def measure_ours(copy: Copy, rows: Rows, entry: str, method: str, again: bool) -> None:
-    """Both axes of what Edgewise makes of an entry: a scheme, a recipe, or "BLOCKS/ENDS"."""
+    """Both axes of what Edgewise makes of an entry: a scheme, a recipe, "BLOCKS/ENDS", or
+    "joint:SCHEME", the bits of each layer chosen by `joint` within that scheme's bytes."""
     weights, file = (key(copy, "edgewise", axis, entry, method) for axis in ("weights", "file"))
     if rows.has(weights) and rows.has(file) and not again:
         return
-    schemes = models.layer_schemes(entry, copy.spec)
+    uniform = entry.removeprefix("joint:")
+    if uniform == entry:
+        schemes = models.layer_schemes(entry, copy.spec)
+    else:
+        schemes = chosen(copy.spec, uniform, copy.sensitivity)
     matrices, total, count = models.sizes(copy.spec, schemes)
     began = time.perf_counter()
     shard = models.load_ours(copy.source, schemes, method, copy.text, LENGTH)
@@ -196,7 +202,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--peer", required=True, help="Python that has llama-cpp-python")
     parser.add_argument("--copies", required=True, type=listed, help="folders of checkpoints")
     parser.add_argument("--schemes", type=listed, default=listed(SCHEMES), help="SCHEME, "
-                        "RECIPE or BLOCKS/ENDS, ends: embedding and head; '' for none")  # fmt: skip
+                        "RECIPE, BLOCKS/ENDS (ends: embedding and head) or joint:SCHEME "
+                        "(its bytes, the bits of each layer chosen); '' for none")  # fmt: skip
     parser.add_argument("--method", default="nearest", help="our rounding method, "
                         "with statistics; 'plain' is nearest without")  # fmt: skip
     parser.add_argument("--types", type=listed, default=list(TYPES), help="'' for none")

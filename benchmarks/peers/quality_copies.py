@@ -10,10 +10,13 @@ import llama_files
 import numpy as np
 import quality_models as models
 import torch
+from quality_joint import sensitivity_of
 from torch import Tensor
 
-from edgewise.quality.calibration import sequences
+from edgewise.quality.calibration import Calibration, sequences
 from edgewise.quality.statistics import LOOKED_AT
+from edgewise.quantization.rounding import calibrated
+from edgewise.sensitivities import Sensitivity
 from edgewise.specs import ModelSpec
 
 MOST_DIFFERENCE = 1e-3  # of logits, from what transformers computes
@@ -74,6 +77,14 @@ class Copy:
         """A name of what this model does on that text, and the text."""
         ids = self.calibration
         return digest([self.digest.encode(), ids.numpy().tobytes()]), ids
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """Of layers rounded by the default method, on other text than that of the statistics."""
+        models.keep_statistics(self.source, self.text)
+        ids = sequences(str(self.source), Calibration())
+        method = calibrated("nearest", self.text[0])
+        return sensitivity_of(self.source, ids, method)
 
     @cached_property
     def reference(self) -> np.ndarray:

@@ -130,16 +130,19 @@ def layer_schemes(entry: str, spec: ModelSpec) -> list[str]:
 
 def sizes(spec: ModelSpec, schemes: list[str]) -> tuple[int, int, int]:
     """(bytes of the matrices, bytes of all weights, number of weights in matrices), a tied matrix
-    once: here embedding and head are always in one scheme."""
+    once where embedding and head are in one scheme."""
     stored = [get_scheme(name) for name in schemes]
+    head = spec.layers[-1].matrices
     shapes = [(s, m) for s, layer in zip(stored, spec.layers, strict=True) for m in layer.matrices]
-    if spec.tied:
-        shapes = shapes[: -len(spec.layers[-1].matrices)]
+    count = sum(rows * columns for _, (rows, columns) in shapes)
     matrices = sum(scheme.matrix_bytes(*shape) for scheme, shape in shapes)
     total = sum(x.weight_bytes(s) for s, x in zip(stored, spec.layers, strict=True))
     if spec.tied:
-        total -= sum(stored[-1].matrix_bytes(*shape) for shape in spec.layers[-1].matrices)
-    return matrices, total, sum(rows * columns for _, (rows, columns) in shapes)
+        count -= sum(rows * columns for rows, columns in head)
+        shared = sum(stored[-1].matrix_bytes(*shape) for shape in head)
+        if schemes[0] == schemes[-1]:
+            matrices, total = matrices - shared, total - shared
+    return matrices, total, count
 
 
 def load_ours(
@@ -147,12 +150,11 @@ def load_ours(
 ) -> Shard:
     """The model as Edgewise runs it, rounded by PLAIN or by a method that looks at statistics of
     inputs on a text (its name, ids [B, T])."""
-    key, ids = text
     if method == PLAIN:
         return load_shard(folder, schemes=schemes, slots=1, context=length)
-    path, name = statistics_path(key), calibrated(method, key)
-    if path is None or not path.exists():
-        collect_statistics(str(folder), ids).keep(path)
+    keep_statistics(folder, text)
+    key, ids = text
+    name = calibrated(method, key)
     with tempfile.TemporaryDirectory(prefix="edgewise-quality-") as kept:
         store = Store(Path(kept))
         if sees_pairs(method):
@@ -160,6 +162,13 @@ def load_ours(
         return load_shard(
             folder, schemes=schemes, method=name, store=store, slots=1, context=length
         )
+
+
+def keep_statistics(folder: Path, text: tuple[str, Tensor]) -> None:
+    """Where rounding methods that name this text look for its statistics."""
+    path = statistics_path(text[0])
+    if path is None or not path.exists():
+        collect_statistics(str(folder), text[1]).keep(path)
 
 
 def take_weights(model: Whole, shard: Shard) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,22 @@ FEW = 6.6  # bits per weight up to which widths count as few
 AXES = {"weights": "weights alone", "file": "whole file, as run"}
 # Of the peer's rows: those measured without and with an importance matrix.
 PLAIN, IMPORTANCE = "none", ("imatrix", "imatrix-first")
-UNINFORMED = (PLAIN, "exact", "plain")  # ways to round, ours and theirs, that look at no text
 
 
-def informed(row: Row) -> bool:
-    """Whether statistics of a text helped to round."""
-    return row["method"] not in UNINFORMED
+def ours(row: Row) -> str | None:
+    """Which of our curves a row is a point of."""
+    if row["side"] != "edgewise":
+        return None
+    return "joint" if row["name"].startswith("joint:") else row["method"]
+
+
+# Our curve, types of theirs, and what our KL is to be at most, as a share of theirs.
+CLAIMS = (
+    ("nearest", "without", 0.6),
+    ("nearest", "with", 1.0),
+    ("gptq", "with", 0.7),
+    ("joint", "with", 0.7),
+)
 
 
 def better_importance(rows: Sequence[Row]) -> list[Row]:
@@ -55,28 +65,24 @@ def interpolated(points: Sequence[tuple[float, float]], bits: float) -> float | 
 
 
 def ratios(rows: Sequence[Row]) -> list[Row]:
-    """Our KL at each size of the peer's, over the peer's: our rows rounded without statistics
-    against types without importance matrix, all of ours against types with one."""
+    """Our KL at each size of the peer's, over the peer's, for every claim."""
     found = []
-    sides = (
-        ("without", lambda row: row["method"] == PLAIN and row["name"] != "F32"),
-        ("with", lambda row: row in best),
-    )
     best = better_importance(rows)
-    for what, belongs in sides:
-        for row in (x for x in rows if x["side"] == "llama.cpp" and belongs(x)):
-            ours = curve([
-                x for x in rows
-                if x["side"] == "edgewise" and (x["copy"], x["axis"]) == (row["copy"], row["axis"])
-                and (what == "with" or not informed(x))
-            ])  # fmt: skip
-            kl = interpolated(ours, row["bits"])
+    peers = {"without": [x for x in rows if x["side"] == "llama.cpp" and x["method"] == PLAIN
+                         and x["name"] != "F32"], "with": best}  # fmt: skip
+    for curve_name, importance, most in CLAIMS:
+        for row in peers[importance]:
+            panel = (row["copy"], row["axis"])
+            points = [x for x in rows if ours(x) == curve_name and (x["copy"], x["axis"]) == panel]
+            kl = interpolated(curve(points), row["bits"])
             found.append({
-                "copy": row["copy"], "axis": row["axis"], "importance": what, "name": row["name"],
-                "bits": row["bits"], "few": row["bits"] <= FEW, "peer_kl": row["kl"], "kl": kl,
+                "copy": row["copy"], "axis": row["axis"], "ours": curve_name,
+                "importance": importance, "name": row["name"], "bits": row["bits"],
+                "few": row["bits"] <= FEW, "peer_kl": row["kl"], "kl": kl, "most": most,
                 "ratio": None if kl is None else kl / row["kl"],
             })  # fmt: skip
-    return sorted(found, key=lambda x: (x["copy"], x["axis"], x["importance"], -x["bits"]))
+    return sorted(found, key=lambda x: (x["copy"], x["axis"], x["ours"], x["importance"],
+                                        -x["bits"]))  # fmt: skip
 
 
 def print_tables(rows: Sequence[Row], code: str) -> None:
@@ -99,25 +105,38 @@ def print_tables(rows: Sequence[Row], code: str) -> None:
             )  # fmt: skip
         console.print(table)
     table = Table(title=f"our KL / llama.cpp's at its size (* up to {FEW} bits per weight)")
-    for name in ("copy", "axis", "importance matrix", "type", "bits", "theirs", "ours", "ratio"):
+    for name in ("copy", "axis", "ours", "importance matrix", "type", "bits", "their KL", "our KL",
+                 "ratio"):  # fmt: skip
         table.add_column(name)
     for x in ratios(rows):
-        ours = ("-", "-") if x["kl"] is None else (f"{x['kl']:.4f}", f"{x['ratio']:.2f}")
+        found = ("-", "-") if x["kl"] is None else (f"{x['kl']:.4f}", f"{x['ratio']:.2f}")
         bits = f"{x['bits']:.3f}{'*' if x['few'] else ''}"
         table.add_row(
-            x["copy"], x["axis"], x["importance"], x["name"], bits, f"{x['peer_kl']:.4f}", *ours
-        )
+            x["copy"], x["axis"], x["ours"], x["importance"], x["name"], bits,
+            f"{x['peer_kl']:.4f}", *found,
+        )  # fmt: skip
     console.print(table)
-    few = [x for x in ratios(rows) if x["few"] and x["kl"] is not None]
-    for copy, axis in _panels(rows):
-        for what in ("without", "with"):
-            kind = (copy, axis, what)
-            values = [x["ratio"] for x in few if (x["copy"], x["axis"], x["importance"]) == kind]
-            if values:
-                console.print(
-                    f"{copy}, {AXES[axis]}, {what} importance matrix: at {len(values)} sizes of up "
-                    f"to {FEW} bits our KL is {min(values):.2f} to {max(values):.2f} times theirs"
-                )
+    for line in verdicts(ratios(rows)):
+        console.print(line)
+
+
+def verdicts(found: Sequence[Row]) -> Iterator[str]:
+    """For every claim and panel, the range of ratios at few bits, and those beyond it."""
+    few = [x for x in found if x["few"] and x["kl"] is not None]
+    panels = dict.fromkeys((x["copy"], x["axis"]) for x in few)
+    for (copy, axis), (curve_name, importance, most) in product(panels, CLAIMS):
+        kind = (copy, axis, curve_name, importance)
+        chosen = [
+            x for x in few if (x["copy"], x["axis"], x["ours"], x["importance"]) == kind
+        ]  # fmt: skip
+        if chosen:
+            values = [x["ratio"] for x in chosen]
+            beyond = ", ".join(f"{x['name']} {x['ratio']:.2f}" for x in chosen if x["ratio"] > most)
+            yield (
+                f"{copy}, {AXES[axis]}, {curve_name} / {importance} importance matrix: "
+                f"{min(values):.2f} to {max(values):.2f} at {len(values)} sizes, claim {most}"
+                + (f"; beyond: {beyond}" if beyond else "")
+            )
 
 
 def _panels(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
@@ -136,8 +155,9 @@ def save_plot(rows: Sequence[Row], file: Path) -> None:
     )  # fmt: skip
     best = better_importance(rows)
     groups = (
-        ("Edgewise", "C0", "o-", lambda x: x["side"] == "edgewise" and not informed(x)),
-        ("Edgewise, statistics", "C2", "s-", lambda x: x["side"] == "edgewise" and informed(x)),
+        ("Edgewise", "C0", "o-", lambda x: ours(x) == "nearest"),
+        ("Edgewise, GPTQ", "C2", "s-", lambda x: ours(x) == "gptq"),
+        ("Edgewise, GPTQ, joint", "C4", "D-", lambda x: ours(x) == "joint"),
         ("llama.cpp", "C1", "v--", lambda x: x["side"] == "llama.cpp" and x["method"] == PLAIN),
         ("llama.cpp, importance matrix", "C3", "^--", lambda x: x in best),
     )  # fmt: skip

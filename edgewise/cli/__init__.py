@@ -244,7 +244,10 @@ def simulate(
 def study(
     name: Annotated[str, typer.Argument(help="edgeshard, dilemma, llm-pq or quality.")],
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")],
-    model: Annotated[str, typer.Option(help="dilemma, quality: what to quantize.")] = "demo",
+    model: Annotated[
+        str | None,
+        typer.Option(help="What to quantize; by default demo for dilemma, smollm2 for quality."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Reproduce a paper's tables and figures, ours beside the published values."""

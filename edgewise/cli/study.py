@@ -6,7 +6,7 @@ from edgewise.cli.terminal import console, print_text, progress
 from edgewise.studies import write_study
 
 
-def run_study(name: str, *, out: Path, model: str, as_json: bool) -> None:
+def run_study(name: str, *, out: Path, model: str | None, as_json: bool) -> None:
     """Write a study into a folder; print the page, or its JSON. Raises InputError."""
     screen = console(as_json)
     with progress(f"study '{name}'", None, as_json) as advance:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgewise.errors import InputError
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.linear import Linear
 from edgewise.models.shard import Shard, load_shard
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.quality.examples import Example
@@ -113,7 +114,17 @@ def _unpack(shard: Shard) -> None:
         for owner in list(layer.modules()):
             for name, module in list(owner.named_children()):
                 if isinstance(module, PackedLinear) and module.native() is None:
-                    setattr(owner, name, module.whole())
+                    setattr(owner, name, _whole(module))
+
+
+def _whole(packed: PackedLinear) -> Linear:
+    """The same in floating point, in the compute type."""
+    rows, columns = packed.shape
+    found = Linear(columns, rows, bias=packed.bias is not None, device="meta")
+    weight = packed.packed.dequantized().to(packed.compute_dtype)
+    found.weight = nn.Parameter(weight, requires_grad=False)
+    found.register_parameter("bias", packed.bias)
+    return found
 
 
 def num_steps(model: str, count: int) -> int:

@@ -74,15 +74,6 @@ class PackedLinear(PackedModule):
     def forward(self, x: Tensor) -> Tensor:
         return packed_matmul(x, self.packed, self.bias, self.native())
 
-    def whole(self) -> nn.Linear:
-        """The same in floating point, in the compute type."""
-        rows, columns = self.shape
-        found = nn.Linear(columns, rows, bias=self.bias is not None, device="meta")
-        weight = self.packed.dequantized().to(self.compute_dtype)
-        found.weight = nn.Parameter(weight, requires_grad=False)
-        found.register_parameter("bias", self.bias)
-        return found
-
 
 class PackedEmbedding(PackedModule):
     """nn.Embedding with a packed table: only the rows looked up are made whole."""

@@ -11,21 +11,21 @@ from edgewise.studies.dilemma import dilemma_page
 from edgewise.studies.edgeshard import edgeshard_page
 from edgewise.studies.llm_pq import llm_pq_page
 from edgewise.studies.page import OnStep, Page, quietly
-from edgewise.studies.quality import quality_page
+from edgewise.studies.quality import MODEL, quality_page
 
-STUDIES: dict[str, Callable[[str, OnStep], Page]] = {
+STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "edgeshard": lambda model, on_step: edgeshard_page(on_step),
-    "dilemma": lambda model, on_step: dilemma_page(model, on_step=on_step),
-    "quality": quality_page,
+    "dilemma": lambda model, on_step: dilemma_page(model or "demo", on_step=on_step),
+    "quality": lambda model, on_step: quality_page(model or MODEL, on_step),
     "llm-pq": lambda model, on_step: llm_pq_page(),
 }
 
 
 def write_study(
-    name: str, folder: Path, model: str = "demo", on_step: OnStep = quietly
+    name: str, folder: Path, model: str | None = None, on_step: OnStep = quietly
 ) -> tuple[Page, list[Path]]:
-    """Run a study and write it into `folder`; `model` is the checkpoint that the
-    studies of DILEMMA and of quality quantize. Raises InputError for an unknown study."""
+    """Run a study and write it into `folder`; `model` is the checkpoint that the studies of
+    DILEMMA and of quality quantize, None: the usual one. Raises InputError for an unknown study."""
     if name not in STUDIES:
         raise InputError(f"unknown study '{name}'; known studies: {', '.join(STUDIES)}")
     page = STUDIES[name](model, on_step)

@@ -1,5 +1,5 @@
-"""What few bits cost a model: schemes and rounding methods, additivity, mixed and uniform plans. No
-paper's figures are beside ours: these are of our own making."""
+"""What few bits cost a real model: recipes and rounding methods, additivity, mixed and uniform
+plans; and the built-in model's answers. No paper's figures are beside ours."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning.highs import Program
 from edgewise.planning.tables import Floats
 from edgewise.plots import save_lines, save_scatter
-from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.quality.evaluate import evaluate
 from edgewise.quality.examples import load_examples
 from edgewise.quality.plan_loss import plan_losses
@@ -19,42 +19,48 @@ from edgewise.quality.sensitivity import measure_sensitivity
 from edgewise.quality.statistics import LOOKED_AT
 from edgewise.quantization import METHODS
 from edgewise.quantization.store import Store
-from edgewise.schemes import Family, get_scheme
+from edgewise.schemes import CANDIDATES, RECIPES, Family, get_scheme
 from edgewise.sensitivities import Sensitivity
+from edgewise.specs import ModelSpec
 from edgewise.studies.page import Figure, OnStep, Page, Section, Value, quietly
 
-SHOWN = (
+MODEL, BUILT_IN = "smollm2", "demo"
+RECIPES_SHOWN = ("bf16", "stored", *RECIPES)
+ROUNDINGS = ("plain", "nearest", "gptq")  # plain: without statistics of inputs
+ANSWERED = (
     "fp32", "bf16", "q8g64", "q6g64", "q5g64", "q4g32", "q4g64", "q4g64a", "q4g128", "q3g32",
     "q3g64", "q3g64a", "q2g32", "q2g64", "q2g64a", "t8", "t6", "t4",
 )  # fmt: skip
-MIXED = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64", "bf16")
+MIXED = CANDIDATES
 UNIFORM = MIXED[:-1]
-QUESTIONS, PLANS, WORST = 100, 120, 5
-MEASURED_ON, HELD_OUT = Calibration(count=64), Calibration(seed=2)
+QUESTIONS, PLANS, WORST = 100, 60, 5
+MOST_LOSS = 1.0  # nats per token that random plans may lose: nobody runs what loses more
+MEASURED_ON, HELD_OUT = Calibration(), Calibration(count=32, seed=2)
+OTHERS = Calibration(ENGLISH, count=32)
 
 
 def quality_page(
-    model: str = "demo",
+    model: str = MODEL,
     on_step: OnStep = quietly,
     *,
-    questions: int = QUESTIONS,
+    recipes: Sequence[str] = RECIPES_SHOWN,
     plans: int = PLANS,
+    answered: Sequence[str] = ANSWERED,
+    questions: int = QUESTIONS,
 ) -> Page:
-    """Raises ModelError where there is no checkpoint."""
+    """Raises ModelError where there is no checkpoint, InputError for a Python without its
+    documentation."""
     store = Store.default()
     held_out = sequences(model, HELD_OUT)
-    grouped = [name for name in SHOWN if get_scheme(name).family is Family.GROUPED]
-    rounding_for(model, grouped, "gptq")
-    on_step("gptq")
     ids, method = sequences(model, MEASURED_ON), rounding_for(model, MIXED)
     sensitivity = measure_sensitivity(model, MIXED, ids, method=method, store=store)
     on_step("sensitivity")
     sections = (
-        methods_section(model, held_out, store, questions, on_step),
+        recipes_section(model, recipes, held_out, store, on_step),
         additivity_section(model, sensitivity, held_out, store, plans),
         frontier_section(model, sensitivity, held_out, store),
+        answers_section(answered, questions, store, on_step),
     )
-    on_step("frontier")
     text = TEXT.format(model=model, reference=sensitivity.reference)
     return Page("quality", f"What few bits cost `{model}`", text, sections)
 
@@ -64,36 +70,73 @@ TEXT = (
     f"token, on {HELD_OUT.count} x {HELD_OUT.length} tokens that `{{model}}` wrote itself (its own "
     "loss there is about {reference:.3f}): text that no measurement below was made on but where it "
     "says so. The loss of a plan in question is predicted from "
-    f"{MEASURED_ON.count} x {MEASURED_ON.length} other tokens."
+    f"{MEASURED_ON.count} x {MEASURED_ON.length} other tokens. Everything is measured on the code "
+    "that answers."
 )
 
 
-def methods_section(
-    model: str, held_out: Tensor, store: Store | None, questions: int, on_step: OnStep
+def recipes_section(
+    model: str, recipes: Sequence[str], held_out: Tensor, store: Store | None, on_step: OnStep
 ) -> Section:
-    """Every scheme by every method, throughout the model."""
+    """What schemes cost throughout the model, by every way to round."""
+    spec, english = open_checkpoint(model).spec, sequences(model, OTHERS)
+    rows: list[tuple[Value, ...]] = []
+    for name in recipes:
+        schemes = tuple(layer.concrete(get_scheme(name)).name for layer in spec.layers)
+        rounded = get_scheme(name).family is Family.RECIPE
+        for rounding in ROUNDINGS if rounded else ("-",):
+            by = rounding_for(model, schemes, rounding) if rounding in ROUNDINGS[1:] else None
+            own, other = (
+                plan_losses(model, [schemes], ids, method=by, store=store)[0]
+                for ids in (held_out, english)
+            )
+            rows.append((name, f"{schemes[1]}, ends {schemes[-1]}", rounding,
+                         weight_bytes(spec, schemes), own.mean, other.mean))  # fmt: skip
+            on_step(f"{name}, {rounding}")
+    text = (
+        f"Recipes, and how their blocks and ends are stored. Ways to round: to the nearest with "
+        "errors weighed alike (plain), by the second moments of what each column is multiplied "
+        f"with (nearest, the default), and GPTQ; both looked at {LOOKED_AT.count} x "
+        f"{LOOKED_AT.length} tokens that the model wrote. English: pieces of Python's "
+        "documentation."
+    )
+    columns = ("recipe", "stored in", "rounding", "bytes", "KL", "KL, English")
+    return Section("Recipes", text, columns, tuple(rows))
+
+
+def weight_bytes(spec: ModelSpec, schemes: Sequence[str]) -> int:
+    """Of the whole model on one device: a table that is the head's matrix as well, once."""
+    pairs = zip(spec.layers, schemes, strict=True)
+    total = sum(layer.weight_bytes(get_scheme(name)) for layer, name in pairs)
+    if spec.tied and schemes[0] == schemes[-1]:
+        total -= spec.layers[0].matrix_bytes(get_scheme(schemes[0]), 0)
+    return total
+
+
+def answers_section(
+    schemes: Sequence[str], questions: int, store: Store | None, on_step: OnStep
+) -> Section:
+    """What schemes and rounding methods cost the answers of the built-in model."""
     examples, rows = load_examples(None, questions), list[tuple[Value, ...]]()
-    layers = open_checkpoint(model).config.num_layers
-    for name in SHOWN:
+    layers = open_checkpoint(BUILT_IN).config.num_layers
+    for name in schemes:
         for method in METHODS.get(get_scheme(name).family, {"-": None}):
             if method == "truncate-unit":
                 continue
-            schemes = (name,) * layers
-            by = None if method == "-" else rounding_for(model, [name], method)
-            found = evaluate(model, schemes, examples, method=by, store=store)
-            kl = plan_losses(model, [schemes], held_out, method=by, store=store)[0].mean
+            by = None if method == "-" else rounding_for(BUILT_IN, [name], method)
+            found = evaluate(BUILT_IN, (name,) * layers, examples, method=by, store=store)
             rows.append(
-                (name, method, found.weight_bytes, kl, found.kl, found.loss,
+                (name, method, found.weight_bytes, found.kl, found.loss,
                  f"{found.perplexity:.5f}", found.bleu, f"{found.exact_match:.1%}")
             )  # fmt: skip
-            on_step(f"{name}, {method}")
-    columns = ("scheme", "rounding", "bytes", "KL", "KL of answers", "loss of answers",
-               "perplexity", "BLEU", "exact match")  # fmt: skip
+            on_step(f"{BUILT_IN}: {name}, {method}")
+    columns = ("scheme", "rounding", "bytes", "KL of answers", "loss of answers", "perplexity",
+               "BLEU", "exact match")  # fmt: skip
     text = (
-        f"{questions} held-out questions of the demo, greedy answers. GPTQ looked at "
-        f"{LOOKED_AT.count} x {LOOKED_AT.length} tokens of other text."
+        f"{questions} held-out questions of the demo, greedy answers. So small and so sure a model "
+        "says next to nothing about real ones."
     )
-    return Section("Schemes and rounding methods", text, columns, tuple(rows))
+    return Section(f"The built-in model, `{BUILT_IN}`", text, columns, tuple(rows))
 
 
 def additivity_section(
@@ -110,16 +153,16 @@ def additivity_section(
         (int(i), predicted[i], measured[i], float(ratio[i]), _counts(plans[i])) for i in worst
     )
     text = (
-        f"{count} random plans, a scheme for every layer, from mostly 8 bits to mostly 2. Rank "
-        f"correlation (Spearman) of predicted and measured loss: "
-        f"**{rank_correlation(predicted, measured):.3f}**; measured / predicted: median "
-        f"{np.median(ratio):.2f}, 5 % to 95 % {np.quantile(ratio, 0.05):.2f} to "
+        f"{count} random plans, a scheme for every layer, from nearly all wide to nearly all "
+        f"narrow, that are predicted to lose {MOST_LOSS:g} at most. Rank correlation (Spearman) of "
+        f"predicted and measured loss: **{rank_correlation(predicted, measured):.3f}**; measured / "
+        f"predicted: median {np.median(ratio):.2f}, 5 % to 95 % {np.quantile(ratio, 0.05):.2f} to "
         f"{np.quantile(ratio, 0.95):.2f}. The worst:"
     )
     figure = Figure(
         "quality-additivity",
         lambda path: save_scatter(
-            predicted, measured, path, title="Is loss additive over layers?",
+            predicted, measured, path, title=f"{model}: is loss additive over layers?",
             x="predicted: sum over layers (nats per token)", y="measured (nats per token)",
         ),
     )  # fmt: skip
@@ -130,12 +173,14 @@ def additivity_section(
 def random_plans(sensitivity: Sensitivity, count: int, seed: int = 0) -> list[tuple[str, ...]]:
     """Plans whose layers lean towards wide or narrow schemes, each plan by another degree."""
     rng, names = np.random.default_rng(seed), list(sensitivity.losses)
-    layers = len(next(iter(sensitivity.losses.values())))
-    found = []
-    for _ in range(count):
-        weights = np.exp(rng.uniform(-1.5, 1.5) * np.linspace(-1, 1, len(names)))
-        found.append(tuple(rng.choice(names, layers, p=weights / weights.sum()).tolist()))
-    return found
+    layers, plans = len(sensitivity.losses[names[0]]), list[tuple[str, ...]]()
+    while len(plans) < count:
+        centre, width = rng.uniform(0, len(names) - 1), rng.uniform(0.3, 2.0)
+        odds = np.exp(-(((np.arange(len(names)) - centre) / width) ** 2))
+        plan = tuple(rng.choice(names, layers, p=odds / odds.sum()).tolist())
+        if predicted_loss(sensitivity, plan) <= MOST_LOSS and len(set(plan)) > 1:
+            plans.append(plan)
+    return plans
 
 
 def predicted_loss(sensitivity: Sensitivity, plan: Sequence[str]) -> float:

@@ -26,6 +26,7 @@ from edgewise.studies.edgeshard import latency_cells, milliseconds, problem, sou
 from edgewise.studies.edgeshard_throughput import METHODS, rates, throughput_problem
 from edgewise.studies.llm_pq import closed_form, llm_pq_page
 from edgewise.studies.page import Compared, Page, Section, compared
+from edgewise.studies.quality import quality_page
 
 PNG, MAGIC = ".png", b"\x89PNG"
 
@@ -188,3 +189,18 @@ class TestLlmPq:
         for row in closed_form().rows:
             ours, published = row[1:3]
             assert ours == pytest.approx(published, rel=1e-4)
+
+
+class TestQuality:
+    def test_writes_its_files(self, tmp_path: Path) -> None:
+        page = quality_page(
+            "demo", recipes=("bf16", "4bit"), plans=6, answered=("fp32", "q4g64", "t8"), questions=4
+        )
+        document = check_files(page, page.write(tmp_path))
+        recipes, additivity, mixed, answers = (x["rows"] for x in document["sections"])
+        losses = {(x["recipe"], x["rounding"]): x["KL"] for x in recipes}
+        assert losses["bf16", "-"] < losses["4bit", "gptq"] < losses["4bit", "plain"]
+        assert len(additivity) == 5
+        for row in mixed:
+            assert row["bytes mixed, same loss"] <= row["bytes"]
+        assert {row["scheme"] for row in answers} == {"fp32", "q4g64", "t8"}

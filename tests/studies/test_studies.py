@@ -27,6 +27,7 @@ from edgewise.studies.edgeshard_throughput import METHODS, rates, throughput_pro
 from edgewise.studies.llm_pq import closed_form, llm_pq_page
 from edgewise.studies.page import Compared, Page, Section, compared
 from edgewise.studies.quality import quality_page
+from tests.seeds import THOROUGH
 
 PNG, MAGIC = ".png", b"\x89PNG"
 
@@ -191,6 +192,7 @@ class TestLlmPq:
             assert ours == pytest.approx(published, rel=1e-4)
 
 
+@pytest.mark.skipif(not THOROUGH, reason="many plans are measured: make test-slow")
 class TestQuality:
     def test_writes_its_files(self, tmp_path: Path) -> None:
         page = quality_page(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewise.errors import ProfileError
+from edgewise.errors import InputError, ProfileError
 
 VERSION = 1
 
@@ -31,6 +31,14 @@ class Sensitivity:
                         f"sensitivity: layer {layer} in {scheme} loses {value}; losses must be "
                         "zero or more"
                     )
+
+    def budget(self, quality: str | None) -> float:
+        """Loss that a plan may add: '1%' of the model's own, or '0.02'; None: any. Raises
+        InputError."""
+        if quality is None:
+            return math.inf
+        number, is_share = parse_quality(quality)
+        return number * self.reference if is_share else number
 
     @staticmethod
     def load(path: Path) -> "Sensitivity":
@@ -57,3 +65,18 @@ class Sensitivity:
             "losses": self.losses,
         }
         return json.dumps(document, indent=1, allow_nan=False)
+
+
+def parse_quality(text: str) -> tuple[float, bool]:
+    """'1%' of a model's own loss, or a loss of '0.02' nats per token: the number, and whether it is
+    a share. Raises InputError."""
+    is_share = text.endswith("%")
+    try:
+        number = float(text.removesuffix("%")) / (100 if is_share else 1)
+    except ValueError:
+        raise InputError(f"quality '{text}' is neither like '1%' nor like '0.02'") from None
+    if not 0 <= number < math.inf:
+        raise InputError(
+            f"a quality budget must be zero or more, not {text}: no plan loses less than nothing"
+        )
+    return number, is_share

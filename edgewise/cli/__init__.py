@@ -19,6 +19,7 @@ from edgewise.cli.options import (
     KVCache,
     Length,
     Model,
+    Quality,
     Rounding,
     Scheme,
     Schemes,
@@ -83,6 +84,7 @@ def run(
         Path | None, typer.Option(help="Plan file; without it, the best plan is worked out.")
     ] = None,
     scheme: Scheme = None,
+    quality: Quality = None,
     kv_cache: KVCache = CacheType.FULL,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
@@ -105,6 +107,7 @@ def run(
         cluster_file=cluster,
         plan_file=plan,
         scheme=scheme,
+        quality=quality,
         cache=kv_cache,
         max_tokens=max_tokens,
         sampling=Sampling(temperature, top_k, top_p, seed),
@@ -154,10 +157,7 @@ def plan(
     sensitivity: Annotated[
         Path | None, typer.Option(help="What layers lose in schemes; without it, it is measured.")
     ] = None,
-    quality: Annotated[
-        str | None,
-        typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
-    ] = None,
+    quality: Quality = None,
     rounding: Rounding = None,
     kv_cache: KVCache = CacheType.FULL,
     objective: Annotated[

@@ -11,7 +11,8 @@ from edgewise.specs import Workload
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Model = Annotated[
-    str, typer.Argument(help="A model folder, a hub id such as Qwen/Qwen3-0.6B, or 'demo'.")
+    str,
+    typer.Argument(help="A model folder, a hub id such as Qwen/Qwen3-0.6B, 'smollm2' or 'demo'."),
 ]
 ClusterFile = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster file; without it, this machine alone.")
@@ -22,6 +23,10 @@ Scheme = Annotated[
         help="How weights are stored: 8bit, 4bit, bf16, q4g64, ... (docs/schemes.md); by default "
         "as the model's file has them if that fits, else in the most bits that do."
     ),
+]
+Quality = Annotated[
+    str | None,
+    typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
 ]
 Rounding = Annotated[
     str | None,

@@ -1,6 +1,7 @@
 """`edgewise plan`: choose devices, layers and schemes, and say why."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from edgewise.planning import PLANNERS, Objective, Problem
 from edgewise.profiles import Profile
 from edgewise.quality.rounding import rounding_for
 from edgewise.schemes import CANDIDATES, get_scheme
-from edgewise.sensitivities import Sensitivity
+from edgewise.sensitivities import Sensitivity, parse_quality
 from edgewise.specs import ModelSpec, Workload
 
 DEFAULT_PLANNER = "joint"
@@ -141,7 +142,7 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
         CostModel(spec, cluster, profile, options.workload, sensitivity),
         schemes,
         objective=options.objective,
-        budget=_budget(options.quality, sensitivity),
+        budget=sensitivity.budget(options.quality) if sensitivity else math.inf,
         pins={0: cluster.source, **parse_pins(options.pins, spec.num_layers)},
         forbidden=frozenset(options.avoid),
         required=frozenset(options.require),
@@ -177,28 +178,6 @@ def _sensitivity(model: str, schemes: tuple[str, ...], options: PlanOptions) -> 
         return None
     asked = Asked(model, schemes, rounding=options.rounding)
     return cached_sensitivity(asked, quiet=options.as_json)[0]
-
-
-def _budget(quality: str | None, sensitivity: Sensitivity | None) -> float:
-    """A budget such as '1%' of the model's own loss, or a loss such as '0.02'."""
-    if quality is None or sensitivity is None:
-        return float("inf")
-    number, is_share = parse_quality(quality)
-    return number * sensitivity.reference if is_share else number
-
-
-def parse_quality(quality: str) -> tuple[float, bool]:
-    """A number, and whether it is a share of the model's own loss. Raises InputError."""
-    is_share = quality.endswith("%")
-    try:
-        number = float(quality.removesuffix("%")) / (100 if is_share else 1)
-    except ValueError:
-        raise InputError(f"quality '{quality}' is neither like '1%' nor like '0.02'") from None
-    if not 0 <= number < float("inf"):
-        raise InputError(
-            f"a quality budget must be zero or more, not {quality}: no plan loses less than nothing"
-        )
-    return number, is_share
 
 
 def parse_pins(texts: Sequence[str], num_layers: int) -> dict[int, str]:

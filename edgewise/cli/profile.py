@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -100,7 +101,8 @@ def check_reachable(cluster: Cluster) -> None:
 
 
 def profile_key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> str:
-    """A name made of all that a profile's seconds depend on."""
+    """A name made of all that a profile's seconds depend on: not of how much memory there is."""
+    cluster = replace(cluster, devices=tuple(replace(x, memory_bytes=1) for x in cluster.devices))
     machine = (platform.node(), platform.machine(), os.cpu_count(), version("torch"))
     # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: both show here.
     code = (__version__, kernels.instruction_set(), os.environ.get("EDGEWISE_KERNELS", ""))

@@ -11,11 +11,12 @@ import psutil
 from edgewise.cli.answer import Answer, answer
 from edgewise.cli.default_scheme import ORDER, check_size, first_plan
 from edgewise.cli.prepare import best, compare, measure_cluster
+from edgewise.cli.quality_plan import plan_for_quality
 from edgewise.cli.terminal import bars, print_json, print_notes, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
-from edgewise.errors import PromptError
+from edgewise.errors import InputError, PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
@@ -27,6 +28,7 @@ from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
 from edgewise.runtime.sampling import Sampling
 from edgewise.schemes import CacheType, get_scheme
+from edgewise.sensitivities import parse_quality
 from edgewise.specs import ModelSpec, Workload
 
 DEFAULT_MAX_TOKENS = 128
@@ -39,6 +41,7 @@ def run_prompt(
     cluster_file: Path | None,
     plan_file: Path | None,
     scheme: str | None,
+    quality: str | None,
     cache: CacheType,
     max_tokens: int | None,
     sampling: Sampling,
@@ -49,6 +52,10 @@ def run_prompt(
     """Everything that can be wrong is found before a process starts."""
     if scheme is not None:
         get_scheme(scheme)
+    if quality is not None:
+        parse_quality(quality)
+    if sum(x is not None for x in (plan_file, scheme, quality)) > 1:
+        raise InputError("a plan file, a scheme and a quality decide alike: give one of them")
     if not prompt.strip():
         raise PromptError("the prompt is empty")
     checkpoint = open_checkpoint(model)
@@ -63,6 +70,8 @@ def run_prompt(
     request = _request(tokenizer, prompt, max_tokens, sampling, raw, spec)
     cache = cache if plan is None else plan.cache
     workload = Workload(len(request.prompt), request.max_tokens, cache=cache)
+    if quality is not None:
+        plan = plan_for_quality(model, spec, cluster, workload, quality, as_json)
     if plan is None:
         check_size(spec, scheme or ORDER[-1], cluster, workload)
     with LocalDevices(cluster) as devices:

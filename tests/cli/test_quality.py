@@ -4,11 +4,13 @@ import json
 
 import pytest
 
+from edgewise.cli.sensitivity import Asked, cached_sensitivity
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.quality.calibration import sequences
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.verification import text_of
+from edgewise.schemes import CANDIDATES
 from edgewise.sensitivities import Sensitivity
 from edgewise.simulation.rooflines import Figures, make_profile
 
@@ -118,3 +120,26 @@ def test_a_quality_budget_is_kept(answer, files):
     ran = answer("run", "demo", "hello", "--cluster", files / "cluster.toml", "--plan",
                  files / "plan.json", "--max-tokens", 2)  # fmt: skip
     assert ran["tokens"] == 2
+
+
+def test_an_answer_within_a_quality_budget(answer, monkeypatch):
+    """The plan's loss is measured, and kept: the second answer measures nothing."""
+    asked = ("run", "demo", "hello", "--quality", "5%", "--max-tokens", 2)
+    ran = answer(*asked)
+    plan = Plan.from_json(json.dumps(ran["plan"]))
+    assert plan.rounding.startswith("nearest:")
+    sensitivity, _, cached = cached_sensitivity(Asked("demo", CANDIDATES), quiet=True)
+    assert cached
+    (loss,) = plan_losses("demo", [plan.schemes], sequences("demo", text_of("demo", 0)),
+                          method=plan.rounding)  # fmt: skip
+    assert loss.mean <= sensitivity.budget("5%")
+    monkeypatch.setattr("edgewise.quality.verification.plan_losses", None)
+    monkeypatch.setattr("edgewise.cli.profile.measure_cluster", None)
+    assert answer(*asked)["plan"] == ran["plan"]
+
+
+def test_one_of_quality_scheme_and_plan_decides(answer, command):
+    result = command("run", "demo", "hello", "--quality", "1%", "--scheme", "4bit")
+    assert result.code == 2 and "give one of them" in result.err
+    result = command("run", "demo", "hello", "--quality", "much")
+    assert result.code == 2 and "neither like '1%' nor like '0.02'" in result.err

@@ -20,7 +20,7 @@ from edgewise.quantization.rounding.grid import code_range
 from edgewise.quantization.rounding.nearest import column_weights, matrix_sides
 from edgewise.schemes import Scheme
 
-DAMPING = 0.1  # of each column's own second moment
+DAMPING = 0.3  # of each column's own second moment
 AT_ONCE = 64  # columns, after which the rest of the matrix is brought up to date
 
 

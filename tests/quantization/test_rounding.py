@@ -202,6 +202,20 @@ def test_gptq_answers_better_than_rounding(name: str) -> None:
     assert errors["gptq"] < 0.75 * errors["nearest"]
 
 
+def test_looking_at_columns_again_lowers_gptqs_error_on_other_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    mix = torch.randn(128, 128, generator=generator) * torch.linspace(0.1, 3, 128).unsqueeze(1)
+    seen, other = (torch.randn(1000, 128, generator=generator) @ mix for _ in range(2))
+    weight, moments, errors = normal(48, 128), seen.T @ seen / len(seen), {}
+    for sweeps in (0, 1, 3):
+        monkeypatch.setattr("edgewise.quantization.rounding.gptq.SWEEPS", sweeps)
+        found = quantize(weight, get_scheme("q3g32ad"), "gptq", moments).dequantized().float()
+        errors[sweeps] = float((other @ (found - weight).T).square().mean())
+    assert errors[3] <= errors[1] < errors[0]
+
+
 def test_gptq_without_correlation_is_rounding() -> None:
     """With orthogonal inputs of equal length no column can make good for another."""
     scheme, weight = get_scheme("q4g64"), normal(32, 64, 5)

@@ -23,7 +23,7 @@ from edgewise.quantization.rounding.nearest import column_weights, matrix_sides
 from edgewise.schemes import Scheme
 
 DAMPING = 0.3  # of each column's own second moment
-SHRINKING, SWEEPS = 1.0, 3  # the same for codes that are looked at again, and how often
+SHRINKING, SWEEPS = 0.5, 3  # the same for codes that are looked at again, and how often
 AT_ONCE = 64  # columns, after which the rest of the matrix is brought up to date
 
 

@@ -128,16 +128,19 @@ class _Pass:
                 x = run_in_parts(self.checkpoint.config, number, self.load(number, FULL), x)
                 states[number] = x
                 self.on_step(f"layer {number}")
-            head = self.load(self.last, FULL)
-            reference = cross_entropy(lambda y: self.run(self.last, head, y), x, self.ids)
-            self._shapes(states[:, :SHAPED_ON], head, losses)
+            reference = self._shapes(states, losses)
         self._sizes(losses)
         return losses, reference
 
-    def _shapes(self, states: Tensor, head: Layer, losses: dict[str, list[float]]) -> None:
+    def _shapes(self, states: Tensor, losses: dict[str, list[float]]) -> float:
         """Each layer's loss: the head's as it is, and going back from it, all others' to second
-        order. `states` are the layers' outputs for the first of all sequences."""
-        changing, last, below = [s for s in self.schemes if s != FULL], self.last, states[0]
+        order, on the first of all sequences. `states` are the layers' outputs. Returns the model's
+        own loss, on all."""
+        changing, last = [s for s in self.schemes if s != FULL], self.last
+        head = self.load(last, FULL)
+        reference = cross_entropy(lambda y: self.run(last, head, y), states[-1], self.ids)
+        states = states[:, :SHAPED_ON]
+        below = states[0]
         for scheme in changing:
             pairs = zip(states[-1], self.changed(last, scheme, states[-1]), strict=True)
             found = [divergence(self.run(last, head, x), other).mean() for x, other in pairs]
@@ -157,6 +160,7 @@ class _Pass:
                 losses[scheme.name][number] = quadratic_loss(gradient, change)
             gradient = below
             self.on_step(f"layer {number}, backwards")
+        return reference
 
     def _sizes(self, losses: dict[str, list[float]]) -> None:
         """Scale each scheme's losses to the sum that the whole model loses in it."""

@@ -10,7 +10,6 @@ from edgewise.plans import Plan
 from edgewise.quality.calibration import sequences
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.verification import text_of
-from edgewise.schemes import CANDIDATES
 from edgewise.sensitivities import Sensitivity
 from edgewise.simulation.rooflines import Figures, make_profile
 
@@ -124,11 +123,13 @@ def test_a_quality_budget_is_kept(answer, files):
 
 def test_an_answer_within_a_quality_budget(answer, monkeypatch):
     """The plan's loss is measured, and kept: the second answer measures nothing."""
+    candidates = ("q2g64", "q4g64", "bf16")
+    monkeypatch.setattr("edgewise.cli.quality_plan.CANDIDATES", candidates)
     asked = ("run", "demo", "hello", "--quality", "5%", "--max-tokens", 2)
     ran = answer(*asked)
     plan = Plan.from_json(json.dumps(ran["plan"]))
     assert plan.rounding.startswith("nearest:")
-    sensitivity, _, cached = cached_sensitivity(Asked("demo", CANDIDATES), quiet=True)
+    sensitivity, _, cached = cached_sensitivity(Asked("demo", candidates), quiet=True)
     assert cached
     (loss,) = plan_losses("demo", [plan.schemes], sequences("demo", text_of("demo", 0)),
                           method=plan.rounding)  # fmt: skip

@@ -176,7 +176,7 @@ class TestCalibration:
     def test_too_little_text_is_refused(self, tmp_path):
         path = tmp_path / "text.txt"
         path.write_text("short")
-        with pytest.raises(InputError, match=r"tokens of text, but 32 sequences of 128 need 4096"):
+        with pytest.raises(InputError, match=r"tokens of text, but 16 sequences of 128 need 2048"):
             sequences("demo", Calibration(str(path)))
 
     def test_a_data_set_without_its_library_is_explained(self, monkeypatch):

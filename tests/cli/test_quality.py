@@ -103,7 +103,13 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_a_quality_budget_is_kept(answer, files):
+@pytest.fixture
+def short(monkeypatch):
+    """Plans are measured on fewer sequences."""
+    monkeypatch.setattr("edgewise.quality.verification.SEQUENCES", 8)
+
+
+def test_a_quality_budget_is_kept(answer, files, short):
     asked = ["--cluster", files / "cluster.toml", "--profile", files / "profile.json"]
     asked += ["--sensitivity", files / "losses.json", "--schemes", ",".join(SCHEMES)]
     asked += ["--prompt-tokens", 8, "--new-tokens", 8, "--out", files / "plan.json"]
@@ -121,7 +127,7 @@ def test_a_quality_budget_is_kept(answer, files):
     assert ran["tokens"] == 2
 
 
-def test_an_answer_within_a_quality_budget(answer, monkeypatch):
+def test_an_answer_within_a_quality_budget(answer, short, monkeypatch):
     """The plan's loss is measured, and kept: the second answer measures nothing."""
     candidates = ("q2g64", "q4g64", "bf16")
     monkeypatch.setattr("edgewise.cli.quality_plan.CANDIDATES", candidates)

@@ -41,8 +41,8 @@ def plan_for_quality(
 def _rounded(workload: Workload, spec: ModelSpec) -> Workload:
     """Up to the next powers of two, within the model's context: prompts of about one length are to
     get one plan, whose loss is measured once."""
-    tokens = (1 << (x - 1).bit_length() for x in (workload.prompt_tokens, workload.new_tokens))
-    prompt, new = tokens
+    lengths = (workload.prompt_tokens, workload.new_tokens)
+    prompt, new = (1 << (x - 1).bit_length() for x in lengths)
     if prompt + new > spec.max_context:
         return workload
     return replace(workload, prompt_tokens=prompt, new_tokens=new)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from edgewise.demo.questions import exact_match
-from tests.seeds import THOROUGH, cases
+from tests.seeds import cases
 
 
 def test_demo_json_ends_with_one_document(start):
@@ -45,7 +45,6 @@ def test_demo_json_ends_with_one_document(start):
     assert exact_match(document["answer"], document["expected_answer"])
 
 
-@pytest.mark.skipif(not THOROUGH, reason="the demo runs once already: make test-slow")
 def test_demo_for_people_prints_tables_and_no_control_characters_when_piped(start):
     process = start("demo", "--model", "demo")
     out, err = process.communicate(timeout=120)
@@ -82,16 +81,8 @@ def test_a_cache_in_8_bits_answers_alike_and_takes_less(
 ):
     path = tmp_path / "plan.json"
     asked = ("plan", "demo", "--cluster", slow_cluster, "--json", "--out", path)
-    asked += (
-        "--profile",
-        profiled(["bf16"]),
-        "--prompt-tokens",
-        8,
-        "--new-tokens",
-        90,
-        "--sequences",
-        5,
-    )
+    asked += ("--profile", profiled(["bf16"]))
+    asked += ("--prompt-tokens", 8, "--new-tokens", 90, "--sequences", 5)
     held = {}
     for cache in ("full", "int8"):
         made = command(*asked, "--kv-cache", cache)

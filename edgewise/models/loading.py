@@ -192,8 +192,9 @@ class Loader:
         for name, module in matrices.items():
             whole = self._read(tensors[name], module.weight.shape)
             where = f"{self.checkpoint.model}: {', '.join(tensors[name])}"
-            # Looking rows up is no product: GPTQ has nothing to look at.
-            method = None if isinstance(module, nn.Embedding) else self.method
+            # Looking rows up is no product: GPTQ has nothing to look at, but for a head's.
+            looked_up = isinstance(module, nn.Embedding) and not self.config.tied
+            method = None if looked_up else self.method
             found[name] = quantize(whole, scheme, method, moments.get(name), name=where)
             del whole
         if self.store is not None and path is not None:

@@ -26,14 +26,15 @@ PAUSE_SECONDS = 0.005  # after longer pauses, steps hardly get slower
 SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks smaller than this
 MOST_BLOCKS = 12  # timed together: the smaller they are, the more it takes to tell them from noise
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
-LINK_BYTES = 2**15
+LINK_BYTES, MOST_LINK_BYTES = 2**15, 2**21  # on the way there; more where that passes at once
+LINK_PART_SECONDS = 0.02  # a message that takes so long says how fast a link is
 LEAST_REPEATS = 5
 PRECISION = 0.02  # of a median: its standard error, after which nothing is timed again
 LONG_SECONDS = 0.5  # of all devices' steps of one shape: no more of them are needed
 ENDS = 3  # short prompts for an embedding: it costs next to nothing
 LINK_REPEATS = 10
 LEAST_LINK_REPEATS = 3
-LINK_SECONDS = 0.3  # of probes of one link and size, beyond the first few: slow links vary less
+LINK_SECONDS = 0.6  # of probes of one link and size, beyond the first few: slow links vary less
 
 Progress = Callable[[str], None]
 Shape = tuple[int, int, int]  # sequences, new tokens, cached tokens
@@ -232,11 +233,14 @@ def _links(devices: LocalDevices, on_progress: Progress) -> list[LinkTiming]:
         if cluster.link(link.target, link.source) is None:
             continue
         on_progress(f"link {link.source} -> {link.target}")
-        small, large = (median(_probes(devices, link, size)) for size in (0, LINK_BYTES))
+        size, (empty, more) = LINK_BYTES, _probes(devices, link, LINK_BYTES)
+        while more < LINK_PART_SECONDS and size < MOST_LINK_BYTES:
+            size *= 8
+            empty, more = _probes(devices, link, size)
         # Without synchronised clocks a round trip cannot be split, so each direction gets half of
         # it; the bandwidth, from the larger message, is the link's own.
-        rate = 1 / max((large - small) / LINK_BYTES, FASTEST)
-        found.append(LinkTiming(link.source, link.target, small / 2, rate))
+        rate = 1 / max(more / size, FASTEST)
+        found.append(LinkTiming(link.source, link.target, empty / 2, rate))
     return found
 
 
@@ -245,16 +249,23 @@ def _enter(devices: LocalDevices) -> float:
     return devices.round_trip(devices.cluster.source)
 
 
-def _probes(devices: LocalDevices, link: Link, size: int) -> list[float]:
-    """Seconds of round trips over a link with so many bytes on the way there."""
-    body, found = {"target": link.target, "size": size}, list[float]()
-    while len(found) < LEAST_LINK_REPEATS or (
-        len(found) < LINK_REPEATS and sum(found) < LINK_SECONDS
+def _probes(devices: LocalDevices, link: Link, size: int) -> tuple[float, float]:
+    """Seconds of an empty round trip over a link, and how many more with so many bytes on the way
+    there: by turns, so that what else the machine does weighs on both."""
+    empty, more = list[float](), list[float]()
+    while len(more) < LEAST_LINK_REPEATS or (
+        len(more) < LINK_REPEATS and 2 * sum(empty) + sum(more) < LINK_SECONDS
     ):
-        time.sleep(PAUSE_SECONDS)
-        message = devices.call(link.source, "probe", body, "probed", TIME_SECONDS)
-        found.append(float(message.body["seconds"]))
-    return found
+        empty.append(_probe(devices, link, 0))
+        more.append(_probe(devices, link, size) - empty[-1])
+    return median(empty), median(more)
+
+
+def _probe(devices: LocalDevices, link: Link, size: int) -> float:
+    time.sleep(PAUSE_SECONDS)
+    body = {"target": link.target, "size": size}
+    message = devices.call(link.source, "probe", body, "probed", TIME_SECONDS)
+    return float(message.body["seconds"])
 
 
 def num_measurements(cluster: Cluster, schemes: Sequence[str], grid: Grid) -> int:

@@ -1,7 +1,7 @@
 """Quantize a model with a method that looks at a layer's inputs, and keep the result: afterwards
 loading finds every layer in the store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from edgewise.quantization.store import Store
 from edgewise.schemes import Family, get_scheme
 
 FULL = get_scheme("fp32")
+LOOKED_UP = 0.3  # what looking rows up counts beside the head (dev/LOG.md, 2026-11-26)
 
 
 def prepare(
@@ -34,20 +35,45 @@ def prepare(
         raise QuantizationError(f"no folder to keep layers by {method} in: set XDG_CACHE_HOME")
     checkpoint = open_checkpoint(model)
     loader, x, made = Loader(checkpoint, torch.device("cpu"), method, store), ids, 0
-    last = checkpoint.config.num_layers - 1
-    for number in range(last + 1):
+    config = checkpoint.config
+    for number in range(config.num_layers):
         moments = None
         if sees_pairs(method):
             full = loader.layer(number, FULL)
-            x, moments = run_observed(checkpoint.config, number, full, x, pairs=True)
-        for scheme in map(get_scheme, schemes[number]):
-            if scheme.family is Family.GROUPED and not loader.is_stored(number, scheme):
-                loader.layer(number, scheme, moments=moments or None)  # a table has none of its own
-                if not loader.is_stored(number, scheme):
-                    raise QuantizationError(
-                        f"{store.folder}: layer {number} in {scheme.name} by {method} cannot be "
-                        "kept there; give a folder that can be written as XDG_CACHE_HOME"
-                    )
-                made += 1
+            x, moments = run_observed(config, number, full, x, pairs=True)
+        # A tied embedding waits for what its matrix is multiplied with as a head.
+        if moments is None or not config.tied or number > 0:
+            made += _make(loader, store, number, schemes[number], moments)
+        if moments is not None and config.tied and number == config.num_layers - 1:
+            made += _make(loader, store, 0, schemes[0], {"tokens": _looked_up(moments["out"])})
         on_step(f"layer {number}")
+    return made
+
+
+def _looked_up(moments: Tensor) -> Tensor:
+    """What a tied embedding's matrix is multiplied with, from the head's moments [H, H]: looking a
+    row up weighs all columns alike."""
+    mean = float(moments.diagonal().mean())
+    return moments + LOOKED_UP * mean * torch.eye(len(moments), device=moments.device)
+
+
+def _make(
+    loader: Loader,
+    store: Store,
+    number: int,
+    schemes: Sequence[str],
+    moments: Mapping[str, Tensor] | None,
+) -> int:
+    """Keep a layer in each of these schemes; how many were not there yet."""
+    made = 0
+    for scheme in map(get_scheme, schemes):
+        if scheme.family is Family.GROUPED and not loader.is_stored(number, scheme):
+            loader.layer(number, scheme, moments=moments or None)  # a table has none of its own
+            if not loader.is_stored(number, scheme):
+                raise QuantizationError(
+                    f"{store.folder}: layer {number} in {scheme.name} by "
+                    f"{loader.method} cannot be kept there; give a folder that can be written as "
+                    "XDG_CACHE_HOME"
+                )
+            made += 1
     return made

@@ -18,7 +18,7 @@ from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_at
 from edgewise.quantization.packed import PARTS, Packed
 from edgewise.schemes import Scheme
 
-FORMAT = 5  # of the file, and of how methods round
+FORMAT = 6  # of the file, and of how methods round
 MOST_BYTES = 64 * 2**30
 
 

@@ -172,7 +172,7 @@ def test_killing_a_worker_mid_answer_ends_the_command(
     began = time.monotonic()
     workers[victim].send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # a second or two where nothing else runs
     assert process.returncode == 4
     assert "was killed by SIGKILL while it held layers" in err
     assert any(f"device '{name}'" in err for name in ("laptop", "jetson", "pi"))

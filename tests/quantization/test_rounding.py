@@ -15,6 +15,7 @@ from edgewise import kernels
 from edgewise.errors import QuantizationError
 from edgewise.quantization import quantize
 from edgewise.quantization.packed import Packed, random_packed
+from edgewise.quantization.rounding import descent
 from edgewise.schemes import SCHEMES, Family, Scheme, get_scheme
 
 UNPACKED = (Family.FLOAT, Family.STORED, Family.RECIPE)
@@ -202,7 +203,7 @@ def test_gptq_answers_better_than_rounding(name: str) -> None:
     assert errors["gptq"] < 0.75 * errors["nearest"]
 
 
-def test_looking_at_columns_again_lowers_gptqs_error_on_other_text(
+def test_codes_and_sides_in_turn_lower_gptqs_error_on_other_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of columns that are seen twice as often as there are columns."""
@@ -210,20 +211,22 @@ def test_looking_at_columns_again_lowers_gptqs_error_on_other_text(
     mix = torch.eye(128) + 0.1 * torch.randn(128, 128, generator=generator)
     seen, other = (torch.randn(n, 128, generator=generator) @ mix for n in (256, 4000))
     weight, moments, errors = normal(48, 128), seen.T @ seen / len(seen), {}
-    for sweeps in (0, 1, 3):
-        module = sys.modules["edgewise.quantization.rounding.gptq"]  # the function has its name
-        monkeypatch.setattr(module, "SWEEPS", sweeps)
+    for rounds in (0, 1, 3):
+        monkeypatch.setattr(descent, "ROUNDS", rounds)
         found = quantize(weight, get_scheme("q3g32ad"), "gptq", moments).dequantized().float()
-        errors[sweeps] = float((other @ (found - weight).T).square().mean())
+        errors[rounds] = float((other @ (found - weight).T).square().mean())
     assert errors[3] <= errors[1] < errors[0]
 
 
 def test_gptq_without_correlation_is_rounding() -> None:
-    """With orthogonal inputs of equal length no column can make good for another."""
+    """With orthogonal inputs of equal length no column can make good for another; what little is
+    gained is scales that fit once more."""
     scheme, weight = get_scheme("q4g64"), normal(32, 64, 5)
-    found = quantize(weight, scheme, "gptq", torch.eye(64) * 8)
-    plain = quantize(weight, scheme, "nearest")
-    assert torch.equal(found.dequantized(), plain.dequantized())
+    gptq, nearest = (
+        float((quantize(weight, scheme, method, torch.eye(64) * 8).dequantized() - weight).norm())
+        for method in ("gptq", "nearest")
+    )
+    assert 0.99 * nearest < gptq <= nearest
 
 
 def test_gptq_refuses_moments_that_say_nothing() -> None:

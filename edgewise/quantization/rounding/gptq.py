@@ -8,23 +8,23 @@ first, as long as all others can still make good for them ("act-order").
 
 H comes from a sample. Its off-diagonal entries are shrunk towards none, H + DAMPING diag(H): what a
 few thousand tokens say about pairs of columns is worth less than what they say about each. Without
-that GPTQ fits the sample and hardly beats its own diagonal (dev/LOG.md, 2026-11-26). A column that
-was rounded early knew nothing of those after it, so all are looked at again (coordinate descent, as
-in QuantEase: Behdin et al. 2023, arXiv 2309.01885): 3 to 4 % less error on other text.
+that GPTQ fits the sample and hardly beats its own diagonal (dev/LOG.md, 2026-11-26). Where it ends
+is where descent.py begins.
 """
 
 import torch
 from torch import Tensor
 
 from edgewise.errors import QuantizationError
-from edgewise.quantization.packed import Packed, filled_up, packed, shape_of
+from edgewise.quantization.packed import Packed, filled_up, joined, packed, shape_of
+from edgewise.quantization.rounding.descent import descend
 from edgewise.quantization.rounding.grid import code_range
 from edgewise.quantization.rounding.nearest import column_weights, matrix_sides
-from edgewise.schemes import Scheme
+from edgewise.schemes import TILE_ROWS, Scheme
 
 DAMPING = 0.3  # of each column's own second moment
-SHRINKING, SWEEPS = 0.5, 3  # the same for codes that are looked at again, and how often
-AT_ONCE = 64  # columns, after which the rest of the matrix is brought up to date
+AT_ONCE = 2**23  # weights
+COLUMNS_AT_ONCE = 64  # after which the rest of the matrix is brought up to date
 
 
 def gptq(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packed:
@@ -36,18 +36,23 @@ def gptq(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packe
         )
     if not torch.isfinite(moments).all():
         raise QuantizationError("gptq: the moments of the inputs are not finite")
-    by_column = column_weights(moments, weight.shape[1], scheme)
-    sides = matrix_sides(weight, scheme, by_column)
     order = torch.argsort(moments.diagonal(), descending=True, stable=True)
-    group = order // scheme.group
-    columns = filled_up(weight, scheme).T[order].float()
+    factor = _factor(moments[order][:, order])
+    step = max(AT_ONCE // weight.shape[1] // TILE_ROWS, 1) * TILE_ROWS
+    parts = (weight[i : i + step] for i in range(0, len(weight), step))
+    return joined([_gptq(part, scheme, moments, order, factor) for part in parts])
+
+
+def _gptq(weight: Tensor, scheme: Scheme, moments: Tensor, order: Tensor, factor: Tensor) -> Packed:
+    """The same for some rows, given the order of the columns and their factor in that order."""
+    width, group = weight.shape[1], order // scheme.group
+    sides = matrix_sides(weight, scheme, column_weights(moments, width, scheme))
+    columns = filled_up(weight, scheme).T[:width].float().contiguous()
     steps = sides.steps.T[group]
     least = torch.zeros_like(columns) if sides.least is None else sides.least.T[group]
-    moments, allowed = moments[order][:, order], code_range(scheme)
-    found = _round_in_turn(columns.clone(), steps, least, _factor(moments), allowed)
-    found = _round_again(found, columns, steps, least, moments, allowed)
-    codes = torch.zeros(scheme.width(weight.shape[1]), columns.shape[1])
-    codes[order] = found
+    codes = torch.zeros(scheme.width(width), columns.shape[1])
+    codes[order] = _round_in_turn(columns[order], steps, least, factor, code_range(scheme))
+    codes[:width], sides = descend(columns, codes[:width], sides, moments, scheme)
     return packed(scheme, shape_of(weight), codes.T, sides)
 
 
@@ -56,11 +61,11 @@ def _round_in_turn(
 ) -> Tensor:
     """Codes [C, R] of a matrix's columns, `left` [C, R], which is overwritten; `steps` and `least`
     [C, R] are their scales and minima. Columns are rows here: they lie together in memory."""
-    rounded, errors = torch.empty_like(left), torch.empty_like(left[:AT_ONCE])
+    rounded, errors = torch.empty_like(left), torch.empty_like(left[:COLUMNS_AT_ONCE])
     inverse = torch.where(steps == 0, 0.0, 1.0 / steps)
     by_diagonal = factor / factor.diagonal().unsqueeze(1)
-    for start in range(0, len(left), AT_ONCE):
-        part = slice(start, min(start + AT_ONCE, len(left)))
+    for start in range(0, len(left), COLUMNS_AT_ONCE):
+        part = slice(start, min(start + COLUMNS_AT_ONCE, len(left)))
         for i in range(part.start, part.stop):
             column, code, error = left[i], rounded[i], errors[i - start]
             torch.sub(column, least[i], out=error)
@@ -71,37 +76,6 @@ def _round_in_turn(
             by_diagonal[part, part.stop :].T, errors[: part.stop - start], alpha=-1.0
         )
     return rounded
-
-
-def _round_again(
-    codes: Tensor,
-    columns: Tensor,
-    steps: Tensor,
-    least: Tensor,
-    moments: Tensor,
-    allowed: tuple[int, int],
-) -> Tensor:
-    """Codes [C, R] after a few rounds of coordinate descent on e H' e^T, e = w - q, with H' = H +
-    SHRINKING diag(H): each column in turn takes the codes that are best given all others."""
-    shrunk = moments + SHRINKING * torch.diag(moments.diagonal())
-    own = shrunk.diagonal().clone()
-    own[own <= 0] = 1.0
-    inverse = torch.where(steps == 0, 0.0, 1.0 / steps)
-    values = torch.addcmul(least, codes, steps)
-    pull = shrunk @ (columns - values)  # half the fall of the error per unit of each value
-    for _ in range(SWEEPS):
-        for start in range(0, len(codes), AT_ONCE):
-            part = slice(start, min(start + AT_ONCE, len(codes)))
-            near, moved = pull[part].clone(), torch.empty_like(pull[part])
-            for i, j in enumerate(range(part.start, part.stop)):
-                wanted = torch.add(values[j], near[i], alpha=1.0 / float(own[j]))
-                codes[j] = wanted.sub_(least[j]).mul_(inverse[j]).round_().clamp_(*allowed)
-                torch.addcmul(least[j], codes[j], steps[j], out=wanted)
-                torch.sub(wanted, values[j], out=moved[i])
-                values[j] = wanted
-                near[i + 1 :].addr_(shrunk[j, j + 1 : part.stop], moved[i], alpha=-1.0)
-            pull.addmm_(shrunk[:, part], moved, alpha=-1.0)
-    return codes
 
 
 def _factor(moments: Tensor) -> Tensor:

@@ -44,3 +44,9 @@ def unit_of(side: Tensor) -> Tensor:
     """The unit [R, 1] of which the sides [R, G] of a row are multiples: its largest is 127."""
     unit = side.abs().amax(-1, keepdim=True) / SIDE_STEPS
     return unit.to(torch.bfloat16).float()
+
+
+def multiples(side: Tensor, unit: Tensor) -> Tensor:
+    """The nearest multiples in [-127, 127] of a unit."""
+    steps = torch.where(unit == 0, 0.0, side / unit)
+    return steps.round().clamp(-SIDE_STEPS, SIDE_STEPS)

@@ -24,6 +24,7 @@ from edgewise.quantization.rounding.grid import (
     decode,
     encode,
     error,
+    multiples,
     unit_of,
 )
 from edgewise.schemes import Scheme
@@ -168,8 +169,8 @@ def _storable(x: Tensor, weight: Tensor, best: _Best, scheme: Scheme) -> Sides:
         return Sides(kept.scale, kept.minimum)
     least = None
     if kept.minimum is not None and least_unit is not None:
-        least = _multiples(kept.minimum, least_unit)
-    return Sides(_multiples(kept.scale, unit), least, unit, least_unit)
+        least = multiples(kept.minimum, least_unit)
+    return Sides(multiples(kept.scale, unit), least, unit, least_unit)
 
 
 def _covering(
@@ -198,12 +199,6 @@ def _neighbours(side: Tensor, unit: Tensor | None) -> list[Tensor]:
         near = side.to(torch.bfloat16)
         beside = ((near.view(torch.int16) + by).view(torch.bfloat16) for by in (1, -1))
         return [x.float() for x in (near, *beside)]
-    steps = _multiples(side, unit)
+    steps = multiples(side, unit)
     steps = torch.where((steps == 0) & (side != 0), side.sign(), steps)
     return [(steps + by).clamp(-SIDE_STEPS, SIDE_STEPS) * unit for by in (0, 1, -1)]
-
-
-def _multiples(side: Tensor, unit: Tensor) -> Tensor:
-    """The nearest multiples in [-127, 127]."""
-    steps = torch.where(unit == 0, 0.0, side / unit)
-    return steps.round().clamp(-SIDE_STEPS, SIDE_STEPS)

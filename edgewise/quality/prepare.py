@@ -41,18 +41,19 @@ def prepare(
         if sees_pairs(method):
             full = loader.layer(number, FULL)
             x, moments = run_observed(config, number, full, x, pairs=True)
-        # A tied embedding waits for what its matrix is multiplied with as a head.
-        if moments is None or not config.tied or number > 0:
+        waits = config.tied and sees_pairs(method)  # the embedding for its head
+        if moments and waits and number == config.num_layers - 1:
+            moments = {"out": _looked_up(moments["out"])}
+            made += _make(loader, store, 0, schemes[0], {"tokens": moments["out"]})
+        if number > 0 or not waits:
             made += _make(loader, store, number, schemes[number], moments)
-        if moments is not None and config.tied and number == config.num_layers - 1:
-            made += _make(loader, store, 0, schemes[0], {"tokens": _looked_up(moments["out"])})
         on_step(f"layer {number}")
     return made
 
 
 def _looked_up(moments: Tensor) -> Tensor:
-    """What a tied embedding's matrix is multiplied with, from the head's moments [H, H]: looking a
-    row up weighs all columns alike."""
+    """What the matrix of a tied head is multiplied with, from the head's moments [H, H]: as an
+    embedding's it is looked up as well, which weighs all columns alike."""
     mean = float(moments.diagonal().mean())
     return moments + LOOKED_UP * mean * torch.eye(len(moments), device=moments.device)
 

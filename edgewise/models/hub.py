@@ -9,17 +9,7 @@ found that it cannot be reached, not again: what is not in the cache, the model 
 import re
 from pathlib import Path
 
-from huggingface_hub import (
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+import huggingface_hub as library  # it loads its parts, and an HTTP client, at their first use
 
 from edgewise.errors import ModelError
 
@@ -33,11 +23,11 @@ _unreachable: set[str] = set()
 def hub_file(model: str, name: str) -> Path:
     """The path of a file. Raises FileNotFoundError where the model does not have it, ModelError
     where there is no such model, or no way to it."""
-    cached = try_to_load_from_cache(model, CONFIG)
+    cached = library.try_to_load_from_cache(model, CONFIG)
     if not isinstance(cached, str):
         return _downloaded(model, name, None)
     revision = Path(cached).parent.name
-    found = try_to_load_from_cache(model, name, revision=revision)
+    found = library.try_to_load_from_cache(model, name, revision=revision)
     if isinstance(found, str):
         return Path(found)
     pinned = revision if _COMMIT.fullmatch(revision) else None
@@ -48,13 +38,17 @@ def hub_file(model: str, name: str) -> Path:
 
 def _reachable(model: str, name: str, revision: str | None) -> bool:
     """Whether the hub answers at the first attempt: downloads try again for minutes."""
+    from huggingface_hub import errors
+
     if model in _unreachable:
         return False
     try:
-        get_hf_file_metadata(hf_hub_url(model, name, revision=revision), timeout=ANSWER_SECONDS)
-    except LocalEntryNotFoundError:
+        library.get_hf_file_metadata(
+            library.hf_hub_url(model, name, revision=revision), timeout=ANSWER_SECONDS
+        )
+    except errors.LocalEntryNotFoundError:
         _unreachable.add(model)
-    except EntryNotFoundError:
+    except errors.EntryNotFoundError:
         pass  # an answer; the download will remember it
     except Exception:  # whatever the library's HTTP client raises
         _unreachable.add(model)
@@ -62,15 +56,17 @@ def _reachable(model: str, name: str, revision: str | None) -> bool:
 
 
 def _downloaded(model: str, name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors
+
     try:
-        return Path(hf_hub_download(model, name, revision=revision))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        return Path(library.hf_hub_download(model, name, revision=revision))
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         if revision is not None:
             raise FileNotFoundError(name) from None
         raise ModelError(
             f"{model}: no such folder, and the hub cannot be reached for {name}: {error}"
         ) from None
-    except EntryNotFoundError:
+    except errors.EntryNotFoundError:
         raise FileNotFoundError(name) from None
     except Exception as error:  # the library's own, its HTTP client's, the file system's
         raise ModelError(f"{model}: no such folder, and not on the hub: {error}") from None

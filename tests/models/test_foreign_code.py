@@ -105,7 +105,7 @@ class TestTheHub:
             calls.append(url)
             raise ConnectionError("no route to host")
 
-        monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
+        monkeypatch.setattr(hub.library, "get_hf_file_metadata", unreachable)
         return calls
 
     def test_what_is_cached_needs_no_network(self, cached):
@@ -118,13 +118,13 @@ class TestTheHub:
 
     def test_missing_files_come_from_the_same_revision(self, cached, monkeypatch):
         asked = []
-        monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, **kwargs: None)
+        monkeypatch.setattr(hub.library, "get_hf_file_metadata", lambda url, **kwargs: None)
 
         def download(model, name, revision):
             asked.append((name, revision))
             raise huggingface_hub.errors.EntryNotFoundError("no such file")
 
-        monkeypatch.setattr(hub, "hf_hub_download", download)
+        monkeypatch.setattr(hub.library, "hf_hub_download", download)
         with pytest.raises(FileNotFoundError):
             hub.hub_file("org/tiny", "extra.json")
         assert asked == [("extra.json", self.COMMIT)]
@@ -134,6 +134,6 @@ class TestTheHub:
         def download(*_, **__):
             raise error
 
-        monkeypatch.setattr(hub, "hf_hub_download", download)
+        monkeypatch.setattr(hub.library, "hf_hub_download", download)
         with pytest.raises(ModelError, match="org/other: no such folder, and not on the hub"):
             open_checkpoint("org/other")

@@ -95,8 +95,8 @@ def library() -> ctypes.CDLL | None:
     lib.edgewise_read.restype = c_double
     if asked and lib.edgewise_use(asked.encode()):
         raise EdgewiseError(
-            f"{VARIABLE}={asked}: this machine has no such instruction set; use avx512-vnni, avx2, "
-            f"neon-dotprod, portable or {OFF}"
+            f"{VARIABLE}={asked}: this machine has no such instruction set; use avx512-vnni, "
+            f"avx-vnni, avx2, neon-dotprod, portable or {OFF}"
         )
     return lib
 

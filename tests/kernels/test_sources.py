@@ -43,6 +43,15 @@ def test_random_shapes_with_sanitizers(tmp_path):
 
 
 @thorough
+def test_random_shapes_with_dot_products_of_avx_vnni(tmp_path):
+    """Where the processor has them in AVX-512 only: the same code, other encodings."""
+    driver = build("g++", tmp_path / "driver", *STRICT_GCC, "-O2", "-DEDGEWISE_EVEX")
+    if "avx512-vnni: done" not in (found := run(driver, "100")):
+        pytest.skip("this processor has no dot products of bytes")
+    assert "avx-vnni: done" in found
+
+
+@thorough
 def test_random_shapes_on_arm(tmp_path):
     if shutil.which("qemu-aarch64-static") is None:
         pytest.skip("qemu-aarch64-static is not installed")

@@ -8,6 +8,8 @@ EDGEWISE_TARGET(EDGEWISE_AVX512)
 #define EDGEWISE_INT8(from) (f32x16) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from)))
 #define EDGEWISE_FP16(from) (f32x16) _mm512_cvtph_ps(load<__m256i>(from))
 #define EDGEWISE_LANES 16
+#define EDGEWISE_INT8_LANES(from) EDGEWISE_INT8(from)
+#define EDGEWISE_FP16_LANES(from) EDGEWISE_FP16(from)
 #define EDGEWISE_NEAREST(x, lowest, highest)                                          \
   (f32s) _mm512_min_ps(_mm512_max_ps(_mm512_roundscale_ps(x, 0), lowest), highest)
 #include "block.h"
@@ -17,6 +19,8 @@ namespace {
 
 struct Avx512 {
   static constexpr bool kSigned = false;
+  static constexpr int kTogether = 8;
+  static constexpr bool kUnpacks = false;
 
   static INLINE __m512i at(const uint8_t* codes) { return _mm512_loadu_si512(codes); }
 
@@ -66,9 +70,9 @@ struct Avx512 {
   // One token and a single plane: codes are left where they lie in their bytes, with a sum for every
   // place.
   template <int P>
-  static INLINE void places(const uint8_t* codes, const int8_t* x, int lines, i32x16& result) {
+  static INLINE i32s places(const uint8_t* codes, const int8_t* x, int lines) {
     constexpr int kFields = 8 / P;
-    __m512i sum[kFields] = {(__m512i)result};
+    __m512i sum[kFields] = {};
     for (int line = 0; line < lines; ++line, codes += 64) {
       const __m512i here = at(codes);
       fetch<P>(codes, line);
@@ -82,39 +86,37 @@ struct Avx512 {
 #pragma GCC unroll 8
     for (int f = 1; f < kFields; ++f)
       total = _mm512_add_epi32(total, _mm512_srai_epi32(sum[f], P * f));
-    result = (i32x16)total;
+    return (i32s)total;
   }
 
-  template <int BITS, int B, int G>
-  static INLINE void dot(const uint8_t* codes, const int8_t* const* x, int tiles,
-                         i32x16 (&sums)[G][B]) {
-    if constexpr (B == 1 && (BITS == 2 || BITS == 4 || BITS == 8)) {
+  template <int BITS, int LAID, int B, int G>
+  static INLINE void dot(const uint8_t* codes, const int8_t* x, size_t stride, int tiles,
+                         i32s (&sums)[G][B]) {
+    if constexpr (B == 1 && LAID == BITS && (BITS == 2 || BITS == 4 || BITS == 8)) {
       const int lines = tiles * BITS / G;
       for (int g = 0; g < G; ++g)
-        places<BITS>(codes + 64 * lines * g, x[0] + kColumns / G * g, lines, sums[g][0]);
+        sums[g][0] = places<BITS>(codes + 64 * lines * g, x + kColumns / G * g, lines);
       return;
     }
     constexpr int kParts = B == 1 ? 4 : G;  // of a sum, so that none waits for the one before
     __m512i part[B][kParts] = {};
-    for (int b = 0; b < B; ++b)
-      for (int g = 0; g < G; ++g) part[b][g] = (__m512i)sums[g][b];
-    for (int tile = 0; tile < tiles; ++tile, codes += 64 * BITS) {
-      for (int line = 0; line < BITS; ++line) fetch<BITS>(codes + 64 * line, line);
+    for (int tile = 0; tile < tiles; ++tile, codes += 64 * LAID, x += kColumns) {
+      if (LAID == BITS)
+        for (int line = 0; line < BITS; ++line) fetch<BITS>(codes + 64 * line, line);
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c) {
-        const __m512i here = chunk<BITS>(codes, c);
+        const __m512i here = chunk<LAID>(codes, c);
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
           const int at = G == 1 ? c % kParts : c / 4 + c % (kParts / G) * G;
-          part[b][at] =
-              _mm512_dpbusd_epi32(part[b][at], here, four(x[b] + tile * kColumns + 4 * c));
+          part[b][at] = _mm512_dpbusd_epi32(part[b][at], here, four(x + b * stride + 4 * c));
         }
       }
     }
     for (int b = 0; b < B; ++b) {
       for (int i = G; i < kParts; ++i)
         part[b][i % G] = _mm512_add_epi32(part[b][i % G], part[b][i]);
-      for (int g = 0; g < G; ++g) sums[g][b] = (i32x16)part[b][g];
+      for (int g = 0; g < G; ++g) sums[g][b] = (i32s)part[b][g];
     }
   }
 

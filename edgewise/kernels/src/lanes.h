@@ -1,7 +1,8 @@
 // As many numbers as a register of the target holds, EDGEWISE_LANES: for work on rows that never meet,
-// where sixteen at a time would not leave enough registers. Included after a file has chosen its
+// where sixteen at a time would not leave enough registers. The rows of a tile are so many slices. Included after a file has chosen its
 // target; everything is private to it.
 #pragma once
+#include "matrix.h"
 #include "simd.h"
 
 #if !defined(EDGEWISE_LANES)
@@ -11,12 +12,39 @@
 namespace edgewise {
 namespace {
 
-constexpr int kLanes = EDGEWISE_LANES;
+constexpr int kLanes = EDGEWISE_LANES, kSlices = kRows / kLanes;
 typedef float f32s __attribute__((vector_size(4 * EDGEWISE_LANES)));
 typedef int32_t i32s __attribute__((vector_size(4 * EDGEWISE_LANES)));
 typedef uint32_t u32s __attribute__((vector_size(4 * EDGEWISE_LANES)));
+typedef uint16_t u16s __attribute__((vector_size(2 * EDGEWISE_LANES)));
+typedef int16_t i16s __attribute__((vector_size(2 * EDGEWISE_LANES)));
+typedef int8_t i8s __attribute__((vector_size(EDGEWISE_LANES)));
 
 INLINE f32s every(float x) { return x - (f32s){}; }
+
+INLINE f32s bf16_lanes(const uint16_t* from) {
+  return (f32s)(__builtin_convertvector(load<u16s>(from), u32s) << 16);
+}
+
+// The same as `int8` and `fp16` in simd.h, by instructions where these macros name them.
+INLINE f32s int8_lanes(const int8_t* from) {
+#if defined(EDGEWISE_INT8_LANES)
+  return EDGEWISE_INT8_LANES(from);
+#else
+  const i16s wide = __builtin_convertvector(load<i8s>(from), i16s);
+  return __builtin_convertvector(__builtin_convertvector(wide, i32s), f32s);
+#endif
+}
+
+INLINE f32s fp16_lanes(const uint16_t* from) {
+#if defined(EDGEWISE_FP16_LANES)
+  return EDGEWISE_FP16_LANES(from);
+#else
+  const u32s wide = __builtin_convertvector(load<u16s>(from), u32s);
+  const f32s size = (f32s)((wide & 0x7fff) << 13) * 0x1p112f;
+  return (f32s)((u32s)size | (wide & 0x8000) << 16);
+#endif
+}
 
 INLINE f32s pick(i32s which, f32s yes, f32s no) {
   return (f32s)((which & (i32s)yes) | (~which & (i32s)no));

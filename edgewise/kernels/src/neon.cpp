@@ -18,11 +18,13 @@ namespace {
 
 struct Neon {
   static constexpr bool kSigned = true;
+  static constexpr int kTogether = 8;
+  static constexpr bool kUnpacks = true;
 
   template <int P, int SHIFT>
-  static INLINE uint8x16_t field(const uint8_t* plane, int chunk, int quarter) {
+  static INLINE uint8x16_t field(const uint8_t* plane, int chunk) {
     constexpr int kFields = 8 / P;
-    const uint8x16_t codes = vld1q_u8(plane + 64 * (chunk / kFields) + 16 * quarter);
+    const uint8x16_t codes = vld1q_u8(plane + 64 * (chunk / kFields));
     if (P == 8) return codes;
     const int by = SHIFT - chunk % kFields * P;  // negative: to the right
     const uint8x16_t moved = vshlq_u8(codes, vdupq_n_s8(static_cast<int8_t>(by)));
@@ -30,42 +32,35 @@ struct Neon {
   }
 
   template <int BITS>
-  static INLINE uint8x16_t chunk(const uint8_t* tile, int number, int quarter) {
+  static INLINE uint8x16_t chunk(const uint8_t* tile, int number) {
     constexpr int kLow = BITS == 8 ? 8 : BITS >= 4 ? 4 : 2, kHigh = BITS - kLow;
-    uint8x16_t codes = field<kLow, 0>(tile, number, quarter);
+    uint8x16_t codes = field<kLow, 0>(tile, number);
     if constexpr (kHigh > 0)
-      codes = vorrq_u8(codes, field<kHigh, kLow>(tile + 64 * kLow, number, quarter));
+      codes = vorrq_u8(codes, field<kHigh, kLow>(tile + 64 * kLow, number));
     return codes;
   }
 
-  template <int BITS, int B, int G>
-  static INLINE void dot(const uint8_t* codes, const int8_t* const* x, int tiles,
-                         i32x16 (&sums)[G][B]) {
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      int32x4_t total[G][B];
-      for (auto& sums_of : total)
-        for (auto& sum : sums_of) sum = vdupq_n_s32(0);
-      const uint8_t* tile = codes;
-      for (int t = 0; t < tiles; ++t, tile += 64 * BITS)
+  template <int BITS, int LAID, int B, int G>
+  static INLINE void dot(const uint8_t* codes, const int8_t* x, size_t stride, int tiles,
+                         i32s (&sums)[G][B]) {
+    int32x4_t total[G][B];
+    for (auto& of : total)
+      for (auto& sum : of) sum = vdupq_n_s32(0);
+    for (int t = 0; t < tiles; ++t, codes += 64 * LAID, x += kColumns)
 #pragma GCC unroll 8
-        for (int c = 0; c < 8; ++c) {
-          const uint8x16_t raw = chunk<BITS>(tile, c, quarter);
-          const int8x16_t here =
-              vreinterpretq_s8_u8(BITS == 8 ? veorq_u8(raw, vdupq_n_u8(0x80)) : raw);
-          for (int b = 0; b < B; ++b) {
-            int32_t columns;
-            memcpy(&columns, x[b] + t * kColumns + 4 * c, sizeof columns);
-            int32x4_t& sum = total[c * G / 8][b];
-            sum = vdotq_s32(sum, here, vreinterpretq_s8_s32(vdupq_n_s32(columns)));
-          }
-        }
-      for (int g = 0; g < G; ++g)
+      for (int c = 0; c < 8; ++c) {
+        const uint8x16_t raw = chunk<LAID>(codes, c);
+        const int8x16_t here =
+            vreinterpretq_s8_u8(BITS == 8 ? veorq_u8(raw, vdupq_n_u8(0x80)) : raw);
         for (int b = 0; b < B; ++b) {
-          int32_t part[4];
-          vst1q_s32(part, total[g][b]);
-          for (int i = 0; i < 4; ++i) sums[g][b][4 * quarter + i] += part[i];
+          int32_t columns;
+          memcpy(&columns, x + b * stride + 4 * c, sizeof columns);
+          int32x4_t& sum = total[c * G / 8][b];
+          sum = vdotq_s32(sum, here, vreinterpretq_s8_s32(vdupq_n_s32(columns)));
         }
-    }
+      }
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
   }
 
   template <int BITS>
@@ -73,7 +68,7 @@ struct Neon {
 #pragma GCC unroll 8
     for (int c = 0; c < 8; ++c)
       for (int quarter = 0; quarter < 4; ++quarter)
-        vst1q_u8(out + 64 * c + 16 * quarter, chunk<BITS>(tile, c, quarter));
+        vst1q_u8(out + 64 * c + 16 * quarter, chunk<BITS>(tile + 16 * quarter, c));
   }
 };
 

@@ -8,7 +8,6 @@
 namespace edgewise {
 namespace {
 
-constexpr int kSlices = kRows / kLanes;  // of a block's rows
 
 INLINE f32x16 sixteen(const void* from, int32_t type) {
   const uint16_t* narrow = static_cast<const uint16_t*>(from);

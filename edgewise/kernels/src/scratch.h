@@ -29,13 +29,15 @@ class Scratch {
 struct Codes {
   int8_t* of = nullptr;    // [tokens, width]
   float* scale = nullptr;  // [tokens, groups]
-  int32_t* sum = nullptr;  // [tokens, groups], of the codes
+  float* sum = nullptr;    // [tokens, groups], of the codes: a whole number
+  float* total = nullptr;  // [tokens, groups], of what the codes stand for
 
   Codes() = default;
   Codes(Scratch& from, size_t numbers, size_t groups)
       : of(from.take<int8_t>(numbers)),
         scale(from.take<float>(groups)),
-        sum(from.take<int32_t>(groups)) {}
+        sum(from.take<float>(groups)),
+        total(from.take<float>(groups)) {}
 };
 
 // Activations in 8 bits, symmetric, in the groups of a packed matrix, and what that leaves of them,

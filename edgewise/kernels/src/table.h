@@ -17,6 +17,7 @@ struct Table {
 
 // Null where the processor, or the compiler, has it not.
 const Table* avx512();
+const Table* avxvnni();
 const Table* avx2();
 const Table* neon();
 const Table* portable();

@@ -1,0 +1,123 @@
+// AVX2, and AVX-VNNI where EDGEWISE_DPBUSD names its dot product of bytes: 8 rows in a register, so a
+// tile is two slices. Without a dot product of bytes, codes of up to 6 bits are summed in 16 bits as
+// long as that cannot overflow; those of 8 bits take their sign with them. Included after a file has
+// chosen its target.
+#pragma once
+#include <immintrin.h>
+#define EDGEWISE_LANES 8
+#define EDGEWISE_NEAREST(x, lowest, highest) \
+  (f32s) _mm256_min_ps(_mm256_max_ps(_mm256_round_ps(x, 0), lowest), highest)
+#define EDGEWISE_INT8_LANES(from) \
+  (f32s) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))))
+#define EDGEWISE_FP16_LANES(from) (f32s) _mm256_cvtph_ps(load<__m128i>(from))
+// Compilers would add integers as a tree, for which there are not enough registers.
+#define EDGEWISE_IN_ORDER(x) asm("" : "+x"(x))
+#include "block.h"
+
+namespace edgewise {
+namespace {
+
+struct Avx2 {
+  static constexpr int kTogether = 4;
+  static constexpr bool kUnpacks = true;
+
+  template <int P, int SHIFT>
+  static INLINE __m256i field(const uint8_t* plane, int chunk) {
+    constexpr int kFields = 8 / P;
+    const __m256i codes = _mm256_loadu_si256(
+        reinterpret_cast<const __m256i*>(plane + 64 * (chunk / kFields)));
+    if (P == 8) return codes;
+    const int from = chunk % kFields * P;
+    const __m256i moved = from >= SHIFT ? _mm256_srli_epi16(codes, from - SHIFT)
+                                        : _mm256_slli_epi16(codes, SHIFT - from);
+    return _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(((1 << P) - 1) << SHIFT)));
+  }
+
+  template <int BITS>
+  static INLINE __m256i chunk(const uint8_t* tile, int number) {
+    constexpr int kLow = BITS == 8 ? 8 : BITS >= 4 ? 4 : 2, kHigh = BITS - kLow;
+    __m256i codes = field<kLow, 0>(tile, number);
+    if constexpr (kHigh > 0)
+      codes = _mm256_or_si256(codes, field<kHigh, kLow>(tile + 64 * kLow, number));
+    return codes;
+  }
+
+  static INLINE __m256i four(const int8_t* x) {
+    int32_t columns;
+    memcpy(&columns, x, sizeof columns);
+    return _mm256_set1_epi32(columns);
+  }
+
+#if defined(EDGEWISE_DPBUSD)
+  static constexpr bool kSigned = false;
+
+  template <int BITS, int LAID, int B, int G>
+  static INLINE void dot(const uint8_t* codes, const int8_t* x, size_t stride, int tiles,
+                         i32s (&sums)[G][B]) {
+    __m256i total[G][B];
+    for (auto& of : total)
+      for (auto& sum : of) sum = _mm256_setzero_si256();
+    for (int t = 0; t < tiles; ++t, codes += 64 * LAID, x += kColumns)
+#pragma GCC unroll 8
+      for (int c = 0; c < 8; ++c) {
+        const __m256i here = chunk<LAID>(codes, c);
+        for (int b = 0; b < B; ++b)
+          total[c * G / 8][b] =
+              EDGEWISE_DPBUSD(total[c * G / 8][b], here, four(x + b * stride + 4 * c));
+      }
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
+  }
+#else
+  static constexpr bool kSigned = true;
+
+  // Chunks whose products, 2 * 127 * (2^bits - 1) each, fit 16 bits together; 8 bits: one.
+  static constexpr int room(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1; }
+
+  template <int BITS, int LAID, int B, int G>
+  static INLINE void dot(const uint8_t* codes, const int8_t* x, size_t stride, int tiles,
+                         i32s (&sums)[G][B]) {
+    constexpr int kRoom = room(BITS) < 8 / G ? room(BITS) : 8 / G;
+    const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8(-128);
+    __m256i total[G][B];
+    for (auto& of : total)
+      for (auto& sum : of) sum = _mm256_setzero_si256();
+    for (int t = 0; t < tiles; ++t, codes += 64 * LAID, x += kColumns)
+#pragma GCC unroll 8
+      for (int c = 0; c < 8; c += kRoom) {
+        __m256i narrow[B];
+#pragma GCC unroll 8
+        for (int next = 0; next < kRoom; ++next) {
+          const int k = c + next;
+          __m256i here = chunk<LAID>(codes, k);
+          if (BITS == 8) here = _mm256_xor_si256(here, flip);
+          const __m256i size = BITS == 8 ? _mm256_abs_epi8(here) : here;
+          for (int b = 0; b < B; ++b) {
+            __m256i columns = four(x + b * stride + 4 * k);
+            if (BITS == 8) columns = _mm256_sign_epi8(columns, here);
+            const __m256i products = _mm256_maddubs_epi16(size, columns);
+            narrow[b] = next == 0 ? products : _mm256_add_epi16(narrow[b], products);
+            EDGEWISE_IN_ORDER(narrow[b]);
+          }
+        }
+        auto& of = total[c * G / 8];
+        for (int b = 0; b < B; ++b)
+          of[b] = _mm256_add_epi32(of[b], _mm256_madd_epi16(narrow[b], ones));
+      }
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
+  }
+#endif
+
+  template <int BITS>
+  static INLINE void unpack(const uint8_t* tile, uint8_t* out) {
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; ++c)
+      for (int half = 0; half < 2; ++half)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64 * c + 32 * half),
+                            chunk<BITS>(tile + 32 * half, c));
+  }
+};
+
+}  // namespace
+}  // namespace edgewise

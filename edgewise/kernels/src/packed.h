@@ -1,0 +1,276 @@
+// Packed matrices times a few rows of activations, and packed matrices made whole.
+//
+// The 16 rows of a block are kSlices slices of as many rows as a register holds 32-bit numbers.
+// `Isa` supplies the integer part, for one slice: dot<BITS, LAID, B, G>(codes, x, stride, tiles, sums)
+// sets sums[0][b] to the products of `tiles` tiles' codes with the 8-bit activations of token b, x + b
+// stride; with G = 2, tiles is 1, and sums[1][b] are those of its second half. Where Isa::kSigned,
+// codes of 8 bits count from 128 in it. Codes lie in planes as in memory (LAID = BITS) or one in a
+// byte (LAID = 8), as unpack<BITS>(tile, out) writes them: 8 chunks of 64 bytes; where Isa::kUnpacks that
+// is done for more than the kTogether tokens that fit into registers at a time.
+#pragma once
+#include "lanes.h"
+#include "scratch.h"
+#include "simd.h"
+
+namespace edgewise {
+namespace {
+
+constexpr int kUnpacked = 1024;  // columns that are unpacked at a time: they stay in the first cache
+
+// The scales, or minima, of a slice's rows, `at` numbers from the first; without the rows' units.
+INLINE f32s side(int32_t type, const void* sides, size_t at) {
+  if (type == kInt8) return int8_lanes(static_cast<const int8_t*>(sides) + at);
+  const uint16_t* here = static_cast<const uint16_t*>(sides) + at;
+  return type == kFp16 ? fp16_lanes(here) : bf16_lanes(here);
+}
+
+// What Isa's sums count a code of zero as, and the scale's multiple that it stands for without a
+// minimum.
+template <class Isa, int BITS>
+constexpr float kOffset = BITS == 8 && Isa::kSigned ? -128.0f : 0.0f;
+template <int BITS>
+constexpr float kMiddle = static_cast<float>(1 << (BITS - 1));
+
+// Where the scales, or minima, of a slice of a block lie.
+INLINE size_t side_at(int block, int groups, int group, int slice) {
+  return (size_t(block) * groups + group) * kRows + slice * kLanes;
+}
+
+// Where a product is: some groups of a block's 16 rows, and the codes of the first of them.
+struct Place {
+  int block, group, groups;
+  const uint8_t* codes;
+};
+
+// Adds the codes of G groups of a slice, scaled, for B tokens; `x` are the activations, or what
+// rounding left of them. All integers are small enough to be exact as floats.
+template <class Isa, int BITS, int LAID, int B, int G>
+INLINE void add_groups(const Matrix& m, const Place& at, int slice, const Quantized& q,
+                       const Codes& x, int token, f32s (&sums)[B]) {
+  constexpr float kZero = kMiddle<BITS> + kOffset<Isa, BITS>;
+  const int groups = q.groups(), tiles = G == 2 ? 1 : q.group / kColumns;
+  i32s dot[G][B];
+  Isa::template dot<BITS, LAID, B, G>(at.codes + slice * kLanes * 4,
+                                      x.of + size_t(token) * q.width + size_t(at.group) * q.group,
+                                      q.width, tiles, dot);
+  const size_t here = size_t(token) * groups + at.group;
+  for (int g = 0; g < G; ++g) {
+    const f32s by_row = side(m.sides, m.scale, side_at(at.block, groups, at.group + g, slice));
+    for (int b = 0; b < B; ++b) {
+      const size_t i = here + size_t(b) * groups + g;
+      f32s codes = __builtin_convertvector(dot[g][b], f32s);
+      if (kZero != 0 && !m.minimum) codes -= kZero * x.sum[i];
+      if (kOffset<Isa, BITS> != 0 && m.minimum) codes -= kOffset<Isa, BITS> * x.sum[i];
+      sums[b] += codes * (by_row * x.scale[i]);
+    }
+  }
+}
+
+// The same of what rounding one token's groups left. Seldom, so it is a function of its own.
+template <class Isa, int BITS, int LAID, int G>
+__attribute__((noinline)) f32s rest_of(const Matrix& m, Place at, int slice, const Quantized& q,
+                                       int token) {
+  f32s sums[1] = {};
+  add_groups<Isa, BITS, LAID, 1, G>(m, at, slice, q, q.rest, token, sums);
+  return sums[0];
+}
+
+// Adds a slice's minima times what groups of B tokens add up to, rests included where they count.
+template <int B>
+INLINE void add_minima(const Matrix& m, int block, int slice, const Quantized& q, int token,
+                       f32s (&sums)[B]) {
+  const int groups = q.groups(), first = token % kTokens;
+  const uint16_t* precise = q.precise + size_t(token / kTokens) * groups;
+  const size_t here = size_t(token) * groups;
+  for (int g = 0; g < groups; ++g) {
+    const f32s least = side(m.sides, m.minimum, side_at(block, groups, g, slice));
+    const int other = q.group < kColumns ? g ^ 1 : g;  // of the tile: rests count for both
+    const unsigned which = (precise[g] | precise[other]) >> first;
+    for (int b = 0; b < B; ++b) {
+      const size_t i = here + size_t(b) * groups + g;
+      const float rest = which >> b & 1 ? q.rest.total[i] : 0.0f;
+      sums[b] += least * (q.codes.total[i] + rest);
+    }
+  }
+}
+
+// The block's rows of one slice for B tokens, from their scaled codes. A function of its own, so that
+// every caller gets the same: which of two products a sum is fused with is the compiler's choice.
+template <int B>
+__attribute__((noinline)) void finish(const Matrix& m, int block, int slice, const Quantized& q,
+                                      int token, const f32s* sums, f32x16* y) {
+  const size_t row = size_t(block) * kRows + slice * kLanes;
+  f32s least[B] = {};
+  if (m.minimum) add_minima<B>(m, block, slice, q, token, least);
+  for (int b = 0; b < B; ++b) {
+    f32s out = sums[b];
+    if (m.row_scale) out *= bf16_lanes(m.row_scale + row);
+    if (m.row_minimum) least[b] *= bf16_lanes(m.row_minimum + row);
+    store(reinterpret_cast<float*>(y + b) + slice * kLanes, out + least[b]);
+  }
+}
+
+// What tokens' products with a block's rows go to: y, or where not all groups are looked at at a
+// time, sums of scaled codes that go on.
+struct Results {
+  f32x16* y;              // [tokens]
+  f32s (*sums)[kTokens];  // [kSlices]
+};
+
+// Some groups of S slices, from `slice` on, times B tokens: all groups, or of unpacked codes those
+// that are unpacked. G groups at a time: two make a tile where they have 16 columns.
+template <class Isa, int BITS, int LAID, int B, int G, int S>
+INLINE void rows(const Matrix& matrix, Place at, int slice, const Quantized& quantized, int token,
+                 const Results& results) {
+  constexpr bool kAll = LAID == BITS;
+  // Copies that no call can change: what is computed from them is computed once.
+  const Matrix m = matrix;
+  const Quantized q = quantized;
+  const int tiles = G == 2 ? 1 : m.group / kColumns, first = token % kTokens;
+  const uint16_t* precise = q.precise + size_t(token / kTokens) * q.groups();
+  f32s sums[S][B] = {};
+  for (int s = 0; s < S && !kAll; ++s)
+    for (int b = 0; b < B; ++b) sums[s][b] = results.sums[slice + s][first + b];
+  for (const int end = at.group + at.groups; at.group < end;
+       at.group += G, at.codes += size_t(tiles) * LAID * 64) {
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s)
+      add_groups<Isa, BITS, LAID, B, G>(m, at, slice + s, q, q.codes, token, sums[s]);
+    unsigned which = precise[at.group];
+    if (G == 2) which |= precise[at.group + 1];
+    for (which = which >> first & ((1u << B) - 1); which; which &= which - 1) {
+      const int b = __builtin_ctz(which);
+      for (int s = 0; s < S; ++s)
+        sums[s][b] += rest_of<Isa, BITS, LAID, G>(matrix, at, slice + s, quantized, token + b);
+    }
+  }
+  for (int s = 0; s < S; ++s) {
+    if (kAll) {
+      finish<B>(matrix, at.block, slice + s, quantized, token, sums[s], results.y);
+    } else {
+      for (int b = 0; b < B; ++b) results.sums[slice + s][first + b] = sums[s][b];
+    }
+  }
+}
+
+// The same for all slices of B tokens: of a single one as many slices at a time as it takes to keep
+// the units busy, of several one after the other, so that their sums stay in registers.
+template <class Isa, int BITS, int LAID, int B, int G>
+INLINE void slices(const Matrix& m, const Place& at, const Quantized& q, int token,
+                   const Results& results) {
+  constexpr int kAtOnce = B == 1 ? (kSlices < 2 ? 1 : 2) : 1;
+  for (int slice = 0; slice < kSlices; slice += kAtOnce)
+    rows<Isa, BITS, LAID, B, G, kAtOnce>(m, at, slice, q, token, results);
+}
+
+// The same for any number of tokens.
+template <class Isa, int BITS, int LAID, int G>
+INLINE void all_tokens(const Matrix& m, const Place& at, const Quantized& q, int from, int tokens,
+                       const Results& to) {
+  int t = 0;
+  if constexpr (Isa::kTogether >= 8)
+    for (; t + 8 <= tokens; t += 8)
+      slices<Isa, BITS, LAID, 8, G>(m, at, q, from + t, {to.y + t, to.sums});
+  for (; t + 4 <= tokens; t += 4)
+    slices<Isa, BITS, LAID, 4, G>(m, at, q, from + t, {to.y + t, to.sums});
+  for (; t + 2 <= tokens; t += 2)
+    slices<Isa, BITS, LAID, 2, G>(m, at, q, from + t, {to.y + t, to.sums});
+  for (; t < tokens; ++t) slices<Isa, BITS, LAID, 1, G>(m, at, q, from + t, {to.y + t, to.sums});
+}
+
+// y[t] = the block's 16 rows for token `from + t`, `from` a multiple of kTokens.
+template <class Isa, int BITS, int G>
+void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
+  const uint8_t* codes = m.codes + block * m.block_bytes();
+  all_tokens<Isa, BITS, BITS, G>(m, {block, 0, m.groups(), codes}, q, from, tokens, {y, nullptr});
+}
+
+// The same, with codes unpacked first, some columns at a time: for more than a few tokens.
+template <class Isa, int BITS, int G>
+void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int from, int tokens,
+                         f32x16* y) {
+  const uint8_t* codes = m.codes + block * m.block_bytes();
+  const int groups = m.groups(), most = kUnpacked / m.group;
+  f32s sums[kSlices][kTokens] = {};
+  alignas(64) uint8_t unpacked[kRows * kUnpacked];
+  for (int group = 0; group < groups; group += most) {
+    const int some = groups - group < most ? groups - group : most;
+    const int tiles = some * m.group / kColumns;
+    for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64)
+      Isa::template unpack<BITS>(codes, unpacked + tile * kRows * kColumns);
+    all_tokens<Isa, BITS, 8, G>(m, {block, group, some, unpacked}, q, from, tokens, {y, sums});
+  }
+  for (int slice = 0; slice < kSlices; ++slice) {
+    int t = 0;
+    for (; t + 4 <= tokens; t += 4) finish<4>(m, block, slice, q, from + t, sums[slice] + t, y + t);
+    for (; t < tokens; ++t) finish<1>(m, block, slice, q, from + t, sums[slice] + t, y + t);
+  }
+}
+
+template <class Isa, int BITS>
+void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
+  if constexpr (BITS < 8 && Isa::kUnpacks)
+    if (tokens > Isa::kTogether) {
+      if (m.group < kColumns)
+        return block_rows_unpacked<Isa, BITS, 2>(m, block, q, from, tokens, y);
+      return block_rows_unpacked<Isa, BITS, 1>(m, block, q, from, tokens, y);
+    }
+  if (m.group < kColumns) return block_rows<Isa, BITS, 2>(m, block, q, from, tokens, y);
+  return block_rows<Isa, BITS, 1>(m, block, q, from, tokens, y);
+}
+
+// A group's scales or minima of the block's rows, as numbers.
+INLINE f32x16 side_of(const Matrix& m, const void* sides, const uint16_t* units, int block, int group) {
+  const size_t at = (size_t(block) * m.groups() + group) * kRows;
+  f32x16 found = units ? bf16(units + size_t(block) * kRows) : all(1.0f);
+  if (m.sides == kInt8) return found * int8(static_cast<const int8_t*>(sides) + at);
+  const uint16_t* here = static_cast<const uint16_t*>(sides) + at;
+  return found * (m.sides == kFp16 ? fp16(here) : bf16(here));
+}
+
+// Rows of a block as bf16: out [16, columns], rows beyond the matrix's last left out.
+template <class Isa, int BITS>
+void whole16(const Matrix& m, int block, uint16_t* out) {
+  const int rows = m.rows - int64_t(block) * kRows < kRows ? int(m.rows - int64_t(block) * kRows) : kRows;
+  const int tiles = m.width() / kColumns;
+  const uint8_t* codes = m.codes + block * m.block_bytes();
+  const float offset = static_cast<float>(1 << (BITS - 1));
+  for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64) {
+    alignas(64) uint8_t chunks[8][kRows][4];
+    Isa::template unpack<BITS>(codes, &chunks[0][0][0]);
+    f32x16 step[2], least[2];  // of 16 columns each
+    for (int h = 0; h < 2; ++h) {
+      const int group = (tile * kColumns + 16 * h) / m.group;
+      step[h] = side_of(m, m.scale, m.row_scale, block, group);
+      least[h] = m.minimum ? side_of(m, m.minimum, m.row_minimum, block, group) : step[h] * -offset;
+    }
+    const int count = m.columns - tile * kColumns < kColumns ? int(m.columns - tile * kColumns) : kColumns;
+    for (int r = 0; r < rows && count > 0; ++r) {
+      alignas(64) uint8_t line[kColumns];
+      for (int c = 0; c < 8; ++c) memcpy(line + 4 * c, chunks[c][r], 4);
+      uint16_t row[kColumns];
+      for (int i = 0; i < kColumns; i += 16) {
+        const u16x16 code16 = __builtin_convertvector(load<u8x16>(line + i), u16x16);
+        const f32x16 code =
+            __builtin_convertvector(__builtin_convertvector(code16, i32x16), f32x16);
+        store(row + i, to_bf16(code * step[i / 16][r] + least[i / 16][r]));
+      }
+      memcpy(out + size_t(r) * m.columns + tile * kColumns, row, sizeof(uint16_t) * count);
+    }
+  }
+}
+
+template <class Isa>
+void whole(const Matrix& m, int block, uint16_t* out) {
+  switch (m.bits) {
+    case 2: return whole16<Isa, 2>(m, block, out);
+    case 3: return whole16<Isa, 3>(m, block, out);
+    case 4: return whole16<Isa, 4>(m, block, out);
+    case 5: return whole16<Isa, 5>(m, block, out);
+    case 6: return whole16<Isa, 6>(m, block, out);
+    default: return whole16<Isa, 8>(m, block, out);
+  }
+}
+
+}  // namespace
+}  // namespace edgewise

@@ -68,7 +68,7 @@ class NativeBlock:
         self.struct = Block(
             *[matrices[name].struct for name in MATRICES],
             *[self._norm(norms.get(name)) for name in NORMS],
-            Cache(*[address(x) for x in cache], keys.shape[2], TYPES[keys.dtype]),
+            Cache(*map(address, cache), keys.shape[2], TYPES[keys.dtype], keys.shape[0]),
             *(shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.ffn),
             *(shape.gated, shape.activation, shape.window),
         )

@@ -1,6 +1,7 @@
 """The C++ library through ctypes: its structs, its functions, and whether it is there."""
 
 import ctypes
+import itertools
 import math
 import os
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
@@ -34,7 +35,7 @@ class Norm(ctypes.Structure):
 class Cache(ctypes.Structure):
     _fields_ = (
         *[(name, c_void_p) for name in ("keys", "values", "key_scale", "value_scale")],
-        ("context", c_int64), ("type", c_int32),
+        ("context", c_int64), ("type", c_int32), ("slots", c_int32),
     )  # fmt: skip
 
 
@@ -103,12 +104,15 @@ def library() -> ctypes.CDLL | None:
 
 def _check_structs(lib: ctypes.CDLL, path: Path) -> None:
     """Raises EdgewiseError where the library was built from other sources than these structs."""
-    structs = (Matrix, Block, Step, Rounding)
-    size = getattr(lib, "edgewise_struct_size", None)
-    if size is not None:
-        size.restype = c_size_t
-    expected = [ctypes.sizeof(x) for x in structs]
-    if size is None or [size(number) for number in range(len(structs))] != expected:
+    expected = []
+    for struct in (Matrix, Norm, Cache, Block, Lane, Step, Rounding):
+        names = (field[0] for field in struct._fields_)
+        expected += [ctypes.sizeof(struct), *(getattr(struct, name).offset for name in names)]
+    layouts = getattr(lib, "edgewise_abi", None)
+    if layouts is not None:
+        layouts.restype = POINTER(c_int64)
+        found = list(itertools.takewhile(lambda x: x >= 0, layouts()[: len(expected) + 1]))
+    if layouts is None or found != expected:
         raise EdgewiseError(
             f"{path} was built from other sources than this version's; build it again with "
             f"`make`, or set {VARIABLE}={OFF} to do without it"
@@ -143,8 +147,16 @@ def use(name: str) -> bool:
 
 
 def checked(status: int) -> None:
-    if status:
+    """Raises MemoryError, or ValueError where the library was handed what it does not know, or
+    positions outside a cache: faults of the code that calls it."""
+    if status == 1:
         raise MemoryError("no memory for the kernels' scratch space")
+    if status:
+        what = {
+            2: "a shape or type that they do not know",
+            3: "what lies outside a cache or matrix",
+        }
+        raise ValueError(f"the kernels were handed {what.get(status, f'fault {status}')}")
 
 
 def read_seconds(address: int, size: int, threads: int) -> float:

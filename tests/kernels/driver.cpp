@@ -278,7 +278,7 @@ static void blocks(const char* isa, int rounds) {
       key_scale[which].assign(positions, 0.01f), value_scale[which].assign(positions, 0.01f);
       x[which] = start;
       b.cache = {keys[which].data(), values[which].data(), key_scale[which].data(),
-                 value_scale[which].data(), context, kind};
+                 value_scale[which].data(), context, kind, slots};
       const Step step{x[which].data(), cos.data(), sin.data(), lanes.data(), tokens,
                       int(lanes.size()), draw(1, 3)};
       const Block* one = &b;

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from edgewise import kernels
+from edgewise.kernels.block import run_blocks
 from edgewise.models.cache import Segment
 from edgewise.models.config import DecoderConfig, Rope
 from edgewise.models.loading import random_layer
@@ -215,3 +216,22 @@ def test_what_the_kernels_do_not_know_torch_runs():
         shard = random_shard(config, 1, 4, scheme, device="cpu", slots=1, context=8)
         assert not shard._parts[0].native
         assert shard.forward(torch.randn(2, 64), [Segment(1, 0, 2)]).shape == (2, 64)
+
+
+@pytest.mark.parametrize("lane", [(4, 0, 1), (-1, 0, 1), (0, 63, 2), (0, -1, 1), (0, 0, 2)])
+def test_positions_outside_the_cache_are_refused(lane):
+    """Slots 0 to 3 of 64 positions, one token."""
+    shard = random_shard(LLAMA, 1, 2, "q4g32ad", device="cpu", slots=4, context=64)
+    (part,) = shard._parts
+    turn = (torch.ones(1, 16), torch.zeros(1, 16))
+    with pytest.raises(ValueError, match="outside a cache"):
+        run_blocks(part.native, torch.zeros(1, 64), [lane], turn)
+
+
+def test_a_block_that_the_kernels_do_not_know_is_refused():
+    shard = random_shard(LLAMA, 1, 2, "q4g32ad", device="cpu", slots=1, context=64)
+    (part,) = shard._parts
+    part.native[0].struct.head_dim = 24
+    turn = (torch.ones(1, 24), torch.zeros(1, 24))
+    with pytest.raises(ValueError, match="a shape or type that they do not know"):
+        run_blocks(part.native, torch.zeros(1, 64), [(0, 0, 1)], turn)

@@ -1,5 +1,6 @@
 """Products and whole matrices from Python, against float64 and against torch's own path."""
 
+import os
 import subprocess
 import sys
 
@@ -200,3 +201,31 @@ def test_a_library_of_other_sources_is_an_error(monkeypatch):
     monkeypatch.setattr(module, "Matrix", module.Lane)
     with pytest.raises(EdgewiseError, match="was built from other sources"):
         module.library.__wrapped__()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_has_threads_of_its_own():
+    """Its helpers stay behind with its parent, and so do their locks."""
+    code = """
+import os, sys, torch
+from edgewise import kernels
+torch.set_num_threads(2)
+matrix, x = kernels.NativeMatrix.plain(torch.ones(64, 256)), torch.ones(3, 256)
+before = kernels.linear(matrix, x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(kernels.linear(matrix, x), before) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("bits", 7), ("group", 24), ("type", 9), ("sides", 1)]
+)
+def test_a_matrix_that_the_kernels_do_not_know_is_refused(field, value):
+    matrix = native_of(packed_of("q4g32ad", (16, 64)))
+    setattr(matrix.struct, field, value)
+    with pytest.raises(ValueError, match="a shape or type that they do not know"):
+        kernels.linear(matrix, torch.ones(1, 64))

@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "checks.h"
 #include "scratch.h"
 #include "table.h"
 
@@ -43,7 +44,7 @@ void* buffer(size_t size) {
   return own.start;
 }
 
-constexpr int kOk = 0, kNoMemory = 1;
+constexpr int kOk = 0, kNoMemory = 1, kUnknown = 2, kOutside = 3;
 
 }  // namespace
 
@@ -75,12 +76,9 @@ using namespace edgewise;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-// Bytes of the structs that Python hands over, one after the other; 0 beyond the last. A library
-// built from other sources would read them wrongly.
-EXPORT size_t edgewise_struct_size(int number) {
-  constexpr size_t kSizes[] = {sizeof(Matrix), sizeof(Block), sizeof(Step), sizeof(Rounding)};
-  return number < 4 ? kSizes[number] : 0;
-}
+// How the structs that Python hands over lie in memory: see checks.h. A library built from other
+// sources would read them wrongly.
+EXPORT const int64_t* edgewise_abi() { return layouts(); }
 
 // The name of the instruction set in use.
 EXPORT const char* edgewise_isa() { return current().name; }
@@ -99,6 +97,7 @@ EXPORT int edgewise_use(const char* name) {
 
 // y [tokens, rows] = m x + bias, x [tokens, columns].
 EXPORT int edgewise_linear(const Matrix* m, const float* x, int tokens, float* y, int threads) {
+  if (!known(*m)) return kUnknown;
   void* scratch = buffer(linear_scratch(*m, tokens, threads));
   if (!scratch) return kNoMemory;
   run(threads, [&](Crew& crew) { current().linear(crew, *m, x, tokens, y, scratch); });
@@ -107,6 +106,8 @@ EXPORT int edgewise_linear(const Matrix* m, const float* x, int tokens, float* y
 
 // Rows of blocks [first, last) as bf16 [rows, columns], of m alone, without the rows below it.
 EXPORT int edgewise_whole(const Matrix* m, int first, int last, uint16_t* out, int threads) {
+  if (!known(*m) || !m->packed()) return kUnknown;
+  if (first < 0 || last > m->blocks()) return kOutside;
   run(threads, [&](Crew& crew) { current().whole(crew, *m, first, last, out); });
   return kOk;
 }
@@ -114,7 +115,11 @@ EXPORT int edgewise_whole(const Matrix* m, int first, int last, uint16_t* out, i
 // One step through `count` blocks; step.x is changed in place.
 EXPORT int edgewise_blocks(const Block* const* blocks, int count, const Step* step) {
   size_t size = 0;
-  for (int i = 0; i < count; ++i) size = std::max(size, block_scratch(*blocks[i], *step));
+  for (int i = 0; i < count; ++i) {
+    if (!known(*blocks[i])) return kUnknown;
+    if (!fits(*blocks[i], *step)) return kOutside;
+    size = std::max(size, block_scratch(*blocks[i], *step));
+  }
   void* scratch = buffer(size);
   if (!scratch) return kNoMemory;
   run(step->threads, [&](Crew& crew) {

@@ -69,7 +69,7 @@ struct Cache {
   float* key_scale;  // [slots, kv_heads, context], of 8-bit caches
   float* value_scale;
   int64_t context;
-  int32_t type;
+  int32_t type, slots;
 };
 
 struct Block {

@@ -3,6 +3,10 @@
 #include <chrono>
 #include <cstdint>
 
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
 namespace edgewise {
 
 namespace {
@@ -76,6 +80,18 @@ class Pool {
   Crew* crew_ = nullptr;
 };
 
+// Never destroyed: helpers may still wait at exit. A child of fork() has none of the helpers, and
+// perhaps locks that nobody will open: it gets a pool of its own.
+Pool*& current() {
+  static Pool* pool = [] {
+#if !defined(_WIN32)
+    pthread_atfork(nullptr, nullptr, [] { current() = new Pool; });
+#endif
+    return new Pool;
+  }();
+  return pool;
+}
+
 }  // namespace
 
 int place() { return own_place; }
@@ -98,8 +114,7 @@ void Crew::barrier() {
 }
 
 void run(int threads, const std::function<void(Crew&)>& work) {
-  static Pool* const pool = new Pool;  // never destroyed: helpers may still wait at exit
-  pool->run(threads, work);
+  current()->run(threads, work);
 }
 
 }  // namespace edgewise

@@ -229,3 +229,17 @@ def test_a_matrix_that_the_kernels_do_not_know_is_refused(field, value):
     setattr(matrix.struct, field, value)
     with pytest.raises(ValueError, match="a shape or type that they do not know"):
         kernels.linear(matrix, torch.ones(1, 64))
+
+
+@pytest.mark.parametrize("columns", [64, 72, 131])
+@pytest.mark.parametrize("kind", ["bf16", "fp16", "fp32", "q4g32ad", "q6g16d", "q8g32", "q5g64a"])
+def test_a_tokens_product_is_bitwise_the_same_alone_and_among_others(isa, kind, columns):
+    scheme, x = get_scheme(kind), torch.randn(23, columns) * torch.logspace(2, -2, 23)[:, None]
+    weight = torch.randn(37, columns)
+    if scheme.group:
+        matrix = native_of(quantize(weight, scheme, None))
+    else:
+        matrix = kernels.NativeMatrix.plain(weight.to(getattr(torch, scheme.compute)))
+    alone = torch.cat([kernels.linear(matrix, row[None]) for row in x])
+    for count in (2, 3, 5, 8, 9, 16, 17, 23):
+        assert torch.equal(kernels.linear(matrix, x[:count]), alone[:count]), count

@@ -18,21 +18,21 @@ INLINE void quantize_group(const Quantized& q, int token, int g, const float* x,
     if (count > 0) memcpy(padded, x, sizeof(float) * count);
     x = padded;
   }
-  f32x16 most = {}, squares = {};
-  for (int i = 0; i < q.group; i += 16) {
-    const f32x16 part = load<f32x16>(x + i);
-    most = larger(absolute(part), most);
+  f32s most = {}, squares = {};
+  for (int i = 0; i < q.group; i += kLanes) {
+    const f32s part = load<f32s>(x + i);
+    most = higher_of(absolute(part), most);
     squares += part * part;
   }
   const float range = largest(most), inverse = range > 0 ? 127.0f / range : 0.0f;
   const size_t first = size_t(token) * q.width + size_t(g) * q.group;
-  i32x16 total = {}, rest_total = {};
-  for (int i = 0; i < q.group; i += 16) {
-    const f32x16 part = load<f32x16>(x + i) * inverse;
-    const i32x16 code = rounded(part);
-    const i32x16 rest = rounded((part - __builtin_convertvector(code, f32x16)) * kRest);
-    store(q.codes.of + first + i, __builtin_convertvector(code, i8x16));
-    store(q.rest.of + first + i, __builtin_convertvector(rest, i8x16));
+  i32s total = {}, rest_total = {};
+  for (int i = 0; i < q.group; i += kLanes) {
+    const f32s part = load<f32s>(x + i) * inverse;
+    const i32s code = rounded(part);
+    const i32s rest = rounded((part - __builtin_convertvector(code, f32s)) * kRest);
+    store(q.codes.of + first + i, __builtin_convertvector(code, i8s));
+    store(q.rest.of + first + i, __builtin_convertvector(rest, i8s));
     total += code;
     rest_total += rest;
   }

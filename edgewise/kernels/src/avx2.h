@@ -7,9 +7,9 @@
 #define EDGEWISE_LANES 8
 #define EDGEWISE_NEAREST(x, lowest, highest) \
   (f32s) _mm256_min_ps(_mm256_max_ps(_mm256_round_ps(x, 0), lowest), highest)
-#define EDGEWISE_INT8_LANES(from) \
+#define EDGEWISE_INT8(from) \
   (f32s) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))))
-#define EDGEWISE_FP16_LANES(from) (f32s) _mm256_cvtph_ps(load<__m128i>(from))
+#define EDGEWISE_FP16(from) (f32s) _mm256_cvtph_ps(load<__m128i>(from))
 // Compilers would add integers as a tree, for which there are not enough registers.
 #define EDGEWISE_IN_ORDER(x) asm("" : "+x"(x))
 #include "block.h"
@@ -20,6 +20,13 @@ namespace {
 struct Avx2 {
   static constexpr int kTogether = 4;
   static constexpr bool kUnpacks = true;
+
+  // Lines are fetched a little ahead of use, every other one where tiles begin on even ones.
+  template <int BITS>
+  static INLINE void fetch(const uint8_t* tile) {
+    for (int line = 0; line < BITS; line += BITS % 2 ? 1 : 2)
+      _mm_prefetch(reinterpret_cast<const char*>(tile + 64 * line + 512), _MM_HINT_T1);
+  }
 
   template <int P, int SHIFT>
   static INLINE __m256i field(const uint8_t* plane, int chunk) {
@@ -57,7 +64,8 @@ struct Avx2 {
     __m256i total[G][B];
     for (auto& of : total)
       for (auto& sum : of) sum = _mm256_setzero_si256();
-    for (int t = 0; t < tiles; ++t, codes += 64 * LAID, x += kColumns)
+    for (int t = 0; t < tiles; ++t, codes += 64 * LAID, x += kColumns) {
+      if (LAID == BITS) fetch<BITS>(codes);
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c) {
         const __m256i here = chunk<LAID>(codes, c);
@@ -65,6 +73,7 @@ struct Avx2 {
           total[c * G / 8][b] =
               EDGEWISE_DPBUSD(total[c * G / 8][b], here, four(x + b * stride + 4 * c));
       }
+    }
     for (int g = 0; g < G; ++g)
       for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
   }
@@ -82,7 +91,8 @@ struct Avx2 {
     __m256i total[G][B];
     for (auto& of : total)
       for (auto& sum : of) sum = _mm256_setzero_si256();
-    for (int t = 0; t < tiles; ++t, codes += 64 * LAID, x += kColumns)
+    for (int t = 0; t < tiles; ++t, codes += 64 * LAID, x += kColumns) {
+      if (LAID == BITS) fetch<BITS>(codes);
 #pragma GCC unroll 8
       for (int c = 0; c < 8; c += kRoom) {
         __m256i narrow[B];
@@ -104,6 +114,7 @@ struct Avx2 {
         for (int b = 0; b < B; ++b)
           of[b] = _mm256_add_epi32(of[b], _mm256_madd_epi16(narrow[b], ones));
       }
+    }
     for (int g = 0; g < G; ++g)
       for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
   }

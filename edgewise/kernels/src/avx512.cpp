@@ -5,11 +5,9 @@
 #include <immintrin.h>
 #define EDGEWISE_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma"
 EDGEWISE_TARGET(EDGEWISE_AVX512)
-#define EDGEWISE_INT8(from) (f32x16) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from)))
-#define EDGEWISE_FP16(from) (f32x16) _mm512_cvtph_ps(load<__m256i>(from))
+#define EDGEWISE_INT8(from) (f32s) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from)))
+#define EDGEWISE_FP16(from) (f32s) _mm512_cvtph_ps(load<__m256i>(from))
 #define EDGEWISE_LANES 16
-#define EDGEWISE_INT8_LANES(from) EDGEWISE_INT8(from)
-#define EDGEWISE_FP16_LANES(from) EDGEWISE_FP16(from)
 #define EDGEWISE_NEAREST(x, lowest, highest)                                          \
   (f32s) _mm512_min_ps(_mm512_max_ps(_mm512_roundscale_ps(x, 0), lowest), highest)
 #include "block.h"

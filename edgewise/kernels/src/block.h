@@ -11,24 +11,24 @@ namespace {
 
 // out = x normalised; all of them [size].
 INLINE void normalise(const Norm& norm, const float* x, int size, float* out) {
-  f32x16 squares = {}, total = {};
+  f32s squares = {}, total = {};
   float more = 0, mean = 0;
   int i = 0;
   if (norm.centred) {
-    for (i = 0; i + 16 <= size; i += 16) total += load<f32x16>(x + i);
+    for (i = 0; i + kLanes <= size; i += kLanes) total += load<f32s>(x + i);
     mean = sum(total);
     for (; i < size; ++i) mean += x[i];
     mean /= static_cast<float>(size);
   }
-  for (i = 0; i + 16 <= size; i += 16) {
-    const f32x16 part = load<f32x16>(x + i) - mean;
+  for (i = 0; i + kLanes <= size; i += kLanes) {
+    const f32s part = load<f32s>(x + i) - mean;
     squares += part * part;
   }
   for (; i < size; ++i) more += (x[i] - mean) * (x[i] - mean);
   const float by = 1.0f / std::sqrt((sum(squares) + more) / static_cast<float>(size) + norm.eps);
-  for (i = 0; i + 16 <= size; i += 16) {
-    f32x16 part = (load<f32x16>(x + i) - mean) * by * load<f32x16>(norm.weight + i);
-    if (norm.bias) part += load<f32x16>(norm.bias + i);
+  for (i = 0; i + kLanes <= size; i += kLanes) {
+    f32s part = (load<f32s>(x + i) - mean) * by * load<f32s>(norm.weight + i);
+    if (norm.bias) part += load<f32s>(norm.bias + i);
     store(out + i, part);
   }
   for (; i < size; ++i)
@@ -51,13 +51,17 @@ INLINE void normalised(Crew& crew, const Norm& norm, const float* x, int size, i
 
 // A block's 16 rows into, or onto, the numbers `out` of a token.
 template <bool ADD>
-INLINE void deliver(const Matrix& m, int block, f32x16 y, float* out) {
+INLINE void deliver(const Matrix& m, int block, const float* y, float* out) {
   const int64_t row = int64_t(block) * kRows;
   const int rows = m.rows - row < kRows ? static_cast<int>(m.rows - row) : kRows;
   if (rows == kRows) {
-    if (m.bias) y += load<f32x16>(m.bias + row);
-    if (ADD) y += load<f32x16>(out + row);
-    return store(out + row, y);
+    for (int i = 0; i < kRows; i += kLanes) {
+      f32s part = load<f32s>(y + i);
+      if (m.bias) part += load<f32s>(m.bias + row + i);
+      if (ADD) part += load<f32s>(out + row + i);
+      store(out + row + i, part);
+    }
+    return;
   }
   for (int r = 0; r < rows; ++r) {
     const float value = y[r] + (m.bias ? m.bias[row + r] : 0.0f);
@@ -74,7 +78,7 @@ INLINE void multiply(Crew& crew, const Matrix& m, Input in, int tokens, float* o
     if (q.wanted()) decide(q, place(), tokens);
   const int blocks = m.all_blocks();
   crew.each(blocks, crew.chunk(blocks), [&](int first, int last) {
-    f32x16 y[kTokens];
+    float y[kTokens][kRows];
     const Matrix* part = &m;
     int64_t row = 0;  // the part's first
     int block = first;  // of the part
@@ -100,9 +104,9 @@ INLINE void turn(float* x, int size, const float* cos, const float* sin) {
   }
 }
 
-// 16 cached numbers from `at` on.
+// As many cached numbers as a register holds, from `at` on.
 template <Type TYPE>
-INLINE f32x16 cached(const void* from, size_t at) {
+INLINE f32s cached(const void* from, size_t at) {
   if constexpr (TYPE == kInt8) return int8(static_cast<const int8_t*>(from) + at);
   return numbers<TYPE>(from, at);
 }
@@ -110,21 +114,21 @@ INLINE f32x16 cached(const void* from, size_t at) {
 // Keeps x [size] in row `row`.
 template <Type TYPE>
 INLINE void keep(void* to, float* scale, size_t row, int size, const float* x) {
-  f32x16 most = {};
+  f32s most = {};
   if constexpr (TYPE == kInt8) {
-    for (int i = 0; i < size; i += 16) most = larger(absolute(load<f32x16>(x + i)), most);
+    for (int i = 0; i < size; i += kLanes) most = higher_of(absolute(load<f32s>(x + i)), most);
     scale[row] = largest(most) / 127.0f;
   }
   const float inverse = TYPE == kInt8 && scale[row] > 0 ? 1.0f / scale[row] : 0.0f;
-  for (int i = 0; i < size; i += 16) {
-    const f32x16 part = load<f32x16>(x + i);
+  for (int i = 0; i < size; i += kLanes) {
+    const f32s part = load<f32s>(x + i);
     const size_t at = row * size + i;
     if constexpr (TYPE == kBf16) store(static_cast<uint16_t*>(to) + at, to_bf16(part));
     if constexpr (TYPE == kFp16) store(static_cast<uint16_t*>(to) + at, to_fp16(part));
     if constexpr (TYPE == kFp32) store(static_cast<float*>(to) + at, part);
     if constexpr (TYPE == kInt8)
       store(static_cast<int8_t*>(to) + at,
-            __builtin_convertvector(rounded(part * inverse), i8x16));
+            __builtin_convertvector(rounded(part * inverse), i8s));
   }
 }
 
@@ -135,15 +139,15 @@ INLINE void compare(const float* q, int size, const Cache& cache, size_t base, i
   constexpr int kPositions = 8 / H;  // at a time: as many sums as it takes to keep the units busy
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
   for (int p = first; p < last; p += kPositions) {
-    f32x16 total[kPositions][H] = {};
+    f32s total[kPositions][H] = {};
     size_t at[kPositions];  // those beyond the last are the last again
     for (int k = 0; k < kPositions; ++k) at[k] = base + (p + k < last ? p + k : last - 1);
-    for (int i = 0; i < size; i += 16)
+    for (int i = 0; i < size; i += kLanes)
 #pragma GCC unroll 8
       for (int k = 0; k < kPositions; ++k) {
-        const f32x16 key = cached<TYPE>(cache.keys, at[k] * size + i);
+        const f32s key = cached<TYPE>(cache.keys, at[k] * size + i);
 #pragma GCC unroll 4
-        for (int h = 0; h < H; ++h) total[k][h] += load<f32x16>(q + h * size + i) * key;
+        for (int h = 0; h < H; ++h) total[k][h] += load<f32s>(q + h * size + i) * key;
       }
     for (int k = 0; k < kPositions; ++k) {
       const float by = TYPE == kInt8 ? scale * cache.key_scale[at[k]] : scale;
@@ -154,29 +158,29 @@ INLINE void compare(const float* q, int size, const Cache& cache, size_t base, i
 
 // `count` scores, and room up to a multiple of 16, become e^(score - most); returns 1 / their sum.
 INLINE float soften(float* score, int count) {
-  f32x16 top = all(-INFINITY), weights = {};
+  f32s top = every(-INFINITY), weights = {};
   for (int i = count; i % 16; ++i) score[i] = -INFINITY;
-  for (int i = 0; i < count; i += 16) top = larger(load<f32x16>(score + i), top);
+  for (int i = 0; i < count; i += kLanes) top = higher_of(load<f32s>(score + i), top);
   const float most = largest(top);
-  for (int i = 0; i < count; i += 16) {
-    const f32x16 shifted = load<f32x16>(score + i) - most;
-    const f32x16 part = choose(shifted < -87.0f, f32x16{}, exponential(shifted));
+  for (int i = 0; i < count; i += kLanes) {
+    const f32s shifted = load<f32s>(score + i) - most;
+    const f32s part = pick(shifted < -87.0f, f32s{}, exponential(shifted));
     weights += part;
     store(score + i, part);
   }
   return 1.0f / sum(weights);
 }
 
-// out[h] = sum over positions of score[h] v, V vectors of 16 from column `column` on.
+// out[h] = sum over positions of score[h] v, V registers from column `column` on.
 template <Type TYPE, int H, int V>
 INLINE void mix(const float* score, size_t stride, const float* inverse, int size, int column,
                 const Cache& cache, size_t base, int first, int last, float* out) {
-  f32x16 total[H][V] = {};
+  f32s total[H][V] = {};
   for (int p = first; p < last; ++p) {
-    f32x16 value[V];
+    f32s value[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v)
-      value[v] = cached<TYPE>(cache.values, (base + p) * size + column + 16 * v);
+      value[v] = cached<TYPE>(cache.values, (base + p) * size + column + kLanes * v);
 #pragma GCC unroll 4
     for (int h = 0; h < H; ++h) {
       float weight = score[h * stride + p - first];
@@ -187,7 +191,7 @@ INLINE void mix(const float* score, size_t stride, const float* inverse, int siz
   }
   for (int h = 0; h < H; ++h)
     for (int v = 0; v < V; ++v)
-      store(out + h * size + column + 16 * v, total[h][v] * inverse[h]);
+      store(out + h * size + column + kLanes * v, total[h][v] * inverse[h]);
 }
 
 // H queries q [H, size] over positions [first, last) of the key/value head whose cache begins in
@@ -198,10 +202,11 @@ INLINE void attend(const float* q, int size, const Cache& cache, size_t base, in
   float inverse[H];
   compare<TYPE, H>(q, size, cache, base, first, last, score, stride);
   for (int h = 0; h < H; ++h) inverse[h] = soften(score + h * stride, last - first);
+  constexpr int kMixed = kLanes == 8 ? 2 : 4;  // registers for each head, of 16 or 32 in all
   int column = 0;
-  for (; column + 64 <= size; column += 64)
-    mix<TYPE, H, 4>(score, stride, inverse, size, column, cache, base, first, last, out);
-  for (; column < size; column += 16)
+  for (; column + kMixed * kLanes <= size; column += kMixed * kLanes)
+    mix<TYPE, H, kMixed>(score, stride, inverse, size, column, cache, base, first, last, out);
+  for (; column < size; column += kLanes)
     mix<TYPE, H, 1>(score, stride, inverse, size, column, cache, base, first, last, out);
 }
 
@@ -287,12 +292,12 @@ INLINE void attention(Crew& crew, const Block& b, const Step& step, float* qkv, 
   }
 }
 
-INLINE f32x16 activated(int32_t kind, f32x16 x) {
+INLINE f32s activated(int32_t kind, f32s x) {
   switch (kind) {
     case kSilu: return x / (1.0f + exponential(-x));
-    case kRelu: return larger(x, f32x16{});
+    case kRelu: return higher_of(x, f32s{});
     default:
-      for (int i = 0; i < 16; ++i) x[i] *= 0.5f * (1.0f + std::erf(x[i] * 0.70710678f));
+      for (int i = 0; i < kLanes; ++i) x[i] *= 0.5f * (1.0f + std::erf(x[i] * 0.70710678f));
       return x;
   }
 }
@@ -304,14 +309,14 @@ INLINE void activate(const Block& b, float* up, size_t stride, int t, int piece,
   float* x = up + t * stride;
   float line[kPiece];
   const int first = piece * kPiece, count = b.ffn - first < kPiece ? b.ffn - first : kPiece;
-  for (int i = 0; i < count; i += 16) {
-    const int some = count - i < 16 ? count - i : 16;
-    float values[16] = {}, others[16] = {};
+  for (int i = 0; i < count; i += kLanes) {
+    const int some = count - i < kLanes ? count - i : kLanes;
+    float values[kLanes] = {}, others[kLanes] = {};
     memcpy(values, x + first + i, sizeof(float) * some);
-    f32x16 part = activated(b.activation, load<f32x16>(values));
+    f32s part = activated(b.activation, load<f32s>(values));
     if (b.gated) {
       memcpy(others, x + b.ffn + first + i, sizeof(float) * some);
-      part *= load<f32x16>(others);
+      part *= load<f32s>(others);
     }
     store(line + i, part);
   }

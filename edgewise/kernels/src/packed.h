@@ -8,7 +8,6 @@
 // byte (LAID = 8), as unpack<BITS>(tile, out) writes them: 8 chunks of 64 bytes; where Isa::kUnpacks that
 // is done for more than the kTogether tokens that fit into registers at a time.
 #pragma once
-#include "lanes.h"
 #include "scratch.h"
 #include "simd.h"
 
@@ -19,9 +18,9 @@ constexpr int kUnpacked = 1024;  // columns that are unpacked at a time: they st
 
 // The scales, or minima, of a slice's rows, `at` numbers from the first; without the rows' units.
 INLINE f32s side(int32_t type, const void* sides, size_t at) {
-  if (type == kInt8) return int8_lanes(static_cast<const int8_t*>(sides) + at);
+  if (type == kInt8) return int8(static_cast<const int8_t*>(sides) + at);
   const uint16_t* here = static_cast<const uint16_t*>(sides) + at;
-  return type == kFp16 ? fp16_lanes(here) : bf16_lanes(here);
+  return type == kFp16 ? fp16(here) : bf16(here);
 }
 
 // What Isa's sums count a code of zero as, and the scale's multiple that it stands for without a
@@ -98,22 +97,22 @@ INLINE void add_minima(const Matrix& m, int block, int slice, const Quantized& q
 // every caller gets the same: which of two products a sum is fused with is the compiler's choice.
 template <int B>
 __attribute__((noinline)) void finish(const Matrix& m, int block, int slice, const Quantized& q,
-                                      int token, const f32s* sums, f32x16* y) {
+                                      int token, const f32s* sums, float (*y)[kRows]) {
   const size_t row = size_t(block) * kRows + slice * kLanes;
   f32s least[B] = {};
   if (m.minimum) add_minima<B>(m, block, slice, q, token, least);
   for (int b = 0; b < B; ++b) {
     f32s out = sums[b];
-    if (m.row_scale) out *= bf16_lanes(m.row_scale + row);
-    if (m.row_minimum) least[b] *= bf16_lanes(m.row_minimum + row);
-    store(reinterpret_cast<float*>(y + b) + slice * kLanes, out + least[b]);
+    if (m.row_scale) out *= bf16(m.row_scale + row);
+    if (m.row_minimum) least[b] *= bf16(m.row_minimum + row);
+    store(y[b] + slice * kLanes, out + least[b]);
   }
 }
 
 // What tokens' products with a block's rows go to: y, or where not all groups are looked at at a
 // time, sums of scaled codes that go on.
 struct Results {
-  f32x16* y;              // [tokens]
+  float (*y)[kRows];      // [tokens]
   f32s (*sums)[kTokens];  // [kSlices]
 };
 
@@ -180,7 +179,7 @@ INLINE void all_tokens(const Matrix& m, const Place& at, const Quantized& q, int
 
 // y[t] = the block's 16 rows for token `from + t`, `from` a multiple of kTokens.
 template <class Isa, int BITS, int G>
-void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
+void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, float (*y)[kRows]) {
   const uint8_t* codes = m.codes + block * m.block_bytes();
   all_tokens<Isa, BITS, BITS, G>(m, {block, 0, m.groups(), codes}, q, from, tokens, {y, nullptr});
 }
@@ -188,7 +187,7 @@ void block_rows(const Matrix& m, int block, const Quantized& q, int from, int to
 // The same, with codes unpacked first, some columns at a time: for more than a few tokens.
 template <class Isa, int BITS, int G>
 void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int from, int tokens,
-                         f32x16* y) {
+                         float (*y)[kRows]) {
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const int groups = m.groups(), most = kUnpacked / m.group;
   f32s sums[kSlices][kTokens] = {};
@@ -208,7 +207,7 @@ void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int fro
 }
 
 template <class Isa, int BITS>
-void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, f32x16* y) {
+void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, float (*y)[kRows]) {
   if constexpr (BITS < 8 && Isa::kUnpacks)
     if (tokens > Isa::kTogether) {
       if (m.group < kColumns)
@@ -220,12 +219,13 @@ void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int t
 }
 
 // A group's scales or minima of the block's rows, as numbers.
-INLINE f32x16 side_of(const Matrix& m, const void* sides, const uint16_t* units, int block, int group) {
-  const size_t at = (size_t(block) * m.groups() + group) * kRows;
-  f32x16 found = units ? bf16(units + size_t(block) * kRows) : all(1.0f);
-  if (m.sides == kInt8) return found * int8(static_cast<const int8_t*>(sides) + at);
-  const uint16_t* here = static_cast<const uint16_t*>(sides) + at;
-  return found * (m.sides == kFp16 ? fp16(here) : bf16(here));
+INLINE void sides_of(const Matrix& m, const void* sides, const uint16_t* units, int block, int group,
+                     float* out) {
+  for (int slice = 0; slice < kSlices; ++slice) {
+    const f32s found = side(m.sides, sides, side_at(block, m.groups(), group, slice));
+    const uint16_t* by = units + (size_t(block) * kRows + slice * kLanes);
+    store(out + slice * kLanes, units ? found * bf16(by) : found);
+  }
 }
 
 // Rows of a block as bf16: out [16, columns], rows beyond the matrix's last left out.
@@ -234,27 +234,23 @@ void whole16(const Matrix& m, int block, uint16_t* out) {
   const int rows = m.rows - int64_t(block) * kRows < kRows ? int(m.rows - int64_t(block) * kRows) : kRows;
   const int tiles = m.width() / kColumns;
   const uint8_t* codes = m.codes + block * m.block_bytes();
-  const float offset = static_cast<float>(1 << (BITS - 1));
   for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64) {
     alignas(64) uint8_t chunks[8][kRows][4];
     Isa::template unpack<BITS>(codes, &chunks[0][0][0]);
-    f32x16 step[2], least[2];  // of 16 columns each
+    float step[2][kRows], least[2][kRows];  // of 16 columns each
     for (int h = 0; h < 2; ++h) {
       const int group = (tile * kColumns + 16 * h) / m.group;
-      step[h] = side_of(m, m.scale, m.row_scale, block, group);
-      least[h] = m.minimum ? side_of(m, m.minimum, m.row_minimum, block, group) : step[h] * -offset;
+      sides_of(m, m.scale, m.row_scale, block, group, step[h]);
+      if (m.minimum) sides_of(m, m.minimum, m.row_minimum, block, group, least[h]);
+      for (int r = 0; r < kRows && !m.minimum; ++r) least[h][r] = step[h][r] * -kMiddle<BITS>;
     }
     const int count = m.columns - tile * kColumns < kColumns ? int(m.columns - tile * kColumns) : kColumns;
     for (int r = 0; r < rows && count > 0; ++r) {
-      alignas(64) uint8_t line[kColumns];
+      uint8_t line[kColumns];
       for (int c = 0; c < 8; ++c) memcpy(line + 4 * c, chunks[c][r], 4);
       uint16_t row[kColumns];
-      for (int i = 0; i < kColumns; i += 16) {
-        const u16x16 code16 = __builtin_convertvector(load<u8x16>(line + i), u16x16);
-        const f32x16 code =
-            __builtin_convertvector(__builtin_convertvector(code16, i32x16), f32x16);
-        store(row + i, to_bf16(code * step[i / 16][r] + least[i / 16][r]));
-      }
+      for (int i = 0; i < kColumns; i += kLanes)
+        store(row + i, to_bf16(uint8(line + i) * step[i / 16][r] + least[i / 16][r]));
       memcpy(out + size_t(r) * m.columns + tile * kColumns, row, sizeof(uint16_t) * count);
     }
   }

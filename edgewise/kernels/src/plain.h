@@ -1,36 +1,19 @@
 // Matrices that are not packed, times a few rows of activations in float32.
 #pragma once
-#include "lanes.h"
 #include "scratch.h"
 #include "simd.h"
 
 namespace edgewise {
 namespace {
 
-// 16 numbers of a matrix that is not packed, from `at` on.
-template <Type TYPE>
-INLINE f32x16 numbers(const void* from, size_t at) {
-  if constexpr (TYPE == kFp32) return load<f32x16>(static_cast<const float*>(from) + at);
-  if constexpr (TYPE == kFp16) return fp16(static_cast<const uint16_t*>(from) + at);
-  return bf16(static_cast<const uint16_t*>(from) + at);
-}
-
 constexpr size_t size_of(Type type) { return type == kFp32 ? 4 : 2; }
 
 // As many numbers of a matrix that is not packed as a register holds, from `at` on.
 template <Type TYPE>
-INLINE f32s number_lanes(const void* from, size_t at) {
+INLINE f32s numbers(const void* from, size_t at) {
   if constexpr (TYPE == kFp32) return load<f32s>(static_cast<const float*>(from) + at);
-  if constexpr (TYPE == kFp16) return fp16_lanes(static_cast<const uint16_t*>(from) + at);
-  return bf16_lanes(static_cast<const uint16_t*>(from) + at);
-}
-
-INLINE float sum_lanes(f32s x) {
-  float part[kLanes];
-  store(part, x);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
+  if constexpr (TYPE == kFp16) return fp16(static_cast<const uint16_t*>(from) + at);
+  return bf16(static_cast<const uint16_t*>(from) + at);
 }
 
 // Rows and tokens at a time: as many sums as it takes to keep the units busy, and as fit into registers.
@@ -41,7 +24,7 @@ constexpr int kAlone = 8, kFewRows = 4, kFewTokens = kLanes == 8 ? 2 : 4;
 // batch.
 template <Type TYPE, int R, int B>
 INLINE void few_rows(const Matrix& m, int64_t row, const float* x, size_t stride, int first,
-                     f32x16* y) {
+                     float (*y)[kRows]) {
   const size_t columns = m.columns, at = size_t(row) * columns;
   const size_t ahead = R * columns * size_of(TYPE);  // to the same place of the rows after these
   f32s total[R][B] = {};
@@ -54,7 +37,7 @@ INLINE void few_rows(const Matrix& m, int64_t row, const float* x, size_t stride
     for (int r = 0; r < R; ++r) {
       const size_t here = at + r * columns + c;
       __builtin_prefetch(m.codes + here * size_of(TYPE) + ahead, 0, 2);
-      const f32s weight = number_lanes<TYPE>(m.codes, here);
+      const f32s weight = numbers<TYPE>(m.codes, here);
 #pragma GCC unroll 4
       for (int b = 0; b < B; ++b) total[r][b] += weight * part[b];
     }
@@ -65,17 +48,17 @@ INLINE void few_rows(const Matrix& m, int64_t row, const float* x, size_t stride
     for (int r = 0; r < R; ++r) {
       char line[kLanes * sizeof(float)] = {};
       memcpy(line, m.codes + (at + r * columns + c) * size_of(TYPE), (columns - c) * size_of(TYPE));
-      const f32s weight = number_lanes<TYPE>(line, 0);
+      const f32s weight = numbers<TYPE>(line, 0);
       for (int b = 0; b < B; ++b) total[r][b] += weight * load<f32s>(rest[b]);
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b) y[b][first + r] = sum_lanes(total[r][b]);
+    for (int b = 0; b < B; ++b) y[b][first + r] = sum(total[r][b]);
 }
 
 // y[t] = the block's 16 rows for token `from + t`, of a matrix that is not packed.
 template <Type TYPE>
-void plain_rows(const Matrix& m, int block, const Input& in, int from, int tokens, f32x16* y) {
+void plain_rows(const Matrix& m, int block, const Input& in, int from, int tokens, float (*y)[kRows]) {
   const int64_t row = int64_t(block) * kRows;
   const int count = m.rows - row < kRows ? int(m.rows - row) : kRows;
   const float* x = in.x + from * in.stride;

@@ -8,7 +8,7 @@ namespace edgewise {
 namespace {
 
 template <class Isa>
-void product(const Matrix& m, int block, const Input& in, int from, int tokens, f32x16* y) {
+void product(const Matrix& m, int block, const Input& in, int from, int tokens, float (*y)[kRows]) {
   if (m.type == kBf16) return plain_rows<kBf16>(m, block, in, from, tokens, y);
   if (m.type == kFp16) return plain_rows<kFp16>(m, block, in, from, tokens, y);
   if (m.type == kFp32) return plain_rows<kFp32>(m, block, in, from, tokens, y);

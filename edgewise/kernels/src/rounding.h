@@ -8,10 +8,9 @@
 namespace edgewise {
 namespace {
 
-
-INLINE f32x16 sixteen(const void* from, int32_t type) {
+INLINE f32s some_of(const void* from, int32_t type) {
   const uint16_t* narrow = static_cast<const uint16_t*>(from);
-  return type == kFp32 ? load<f32x16>(from) : type == kBf16 ? bf16(narrow) : fp16(narrow);
+  return type == kFp32 ? load<f32s>(from) : type == kBf16 ? bf16(narrow) : fp16(narrow);
 }
 
 // Rows of a block, across: [slices, width, lanes], the last row and column repeated.
@@ -21,19 +20,19 @@ inline void transpose(const Rounding& r, int block, float* x) {
     const int64_t number = std::min<int64_t>(int64_t(block) * kRows + row, r.rows - 1);
     const char* from = static_cast<const char*>(r.weight) + size_t(number) * r.stride * bytes;
     float* to = x + size_t(row / kLanes) * r.width * kLanes + row % kLanes;
-    for (int column = 0; column < r.width; column += 16) {
+    for (int column = 0; column < r.width; column += kLanes) {
       const char* here = from + column * bytes;
       alignas(64) char last[64];
-      if (column + 16 > r.columns) {
-        for (int i = 0; i < 16; ++i) {
+      if (column + kLanes > r.columns) {
+        for (int i = 0; i < kLanes; ++i) {
           const int64_t which = std::min<int64_t>(column + i, r.columns - 1);
           memcpy(last + i * bytes, from + which * bytes, bytes);
         }
         here = last;
       }
-      float each[16];
-      store(each, sixteen(here, r.type));
-      for (int i = 0; i < 16; ++i) to[size_t(column + i) * kLanes] = each[i];
+      float each[kLanes];
+      store(each, some_of(here, r.type));
+      for (int i = 0; i < kLanes; ++i) to[size_t(column + i) * kLanes] = each[i];
     }
   }
 }
@@ -92,8 +91,8 @@ void round_slice(const Rounding& r, const RoundingScratch& s, int block, int sli
     const Side best = best_sides<MINIMUM>(group_of(r, s.x, slice, i), r.ranges, r.num_ranges);
     store(scales + i * kLanes, best.scale);
     store(minima + i * kLanes, best.minimum);
-    most_scale = higher_of(size_of(best.scale), most_scale);
-    most_minimum = higher_of(size_of(best.minimum), most_minimum);
+    most_scale = higher_of(absolute(best.scale), most_scale);
+    most_minimum = higher_of(absolute(best.minimum), most_minimum);
   }
   const Side unit{unit_of(most_scale), unit_of(most_minimum)};
   const size_t row = size_t(block) * kRows + slice * kLanes;
@@ -119,12 +118,14 @@ inline void pack(const uint8_t* chunks, int bits, uint8_t* out) {
     const uint32_t mask = ((1u << width) - 1) * 0x01010101u;
     const int fields = 8 / width;
     for (int vector = 0; vector < width; ++vector, out += 64) {
-      u32x16 bytes{};
-      for (int i = 0; i < fields; ++i) {
-        const u32x16 chunk = load<u32x16>(chunks + 64 * (vector * fields + i));
-        bytes |= ((chunk >> shift) & mask) << (width * i);
+      for (int part = 0; part < 64; part += 4 * kLanes) {
+        u32s bytes{};
+        for (int i = 0; i < fields; ++i) {
+          const u32s chunk = load<u32s>(chunks + 64 * (vector * fields + i) + part);
+          bytes |= ((chunk >> shift) & mask) << (width * i);
+        }
+        store(out + part, bytes);
       }
-      store(out, bytes);
     }
     shift += width;
   }

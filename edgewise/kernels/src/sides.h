@@ -4,7 +4,7 @@
 #pragma once
 #include <cmath>
 
-#include "lanes.h"
+#include "simd.h"
 
 namespace edgewise {
 namespace {
@@ -118,7 +118,7 @@ inline Extent extent(const Group& g) {
     const f32s x = load<f32s>(g.x + i * kLanes);
     all.low = lower_of(x, all.low);
     all.high = higher_of(x, all.high);
-    all.largest = pick(size_of(x) > size_of(all.largest), x, all.largest);
+    all.largest = pick(absolute(x) > absolute(all.largest), x, all.largest);
   }
   return all;
 }
@@ -178,7 +178,7 @@ template <bool MINIMUM, bool DOUBLE>
 Side covering(const Group& g, const Side& unit) {
   const Extent of = extent(g);
   if (!MINIMUM)
-    return {storable<DOUBLE>(size_of(of.largest) / g.highest, unit.scale, 1), every(0.0f)};
+    return {storable<DOUBLE>(absolute(of.largest) / g.highest, unit.scale, 1), every(0.0f)};
   const f32s near = storable<DOUBLE>(of.low, unit.minimum, 0);
   const f32s lower = lower_of(storable<DOUBLE>(of.low, unit.minimum, 1),
                               storable<DOUBLE>(of.low, unit.minimum, -1));

@@ -112,8 +112,8 @@ RECIPES = {
     "6bit": ("q6g16d", "q8g32d"),
     "5bit": ("q5g32ad", "q6g16d"),
     "4bit": ("q4g32ad", "q6g16d"),
-    "3bit": ("q3g32ad", "q5g32ad"),
-    "2bit": ("q2g16ad", "q4g32ad"),
+    "3bit": ("q3g32ad", "q4g32ad"),
+    "2bit": ("q2g32ad", "q3g32ad"),
 }
 
 

@@ -1,6 +1,7 @@
 // One step of a few tokens through a block, everything but the integer products written once.
 #pragma once
 #include <cmath>
+#include <type_traits>
 
 #include "product.h"
 #include "rounding.h"
@@ -136,7 +137,7 @@ INLINE void keep(void* to, float* scale, size_t row, int size, const float* x) {
 template <Type TYPE, int H>
 INLINE void compare(const float* q, int size, const Cache& cache, size_t base, int first, int last,
                     float* score, size_t stride) {
-  constexpr int kPositions = 8 / H;  // at a time: as many sums as it takes to keep the units busy
+  constexpr int kPositions = H == 3 ? 2 : 8 / H;  // at a time: sums enough to keep the units busy
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
   for (int p = first; p < last; p += kPositions) {
     f32s total[kPositions][H] = {};
@@ -254,12 +255,17 @@ INLINE void answer(const Block& b, const Step& step, int token, int group, const
   const int last = at.position + 1, first = b.window && last > b.window ? last - b.window : 0;
   const int from = group % groups_of(b) * kHeads, to = std::min(from + kHeads, shared);
   const size_t head = size_t(kv) * shared * size;
-  if (to - from == kHeads)
-    return attend<TYPE, kHeads>(row + head + from * size, size, b.cache, base, first, last, scores,
-                                room, out + head + from * size);
-  for (int h = from; h < to; ++h)
-    attend<TYPE, 1>(row + head + h * size, size, b.cache, base, first, last, scores, room,
-                    out + head + h * size);
+  const float* queries = row + head + from * size;
+  float* into = out + head + from * size;
+  const auto attended = [&](auto heads) {
+    attend<TYPE, heads.value>(queries, size, b.cache, base, first, last, scores, room, into);
+  };
+  switch (to - from) {
+    case 4: return attended(std::integral_constant<int, 4>{});
+    case 3: return attended(std::integral_constant<int, 3>{});
+    case 2: return attended(std::integral_constant<int, 2>{});
+    default: return attended(std::integral_constant<int, 1>{});
+  }
 }
 
 // All tokens' keys and values kept, then all queries answered.
@@ -292,6 +298,14 @@ INLINE void attention(Crew& crew, const Block& b, const Step& step, float* qkv, 
   }
 }
 
+// The first numbers from `x` on: those beyond `count` are zero.
+INLINE f32s at_most(const float* x, int count) {
+  if (count >= kLanes) return load<f32s>(x);
+  float some[kLanes] = {};
+  for (int i = 0; i < count; ++i) some[i] = x[i];
+  return load<f32s>(some);
+}
+
 INLINE f32s activated(int32_t kind, f32s x) {
   switch (kind) {
     case kSilu: return x / (1.0f + exponential(-x));
@@ -310,14 +324,8 @@ INLINE void activate(const Block& b, float* up, size_t stride, int t, int piece,
   float line[kPiece];
   const int first = piece * kPiece, count = b.ffn - first < kPiece ? b.ffn - first : kPiece;
   for (int i = 0; i < count; i += kLanes) {
-    const int some = count - i < kLanes ? count - i : kLanes;
-    float values[kLanes] = {}, others[kLanes] = {};
-    memcpy(values, x + first + i, sizeof(float) * some);
-    f32s part = activated(b.activation, load<f32s>(values));
-    if (b.gated) {
-      memcpy(others, x + b.ffn + first + i, sizeof(float) * some);
-      part *= load<f32s>(others);
-    }
+    f32s part = activated(b.activation, at_most(x + first + i, count - i));
+    if (b.gated) part *= at_most(x + b.ffn + first + i, count - i);
     store(line + i, part);
   }
   if (in8.wanted()) quantize_piece(in8, t, piece, line, count);

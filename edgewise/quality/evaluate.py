@@ -82,10 +82,10 @@ def evaluate(
         method=method,
         store=store,
     )
-    loss, full_loss, kl = _losses(model, shard, texts, on_step)
     weight_bytes = shard.weight_bytes
     if weight_bytes <= MOST_UNPACKED:
         _unpack(shard)
+    loss, full_loss, kl = _losses(model, shard, texts, on_step)
     found: list[str] = []
     for start in range(0, len(texts), SLOTS):
         part = texts[start : start + SLOTS]

@@ -21,11 +21,11 @@ struct Avx2 {
   static constexpr int kTogether = 4;
   static constexpr bool kUnpacks = true;
 
-  // Lines are fetched a little ahead of use, every other one where tiles begin on even ones.
+  // Lines are fetched ahead of use, every other one where tiles begin on even ones.
   template <int BITS>
   static INLINE void fetch(const uint8_t* tile) {
     for (int line = 0; line < BITS; line += BITS % 2 ? 1 : 2)
-      _mm_prefetch(reinterpret_cast<const char*>(tile + 64 * line + 512), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(tile + 64 * line + 2048), _MM_HINT_T1);
   }
 
   template <int P, int SHIFT>

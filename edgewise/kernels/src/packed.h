@@ -23,8 +23,7 @@ INLINE f32s side(int32_t type, const void* sides, size_t at) {
   return type == kFp16 ? fp16(here) : bf16(here);
 }
 
-// What Isa's sums count a code of zero as, and the scale's multiple that it stands for without a
-// minimum.
+// What Isa's sums are beside the codes', and the code of zero where there are no minima.
 template <class Isa, int BITS>
 constexpr float kOffset = BITS == 8 && Isa::kSigned ? -128.0f : 0.0f;
 template <int BITS>
@@ -35,42 +34,55 @@ INLINE size_t side_at(int block, int groups, int group, int slice) {
   return (size_t(block) * groups + group) * kRows + slice * kLanes;
 }
 
-// Where a product is: some groups of a block's 16 rows, and the codes of the first of them.
+// Groups that are looked at at a time: two that make a tile, one that is a tile, or one of several.
+enum Groups { kTwo, kOne, kWide };
+
+// Where a product is: some groups of a block's 16 rows, and the codes of the first of them; where
+// these are unpacked, also its scales as numbers, and what a code of zero counts as.
 struct Place {
   int block, group, groups;
   const uint8_t* codes;
+  const float* scales;
+  float zero;
 };
 
-// Adds the codes of G groups of a slice, scaled, for B tokens; `x` are the activations, or what
+template <class Isa, int BITS>
+INLINE float zero_of(const Matrix& m) {
+  return kOffset<Isa, BITS> + (m.minimum ? 0.0f : kMiddle<BITS>);
+}
+
+// Adds the codes of a slice's next groups, scaled, for B tokens; `x` are the activations, or what
 // rounding left of them. All integers are small enough to be exact as floats.
-template <class Isa, int BITS, int LAID, int B, int G>
+template <class Isa, int BITS, int LAID, int B, Groups GROUPS>
 INLINE void add_groups(const Matrix& m, const Place& at, int slice, const Quantized& q,
                        const Codes& x, int token, f32s (&sums)[B]) {
-  constexpr float kZero = kMiddle<BITS> + kOffset<Isa, BITS>;
-  const int groups = q.groups(), tiles = G == 2 ? 1 : q.group / kColumns;
+  constexpr int G = GROUPS == kTwo ? 2 : 1;
+  const int groups = q.groups(), tiles = GROUPS == kWide ? q.group / kColumns : 1;
+  const float zero = LAID == BITS ? zero_of<Isa, BITS>(m) : at.zero;
   i32s dot[G][B];
   Isa::template dot<BITS, LAID, B, G>(at.codes + slice * kLanes * 4,
                                       x.of + size_t(token) * q.width + size_t(at.group) * q.group,
                                       q.width, tiles, dot);
   const size_t here = size_t(token) * groups + at.group;
   for (int g = 0; g < G; ++g) {
-    const f32s by_row = side(m.sides, m.scale, side_at(at.block, groups, at.group + g, slice));
+    const f32s by_row =
+        LAID == BITS ? side(m.sides, m.scale, side_at(at.block, groups, at.group + g, slice))
+                     : load<f32s>(at.scales + g * kRows + slice * kLanes);
     for (int b = 0; b < B; ++b) {
       const size_t i = here + size_t(b) * groups + g;
       f32s codes = __builtin_convertvector(dot[g][b], f32s);
-      if (kZero != 0 && !m.minimum) codes -= kZero * x.sum[i];
-      if (kOffset<Isa, BITS> != 0 && m.minimum) codes -= kOffset<Isa, BITS> * x.sum[i];
+      if (zero != 0) codes -= zero * x.sum[i];
       sums[b] += codes * (by_row * x.scale[i]);
     }
   }
 }
 
 // The same of what rounding one token's groups left. Seldom, so it is a function of its own.
-template <class Isa, int BITS, int LAID, int G>
+template <class Isa, int BITS, int LAID, Groups GROUPS>
 __attribute__((noinline)) f32s rest_of(const Matrix& m, Place at, int slice, const Quantized& q,
                                        int token) {
   f32s sums[1] = {};
-  add_groups<Isa, BITS, LAID, 1, G>(m, at, slice, q, q.rest, token, sums);
+  add_groups<Isa, BITS, LAID, 1, GROUPS>(m, at, slice, q, q.rest, token, sums);
   return sums[0];
 }
 
@@ -117,30 +129,31 @@ struct Results {
 };
 
 // Some groups of S slices, from `slice` on, times B tokens: all groups, or of unpacked codes those
-// that are unpacked. G groups at a time: two make a tile where they have 16 columns.
-template <class Isa, int BITS, int LAID, int B, int G, int S>
+// that are unpacked.
+template <class Isa, int BITS, int LAID, int B, Groups GROUPS, int S>
 INLINE void rows(const Matrix& matrix, Place at, int slice, const Quantized& quantized, int token,
                  const Results& results) {
   constexpr bool kAll = LAID == BITS;
   // Copies that no call can change: what is computed from them is computed once.
   const Matrix m = matrix;
   const Quantized q = quantized;
-  const int tiles = G == 2 ? 1 : m.group / kColumns, first = token % kTokens;
+  constexpr int G = GROUPS == kTwo ? 2 : 1;
+  const int tiles = GROUPS == kWide ? m.group / kColumns : 1, first = token % kTokens;
   const uint16_t* precise = q.precise + size_t(token / kTokens) * q.groups();
   f32s sums[S][B] = {};
   for (int s = 0; s < S && !kAll; ++s)
     for (int b = 0; b < B; ++b) sums[s][b] = results.sums[slice + s][first + b];
   for (const int end = at.group + at.groups; at.group < end;
-       at.group += G, at.codes += size_t(tiles) * LAID * 64) {
+       at.group += G, at.codes += size_t(tiles) * LAID * 64, at.scales += G * kRows) {
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s)
-      add_groups<Isa, BITS, LAID, B, G>(m, at, slice + s, q, q.codes, token, sums[s]);
+      add_groups<Isa, BITS, LAID, B, GROUPS>(m, at, slice + s, q, q.codes, token, sums[s]);
     unsigned which = precise[at.group];
     if (G == 2) which |= precise[at.group + 1];
     for (which = which >> first & ((1u << B) - 1); which; which &= which - 1) {
       const int b = __builtin_ctz(which);
       for (int s = 0; s < S; ++s)
-        sums[s][b] += rest_of<Isa, BITS, LAID, G>(matrix, at, slice + s, quantized, token + b);
+        sums[s][b] += rest_of<Isa, BITS, LAID, GROUPS>(matrix, at, slice + s, quantized, token + b);
     }
   }
   for (int s = 0; s < S; ++s) {
@@ -154,50 +167,59 @@ INLINE void rows(const Matrix& matrix, Place at, int slice, const Quantized& qua
 
 // The same for all slices of B tokens: of a single one as many slices at a time as it takes to keep
 // the units busy, of several one after the other, so that their sums stay in registers.
-template <class Isa, int BITS, int LAID, int B, int G>
+template <class Isa, int BITS, int LAID, int B, Groups GROUPS>
 INLINE void slices(const Matrix& m, const Place& at, const Quantized& q, int token,
                    const Results& results) {
   constexpr int kAtOnce = B == 1 ? (kSlices < 2 ? 1 : 2) : 1;
   for (int slice = 0; slice < kSlices; slice += kAtOnce)
-    rows<Isa, BITS, LAID, B, G, kAtOnce>(m, at, slice, q, token, results);
+    rows<Isa, BITS, LAID, B, GROUPS, kAtOnce>(m, at, slice, q, token, results);
 }
 
 // The same for any number of tokens.
-template <class Isa, int BITS, int LAID, int G>
+template <class Isa, int BITS, int LAID, Groups GROUPS>
 INLINE void all_tokens(const Matrix& m, const Place& at, const Quantized& q, int from, int tokens,
                        const Results& to) {
   int t = 0;
   if constexpr (Isa::kTogether >= 8)
     for (; t + 8 <= tokens; t += 8)
-      slices<Isa, BITS, LAID, 8, G>(m, at, q, from + t, {to.y + t, to.sums});
+      slices<Isa, BITS, LAID, 8, GROUPS>(m, at, q, from + t, {to.y + t, to.sums});
   for (; t + 4 <= tokens; t += 4)
-    slices<Isa, BITS, LAID, 4, G>(m, at, q, from + t, {to.y + t, to.sums});
+    slices<Isa, BITS, LAID, 4, GROUPS>(m, at, q, from + t, {to.y + t, to.sums});
   for (; t + 2 <= tokens; t += 2)
-    slices<Isa, BITS, LAID, 2, G>(m, at, q, from + t, {to.y + t, to.sums});
-  for (; t < tokens; ++t) slices<Isa, BITS, LAID, 1, G>(m, at, q, from + t, {to.y + t, to.sums});
+    slices<Isa, BITS, LAID, 2, GROUPS>(m, at, q, from + t, {to.y + t, to.sums});
+  for (; t < tokens; ++t) slices<Isa, BITS, LAID, 1, GROUPS>(m, at, q, from + t, {to.y + t, to.sums});
 }
 
 // y[t] = the block's 16 rows for token `from + t`, `from` a multiple of kTokens.
-template <class Isa, int BITS, int G>
-void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, float (*y)[kRows]) {
+template <class Isa, int BITS, Groups GROUPS>
+void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens,
+                float (*y)[kRows]) {
   const uint8_t* codes = m.codes + block * m.block_bytes();
-  all_tokens<Isa, BITS, BITS, G>(m, {block, 0, m.groups(), codes}, q, from, tokens, {y, nullptr});
+  const Place at{block, 0, m.groups(), codes, nullptr, 0};
+  all_tokens<Isa, BITS, BITS, GROUPS>(m, at, q, from, tokens, {y, nullptr});
 }
 
-// The same, with codes unpacked first, some columns at a time: for more than a few tokens.
-template <class Isa, int BITS, int G>
+// Codes, and scales as numbers, some columns at a time. Codes of 2 and 3 bits go on as those of 4.
+template <class Isa, int BITS, Groups GROUPS>
 void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int from, int tokens,
                          float (*y)[kRows]) {
+  constexpr int kBits = BITS < 4 ? 4 : BITS;
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const int groups = m.groups(), most = kUnpacked / m.group;
   f32s sums[kSlices][kTokens] = {};
   alignas(64) uint8_t unpacked[kRows * kUnpacked];
+  float scales[kUnpacked / 16][kRows];
   for (int group = 0; group < groups; group += most) {
     const int some = groups - group < most ? groups - group : most;
     const int tiles = some * m.group / kColumns;
     for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64)
       Isa::template unpack<BITS>(codes, unpacked + tile * kRows * kColumns);
-    all_tokens<Isa, BITS, 8, G>(m, {block, group, some, unpacked}, q, from, tokens, {y, sums});
+    for (int g = 0; g < some; ++g)
+      for (int slice = 0; slice < kSlices; ++slice)
+        store(scales[g] + slice * kLanes,
+              side(m.sides, m.scale, side_at(block, groups, group + g, slice)));
+    const Place at{block, group, some, unpacked, scales[0], zero_of<Isa, BITS>(m)};
+    all_tokens<Isa, kBits, 8, GROUPS>(m, at, q, from, tokens, {y, sums});
   }
   for (int slice = 0; slice < kSlices; ++slice) {
     int t = 0;
@@ -206,16 +228,20 @@ void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int fro
   }
 }
 
+// The same for groups of any size, unpacked where that pays.
 template <class Isa, int BITS>
-void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens, float (*y)[kRows]) {
+void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens,
+                 float (*y)[kRows]) {
   if constexpr (BITS < 8 && Isa::kUnpacks)
     if (tokens > Isa::kTogether) {
       if (m.group < kColumns)
-        return block_rows_unpacked<Isa, BITS, 2>(m, block, q, from, tokens, y);
-      return block_rows_unpacked<Isa, BITS, 1>(m, block, q, from, tokens, y);
+        return block_rows_unpacked<Isa, BITS, kTwo>(m, block, q, from, tokens, y);
+      if (m.group == kColumns)
+        return block_rows_unpacked<Isa, BITS, kOne>(m, block, q, from, tokens, y);
+      return block_rows_unpacked<Isa, BITS, kWide>(m, block, q, from, tokens, y);
     }
-  if (m.group < kColumns) return block_rows<Isa, BITS, 2>(m, block, q, from, tokens, y);
-  return block_rows<Isa, BITS, 1>(m, block, q, from, tokens, y);
+  if (m.group < kColumns) return block_rows<Isa, BITS, kTwo>(m, block, q, from, tokens, y);
+  return block_rows<Isa, BITS, kWide>(m, block, q, from, tokens, y);
 }
 
 // A group's scales or minima of the block's rows, as numbers.

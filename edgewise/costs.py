@@ -103,9 +103,8 @@ def device_bytes(model: ModelSpec, stages: Sequence[Stage], workload: Workload) 
     for stage in stages:
         for number, scheme in zip(range(stage.start, stage.end), stage.schemes, strict=True):
             total += layer_bytes(model, number, scheme, workload)
-        whole = stage.end - stage.start == model.num_layers
-        if model.tied and whole and stage.schemes[0] == stage.schemes[-1]:
-            total -= model.layers[0].matrix_bytes(get_scheme(stage.schemes[0]), 0)
+        if stage.end - stage.start == model.num_layers:
+            total -= model.shared_bytes(stage.schemes)
     return total
 
 

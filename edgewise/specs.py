@@ -5,6 +5,7 @@ of layers are half-open everywhere.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -93,6 +94,20 @@ class ModelSpec:
             return self.kv_width + 2 * self.kv_heads * CACHE_SCALE_BYTES
         block = next(layer for layer in self.layers if layer.kind is LayerKind.BLOCK)
         return self.kv_width * block.compute_bytes(scheme)
+
+    def shared_bytes(self, schemes: Sequence[str]) -> int:
+        """Bytes that a device which holds all layers in these schemes saves: a table that is the
+        head's matrix as well, in the same scheme, is there once."""
+        if not self.tied or schemes[0] != schemes[-1]:
+            return 0
+        return self.layers[0].matrix_bytes(get_scheme(schemes[0]), 0)
+
+    def weight_bytes(self, schemes: Sequence[str]) -> int:
+        """Bytes of the whole model on one device, one scheme for each layer."""
+        pairs = zip(self.layers, map(get_scheme, schemes), strict=True)
+        return sum(layer.weight_bytes(scheme) for layer, scheme in pairs) - self.shared_bytes(
+            schemes
+        )
 
     @property
     def digest(self) -> str:

@@ -136,13 +136,9 @@ def sizes(spec: ModelSpec, schemes: list[str]) -> tuple[int, int, int]:
     shapes = [(s, m) for s, layer in zip(stored, spec.layers, strict=True) for m in layer.matrices]
     count = sum(rows * columns for _, (rows, columns) in shapes)
     matrices = sum(scheme.matrix_bytes(*shape) for scheme, shape in shapes)
-    total = sum(x.weight_bytes(s) for s, x in zip(stored, spec.layers, strict=True))
     if spec.tied:
         count -= sum(rows * columns for rows, columns in head)
-        shared = sum(stored[-1].matrix_bytes(*shape) for shape in head)
-        if schemes[0] == schemes[-1]:
-            matrices, total = matrices - shared, total - shared
-    return matrices, total, count
+    return matrices - spec.shared_bytes(schemes), spec.weight_bytes(schemes), count
 
 
 def load_ours(

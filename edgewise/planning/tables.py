@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from edgewise.errors import Infeasible
 from edgewise.planning.problem import Problem
-from edgewise.schemes import get_scheme
 from edgewise.units import format_bytes
 
 Floats = NDArray[np.float64]
@@ -77,9 +76,7 @@ def tables(problem: Problem) -> Tables:
         entry=np.array([costs.token_hop(problem.source, name) for name in names]),
         back=np.array([costs.token_hop(name, problem.source) for name in names]),
         room=np.array([costs.capacity_bytes(name) for name in names]),
-        shared=np.array(
-            [model.layers[0].matrix_bytes(get_scheme(s), 0) if model.tied else 0 for s in schemes]
-        ),
+        shared=np.array([model.shared_bytes((s, s)) for s in schemes]),
         allowed=np.array([[problem.pinned.get(i, n) == n for n in names] for i in layers]),
         required=np.array([name in problem.required for name in names]),
     )

@@ -21,7 +21,6 @@ from edgewise.quantization import METHODS
 from edgewise.quantization.store import Store
 from edgewise.schemes import CANDIDATES, RECIPES, Family, get_scheme
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import ModelSpec
 from edgewise.studies.page import Figure, OnStep, Page, Section, Value, quietly
 
 MODEL, BUILT_IN = "smollm2", "demo"
@@ -91,7 +90,7 @@ def recipes_section(
                 for ids in (held_out, english)
             )
             rows.append((name, f"{schemes[1]}, ends {schemes[-1]}", rounding,
-                         weight_bytes(spec, schemes), own.mean, other.mean))  # fmt: skip
+                         spec.weight_bytes(schemes), own.mean, other.mean))  # fmt: skip
             on_step(f"{name}, {rounding}")
     text = (
         f"Recipes, and how their blocks and ends are stored. Ways to round: to the nearest with "
@@ -102,15 +101,6 @@ def recipes_section(
     )
     columns = ("recipe", "stored in", "rounding", "bytes", "KL", "KL, English")
     return Section("Recipes", text, columns, tuple(rows))
-
-
-def weight_bytes(spec: ModelSpec, schemes: Sequence[str]) -> int:
-    """Of the whole model on one device: a table that is the head's matrix as well, once."""
-    pairs = zip(spec.layers, schemes, strict=True)
-    total = sum(layer.weight_bytes(get_scheme(name)) for layer, name in pairs)
-    if spec.tied and schemes[0] == schemes[-1]:
-        total -= spec.layers[0].matrix_bytes(get_scheme(schemes[0]), 0)
-    return total
 
 
 def answers_section(

@@ -143,8 +143,8 @@ INLINE void rows(const Matrix& matrix, Place at, int slice, const Quantized& qua
   f32s sums[S][B] = {};
   for (int s = 0; s < S && !kAll; ++s)
     for (int b = 0; b < B; ++b) sums[s][b] = results.sums[slice + s][first + b];
-  for (const int end = at.group + at.groups; at.group < end;
-       at.group += G, at.codes += size_t(tiles) * LAID * 64, at.scales += G * kRows) {
+  for (const int end = at.group + at.groups; at.group < end; at.group += G,
+                 at.codes += size_t(tiles) * LAID * 64, at.scales += kAll ? 0 : G * kRows) {
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s)
       add_groups<Isa, BITS, LAID, B, GROUPS>(m, at, slice + s, q, q.codes, token, sums[s]);

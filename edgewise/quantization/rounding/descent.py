@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgewise.quantization.packed import Sides
-from edgewise.quantization.rounding.grid import code_range, multiples
+from edgewise.quantization.rounding.grid import code_range, inverse, multiples
 from edgewise.schemes import Scheme
 
 SHRINKING = 0.5  # of each column's own second moment
@@ -74,7 +74,7 @@ class _Stand:
             for i, j in enumerate(range(part.start, part.stop)):
                 scale, minimum = (x[j // self.scheme.group] for x in (self.scale, self.minimum))
                 wanted = torch.add(self.values[j], pull[i], alpha=1.0 / float(own[j]))
-                codes = wanted.sub_(minimum).mul_(_inverse(scale)).round_().clamp_(*self.allowed)
+                codes = wanted.sub_(minimum).mul_(inverse(scale)).round_().clamp_(*self.allowed)
                 value = torch.addcmul(minimum, codes, scale)
                 torch.sub(value, self.values[j], out=moved[i])
                 self.codes[j], self.values[j] = codes, value
@@ -123,7 +123,3 @@ def _unit(unit: Tensor | None) -> Tensor | None:
 def _held(side: Tensor, unit: Tensor | None) -> Tensor:
     """The nearest that a scheme can hold to scales or minima [R]."""
     return side.bfloat16().float() if unit is None else multiples(side, unit) * unit
-
-
-def _inverse(x: Tensor) -> Tensor:
-    return torch.where(x == 0, 0.0, 1.0 / x)

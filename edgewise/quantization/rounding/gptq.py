@@ -18,7 +18,7 @@ from torch import Tensor
 from edgewise.errors import QuantizationError
 from edgewise.quantization.packed import Packed, filled_up, joined, packed, shape_of
 from edgewise.quantization.rounding.descent import descend
-from edgewise.quantization.rounding.grid import code_range
+from edgewise.quantization.rounding.grid import code_range, inverse
 from edgewise.quantization.rounding.nearest import column_weights, matrix_sides
 from edgewise.schemes import TILE_ROWS, Scheme
 
@@ -62,14 +62,14 @@ def _round_in_turn(
     """Codes [C, R] of a matrix's columns, `left` [C, R], which is overwritten; `steps` and `least`
     [C, R] are their scales and minima. Columns are rows here: they lie together in memory."""
     rounded, errors = torch.empty_like(left), torch.empty_like(left[:COLUMNS_AT_ONCE])
-    inverse = torch.where(steps == 0, 0.0, 1.0 / steps)
+    by_step = inverse(steps)
     by_diagonal = factor / factor.diagonal().unsqueeze(1)
     for start in range(0, len(left), COLUMNS_AT_ONCE):
         part = slice(start, min(start + COLUMNS_AT_ONCE, len(left)))
         for i in range(part.start, part.stop):
             column, code, error = left[i], rounded[i], errors[i - start]
             torch.sub(column, least[i], out=error)
-            torch.mul(error, inverse[i], out=code).round_().clamp_(*codes)
+            torch.mul(error, by_step[i], out=code).round_().clamp_(*codes)
             error.addcmul_(code, steps[i], value=-1.0)
             left[i + 1 : part.stop].addr_(by_diagonal[i, i + 1 : part.stop], error, alpha=-1.0)
         left[part.stop :].addmm_(

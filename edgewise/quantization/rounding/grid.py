@@ -13,10 +13,10 @@ from edgewise.schemes import Scheme
 
 def encode(x: Tensor, scale: Tensor, minimum: Tensor | None, scheme: Scheme) -> Tensor:
     """The nearest codes, whole numbers in x's type, of groups [..., g]. A scale of 0 gives 0."""
-    inverse = torch.where(scale == 0, 0.0, 1.0 / scale).unsqueeze(-1)
+    by = inverse(scale).unsqueeze(-1)
     lowest, highest = code_range(scheme)
     offset = 0.0 if minimum is None else minimum.unsqueeze(-1)
-    return ((x - offset) * inverse).round().clamp(lowest, highest)
+    return ((x - offset) * by).round().clamp(lowest, highest)
 
 
 def decode(codes: Tensor, scale: Tensor, minimum: Tensor | None) -> Tensor:
@@ -44,6 +44,11 @@ def unit_of(side: Tensor) -> Tensor:
     """The unit [R, 1] of which the sides [R, G] of a row are multiples: its largest is 127."""
     unit = side.abs().amax(-1, keepdim=True) / SIDE_STEPS
     return unit.to(torch.bfloat16).float()
+
+
+def inverse(x: Tensor) -> Tensor:
+    """1 / x, and 0 where that is none."""
+    return torch.where(x == 0, 0.0, 1.0 / x)
 
 
 def multiples(side: Tensor, unit: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from edgewise.models.shard import random_shard
 from edgewise.quantization.packed import random_packed
 from edgewise.schemes import get_scheme
 
-SCHEMES = ("q2g64", "q4g64", "q8g64", "bf16")
+SCHEMES = ("q2g32ad", "q4g32ad", "q4g64", "q6g16d", "q8g32d", "bf16")
 LENGTHS = (128, 512)
 FEW = (1, 2, 4, 8, 16, 24, 32, 64)
 
@@ -43,9 +43,8 @@ def prefill(scheme: str) -> list[dict[str, object]]:
 def crossover(scheme: str) -> dict[str, object]:
     """Milliseconds of a product of 5632 x 2048 for a few tokens, both ways."""
     packed = random_packed(get_scheme(scheme), (5632, 2048), torch.device("cpu"))
-    side = (packed.codes, packed.scale, packed.minimum)
     sizes = (packed.scheme.bits, packed.scheme.group)
-    packing = kernels.NativeMatrix.packed(packed.shape, *sizes, side)
+    packing = kernels.NativeMatrix.packed(packed.shape, *sizes, packed.tensors)
     table = {}
     for tokens in FEW:
         x = torch.randn(tokens, 2048, dtype=torch.bfloat16)

@@ -25,6 +25,7 @@ WARM_UP = 1
 PAUSE_SECONDS = 0.005  # after longer pauses, steps hardly get slower
 SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks smaller than this
 MOST_BLOCKS = 12  # timed together: the smaller they are, the more it takes to tell them from noise
+LEAST_SHARE = 0.01  # of a step with one block that is the block's: less is noise
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES, MOST_LINK_BYTES = 2**15, 2**21  # on the way there; more where that passes at once
 LINK_PART_SECONDS = 0.02  # a message that takes so long says how fast a link is
@@ -196,8 +197,9 @@ def _time_scheme(
             shape: (seconds - single[shape]) / (blocks - 1) if blocks > 1 else seconds
             for shape, seconds in several[name].seconds.items()
         }
-        step = max(single[first] - max(slopes[first], 0.0), 0.0)
-        slopes |= {shape: single[shape] - step for shape in grid.prefill}
+        slopes = {x: max(t, LEAST_SHARE * single[x]) for x, t in slopes.items()}
+        step = max(single[first] - slopes[first], 0.0)
+        slopes |= {x: max(single[x] - step, slopes[first]) for x in grid.prefill}
         added = {
             layer: {x: t - (single[x] if small else step) for x, t in run[name].seconds.items()}
             for layer, run in ((LayerKind.EMBEDDING, embedding), (LayerKind.HEAD, head))

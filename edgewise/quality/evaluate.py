@@ -60,10 +60,11 @@ def evaluate(
     method: str | None = None,
     cache: CacheType = CacheType.FULL,
     store: Store | None = None,
+    alter: Callable[[Shard], object] = lambda shard: None,
     on_step: OnStep = lambda what: None,
 ) -> Quality:
-    """A model with one scheme per layer, and that cache. Raises InputError for examples beyond its
-    context."""
+    """A model with one scheme per layer, and that cache; `alter` may change its weights once they
+    are loaded. Raises InputError for examples beyond its context."""
     tokenizer = load_tokenizer(model)
     texts = [_Text.of(x, tokenizer) for x in examples]
     config = open_checkpoint(model).config
@@ -85,6 +86,7 @@ def evaluate(
     weight_bytes = shard.weight_bytes
     if weight_bytes <= MOST_UNPACKED:
         _unpack(shard)
+    alter(shard)
     loss, full_loss, kl = _losses(model, shard, texts, on_step)
     found: list[str] = []
     for start in range(0, len(texts), SLOTS):

@@ -158,6 +158,7 @@ def quality_section(model: str, layers: Layers, questions: int, on_step: OnStep)
     """Table 1's other columns: the widths that each delta allows, by three ways to round."""
     from edgewise.quality.evaluate import evaluate
     from edgewise.quality.examples import load_examples
+    from edgewise.studies.dilemma_weights import truncate_blocks
 
     examples, done = load_examples(None, questions), dict[tuple[int, ...], list[Value]]()
     rows: list[tuple[Value, ...]] = []
@@ -167,10 +168,12 @@ def quality_section(model: str, layers: Layers, questions: int, on_step: OnStep)
             continue
         if bits not in done:
             done[bits] = []
-            for names, method in _ways(bits):
-                found = evaluate(model, names, examples, method=method)
+            whole = ("fp32",) * (len(bits) + 2)
+            alter = partial(truncate_blocks, bits=bits)
+            as_published = evaluate(model, whole, examples, alter=alter)
+            for found in (as_published, *(evaluate(model, x, examples) for x in _stored(bits))):
                 done[bits] += [found.loss, f"{found.perplexity:.5g}", found.bleu]
-                on_step(f"delta {delta:g}: {names[1]}, {method}")
+            on_step(f"delta {delta:g}")
         rows.append((f"{delta:g}", _ratio(layers, bits), *done[bits], *published))
     ways = ("[-1, 1]", "own range", "nearest")
     columns = ("delta", "ratio", *(f"{what}, {way}" for way in ways for what in QUALITIES),
@@ -184,17 +187,18 @@ QUALITY_TEXT = (
     "Of greedy answers to {questions} of the demo's held-out questions (the paper: SQuAD and "
     "OPT-350m [V], so absolute values cannot be compared; only what a width costs can). The "
     "blocks take the widths that the program above chose, embedding and head stay at fp32. Three "
-    "ways to use the same bits: **[-1, 1]**, the paper's truncation; **own range**, truncation "
+    "ways to use the same bits: **[-1, 1]**, the paper's truncation, weights beyond keeping their "
+    "integer part as in the table above (whose bits are not counted); **own range**, truncation "
     "with each matrix's largest magnitude in the place of 1; **nearest**, rounding with a scale "
     "for every 64 weights (q4g64, q6g64, q8g64; own range where there are more than 8 bits)."
 )
 
 
-def _ways(bits: tuple[int, ...]) -> list[tuple[tuple[str, ...], str | None]]:
-    """Schemes of all layers, and how they are rounded."""
+def _stored(bits: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """Schemes of all layers for "own range" and for "nearest"."""
     truncated = ("fp32", *(f"t{b}" for b in bits), "fp32")
     nearest = ("fp32", *(f"q{b}g64" if b <= 8 else f"t{b}" for b in bits), "fp32")
-    return [(truncated, "truncate-unit"), (truncated, None), (nearest, None)]
+    return [truncated, nearest]
 
 
 def _ratio(layers: Layers, bits: tuple[int, ...]) -> float:

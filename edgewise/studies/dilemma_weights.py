@@ -1,5 +1,6 @@
-"""What truncating a checkpoint's weights to b bits costs: the only part of a study with torch."""
+"""DILEMMA's truncation of a checkpoint's weights to b bits, and what it costs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.names import tensor_names
+from edgewise.models.shard import Shard
 from edgewise.specs import LayerKind
 
 MATRICES = ("qkv.weight", "out.weight", "up.weight", "down.weight")
@@ -56,6 +58,14 @@ def read_truncation(model: str, bits: tuple[int, ...]) -> Truncation:
             for row, width in enumerate(bits):
                 squared[row, block] += float((value - truncate(value, width)).square().sum())
     return Truncation(model, config.hidden_size, bits, weights, squared, outside, largest)
+
+
+def truncate_blocks(shard: Shard, bits: Sequence[int]) -> None:
+    """Truncate the matrices of a whole model's blocks in place, those of block b to `bits[b]`."""
+    for block, width in zip(shard.layers[1:-1], bits, strict=True):
+        for name in MATRICES:
+            weight = block.get_parameter(name)
+            weight.copy_(truncate(weight, width))
 
 
 def _matrices(checkpoint: Checkpoint, block: int) -> list[torch.Tensor]:

@@ -111,8 +111,6 @@ def answers_section(
     layers = open_checkpoint(BUILT_IN).config.num_layers
     for name in schemes:
         for method in METHODS.get(get_scheme(name).family, {"-": None}):
-            if method == "truncate-unit":
-                continue
             by = None if method == "-" else rounding_for(BUILT_IN, [name], method)
             found = evaluate(BUILT_IN, (name,) * layers, examples, method=by, store=store)
             rows.append(

@@ -20,12 +20,16 @@ from edgewise.quality.examples import load_examples
 from edgewise.quality.statistics import statistics_key
 from edgewise.sensitivities import Sensitivity
 from edgewise.simulation.rooflines import load_figures
+from tests.seeds import cases
 
 FEW = ("--sequences", "1", "--length", "16")
 ONE = 'source = "a"\n[[device]]\nname = "a"\nmemory = "1 GB"\n'
 
 
-@pytest.mark.parametrize("wanted", [("sensitivity", *FEW, "--schemes", "q4g64"), ("profile",)])
+UNKEPT = [("sensitivity", *FEW, "--schemes", "q4g64"), ("profile",)]
+
+
+@pytest.mark.parametrize("wanted", cases(UNKEPT[:1], UNKEPT))
 def test_a_measurement_that_cannot_be_kept_is_made(command, monkeypatch, tmp_path, wanted):
     (tmp_path / "one.toml").write_text(ONE)
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")

@@ -208,7 +208,7 @@ def test_a_tied_embedding_is_rounded_for_its_head(tmp_path, monkeypatch):
     from edgewise.quality.plan_loss import plan_losses
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    store, ids = Store(tmp_path / "layers"), sequences("demo", Calibration(count=8, seed=1))
+    store, ids = Store(tmp_path / "layers"), sequences("demo", Calibration(count=32, seed=1))
     plan, how = ("q2g32ad", *["bf16"] * 12, "q2g32ad"), {"method": "gptq:text", "store": store}
     assert prepare("demo", [[name] for name in plan], "gptq:text", ids, store) == 2
     tokens = load_shard("demo", 0, 1, plan[:1], **how).layers[0].tokens

@@ -146,7 +146,7 @@ def test_what_is_not_finite_is_refused_by_name(bad: float) -> None:
     ("scheme", "method", "message"),
     [
         ("q4g64", "awq", "q4g64 is not rounded by 'awq'; methods: nearest, gptq"),
-        ("t4", "gptq", "t4 is not rounded by 'gptq'; methods: truncate, truncate-unit"),
+        ("t4", "gptq", "t4 is not rounded by 'gptq'; methods: truncate"),
         ("bf16", "nearest", "bf16 is not rounded by 'nearest'; methods: none"),
         ("q4g32h", "nearest", "q4g32h is not rounded by 'nearest'; methods: none"),
         (

@@ -14,6 +14,7 @@ from edgewise.runtime.coordinator import Coordinator, open_engine
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import LocalDevices
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of
+from tests.seeds import cases
 
 STAGES = [("laptop", 2), ("jetson", 4), ("pi", 6)]
 
@@ -123,7 +124,9 @@ def ended(pids):
     return not any(psutil.pid_exists(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sent", cases([signal.SIGKILL], [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+)
 def test_workers_end_with_their_coordinator_however_it_ends(sent):
     with subprocess.Popen(
         [sys.executable, "-c", CRASH], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

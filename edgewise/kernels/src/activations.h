@@ -50,17 +50,22 @@ INLINE void quantize_group(const Quantized& q, int token, int g, const float* x,
 // squares; that counts where it is more than a share of the token's sum of squares. It depends on
 // nothing but the token.
 INLINE void decide(Quantized& q, int thread, int tokens) {
-  const int groups = q.groups();
-  q.precise += size_t(thread) * q.chunks * groups;
-  memset(q.precise, 0, sizeof(uint16_t) * q.chunks * groups);
+  const int groups = q.groups(), units = q.units(), each = groups / units;
+  q.precise += size_t(thread) * tokens * (1 + units);
   for (int t = 0; t < tokens; ++t) {
     const float* step = q.codes.scale + size_t(t) * groups;
-    uint16_t* precise = q.precise + size_t(t / kTokens) * groups;
+    uint16_t* precise = q.precise + size_t(t) * (1 + units);
     float energy = 0;
     for (int g = 0; g < groups; ++g) energy += q.energy[size_t(t) * groups + g];
     const float limit = kShare * energy * 12.0f / static_cast<float>(q.group);
-    for (int g = 0; g < groups; ++g)
-      precise[g] |= static_cast<uint16_t>((step[g] * step[g] > limit) << t % kTokens);
+    uint16_t count = 0;
+    for (int u = 0; u < units; ++u) {
+      bool counts = false;
+      for (int g = u * each; g < (u + 1) * each; ++g) counts |= step[g] * step[g] > limit;
+      precise[1 + count] = static_cast<uint16_t>(u);
+      count += counts;
+    }
+    precise[0] = count;
   }
 }
 

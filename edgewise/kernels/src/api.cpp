@@ -56,7 +56,7 @@ size_t linear_scratch(const Matrix& m, int tokens, int threads) {
 
 size_t block_scratch(const Block& block, const Step& step) {
   Scratch needed(nullptr);
-  BlockScratch(needed, block, step.tokens, step.threads, step.longest());
+  BlockScratch(needed, block, step);
   return needed.used();
 }
 

@@ -77,12 +77,25 @@ INLINE void add_groups(const Matrix& m, const Place& at, int slice, const Quanti
   }
 }
 
-// The same of what rounding one token's groups left. Seldom, so it is a function of its own.
+// The same of what rounding left of one token, in those of the place's groups where it counts: onto
+// `sum`. Seldom much, so it is a function of its own.
 template <class Isa, int BITS, int LAID, Groups GROUPS>
-__attribute__((noinline)) f32s rest_of(const Matrix& m, Place at, int slice, const Quantized& q,
-                                       int token) {
-  f32s sums[1] = {};
-  add_groups<Isa, BITS, LAID, 1, GROUPS>(m, at, slice, q, q.rest, token, sums);
+__attribute__((noinline)) f32s add_rests(const Matrix& m, const Place& all, int slice,
+                                         const Quantized& q, int token, f32s sum) {
+  constexpr int G = GROUPS == kTwo ? 2 : 1;
+  const int tiles = GROUPS == kWide ? m.group / kColumns : 1;
+  const int first = all.group / G, end = first + all.groups / G;
+  const uint16_t* precise = q.precise_of(token);
+  f32s sums[1] = {sum};
+  for (int i = 1; i <= precise[0] && precise[i] < end; ++i) {
+    const int beyond = precise[i] - first;
+    if (beyond < 0) continue;
+    Place at = all;
+    at.group += beyond * G;
+    at.codes += size_t(beyond) * tiles * LAID * 64;
+    at.scales += LAID == BITS ? 0 : beyond * G * kRows;
+    add_groups<Isa, BITS, LAID, 1, GROUPS>(m, at, slice, q, q.rest, token, sums);
+  }
   return sums[0];
 }
 
@@ -90,31 +103,33 @@ __attribute__((noinline)) f32s rest_of(const Matrix& m, Place at, int slice, con
 template <int B>
 INLINE void add_minima(const Matrix& m, int block, int slice, const Quantized& q, int token,
                        f32s (&sums)[B]) {
-  const int groups = q.groups(), first = token % kTokens;
-  const uint16_t* precise = q.precise + size_t(token / kTokens) * groups;
+  const int groups = q.groups(), each = groups / q.units();
   const size_t here = size_t(token) * groups;
+  const auto least = [&](int g) { return side(m.sides, m.minimum, side_at(block, groups, g, slice)); };
   for (int g = 0; g < groups; ++g) {
-    const f32s least = side(m.sides, m.minimum, side_at(block, groups, g, slice));
-    const int other = q.group < kColumns ? g ^ 1 : g;  // of the tile: rests count for both
-    const unsigned which = (precise[g] | precise[other]) >> first;
-    for (int b = 0; b < B; ++b) {
-      const size_t i = here + size_t(b) * groups + g;
-      const float rest = which >> b & 1 ? q.rest.total[i] : 0.0f;
-      sums[b] += least * (q.codes.total[i] + rest);
-    }
+    const f32s minima = least(g);
+    for (int b = 0; b < B; ++b) sums[b] += minima * q.codes.total[here + size_t(b) * groups + g];
+  }
+  for (int b = 0; b < B; ++b) {
+    const uint16_t* precise = q.precise_of(token + b);
+    for (int i = 1; i <= precise[0]; ++i)
+      for (int g = precise[i] * each; g < (precise[i] + 1) * each; ++g)
+        sums[b] += least(g) * q.rest.total[here + size_t(b) * groups + g];
   }
 }
 
-// The block's rows of one slice for B tokens, from their scaled codes. A function of its own, so that
-// every caller gets the same: which of two products a sum is fused with is the compiler's choice.
+// The block's rows of one slice for B tokens, from their scaled codes and rests. A function of its own,
+// so that every caller gets the same: which of two products a sum is fused with is the compiler's
+// choice.
 template <int B>
 __attribute__((noinline)) void finish(const Matrix& m, int block, int slice, const Quantized& q,
-                                      int token, const f32s* sums, float (*y)[kRows]) {
+                                      int token, const f32s* sums, const f32s* rests,
+                                      float (*y)[kRows]) {
   const size_t row = size_t(block) * kRows + slice * kLanes;
   f32s least[B] = {};
   if (m.minimum) add_minima<B>(m, block, slice, q, token, least);
   for (int b = 0; b < B; ++b) {
-    f32s out = sums[b];
+    f32s out = sums[b] + rests[b];
     if (m.row_scale) out *= bf16(m.row_scale + row);
     if (m.row_minimum) least[b] *= bf16(m.row_minimum + row);
     store(y[b] + slice * kLanes, out + least[b]);
@@ -122,45 +137,44 @@ __attribute__((noinline)) void finish(const Matrix& m, int block, int slice, con
 }
 
 // What tokens' products with a block's rows go to: y, or where not all groups are looked at at a
-// time, sums of scaled codes that go on.
+// time, sums of scaled codes, and of rests, that go on.
 struct Results {
-  float (*y)[kRows];      // [tokens]
-  f32s (*sums)[kTokens];  // [kSlices]
+  float (*y)[kRows];               // [tokens]
+  f32s (*sums)[kTokens], (*rests)[kTokens];  // [kSlices]
 };
 
 // Some groups of S slices, from `slice` on, times B tokens: all groups, or of unpacked codes those
 // that are unpacked.
 template <class Isa, int BITS, int LAID, int B, Groups GROUPS, int S>
-INLINE void rows(const Matrix& matrix, Place at, int slice, const Quantized& quantized, int token,
-                 const Results& results) {
+INLINE void rows(const Matrix& matrix, const Place& all, int slice, const Quantized& quantized,
+                 int token, const Results& results) {
   constexpr bool kAll = LAID == BITS;
   // Copies that no call can change: what is computed from them is computed once.
   const Matrix m = matrix;
   const Quantized q = quantized;
   constexpr int G = GROUPS == kTwo ? 2 : 1;
   const int tiles = GROUPS == kWide ? m.group / kColumns : 1, first = token % kTokens;
-  const uint16_t* precise = q.precise + size_t(token / kTokens) * q.groups();
   f32s sums[S][B] = {};
   for (int s = 0; s < S && !kAll; ++s)
     for (int b = 0; b < B; ++b) sums[s][b] = results.sums[slice + s][first + b];
+  Place at = all;
   for (const int end = at.group + at.groups; at.group < end; at.group += G,
-                 at.codes += size_t(tiles) * LAID * 64, at.scales += kAll ? 0 : G * kRows) {
+                 at.codes += size_t(tiles) * LAID * 64, at.scales += kAll ? 0 : G * kRows)
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s)
       add_groups<Isa, BITS, LAID, B, GROUPS>(m, at, slice + s, q, q.codes, token, sums[s]);
-    unsigned which = precise[at.group];
-    if (G == 2) which |= precise[at.group + 1];
-    for (which = which >> first & ((1u << B) - 1); which; which &= which - 1) {
-      const int b = __builtin_ctz(which);
-      for (int s = 0; s < S; ++s)
-        sums[s][b] += rest_of<Isa, BITS, LAID, GROUPS>(matrix, at, slice + s, quantized, token + b);
-    }
-  }
   for (int s = 0; s < S; ++s) {
+    f32s done[B];  // a copy: what others get a pointer to would stay in memory all along
+    for (int b = 0; b < B; ++b) done[b] = sums[s][b];
+    f32s own[B] = {}, *rests = kAll ? own : results.rests[slice + s] + first;
+    for (int b = 0; b < B; ++b)
+      if (q.precise_of(token + b)[0])
+        rests[b] = add_rests<Isa, BITS, LAID, GROUPS>(matrix, all, slice + s, quantized, token + b,
+                                                      rests[b]);
     if (kAll) {
-      finish<B>(matrix, at.block, slice + s, quantized, token, sums[s], results.y);
+      finish<B>(matrix, at.block, slice + s, quantized, token, done, rests, results.y);
     } else {
-      for (int b = 0; b < B; ++b) results.sums[slice + s][first + b] = sums[s][b];
+      for (int b = 0; b < B; ++b) results.sums[slice + s][first + b] = done[b];
     }
   }
 }
@@ -182,12 +196,12 @@ INLINE void all_tokens(const Matrix& m, const Place& at, const Quantized& q, int
   int t = 0;
   if constexpr (Isa::kTogether >= 8)
     for (; t + 8 <= tokens; t += 8)
-      slices<Isa, BITS, LAID, 8, GROUPS>(m, at, q, from + t, {to.y + t, to.sums});
+      slices<Isa, BITS, LAID, 8, GROUPS>(m, at, q, from + t, {to.y + t, to.sums, to.rests});
   for (; t + 4 <= tokens; t += 4)
-    slices<Isa, BITS, LAID, 4, GROUPS>(m, at, q, from + t, {to.y + t, to.sums});
+    slices<Isa, BITS, LAID, 4, GROUPS>(m, at, q, from + t, {to.y + t, to.sums, to.rests});
   for (; t + 2 <= tokens; t += 2)
-    slices<Isa, BITS, LAID, 2, GROUPS>(m, at, q, from + t, {to.y + t, to.sums});
-  for (; t < tokens; ++t) slices<Isa, BITS, LAID, 1, GROUPS>(m, at, q, from + t, {to.y + t, to.sums});
+    slices<Isa, BITS, LAID, 2, GROUPS>(m, at, q, from + t, {to.y + t, to.sums, to.rests});
+  for (; t < tokens; ++t) slices<Isa, BITS, LAID, 1, GROUPS>(m, at, q, from + t, {to.y + t, to.sums, to.rests});
 }
 
 // y[t] = the block's 16 rows for token `from + t`, `from` a multiple of kTokens.
@@ -196,7 +210,7 @@ void block_rows(const Matrix& m, int block, const Quantized& q, int from, int to
                 float (*y)[kRows]) {
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const Place at{block, 0, m.groups(), codes, nullptr, 0};
-  all_tokens<Isa, BITS, BITS, GROUPS>(m, at, q, from, tokens, {y, nullptr});
+  all_tokens<Isa, BITS, BITS, GROUPS>(m, at, q, from, tokens, {y, nullptr, nullptr});
 }
 
 // Codes, and scales as numbers, some columns at a time. Codes of 2 and 3 bits go on as those of 4.
@@ -206,7 +220,7 @@ void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int fro
   constexpr int kBits = BITS < 4 ? 4 : BITS;
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const int groups = m.groups(), most = kUnpacked / m.group;
-  f32s sums[kSlices][kTokens] = {};
+  f32s sums[kSlices][kTokens] = {}, rests[kSlices][kTokens] = {};
   alignas(64) uint8_t unpacked[kRows * kUnpacked];
   float scales[kUnpacked / 16][kRows];
   for (int group = 0; group < groups; group += most) {
@@ -219,12 +233,12 @@ void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int fro
         store(scales[g] + slice * kLanes,
               side(m.sides, m.scale, side_at(block, groups, group + g, slice)));
     const Place at{block, group, some, unpacked, scales[0], zero_of<Isa, BITS>(m)};
-    all_tokens<Isa, kBits, 8, GROUPS>(m, at, q, from, tokens, {y, sums});
+    all_tokens<Isa, kBits, 8, GROUPS>(m, at, q, from, tokens, {y, sums, rests});
   }
   for (int slice = 0; slice < kSlices; ++slice) {
     int t = 0;
-    for (; t + 4 <= tokens; t += 4) finish<4>(m, block, slice, q, from + t, sums[slice] + t, y + t);
-    for (; t < tokens; ++t) finish<1>(m, block, slice, q, from + t, sums[slice] + t, y + t);
+    for (; t + 4 <= tokens; t += 4) finish<4>(m, block, slice, q, from + t, sums[slice] + t, rests[slice] + t, y + t);
+    for (; t < tokens; ++t) finish<1>(m, block, slice, q, from + t, sums[slice] + t, rests[slice] + t, y + t);
   }
 }
 
@@ -241,6 +255,7 @@ void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int t
       return block_rows_unpacked<Isa, BITS, kWide>(m, block, q, from, tokens, y);
     }
   if (m.group < kColumns) return block_rows<Isa, BITS, kTwo>(m, block, q, from, tokens, y);
+  if (m.group == kColumns) return block_rows<Isa, BITS, kOne>(m, block, q, from, tokens, y);
   return block_rows<Isa, BITS, kWide>(m, block, q, from, tokens, y);
 }
 

@@ -1,5 +1,6 @@
 // Pieces of one buffer, each on a cache line of its own.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -45,23 +46,24 @@ struct Codes {
 struct Quantized {
   Codes codes, rest;
   float* energy = nullptr;        // [tokens, groups], sums of squares
-  uint16_t* precise = nullptr;    // [threads, chunks, groups]: bit t: the rest counts for token t of a
-  int width = 0, group = 0;       // chunk of 16
-  int chunks = 0;
+  uint16_t* precise = nullptr;    // [threads, tokens, 1 + units]: of how many units rests count, and which
+  int width = 0, group = 0;
 
   Quantized() = default;
   Quantized(Scratch& from, const Matrix& m, int tokens, int threads)
       : codes(from, size_t(tokens) * m.width(), size_t(tokens) * m.groups()),
         rest(from, size_t(tokens) * m.width(), size_t(tokens) * m.groups()),
         energy(from.take<float>(size_t(tokens) * m.groups())),
-        precise(from.take<uint16_t>(size_t(threads) * chunks_of(tokens) * m.groups())),
         width(m.width()),
-        group(m.group),
-        chunks(chunks_of(tokens)) {}
+        group(m.group) {
+    precise = from.take<uint16_t>(size_t(threads) * tokens * (1 + units()));
+  }
 
   bool wanted() const { return group > 0; }
   int groups() const { return width / group; }
-  static int chunks_of(int tokens) { return (tokens + kTokens - 1) / kTokens; }
+  // Groups, or tiles where these are smaller.
+  int units() const { return width / (group < kColumns ? kColumns : group); }
+  const uint16_t* precise_of(int token) const { return precise + size_t(token) * (1 + units()); }
 };
 
 // The same for all parts of a matrix: those with groups of one size share them.
@@ -109,23 +111,49 @@ struct RoundingScratch {
         codes(from.take<uint8_t>(size_t(r.width) * kRows)) {}
 };
 
-constexpr int kHeads = 4;  // of queries that look at the same keys, attended together
+constexpr int kQueries = 24;    // rows of a query block, about: see attention.h
+constexpr int kMostSpan = 64;  // positions that are looked at at a time, at most
+
+// A lane's parts of at most so many tokens, or those of all lanes.
+inline int parts_of(const Lane& lane, int most) { return (lane.length + most - 1) / most; }
+inline int parts_of(const Step& step, int most) {
+  int found = 0;
+  for (int i = 0; i < step.num_lanes; ++i) found += parts_of(step.lanes[i], most);
+  return found;
+}
+
+// What each thread keeps of the query block that it answers.
+struct AttentionScratch {
+  int tokens, rows;      // of a query block, at most
+  size_t numbers, room;  // of keys or values; of a row's scores
+  float *keys, *by, *scores;
+
+  AttentionScratch(Scratch& from, const Block& block, const Step& step)
+      : tokens(std::max(kQueries * block.kv_heads / block.heads, 1)),
+        rows(tokens * block.heads / block.kv_heads),
+        numbers(size_t(kMostSpan) * block.head_dim),
+        room(size_t(step.longest() + 2 * kMostSpan - 1) / kMostSpan * kMostSpan),
+        keys(from.take<float>(step.threads * numbers)),
+        by(from.take<float>(step.threads * kMostSpan)),
+        scores(from.take<float>(step.threads * rows * room)) {}
+};
 
 // What a step through a block keeps between its phases.
 struct BlockScratch {
   Activations hidden, heads, ups, ffn;  // inputs of qkv, out, up and down
-  float *normal, *qkv, *attended, *up, *scores;
+  float *normal, *qkv, *attended, *up;
+  AttentionScratch attention;
 
-  BlockScratch(Scratch& from, const Block& block, int tokens, int threads, int longest)
-      : hidden(from, block.qkv, tokens, threads),
-        heads(from, block.out, tokens, threads),
-        ups(from, block.up, tokens, threads),
-        ffn(from, block.down, tokens, threads),
-        normal(from.take<float>(size_t(tokens) * padded(block.hidden))),
-        qkv(from.take<float>(size_t(tokens) * padded(block.qkv.all_rows()))),
-        attended(from.take<float>(size_t(tokens) * padded(int64_t(block.heads) * block.head_dim))),
-        up(from.take<float>(size_t(tokens) * padded(block.up.all_rows()))),
-        scores(from.take<float>(size_t(threads) * kHeads * padded(longest))) {}
+  BlockScratch(Scratch& from, const Block& block, const Step& step)
+      : hidden(from, block.qkv, step.tokens, step.threads),
+        heads(from, block.out, step.tokens, step.threads),
+        ups(from, block.up, step.tokens, step.threads),
+        ffn(from, block.down, step.tokens, step.threads),
+        normal(from.take<float>(step.tokens * padded(block.hidden))),
+        qkv(from.take<float>(step.tokens * padded(block.qkv.all_rows()))),
+        attended(from.take<float>(step.tokens * padded(int64_t(block.heads) * block.head_dim))),
+        up(from.take<float>(step.tokens * padded(block.up.all_rows()))),
+        attention(from, block, step) {}
 
   static size_t padded(int64_t count) { return size_t(count + 15) / 16 * 16; }
 };

@@ -6,6 +6,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "matrix.h"
 
@@ -117,6 +118,48 @@ INLINE float sum(f32s x) {
 #endif
   const f32x4 two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
   return two[0] + two[1];
+}
+
+// Lanes of a and b in turn, within each four of them: from their first or second halves.
+template <int HALF, int... I>
+INLINE f32s zipped(f32s a, f32s b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + I % 4 / 2 + 2 * HALF + I % 2 * kLanes)...);
+}
+
+// Every second piece of SIZE lanes of a, and of b, in turn: the first ones, or the second.
+template <int SIZE, int HALF, int... I>
+INLINE f32s dealt(f32s a, f32s b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(
+      a, b, (I / SIZE % 2 ? I - SIZE * !HALF + kLanes : I + SIZE * HALF)...);
+}
+
+// Swaps pieces of SIZE lanes across the diagonal, and then larger ones.
+template <int SIZE>
+INLINE void swap_pieces(f32s (&x)[kLanes]) {
+  if constexpr (SIZE < kLanes) {
+    constexpr std::make_integer_sequence<int, kLanes> lanes;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i)
+      if (!(i & SIZE)) {
+        const f32s a = x[i], b = x[i + SIZE];
+        x[i] = dealt<SIZE, 0>(a, b, lanes);
+        x[i + SIZE] = dealt<SIZE, 1>(a, b, lanes);
+      }
+    swap_pieces<2 * SIZE>(x);
+  }
+}
+
+// x[i][k] becomes x[k][i]: fours by fours, then their places.
+INLINE void transpose(f32s (&x)[kLanes]) {
+  constexpr std::make_integer_sequence<int, kLanes> lanes;
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i += 4) {
+    const f32s a = zipped<0>(x[i], x[i + 2], lanes), b = zipped<1>(x[i], x[i + 2], lanes);
+    const f32s c = zipped<0>(x[i + 1], x[i + 3], lanes), d = zipped<1>(x[i + 1], x[i + 3], lanes);
+    x[i] = zipped<0>(a, c, lanes), x[i + 1] = zipped<1>(a, c, lanes);
+    x[i + 2] = zipped<0>(b, d, lanes), x[i + 3] = zipped<1>(b, d, lanes);
+  }
+  swap_pieces<4>(x);
 }
 
 INLINE int32_t sum(i32s x) {

@@ -1,8 +1,8 @@
 """DILEMMA's truncation (arXiv 2503.01704): digits below the last bit are cut off, not rounded.
 
-w = code * R / 2**(bits - 1), codes towards zero. The paper keeps numbers in [-1, 1], R = 1; by
-default a matrix's largest magnitude takes the place of 1, so that few bits are not wasted on
-numbers that do not occur.
+w = code * R / 2**(bits - 1), codes towards zero. The paper keeps numbers in [-1, 1], R = 1 (its
+study does: studies/dilemma_weights.py); here R is a matrix's largest magnitude, so that few bits
+are not wasted on numbers that do not occur.
 """
 
 import torch
@@ -15,18 +15,9 @@ from edgewise.schemes import Scheme
 
 def truncate(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packed:
     """weight [rows, columns]; `moments` do not matter."""
-    return _truncated(weight.float(), scheme, weight.abs().amax().float())
-
-
-def truncate_unit(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packed:
-    """As the paper: in [-1, 1], where larger numbers end."""
-    return _truncated(weight.float(), scheme, torch.ones(()))
-
-
-def _truncated(weight: Tensor, scheme: Scheme, largest: Tensor) -> Packed:
     zero = offset(scheme)
-    step = (largest / zero).float()
+    step = (weight.abs().amax().float() / zero).float()
     divisor = torch.where(step == 0, 1.0, step)
-    codes = torch.trunc(filled_up(weight, scheme) / divisor).clamp_(1 - zero, zero - 1)
+    codes = torch.trunc(filled_up(weight.float(), scheme) / divisor).clamp_(1 - zero, zero - 1)
     stored = pack(codes.to(torch.int32) + zero, scheme.bits)
     return Packed(scheme, shape_of(weight), stored, step.reshape(1))

@@ -87,14 +87,14 @@ class Stack(torch.nn.Module):
         return torch.cat([part(x) for part in self.parts], dim=-1)
 
 
-def shard_of(config, scheme, cache=CacheType.FULL):
+def shard_of(config, scheme, cache=CacheType.FULL, context=32):
     torch.manual_seed(1)
     layers = [random_layer(config, n, get_scheme(scheme), torch.device("cpu")) for n in (1, 2, 3)]
     for layer in layers:
         for name, parameter in layer.named_parameters():
             around = 1.0 if name.endswith("norm.weight") else 0.0
             parameter.data = (around + 0.2 * torch.randn(parameter.shape)).to(parameter.dtype)
-    return Shard(config, 1, layers, slots=3, context=32, cache=cache)
+    return Shard(config, 1, layers, slots=3, context=context, cache=cache)
 
 
 def exact(matrix):
@@ -104,9 +104,9 @@ def exact(matrix):
     return (Rounded if isinstance(matrix, PackedLinear) else InFull)(matrix)
 
 
-def expected_of(config, shard):
+def expected_of(config, shard, context=32):
     """The same blocks in torch, in float32 throughout."""
-    other = random_shard(config, 1, 4, "fp32", device="cpu", slots=3, context=32)
+    other = random_shard(config, 1, 4, "fp32", device="cpu", slots=3, context=context)
     other._parts = [dataclasses.replace(part, most_tokens=0) for part in other._parts]
     for mine, theirs in zip(other.layers, shard.layers, strict=True):
         for name in ("qkv", "out", "up", "down"):

@@ -5,10 +5,12 @@ The 1.1 B shape with random weights in both, or SmolLM2-135M with its own; each 
 models in memory, so that what else the machine does hurts both. llama-cpp-python lives in an
 environment of its own, built with clang where gcc's build crashes:
 
-    CC=clang-16 CXX=clang++-16 CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python gguf
+    CC=clang-16 CXX=clang++-16 CMAKE_ARGS="-DGGML_NATIVE=ON" \
+        pip install --no-cache-dir llama-cpp-python gguf
 
 Without AVX-512, "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON", and
-EDGEWISE_KERNELS=avx2 for our side.
+EDGEWISE_KERNELS=avx2 for our side; what the peer was built for is printed and checked: pip would
+take a wheel that it built before.
 
 `python benchmarks/peers/llama_cpp.py --peer PYTHON [--model smollm2] [--folder FOLDER]
 [--types Q4_0,...]`, PYTHON being that environment's; models are made in FOLDER (3 GB) and kept
@@ -246,6 +248,13 @@ def peer_file(peer: str, folder: Path, model: str, kind: str) -> Path:
     return file
 
 
+def check_peer(features: str, ours: str) -> None:
+    """A peer built for wider instructions than our side uses is no peer."""
+    wide = "AVX512 = 1" in features
+    if wide and not ours.startswith("avx512"):
+        raise SystemExit(f"our side uses {ours}, but the peer was built with AVX-512: {features}")
+
+
 def compare(peer: str, file: Path, model: str, kind: str, scheme: str) -> list[dict[str, object]]:
     children = [
         Child(sys.executable, __file__, "--ours", model, scheme),
@@ -285,12 +294,13 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     found = subprocess.run([args.peer, __file__, "--describe"], capture_output=True, text=True)
     about = json.loads(found.stdout.strip().splitlines()[-1])
+    from edgewise import kernels
+
+    check_peer(about["features"], str(kernels.instruction_set()))
     rows = []
     for kind in args.types:
         file = peer_file(args.peer, args.folder, args.model, kind)
         rows += compare(args.peer, file, args.model, kind, PAIRS[kind])
-    from edgewise import kernels
-
     machine = f"{platform.machine()}, {kernels.instruction_set()}, {os.cpu_count()} cores"
     print(json.dumps({"benchmark": "llama_cpp", "machine": machine, "peer": about, "rows": rows}))
     below = [row for row in rows if row["ratio"] < row["claimed"]]

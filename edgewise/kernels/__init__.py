@@ -2,7 +2,7 @@
 
 Optional: where the library was not built, `available()` is False and callers use torch. The
 environment variable EDGEWISE_KERNELS names an instruction set to use instead of the best one
-(avx512-vnni, avx-vnni, avx2, neon-dotprod, portable), or is "off".
+(avx512-vnni, avx-vnni, avx2, neon-i8mm, neon-dotprod, portable), or is "off".
 """
 
 from edgewise.kernels.library import (

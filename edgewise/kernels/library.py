@@ -97,7 +97,7 @@ def library() -> ctypes.CDLL | None:
     if asked and lib.edgewise_use(asked.encode()):
         raise EdgewiseError(
             f"{VARIABLE}={asked}: this machine has no such instruction set; use avx512-vnni, "
-            f"avx-vnni, avx2, neon-dotprod, portable or {OFF}"
+            f"avx-vnni, avx2, neon-i8mm, neon-dotprod, portable or {OFF}"
         )
     return lib
 

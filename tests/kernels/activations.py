@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHARE = 1e-5  # of a token's squares that rounding a group may cost
+SHARE = 7e-6  # of a token's squares that rounding a group may cost
 REST = 254  # steps of the rest in a step
 
 

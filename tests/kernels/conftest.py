@@ -6,7 +6,7 @@ import pytest
 
 from edgewise import kernels
 
-SETS = ("avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "portable")
+SETS = ("avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-dotprod", "portable")
 BEST = kernels.instruction_set()
 
 

@@ -344,7 +344,7 @@ static void roundings(const char* isa, int rounds) {
 int main(int count, char** given) {
   const int rounds = count > 1 ? atoi(given[1]) : 200;
   int sets = 0;
-  for (const char* isa : {"avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "portable"}) {
+  for (const char* isa : {"avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-dotprod", "portable"}) {
     if (edgewise_use(isa)) continue;
     ++sets;
     products(isa, rounds);

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kPiece = 128;  // columns that are quantized at a time: whole groups of any size
 constexpr float kRest = 254.0f;   // steps of the rest in a step: it lies within half of one
-constexpr float kShare = 1e-5f;   // of a token's squares that rounding a group may cost
+constexpr float kShare = 7e-6f;   // of a token's squares that rounding a group may cost
 
 // One group of one token, from x[0, count); the rest of the group is zero.
 INLINE void quantize_group(const Quantized& q, int token, int g, const float* x, int count) {

@@ -17,7 +17,7 @@ namespace {
 const Table* chosen = nullptr;
 
 const Table* best() {
-  for (const Table* (*made)() : {avx512, avxvnni, avx2, neon, portable})
+  for (const Table* (*made)() : {avx512, avxvnni, avx2, neon_i8mm, neon, portable})
     if (const Table* found = made()) return found;
   return nullptr;
 }
@@ -85,7 +85,7 @@ EXPORT const char* edgewise_isa() { return current().name; }
 
 // Use the instruction set of this name: 0, or 1 where the processor has it not.
 EXPORT int edgewise_use(const char* name) {
-  for (const Table* (*made)() : {avx512, avxvnni, avx2, neon, portable}) {
+  for (const Table* (*made)() : {avx512, avxvnni, avx2, neon_i8mm, neon, portable}) {
     const Table* found = made();
     if (found && !std::strcmp(found->name, name)) {
       chosen = found;

@@ -10,11 +10,19 @@
 namespace edgewise {
 namespace {
 
+// work(first, last) on pieces of [0, count): shared out, or where each thread has its own place for the
+// result, done by all of them, which is quicker for few tokens than to wait for others.
+template <class F>
+INLINE void prepare(Crew& crew, bool alone, int count, F&& work) {
+  if (alone) return work(0, count);
+  crew.each(count, std::max(count / 8, 1), work);
+}
+
 // Rows of x [tokens, size] normalised, and then in 8 bits where that is wanted.
-INLINE void normalised(Crew& crew, const Norm& norm, const float* x, int size, int tokens,
-                       float* rows, const Activations& in8) {
+INLINE void normalised(Crew& crew, bool alone, const Norm& norm, const float* x, int size,
+                       int tokens, float* rows, const Activations& in8) {
   const size_t stride = BlockScratch::padded(size);
-  crew.each(tokens, 1, [&](int first, int last) {
+  prepare(crew, alone, tokens, [&](int first, int last) {
     for (int t = first; t < last; ++t) {
       const float* row = rows + t * stride;
       normalise(norm, x + size_t(t) * size, size, rows + t * stride);
@@ -55,7 +63,7 @@ INLINE void multiply(Crew& crew, const Matrix& m, Input in, int tokens, float* o
   crew.each(blocks, crew.chunk(blocks), [&](int first, int last) {
     float y[kTokens][kRows];
     const Matrix* part = &m;
-    int64_t row = 0;  // the part's first
+    int64_t row = 0;    // the part's first
     int block = first;  // of the part
     for (int left = last - first; left > 0; --left, ++block) {
       for (; block >= part->blocks(); part = part->next) block -= part->blocks(), row += part->rows;
@@ -104,11 +112,11 @@ INLINE void activate(const Block& b, float* up, size_t stride, int t, int piece,
 }
 
 // The pieces of rows of x [tokens, columns] in 8 bits, where that is wanted.
-INLINE void quantize(Crew& crew, const Activations& in8, int tokens, const float* x, size_t stride,
-                     int columns) {
+INLINE void quantize(Crew& crew, bool alone, const Activations& in8, int tokens, const float* x,
+                     size_t stride, int columns) {
   if (!in8.wanted()) return;
-  const int pieces = pieces_of(columns), all = tokens * pieces;
-  crew.each(all, std::max(all / 4, 1), [&](int first, int last) {
+  const int pieces = pieces_of(columns);
+  prepare(crew, alone, tokens * pieces, [&](int first, int last) {
     for (int i = first; i < last; ++i) {
       const int from = i % pieces * kPiece;
       quantize_piece(in8, i / pieces, i % pieces, x + i / pieces * stride + from, columns - from);
@@ -123,14 +131,18 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
   const BlockScratch s(from, b, step);
   const size_t fused = s.padded(b.qkv.all_rows()), wide = s.padded(b.up.all_rows());
   const size_t queries = s.padded(int64_t(b.heads) * b.head_dim), hidden = s.padded(b.hidden);
+  const bool alone = s.copies > 1;
+  const int own = alone ? place() * tokens : 0;  // this thread's first token in what there are copies of
+  float* normal = s.normal + own * hidden;
+  const Activations in_qkv = s.hidden.from(own), in_out = s.heads.from(own), in_up = s.ups.from(own);
 
-  normalised(crew, b.attention_norm, step.x, b.hidden, tokens, s.normal, s.hidden);
-  multiply<Isa, false>(crew, b.qkv, {s.normal, hidden, s.hidden}, tokens, s.qkv, fused);
+  normalised(crew, alone, b.attention_norm, step.x, b.hidden, tokens, normal, in_qkv);
+  multiply<Isa, false>(crew, b.qkv, {normal, hidden, in_qkv}, tokens, s.qkv, fused);
   attention(crew, b, step, s.qkv, fused, s.attention, s.attended, queries);
-  quantize(crew, s.heads, tokens, s.attended, queries, b.heads * b.head_dim);
-  multiply<Isa, true>(crew, b.out, {s.attended, queries, s.heads}, tokens, step.x, b.hidden);
-  normalised(crew, b.mlp_norm, step.x, b.hidden, tokens, s.normal, s.ups);
-  multiply<Isa, false>(crew, b.up, {s.normal, hidden, s.ups}, tokens, s.up, wide);
+  quantize(crew, alone, in_out, tokens, s.attended, queries, b.heads * b.head_dim);
+  multiply<Isa, true>(crew, b.out, {s.attended, queries, in_out}, tokens, step.x, b.hidden);
+  normalised(crew, alone, b.mlp_norm, step.x, b.hidden, tokens, normal, in_up);
+  multiply<Isa, false>(crew, b.up, {normal, hidden, in_up}, tokens, s.up, wide);
   const int inner = pieces_of(b.ffn);
   crew.each(tokens * inner, std::max(tokens * inner / 16, 1), [&](int first, int last) {
     for (int i = first; i < last; ++i) activate(b, s.up, wide, i / inner, i % inner, s.ffn);
@@ -142,7 +154,7 @@ template <class Isa>
 void linear_step(Crew& crew, const Matrix& m, const float* x, int tokens, float* y, void* memory) {
   Scratch from(memory);
   const Activations in8(from, m, tokens, crew.size());
-  quantize(crew, in8, tokens, x, m.columns, static_cast<int>(m.columns));
+  quantize(crew, false, in8, tokens, x, m.columns, static_cast<int>(m.columns));
   multiply<Isa, false>(crew, m, {x, size_t(m.columns), in8}, tokens, y, m.all_rows());
 }
 

@@ -226,8 +226,12 @@ void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int fro
   for (int group = 0; group < groups; group += most) {
     const int some = groups - group < most ? groups - group : most;
     const int tiles = some * m.group / kColumns;
-    for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64)
+    for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64) {
+      // While these are multiplied the next ones come: as many, mostly, and they lie behind these.
+      for (int line = 0; line < BITS; ++line)
+        __builtin_prefetch(codes + size_t(tiles) * BITS * 64 + line * 64);
       Isa::template unpack<BITS>(codes, unpacked + tile * kRows * kColumns);
+    }
     for (int g = 0; g < some; ++g)
       for (int slice = 0; slice < kSlices; ++slice)
         store(scales[g] + slice * kLanes,

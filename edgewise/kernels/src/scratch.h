@@ -39,6 +39,8 @@ struct Codes {
         scale(from.take<float>(groups)),
         sum(from.take<float>(groups)),
         total(from.take<float>(groups)) {}
+
+  void skip(size_t numbers, size_t groups) { of += numbers, scale += groups, sum += groups, total += groups; }
 };
 
 // Activations in 8 bits, symmetric, in the groups of a packed matrix, and what that leaves of them,
@@ -59,6 +61,12 @@ struct Quantized {
     precise = from.take<uint16_t>(size_t(threads) * tokens * (1 + units()));
   }
 
+  void skip(size_t tokens) {
+    codes.skip(tokens * width, tokens * groups());
+    rest.skip(tokens * width, tokens * groups());
+    energy += tokens * groups();
+  }
+
   bool wanted() const { return group > 0; }
   int groups() const { return width / group; }
   // Groups, or tiles where these are smaller.
@@ -69,6 +77,14 @@ struct Quantized {
 // The same for all parts of a matrix: those with groups of one size share them.
 struct Activations {
   Quantized sizes[4];  // groups of 16, 32, 64 and 128
+
+  // The same from another token on; which rests count is each thread's own anyway.
+  Activations from(int token) const {
+    Activations found = *this;
+    for (Quantized& q : found.sizes)
+      if (q.wanted()) q.skip(token);
+    return found;
+  }
 
   Activations(Scratch& from, const Matrix& m, int tokens, int threads) {
     for (const Matrix* part = &m; part; part = part->next)
@@ -138,18 +154,22 @@ struct AttentionScratch {
         scores(from.take<float>(step.threads * rows * room)) {}
 };
 
+constexpr int kFew = 2;  // tokens whose products' inputs every thread makes for itself
+
 // What a step through a block keeps between its phases.
 struct BlockScratch {
+  int copies;                           // of what few tokens' products begin with: one for each thread
   Activations hidden, heads, ups, ffn;  // inputs of qkv, out, up and down
   float *normal, *qkv, *attended, *up;
   AttentionScratch attention;
 
   BlockScratch(Scratch& from, const Block& block, const Step& step)
-      : hidden(from, block.qkv, step.tokens, step.threads),
-        heads(from, block.out, step.tokens, step.threads),
-        ups(from, block.up, step.tokens, step.threads),
+      : copies(step.tokens <= kFew ? step.threads : 1),
+        hidden(from, block.qkv, step.tokens * copies, step.threads),
+        heads(from, block.out, step.tokens * copies, step.threads),
+        ups(from, block.up, step.tokens * copies, step.threads),
         ffn(from, block.down, step.tokens, step.threads),
-        normal(from.take<float>(step.tokens * padded(block.hidden))),
+        normal(from.take<float>(copies * step.tokens * padded(block.hidden))),
         qkv(from.take<float>(step.tokens * padded(block.qkv.all_rows()))),
         attended(from.take<float>(step.tokens * padded(int64_t(block.heads) * block.head_dim))),
         up(from.take<float>(step.tokens * padded(block.up.all_rows()))),

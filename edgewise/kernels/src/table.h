@@ -19,6 +19,7 @@ struct Table {
 const Table* avx512();
 const Table* avxvnni();
 const Table* avx2();
+const Table* neon_i8mm();
 const Table* neon();
 const Table* portable();
 

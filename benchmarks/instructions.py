@@ -1,0 +1,76 @@
+"""Claim: a weight takes NEON about as many instructions a register as AVX2.
+
+Instructions that multiply a slice of one tile (as many rows as a register holds numbers, 32
+columns) with activations, counted in what the compiler made of it: for a single token from codes as
+they lie, and for each of four tokens from codes that are unpacked already. Loads, stores and
+addresses included. Needs g++, aarch64-linux-gnu-g++ and their objdump.
+`python benchmarks/instructions.py`.
+"""
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCES = Path(__file__).parents[1] / "edgewise/kernels/src"
+BITS, COLUMNS = (2, 3, 4, 5, 6, 8), 32
+# What is included, the struct, rows of a slice, and the options that the target pragmas stand for.
+X86, ARM = ("g++", "objdump"), ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump")
+SETS = {
+    "avx2": (X86, "avx2.h", 8, ["-mavx2", "-mfma", "-mf16c"]),
+    "avx-vnni": (X86, "avx2.h", 8, ["-mavx2", "-mfma", "-mf16c", "-mavxvnni",
+                                    "-DEDGEWISE_DPBUSD=_mm256_dpbusd_avx_epi32"]),
+    "neon-dotprod": (ARM, "neon.h", 4, ["-march=armv8.2-a+dotprod"]),
+    "neon-i8mm": (ARM, "neon.h", 4, ["-march=armv8.2-a+dotprod+i8mm", "-DEDGEWISE_I8MM"]),
+}  # fmt: skip
+SOURCE = """
+#include "{source}/target.h"
+#include "{source}/{header}"
+using namespace edgewise;
+extern "C" void counted(const uint8_t* codes, const int8_t* x, size_t stride, i32s* out) {{
+  i32s sums[1][{tokens}];
+  {struct}::dot<{bits}, {laid}, {tokens}, 1>(codes, x, stride, 1, sums);
+  for (int b = 0; b < {tokens}; ++b) out[b] = sums[0][b];
+}}
+"""
+
+
+def instructions(name: str, bits: int, laid: int, tokens: int) -> int:
+    (compiler, objdump), header, _, options = SETS[name]
+    struct = "Avx2" if header.startswith("avx2") else "Neon"
+    text = SOURCE.format(
+        source=SOURCES, header=header, struct=struct, bits=bits, laid=laid, tokens=tokens
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        source, binary = Path(folder) / "one.cpp", Path(folder) / "one.o"
+        source.write_text(text)
+        flags = ["-std=c++17", "-O3", "-w", "-fno-asynchronous-unwind-tables", *options]
+        subprocess.run([compiler, *flags, "-c", source, "-o", binary], check=True)
+        command = [objdump, "-d", "--disassemble=counted", "--no-show-raw-insn", binary]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    body = listing[listing.index("<counted>:") :].splitlines()[1:]
+    return sum(line.startswith(" ") and ":" in line for line in body)
+
+
+def main() -> None:
+    rows = []
+    for name, (_, _, lanes, _) in SETS.items():
+        for bits in BITS:
+            one, four = instructions(name, bits, bits, 1), instructions(name, bits, 8, 4)
+            weights = lanes * COLUMNS
+            rows.append({
+                "set": name, "bits": bits, "one_token": one / weights,
+                "of_four_tokens": four / 4 / weights, "register_weights": lanes * 4,
+            })  # fmt: skip
+            print(
+                f"{name:12} {bits} bits: one token {one:3} instructions, {one / weights:.2f} a "
+                f"weight; four tokens {four:3}, {four / 4 / weights:.2f} a weight and token",
+                flush=True,
+            )
+    compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True)
+    version = compiler.stdout.splitlines()[0]
+    print(json.dumps({"benchmark": "instructions", "compiler": version, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ environment variable EDGEWISE_KERNELS names an instruction set to use instead of
 (avx512-vnni, avx-vnni, avx2, neon-i8mm, neon-dotprod, portable), or is "off".
 """
 
+from edgewise.kernels.backend import BACKENDS, Backend, backend_of
 from edgewise.kernels.library import (
     SCHEME_BITS,
     TYPES,
@@ -17,10 +18,13 @@ from edgewise.kernels.library import (
 from edgewise.kernels.matrix import NativeMatrix, dequantize, linear
 
 __all__ = [
+    "BACKENDS",
     "SCHEME_BITS",
     "TYPES",
+    "Backend",
     "NativeMatrix",
     "available",
+    "backend_of",
     "dequantize",
     "instruction_set",
     "linear",

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgewise import kernels
-from edgewise.kernels import NativeMatrix
+from edgewise.kernels import NativeMatrix, backend_of
 
 ROWS_AT_ONCE = 1024
 
@@ -19,20 +18,20 @@ class Linear(nn.Linear):
 
     def native(self) -> NativeMatrix | None:
         """The matrix as the kernels see it; None where torch has to do without them."""
-        weight = self.weight
-        known = weight.device.type == "cpu" and weight.dtype in kernels.TYPES
-        if not kernels.available() or not known:
+        weight, backend = self.weight, backend_of(self.weight.device)
+        if backend is None:
             return None
         if self._native is None or self._native.source != weight.data_ptr():
-            self._native = NativeMatrix.plain(weight, self.bias)
+            shape = (self.out_features, self.in_features)
+            self._native = backend.pack(shape, {"codes": weight}, self.bias)
         return self._native
 
     def forward(self, x: Tensor) -> Tensor:
-        columns = self.in_features
+        columns, backend = self.in_features, backend_of(x.device)
         native = None if self.weight.requires_grad else self.native()
-        if native is None or x.numel() > native.most_tokens * columns:
+        if backend is None or native is None or x.numel() > native.most_tokens * columns:
             return self._in_torch(x)
-        found = kernels.linear(native, x.reshape(-1, columns).float())
+        found = backend.linear(native, x.reshape(-1, columns).float())
         return found.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _in_torch(self, x: Tensor) -> Tensor:

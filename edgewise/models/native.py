@@ -3,8 +3,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from edgewise import kernels
-from edgewise.kernels import NativeMatrix
+from edgewise.kernels import NativeMatrix, backend_of
 from edgewise.kernels.block import (
     MATRICES,
     NORMS,
@@ -28,9 +27,9 @@ def native_block(
 ) -> NativeBlock | None:
     """The block with its cache; None where torch has to run it: without the kernels, on other
     devices, with truncated matrices, or shapes that the kernels do not know."""
-    matrices = _matrices(block)
+    matrices, backend = _matrices(block), backend_of(cache.codes[0].device)
     known = block.norm_first and config.head_dim % VECTOR == 0
-    if not kernels.available() or matrices is None or not known:
+    if backend is None or matrices is None or not known:
         return None
     shape = BlockShape(
         *(config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim),
@@ -38,7 +37,7 @@ def native_block(
     )
     norms = {name: _norm(x) for name in NORMS if (x := getattr(block, name)) is not None}
     scales = (None, None) if cache.scale is None else (cache.scale[0], cache.scale[1])
-    return NativeBlock(shape, matrices, norms, cache.codes[0], cache.codes[1], *scales)
+    return backend.block(shape, matrices, norms, (cache.codes[0], cache.codes[1], *scales))
 
 
 def _matrices(block: Block) -> dict[str, NativeMatrix] | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from edgewise.errors import PlanError
-from edgewise.kernels.block import NativeBlock, run_blocks
+from edgewise.kernels import backend_of
+from edgewise.kernels.block import NativeBlock
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.config import DecoderConfig
@@ -99,13 +100,13 @@ class Shard:
         self.cache.check(segments)
         positions = torch.cat([torch.arange(s.start, s.end) for s in segments]).to(self.device)
         turn = None if self._frequency is None else rotation(self._frequency, positions)
-        first, last = self.layers[0], self.layers[-1]
+        first, last, backend = self.layers[0], self.layers[-1], backend_of(self.device)
         if isinstance(first, Embedding):
             x = first(x, positions)
         for part in self._parts:
-            if len(x) <= part.most_tokens:
+            if backend is not None and len(x) <= part.most_tokens:
                 lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
-                x = run_blocks(part.native, x, lanes, turn)
+                x = backend.run(part.native, x, lanes, turn)
                 continue
             for number, block in enumerate(part.blocks, start=part.first):
                 window = self.config.windows[self._first_block + number]

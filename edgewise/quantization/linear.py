@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgewise import kernels
-from edgewise.kernels import NativeMatrix
+from edgewise.kernels import NativeMatrix, backend_of
 from edgewise.quantization.packed import Packed
 from edgewise.schemes import Family
 
@@ -17,17 +16,17 @@ def packed_matmul(
 ) -> Tensor:
     """x [..., columns] of the compute type -> x @ W^T + bias [..., rows] of the same type. With
     `native` the kernels do it in integers, or make the matrix whole where that is quicker."""
-    rows = packed.shape[0]
-    if native is not None and x.numel() <= native.most_tokens * packed.shape[1]:
-        found = kernels.linear(native, x.reshape(-1, packed.shape[1]).float())
+    rows, backend = packed.shape[0], backend_of(x.device)
+    if backend and native and x.numel() <= native.most_tokens * packed.shape[1]:
+        found = backend.linear(native, x.reshape(-1, packed.shape[1]).float())
         return found.to(x.dtype).view(*x.shape[:-1], rows)
     parts = []
     for start in range(0, rows, TILE_ROWS):
         end = min(start + TILE_ROWS, rows)
-        if native is None:
-            tile = packed.dequantized(start, end).to(x.dtype)
+        if backend and native:
+            tile = backend.whole(native, start, end).to(x.dtype)
         else:
-            tile = kernels.dequantize(native, start, end).to(x.dtype)
+            tile = packed.dequantized(start, end).to(x.dtype)
         parts.append(F.linear(x, tile, None if bias is None else bias[start:end]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -59,16 +58,12 @@ class PackedLinear(PackedModule):
 
     def native(self) -> NativeMatrix | None:
         """The matrix as the kernels see it; None where torch has to do without them."""
-        codes, scheme = self.codes, self.scheme
-        if (
-            not kernels.available()
-            or codes.device.type != "cpu"
-            or scheme.family is not Family.GROUPED
-        ):
+        scheme, backend = self.scheme, backend_of(self.codes.device)
+        if backend is None or scheme.family is not Family.GROUPED:
             return None
-        if self._native is None or self._native.source != codes.data_ptr():
-            sizes = (scheme.bits, scheme.group)
-            self._native = NativeMatrix.packed(self.shape, *sizes, self.packed.tensors, self.bias)
+        if self._native is None or self._native.source != self.codes.data_ptr():
+            tensors, bias = self.packed.tensors, self.bias
+            self._native = backend.pack(self.shape, tensors, bias, scheme.bits, scheme.group)
         return self._native
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """A matrix whose rows are kept in several ways: what a file stores apart, our blocks multiply as
 one (query, key and value), and the parts may be in different schemes."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgewise import kernels
-from edgewise.kernels import NativeMatrix
+from edgewise.kernels import NativeMatrix, backend_of
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule, packed_matmul
 from edgewise.quantization.packed import Packed, joined, random_packed
 from edgewise.schemes import TILE_ROWS, Family, Scheme
@@ -31,19 +31,23 @@ class StackedLinear(nn.Module):
     def native(self) -> NativeMatrix | None:
         """The matrix as the kernels see it; None where torch has to do without them."""
         known = [_native(part) for part in self.parts]
-        parts = [part for part in known if part is not None]
-        if len(parts) < len(known):
+        parts, backend = [part for part in known if part is not None], backend_of(self.device)
+        if backend is None or len(parts) < len(known):
             return None
         sources = [part.source for part in parts]
         if self._native is None or [part.source for part in self._native.parts] != sources:
-            self._native = NativeMatrix.stacked(parts, self.bias)
+            self._native = backend.stack(parts, self.bias)
         return self._native
+
+    @property
+    def device(self) -> torch.device:
+        return next(itertools.chain(self.buffers(), self.parameters())).device
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., columns] -> [..., rows], of the same type."""
-        native = self.native()
-        if native is not None and x.numel() <= native.most_tokens * native.shape[1]:
-            product = kernels.linear(native, x.reshape(-1, native.shape[1]).float())
+        native, backend = self.native(), backend_of(x.device)
+        if backend and native and x.numel() <= native.most_tokens * native.shape[1]:
+            product = backend.linear(native, x.reshape(-1, native.shape[1]).float())
             return product.to(x.dtype).view(*x.shape[:-1], -1)
         found = torch.cat([_product(x, part) for part in self.parts], dim=-1)
         return found if self.bias is None else found + self.bias.to(found.dtype)
@@ -54,9 +58,9 @@ def _native(part: nn.Module) -> NativeMatrix | None:
     if isinstance(part, PackedLinear):
         return part.native()
     assert isinstance(part, nn.Linear)
-    weight = part.weight
-    known = weight.device.type == "cpu" and weight.dtype in kernels.TYPES
-    return NativeMatrix.plain(weight) if kernels.available() and known else None
+    rows, columns = part.weight.shape
+    backend = backend_of(part.weight.device)
+    return backend.pack((rows, columns), {"codes": part.weight}) if backend else None
 
 
 def _product(x: Tensor, part: nn.Module) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention over more positions than are looked at at a time, alone, in chunks and beside others."""
+"""Attention over more positions than are looked at at a time, alone, in chunks and among others."""
 
 import dataclasses
 

@@ -1,0 +1,71 @@
+"""Claim: with 8,192 tokens behind it, a step of the 1.1 B shape spends less than half of its time on
+attention.
+
+A token's step in 4 bits, random weights, 32 query heads on 4 of keys and values; keys and values in
+bf16 and in 8 bits. The share of attention is what a step takes beyond one that has nothing behind
+it. `python benchmarks/long_context.py [--contexts 1024,8192] [--threads 1,2]`.
+"""
+# ruff: noqa: I001
+
+import argparse
+import json
+import os
+import platform
+import sys
+from dataclasses import replace
+
+import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
+import torch
+from decode import TINY, step, typical
+
+from edgewise import kernels
+from edgewise.cli.devices import describe_machine
+from edgewise.models.shard import random_shard
+from edgewise.schemes import CacheType
+
+SCHEME, SECONDS, ROUNDS, MOST = "q4g32ad", 0.7, 3, 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name, default in (("contexts", "1024,2048,4096,8192"), ("threads", "1,2")):
+        split = [int(x) for x in default.split(",")]
+        parser.add_argument(
+            f"--{name}", default=split, type=lambda x: [int(y) for y in x.split(",")]
+        )
+    args = parser.parse_args()
+    longest, rows = max(args.contexts), []
+    config = replace(TINY, max_context=longest + 1)
+    for cache in CacheType:
+        shard = random_shard(
+            config, 0, config.num_layers, SCHEME, device="cpu", slots=1, context=longest + 1,
+            cache=cache,
+        )  # fmt: skip
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            found = {
+                context: min(typical(step(shard, 1, context), SECONDS) for _ in range(ROUNDS))
+                for context in (0, *args.contexts)
+            }
+            for context in args.contexts:
+                seconds, share = found[context], 1 - found[0] / found[context]
+                attention = (seconds - found[0]) / config.num_blocks
+                rows.append({"cache": cache, "threads": threads, "context": context,
+                             "ms": seconds * 1e3, "share": share,
+                             "attention_us_a_block": attention * 1e6})  # fmt: skip
+                print(
+                    f"{cache:5} cache, {threads} threads, {context:5} behind: {seconds * 1e3:6.2f} "
+                    f"ms, attention {share:.0%}, {attention * 1e6:.0f} us a block", flush=True,
+                )  # fmt: skip
+    machine = describe_machine()
+    print(json.dumps({
+        "benchmark": "long_context", "kernels": kernels.instruction_set(),
+        "machine": f"{machine['processor']}, {os.cpu_count()} cores", "load": os.getloadavg()[0],
+        "python": platform.python_version(), "torch": torch.__version__, "rows": rows,
+    }))  # fmt: skip
+    if any(row["share"] >= MOST for row in rows):
+        sys.exit("the claim does not hold")
+
+
+if __name__ == "__main__":
+    main()

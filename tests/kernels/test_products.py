@@ -94,11 +94,14 @@ def test_massive_activations_cost_little(isa, scheme):
     other tokens, a token is what it is alone."""
     packed = packed_of(scheme, (40, 512))
     x = torch.randn(9, 512)
+    step = x.unflatten(1, (-1, packed.scheme.group)).abs().amax(-1, keepdim=True) / 127
+    codes = (x.unflatten(1, (-1, packed.scheme.group)) / step).round() * step
+    ordinary = ((codes.flatten(1) - x).double() @ packed.dequantized().double().T).norm(dim=1)
     x[:7, 5] *= 3000
     exact = x.double() @ packed.dequantized().double().T
     found = kernels.linear(native_of(packed), x)
     error = (found - exact).norm(dim=1)
-    assert (error < 5 * error[7:].mean()).all()  # in 8 bits alone: hundreds of times
+    assert (error < 5 * ordinary.mean()).all()  # in 8 bits alone: hundreds of times
     alone = torch.cat([kernels.linear(native_of(packed), token) for token in x.split(1)])
     assert torch.equal(found, alone)
 

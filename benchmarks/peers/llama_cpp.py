@@ -249,10 +249,10 @@ def peer_file(peer: str, folder: Path, model: str, kind: str) -> Path:
 
 
 def check_peer(features: str, ours: str) -> None:
-    """A peer built for wider instructions than our side uses is no peer."""
-    wide = "AVX512 = 1" in features
-    if wide and not ours.startswith("avx512"):
-        raise SystemExit(f"our side uses {ours}, but the peer was built with AVX-512: {features}")
+    """A peer built for other instructions than our side uses is no peer."""
+    for theirs, mine in (("AVX512_VNNI = 1", "avx512"), ("AVX_VNNI = 1", "avx-vnni")):
+        if (theirs in features) != ours.startswith(mine) and ours.startswith("avx"):
+            raise SystemExit(f"our side uses {ours}, but the peer was built for: {features}")
 
 
 def compare(peer: str, file: Path, model: str, kind: str, scheme: str) -> list[dict[str, object]]:

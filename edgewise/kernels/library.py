@@ -155,6 +155,7 @@ def checked(status: int) -> None:
         what = {
             2: "a shape or type that they do not know",
             3: "what lies outside a cache or matrix",
+            4: "two lanes of one slot",
         }
         raise ValueError(f"the kernels were handed {what.get(status, f'fault {status}')}")
 

@@ -243,9 +243,11 @@ static void products(const char* isa, int rounds) {
 static void blocks(const char* isa, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     Block b{};
-    b.kv_heads = draw(1, 3), b.heads = b.kv_heads * draw(1, 3), b.head_dim = 16 * draw(1, 5);
+    const bool many = !draw(0, 3), far = !draw(0, 2);  // heads to a key; positions, and tokens
+    b.kv_heads = draw(1, 3), b.heads = b.kv_heads * draw(1, many ? 26 : 3);
+    b.head_dim = 16 * draw(1, many ? 2 : 5);
     b.hidden = draw(1, 90), b.ffn = draw(1, 150), b.gated = draw(0, 1), b.activation = draw(0, 2);
-    b.window = draw(0, 1) * draw(1, 9);
+    b.window = draw(0, 1) * draw(1, far ? 100 : 9);
     const int queries = b.heads * b.head_dim, fused = queries + 2 * b.kv_heads * b.head_dim;
     const int keys_rows = (fused - queries) / 2;
     Stack qkv(split({queries, keys_rows, keys_rows}), b.hidden, draw(0, 1));
@@ -257,7 +259,7 @@ static void blocks(const char* isa, int rounds) {
     b.attention_norm = {weight.data(), bias.data(), 1e-5f, draw(0, 1)};
     b.mlp_norm = {weight.data(), nullptr, 1e-5f, draw(0, 1)};
     if (draw(0, 1)) b.q_norm = b.k_norm = {weight.data(), nullptr, 1e-6f, 0};
-    const int slots = 3, context = draw(6, 20), kind = draw(0, 3);
+    const int slots = 3, context = far ? draw(40, 200) : draw(6, 20), kind = draw(0, 3);
     const size_t positions = size_t(slots) * b.kv_heads * context;
     const size_t bytes = positions * b.head_dim * (kind == kFp32 ? 4 : kind == kInt8 ? 1 : 2);
     std::vector<uint8_t> keys[2], values[2];
@@ -265,7 +267,7 @@ static void blocks(const char* isa, int rounds) {
     std::vector<Lane> lanes;
     int tokens = 0;
     for (int slot = 0; slot < draw(1, 3); ++slot) {
-      const int length = draw(1, 5), start = draw(0, 1) ? 0 : draw(0, context - length);
+      const int length = draw(1, far ? 40 : 5), start = draw(0, 1) ? 0 : draw(0, context - length);
       lanes.push_back({slot, start, length});
       tokens += length;
     }

@@ -228,6 +228,15 @@ def test_positions_outside_the_cache_are_refused(lane):
         run_blocks(part.native, torch.zeros(1, 64), [lane], turn)
 
 
+def test_two_lanes_of_one_slot_are_refused():
+    """They would read what the other one may not have written yet."""
+    shard = random_shard(LLAMA, 1, 2, "q4g32ad", device="cpu", slots=4, context=64)
+    (part,) = shard._parts
+    turn = (torch.ones(8, 16), torch.zeros(8, 16))
+    with pytest.raises(ValueError, match="two lanes of one slot"):
+        run_blocks(part.native, torch.zeros(8, 64), [(0, 0, 5), (0, 5, 3)], turn)
+
+
 def test_a_block_that_the_kernels_do_not_know_is_refused():
     shard = random_shard(LLAMA, 1, 2, "q4g32ad", device="cpu", slots=1, context=64)
     (part,) = shard._parts

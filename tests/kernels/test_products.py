@@ -246,3 +246,14 @@ def test_a_tokens_product_is_bitwise_the_same_alone_and_among_others(isa, kind, 
     alone = torch.cat([kernels.linear(matrix, row[None]) for row in x])
     for count in (2, 3, 5, 8, 9, 16, 17, 23):
         assert torch.equal(kernels.linear(matrix, x[:count]), alone[:count]), count
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-36, 1e-39, 1e-45])
+def test_activations_whose_reciprocal_is_no_number_count_as_nothing(isa, size):
+    packed = packed_of("q4g32ad", (40, 96))
+    x = torch.randn(3, 96)
+    tiny = x.clone()
+    tiny[1] *= size
+    found, expected = (kernels.linear(native_of(packed), y) for y in (tiny, x))
+    assert torch.equal(found[[0, 2]], expected[[0, 2]])
+    assert found[1].abs().max() < 1e3 * size + 1e-28

@@ -24,7 +24,8 @@ INLINE void quantize_group(const Quantized& q, int token, int g, const float* x,
     most = higher_of(absolute(part), most);
     squares += part * part;
   }
-  const float range = largest(most), inverse = range > 0 ? 127.0f / range : 0.0f;
+  // What is too small for its reciprocal to be a number counts as nothing.
+  const float range = largest(most), inverse = range > 1e-30f ? 127.0f / range : 0.0f;
   const size_t first = size_t(token) * q.width + size_t(g) * q.group;
   i32s total = {}, rest_total = {};
   for (int i = 0; i < q.group; i += kLanes) {

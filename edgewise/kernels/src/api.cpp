@@ -44,7 +44,7 @@ void* buffer(size_t size) {
   return own.start;
 }
 
-constexpr int kOk = 0, kNoMemory = 1, kUnknown = 2, kOutside = 3;
+constexpr int kOk = 0, kNoMemory = 1, kUnknown = 2, kOutside = 3, kTwice = 4;
 
 }  // namespace
 
@@ -115,6 +115,7 @@ EXPORT int edgewise_whole(const Matrix* m, int first, int last, uint16_t* out, i
 // One step through `count` blocks; step.x is changed in place.
 EXPORT int edgewise_blocks(const Block* const* blocks, int count, const Step* step) {
   size_t size = 0;
+  if (!distinct(*step)) return kTwice;
   for (int i = 0; i < count; ++i) {
     if (!known(*blocks[i])) return kUnknown;
     if (!fits(*blocks[i], *step)) return kOutside;

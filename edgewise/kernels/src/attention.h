@@ -4,7 +4,7 @@
 // the same keys and values, which are brought to float32 a span of positions at a time, for all of
 // them. A score is a sum over the head's numbers in order, a result one over positions in order,
 // each in a lane of its own: so a row's numbers are the same in any block, alone or in a prompt.
-// Positions that a row does not see weigh nothing: adding 0 changes no sum.
+// Positions that a row does not see weigh nothing: adding 0 times a finite number changes no sum.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -18,8 +18,13 @@ namespace edgewise {
 namespace {
 
 constexpr int kVectors = 4;  // of positions, or of columns, whose sums are kept for a few rows
-constexpr int kAttended = kLanes == 16 ? 4 : 3;  // rows: sums for them must fit into the registers
-constexpr int kSpan = kVectors * kLanes;         // positions
+#if EDGEWISE_LANES == 16 || defined(__aarch64__)
+constexpr int kAttended = 4;  // rows: sums for them must fit into the 32 registers
+#else
+constexpr int kAttended = 3;  // or into 16
+#endif
+constexpr int kSpan = kVectors * kLanes;  // positions
+static_assert(kSpan <= kMostSpan, "scratch.h has no room for more");
 
 // The pair (i, i + D/2) of a head turned by its angle.
 INLINE void turn(float* x, int size, const float* cos, const float* sin) {
@@ -56,7 +61,7 @@ INLINE void keep(void* to, float* scale, size_t row, int size, const float* x) {
     for (int i = 0; i < size; i += kLanes) most = higher_of(absolute(load<f32s>(x + i)), most);
     scale[row] = largest(most) / 127.0f;
   }
-  const float inverse = TYPE == kInt8 && scale[row] > 0 ? 1.0f / scale[row] : 0.0f;
+  const float inverse = TYPE == kInt8 && scale[row] > 1e-30f ? 1.0f / scale[row] : 0.0f;
   for (int i = 0; i < size; i += kLanes) {
     const f32s part = load<f32s>(x + i);
     const size_t at = row * size + i;
@@ -163,14 +168,20 @@ INLINE void compare(const Rows& queries, int row, const float* keys, const float
       store(score + r * room + v * kLanes, total[r][v] * load<f32s>(by + v * kLanes));
 }
 
+// work(first row, how many as a constant) on all rows, as many at a time as fit into registers.
+template <int R, class F>
+INLINE void in_groups(int first, int rows, F&& work) {
+  for (; first + R <= rows; first += R) work(first, std::integral_constant<int, R>{});
+  if constexpr (R > 1) in_groups<R - 1>(first, rows, work);
+}
+
 // The same for all rows.
 template <int V>
 INLINE void compare_all(const Rows& queries, int rows, const float* keys, const float* by,
                         float* score, size_t room) {
-  int r = 0;
-  for (; r + kAttended <= rows; r += kAttended)
-    compare<kAttended, V>(queries, r, keys, by, score + r * room, room);
-  for (; r < rows; ++r) compare<1, V>(queries, r, keys, by, score + r * room, room);
+  in_groups<kAttended>(0, rows, [&](int r, auto count) {
+    compare<count.value, V>(queries, r, keys, by, score + r * room, room);
+  });
 }
 
 // Of scores [0, count), and room up to a whole span, those outside [first, end) become 0 and the
@@ -261,11 +272,10 @@ INLINE void answer(const Block& b, const Tokens& of, int kv, const Rows& queries
     const int count = std::min(last - p, kSpan);
     for (size_t i = 0; i < size_t(count) * size; i += kLanes)
       store(values + i, cached_ahead<TYPE>(b.cache.values, (base + p) * size + i, size));
-    int r = 0;
-    for (; r + kAttended <= rows; r += kAttended)
-      mix_columns<kAttended>(out, r, desk.score + r * room + p - from, room, values, count, p > from);
-    for (; r < rows; ++r)
-      mix_columns<1>(out, r, desk.score + r * room + p - from, room, values, count, p > from);
+    in_groups<kAttended>(0, rows, [&](int r, auto at_once) {
+      mix_columns<at_once.value>(out, r, desk.score + r * room + p - from, room, values, count,
+                                 p > from);
+    });
   }
 }
 
@@ -276,24 +286,29 @@ INLINE void attention(Crew& crew, const Block& b, const Step& step, float* qkv, 
                       const AttentionScratch& scratch, float* out, size_t out_stride) {
   const int most = scratch.tokens, parts = parts_of(step, most), all = parts * b.kv_heads;
   const int shared = b.heads / b.kv_heads, size = b.head_dim;
-  const bool alone = step.num_lanes == parts;  // no query block looks at what another one keeps
-  const auto kept = [&](int i) {
+  // Fewer query blocks than threads: their heads are dealt out, each converts the keys for itself.
+  const int splits = std::min((crew.size() + all - 1) / all, shared);
+  // Where a lane is one query block, nothing that it looks at is kept by another one.
+  const bool at_once = step.num_lanes == parts && splits == 1;
+  const auto keep_part = [&](int i) {
     remember<TYPE>(b, step, tokens_of(step, i % parts, most), i / parts, qkv, stride);
   };
-  if (!alone)
+  if (!at_once)
     crew.each(all, crew.chunk(all), [&](int first, int last) {
-      for (int i = first; i < last; ++i) kept(i);
+      for (int i = first; i < last; ++i) keep_part(i);
     });
   const size_t place = ::edgewise::place();
   const Desk desk{scratch.keys + place * scratch.numbers, scratch.by + place * kMostSpan,
                   scratch.scores + place * scratch.rows * scratch.room, scratch.room};
-  crew.each(all, crew.chunk(all), [&](int first, int last) {
+  crew.each(all * splits, crew.chunk(all * splits), [&](int first, int last) {
     for (int i = first; i < last; ++i) {
-      if (alone) kept(i);
-      const Tokens of = tokens_of(step, i % parts, most);
-      const size_t head = size_t(i / parts) * shared * size;
-      answer<TYPE>(b, of, i / parts, {qkv + of.token * stride + head, stride, shared, size}, desk,
-                   {out + of.token * out_stride + head, out_stride, shared, size});
+      const int block = i / splits, split = i % splits;
+      if (at_once) keep_part(block);
+      const Tokens of = tokens_of(step, block % parts, most);
+      const int from = split * shared / splits, count = (split + 1) * shared / splits - from;
+      const size_t head = (size_t(block / parts) * shared + from) * size;
+      answer<TYPE>(b, of, block / parts, {qkv + of.token * stride + head, stride, count, size}, desk,
+                   {out + of.token * out_stride + head, out_stride, count, size});
     }
   });
 }

@@ -13,16 +13,16 @@ namespace {
 // work(first, last) on pieces of [0, count): shared out, or where each thread has its own place for the
 // result, done by all of them, which is quicker for few tokens than to wait for others.
 template <class F>
-INLINE void prepare(Crew& crew, bool alone, int count, F&& work) {
-  if (alone) return work(0, count);
+INLINE void prepare(Crew& crew, bool by_each, int count, F&& work) {
+  if (by_each) return work(0, count);
   crew.each(count, std::max(count / 8, 1), work);
 }
 
 // Rows of x [tokens, size] normalised, and then in 8 bits where that is wanted.
-INLINE void normalised(Crew& crew, bool alone, const Norm& norm, const float* x, int size,
+INLINE void normalised(Crew& crew, bool by_each, const Norm& norm, const float* x, int size,
                        int tokens, float* rows, const Activations& in8) {
   const size_t stride = BlockScratch::padded(size);
-  prepare(crew, alone, tokens, [&](int first, int last) {
+  prepare(crew, by_each, tokens, [&](int first, int last) {
     for (int t = first; t < last; ++t) {
       const float* row = rows + t * stride;
       normalise(norm, x + size_t(t) * size, size, rows + t * stride);
@@ -112,11 +112,11 @@ INLINE void activate(const Block& b, float* up, size_t stride, int t, int piece,
 }
 
 // The pieces of rows of x [tokens, columns] in 8 bits, where that is wanted.
-INLINE void quantize(Crew& crew, bool alone, const Activations& in8, int tokens, const float* x,
+INLINE void quantize(Crew& crew, bool by_each, const Activations& in8, int tokens, const float* x,
                      size_t stride, int columns) {
   if (!in8.wanted()) return;
   const int pieces = pieces_of(columns);
-  prepare(crew, alone, tokens * pieces, [&](int first, int last) {
+  prepare(crew, by_each, tokens * pieces, [&](int first, int last) {
     for (int i = first; i < last; ++i) {
       const int from = i % pieces * kPiece;
       quantize_piece(in8, i / pieces, i % pieces, x + i / pieces * stride + from, columns - from);
@@ -131,17 +131,17 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
   const BlockScratch s(from, b, step);
   const size_t fused = s.padded(b.qkv.all_rows()), wide = s.padded(b.up.all_rows());
   const size_t queries = s.padded(int64_t(b.heads) * b.head_dim), hidden = s.padded(b.hidden);
-  const bool alone = s.copies > 1;
-  const int own = alone ? place() * tokens : 0;  // this thread's first token in what there are copies of
+  const bool by_each = s.copies > 1;
+  const int own = by_each ? place() * tokens : 0;  // this thread's first token in what there are copies of
   float* normal = s.normal + own * hidden;
   const Activations in_qkv = s.hidden.from(own), in_out = s.heads.from(own), in_up = s.ups.from(own);
 
-  normalised(crew, alone, b.attention_norm, step.x, b.hidden, tokens, normal, in_qkv);
+  normalised(crew, by_each, b.attention_norm, step.x, b.hidden, tokens, normal, in_qkv);
   multiply<Isa, false>(crew, b.qkv, {normal, hidden, in_qkv}, tokens, s.qkv, fused);
   attention(crew, b, step, s.qkv, fused, s.attention, s.attended, queries);
-  quantize(crew, alone, in_out, tokens, s.attended, queries, b.heads * b.head_dim);
+  quantize(crew, by_each, in_out, tokens, s.attended, queries, b.heads * b.head_dim);
   multiply<Isa, true>(crew, b.out, {s.attended, queries, in_out}, tokens, step.x, b.hidden);
-  normalised(crew, alone, b.mlp_norm, step.x, b.hidden, tokens, normal, in_up);
+  normalised(crew, by_each, b.mlp_norm, step.x, b.hidden, tokens, normal, in_up);
   multiply<Isa, false>(crew, b.up, {normal, hidden, in_up}, tokens, s.up, wide);
   const int inner = pieces_of(b.ffn);
   crew.each(tokens * inner, std::max(tokens * inner / 16, 1), [&](int first, int last) {

@@ -45,6 +45,14 @@ inline bool fits(const Block& b, const Step& step) {
   return tokens == step.tokens && tokens > 0;
 }
 
+// Whether each lane has a slot of its own: lanes do not wait for each other's keys and values.
+inline bool distinct(const Step& step) {
+  for (int i = 0; i < step.num_lanes; ++i)
+    for (int k = 0; k < i; ++k)
+      if (step.lanes[i].slot == step.lanes[k].slot) return false;
+  return true;
+}
+
 // Of every struct its size and where its fields lie, one after the other, ending in -1.
 #define AT(field) int64_t(offsetof(Here, field))
 inline const int64_t* layouts() {

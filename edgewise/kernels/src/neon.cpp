@@ -2,7 +2,9 @@
 #include "target.h"
 
 #if defined(__aarch64__)
+#if defined(__linux__)
 #include <sys/auxv.h>
+#endif
 #if defined(__clang__)
 EDGEWISE_TARGET("dotprod")
 #else
@@ -12,7 +14,7 @@ EDGEWISE_TARGET("arch=armv8.2-a+dotprod")
 EDGEWISE_TARGET_END
 
 const edgewise::Table* edgewise::neon() {
-#if defined(__APPLE__)
+#if !defined(__linux__)
   constexpr bool has = true;
 #else
   constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP

@@ -2,7 +2,9 @@
 #include "target.h"
 
 #if defined(__aarch64__)
+#if defined(__linux__)
 #include <sys/auxv.h>
+#endif
 #if defined(__clang__)
 EDGEWISE_TARGET("dotprod,i8mm")
 #else
@@ -13,8 +15,8 @@ EDGEWISE_TARGET("arch=armv8.2-a+dotprod+i8mm")
 EDGEWISE_TARGET_END
 
 const edgewise::Table* edgewise::neon_i8mm() {
-#if defined(__APPLE__)
-  constexpr bool has = false;  // Apple's first chips have none: sysctl knows, not asked yet
+#if !defined(__linux__)
+  constexpr bool has = false;  // not asked for: Apple's first chips have none
 #else
   constexpr unsigned long kMatrices = 1ul << 13;  // HWCAP2_I8MM
   const bool has = getauxval(AT_HWCAP2) & kMatrices;

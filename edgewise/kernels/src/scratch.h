@@ -148,7 +148,7 @@ struct AttentionScratch {
       : tokens(std::max(kQueries * block.kv_heads / block.heads, 1)),
         rows(tokens * block.heads / block.kv_heads),
         numbers(size_t(kMostSpan) * block.head_dim),
-        room(size_t(step.longest() + 2 * kMostSpan - 1) / kMostSpan * kMostSpan),
+        room(size_t(step.longest() + kMostSpan - 1) / kMostSpan * kMostSpan),
         keys(from.take<float>(step.threads * numbers)),
         by(from.take<float>(step.threads * kMostSpan)),
         scores(from.take<float>(step.threads * rows * room)) {}

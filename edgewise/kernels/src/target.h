@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <utility>
 
 #include "scratch.h"
 #include "table.h"

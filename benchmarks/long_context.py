@@ -1,5 +1,5 @@
-"""Claim: with 8,192 tokens behind it, a step of the 1.1 B shape spends less than half of its time on
-attention.
+"""Claim: with 8,192 tokens behind it, a step of the 1.1 B shape spends less than half of its time
+on attention.
 
 A token's step in 4 bits, random weights, 32 query heads on 4 of keys and values; keys and values in
 bf16 and in 8 bits. The share of attention is what a step takes beyond one that has nothing behind

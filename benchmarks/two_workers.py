@@ -1,5 +1,5 @@
-"""Claim: two workers that compute at the same time on one machine together lose no more than a fifth
-to each other, however many threads each has, and one that waits for its turn costs no core.
+"""Claim: two workers that compute at the same time on one machine lose no more than a fifth to each
+other, however many threads each has, and one that waits for its turn costs no core.
 
 SmolLM2's blocks in 4 bits, a token after 64: steps per second of one process, and of two at the
 same time together, with 1 and 2 threads each, in turns; then the core seconds that a process takes
@@ -68,7 +68,7 @@ def main() -> None:
                      for _ in range(ROUNDS)]  # fmt: skip
             alone, both = (median(x) for x in zip(*pairs, strict=True))
             rows.append({"threads": threads, "alone": alone, "both": both})
-            print(f"{threads} threads: one {alone:.0f} steps/s, two together {both:.0f}", flush=True)
+            print(f"{threads} threads: one {alone:.0f} steps/s, together {both:.0f}", flush=True)
         waiting = ask(workers[:1], "wait")
         print(f"waiting for a second: {waiting * 1e3:.1f} ms of a core")
     finally:

@@ -17,8 +17,9 @@ from edgewise.kernels.matrix import NativeMatrix, dequantize, linear
 
 
 class Backend(Protocol):
-    """Matrices and blocks are this backend's own, and opaque to callers but for `shape`, `source`
-    and `most_tokens` (see NativeMatrix)."""
+    """Matrices and blocks are a backend's own, subclasses of those of the library or they
+    themselves: it is handed none but those that it made, and callers look at nothing of them but
+    `shape`, `source`, `parts` and `most_tokens`."""
 
     def pack(
         self,
@@ -67,8 +68,8 @@ class Backend(Protocol):
         ...
 
     def most_tokens(self, dtype: torch.dtype | None) -> float:
-        """Tokens up to which products with matrices of a type, None: packed, are quicker here than
-        in torch. A rule and no timing: all workers must decide alike."""
+        """What matrices of a type, None: packed, say (`NativeMatrix.most_tokens`), before there
+        are any. A rule and no timing: all workers must decide alike."""
         ...
 
 

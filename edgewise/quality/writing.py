@@ -6,8 +6,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from edgewise import kernels
 from edgewise.errors import InputError
+from edgewise.kernels import backend_of
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.shard import load_shard
@@ -58,7 +58,8 @@ def draw(odds: Tensor, generator: torch.Generator) -> Tensor:
 def _precision(checkpoint: Checkpoint, count: int, length: int) -> str:
     spec, room = checkpoint.spec, MOST_MEMORY * _free_bytes()
     cache = 2 * count * length * spec.kv_width * spec.num_blocks
-    integers = kernels.available() and kernels.most_tokens(None) >= count
+    backend = backend_of(torch.device("cpu"))
+    integers = backend is not None and backend.most_tokens(None) >= count
     for name in INTEGERS if integers else FLOATS:
         if sum(x.weight_bytes(get_scheme(name)) for x in spec.layers) + cache <= room:
             return name

@@ -46,3 +46,13 @@ def test_no_change_costs_nothing():
     gradient = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     assert quadratic_loss(gradient, torch.zeros(2, 3, 4)) == 0.0
     assert quadratic_loss(torch.ones(1, 2, 3), torch.ones(1, 2, 3)) == 4.5
+
+
+def test_a_sequence_whose_gradient_is_beyond_reason_is_left_out():
+    generator = torch.Generator().manual_seed(5)
+    gradient, change = (torch.randn(8, 32, 4, generator=generator) for _ in range(2))
+    expected = quadratic_loss(gradient[1:], change[1:])
+    gradient[0, 0] *= 1000
+    assert quadratic_loss(gradient, change) == pytest.approx(expected, rel=1e-6)
+    gradient[0, 0] /= 900  # large, but no more than happens
+    assert quadratic_loss(gradient, change) > 0.9 * expected

@@ -23,7 +23,7 @@ from edgewise.models.decoder import Block, Layer, causal_attention, inverse_freq
 from edgewise.quality.writing import draw
 
 AT_ONCE = 2048  # tokens through which gradients are taken at a time
-BEYOND = 16
+BEYOND = 16  # times the median
 
 
 def head_gradient(head: Layer, states: Tensor, generator: torch.Generator) -> Tensor:
@@ -78,7 +78,7 @@ def quadratic_loss(gradient: Tensor, change: Tensor) -> float:
     the log probability of drawn tokens: a mean over sequences, but for those that are BEYOND times
     the median. A first token that is about to carry massive activations, and after the change
     perhaps does not, has a gradient with which the second order means nothing: 25,000 nats at one
-    token (SmolLM2, one sequence of eight), which would be all that is left of the layers' shares."""
+    token (SmolLM2, one sequence of eight), beside which the layers' shares disappear."""
     sequences = (gradient * change).sum(-1).double().square().mean(-1)
     sound = sequences[sequences <= BEYOND * sequences.quantile(0.5)]
     return float(sound.mean()) / 2

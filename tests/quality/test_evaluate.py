@@ -208,15 +208,15 @@ def test_a_tied_embedding_is_rounded_for_its_head(tmp_path, monkeypatch):
     from edgewise.quality.plan_loss import plan_losses
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    store, ids = Store(tmp_path / "layers"), sequences("demo", Calibration(count=32, seed=1))
+    store, ids = Store(tmp_path / "layers"), sequences("demo", Calibration(count=64, seed=1))
     plan, how = ("q2g32ad", *["bf16"] * 12, "q2g32ad"), {"method": "gptq:text", "store": store}
     assert prepare("demo", [[name] for name in plan], "gptq:text", ids, store) == 2
     tokens = load_shard("demo", 0, 1, plan[:1], **how).layers[0].tokens
     head = load_shard("demo", 13, 14, plan[-1:], **how).layers[0]
     assert torch.equal(tokens.packed.codes, head.out.packed.codes)
-    held_out = sequences("demo", Calibration(count=8, seed=2))
+    held_out = sequences("demo", Calibration(count=16, seed=2))
     nearest, gptq = (
         plan_losses("demo", [plan], held_out, method=method, store=store)[0].mean
         for method in ("nearest", "gptq:text")
     )
-    assert gptq < 0.8 * nearest
+    assert gptq < 0.9 * nearest

@@ -9,7 +9,7 @@ import transformers
 
 from edgewise.errors import InputError
 from edgewise.models.shard import load_shard
-from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.quality.evaluate import evaluate, greedy
 from edgewise.quality.examples import Example, load_examples
 from edgewise.quality.prepare import prepare
@@ -204,19 +204,30 @@ def test_prepared_layers_are_found_and_better(tmp_path, monkeypatch):
 
 
 def test_a_tied_embedding_is_rounded_for_its_head(tmp_path, monkeypatch):
-    """Under GPTQ both hold the same numbers, together or alone, and answer better."""
-    from edgewise.quality.plan_loss import plan_losses
-
+    """Under GPTQ both hold the same numbers, together or alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    store, ids = Store(tmp_path / "layers"), sequences("demo", Calibration(count=64, seed=1))
+    store, ids = Store(tmp_path / "layers"), sequences("demo", Calibration(count=8, seed=1))
     plan, how = ("q2g32ad", *["bf16"] * 12, "q2g32ad"), {"method": "gptq:text", "store": store}
     assert prepare("demo", [[name] for name in plan], "gptq:text", ids, store) == 2
     tokens = load_shard("demo", 0, 1, plan[:1], **how).layers[0].tokens
     head = load_shard("demo", 13, 14, plan[-1:], **how).layers[0]
     assert torch.equal(tokens.packed.codes, head.out.packed.codes)
-    held_out = sequences("demo", Calibration(count=16, seed=2))
+
+
+def test_a_real_tied_embedding_loses_less_by_gptq(tmp_path, monkeypatch, real_model):
+    """The built-in model's gain is a matter of the text: 0.6 to 1.1 times."""
+    from edgewise.quality.plan_loss import plan_losses
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, store = str(real_model), Store(tmp_path / "layers")
+    plan = ("q3g32ad", *["bf16"] * 30, "q3g32ad")
+    looked_at, held_out = (
+        sequences(model, Calibration(ENGLISH, count=count, seed=seed))
+        for count, seed in ((8, 1), (4, 2))
+    )
+    assert prepare(model, [[name] for name in plan], "gptq:text", looked_at, store) == 2
     nearest, gptq = (
-        plan_losses("demo", [plan], held_out, method=method, store=store)[0].mean
+        plan_losses(model, [plan], held_out, method=method, store=store)[0].mean
         for method in ("nearest", "gptq:text")
     )
-    assert gptq < nearest  # 0.6 to 0.96 times, by text
+    assert gptq < 0.8 * nearest

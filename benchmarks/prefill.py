@@ -20,6 +20,7 @@ from edgewise import kernels
 from edgewise.cli.devices import describe_machine
 from edgewise.models.cache import Segment
 from edgewise.models.shard import random_shard
+from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.packed import random_packed
 from edgewise.schemes import get_scheme
 
@@ -43,8 +44,7 @@ def prefill(scheme: str) -> list[dict[str, object]]:
 def crossover(scheme: str) -> dict[str, object]:
     """Milliseconds of a product of 5632 x 2048 for a few tokens, both ways."""
     packed = random_packed(get_scheme(scheme), (5632, 2048), torch.device("cpu"))
-    sizes = (packed.scheme.bits, packed.scheme.group)
-    packing = kernels.NativeMatrix.packed(packed.shape, *sizes, packed.tensors)
+    packing = PackedLinear(packed).native()
     table = {}
     for tokens in FEW:
         x = torch.randn(tokens, 2048, dtype=torch.bfloat16)

@@ -50,8 +50,8 @@ def worker() -> None:
 
 def main() -> None:
     command = [sys.executable, __file__, "--worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    workers = [subprocess.Popen(command, **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
     for process in workers:
         assert process.stdout.readline() == "ready\n"
 

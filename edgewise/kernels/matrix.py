@@ -17,6 +17,11 @@ class NativeMatrix:
     """A matrix [rows, columns]: the struct that the library reads, and what it points to, kept
     alive together. All of it is on the CPU.
 
+    Packed in `bits`: `tensors` are codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 or
+    fp16 [B, G, 16]; where quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16]
+    (see quantization/packed.py). With 0 bits: codes [rows, columns] of a floating-point type of
+    `TYPES`. `bias` [rows] or None.
+
     `source` is where the numbers lie; `most_tokens` beyond which torch is quicker; `parts` what it
     was stacked from, else itself alone.
     """
@@ -25,7 +30,7 @@ class NativeMatrix:
         self,
         shape: tuple[int, int],
         tensors: Mapping[str, Tensor],
-        bias: Tensor | None,
+        bias: Tensor | None = None,
         bits: int = 0,
         group: int = 0,
     ) -> None:
@@ -43,25 +48,6 @@ class NativeMatrix:
             **pointers, rows=rows, columns=columns, bits=bits, group=group, type=kind, sides=sides
         )
         self._kept: object = kept
-
-    @staticmethod
-    def packed(
-        shape: tuple[int, int],
-        bits: int,
-        group: int,
-        tensors: Mapping[str, Tensor],
-        bias: Tensor | None = None,
-    ) -> "NativeMatrix":
-        """`tensors`: codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 or fp16
-        [B, G, 16]; where quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16]
-        (see quantization/packed.py). `bias` [rows] or None."""
-        return NativeMatrix(shape, tensors, bias, bits, group)
-
-    @staticmethod
-    def plain(weight: Tensor, bias: Tensor | None = None) -> "NativeMatrix":
-        """weight [rows, columns] of a floating-point type of `TYPES`."""
-        rows, columns = weight.shape
-        return NativeMatrix((rows, columns), {"codes": weight}, bias)
 
     @staticmethod
     def stacked(parts: Sequence["NativeMatrix"], bias: Tensor | None = None) -> "NativeMatrix":

@@ -132,7 +132,10 @@ class KVCache:
         return self._blocks[block]
 
     def check(self, segments: list[Segment]) -> None:
-        """Raises RuntimeError where a segment is longer than the cache."""
+        """Raises RuntimeError where a segment is longer than the cache, or two are of one sequence:
+        segments do not wait for each other's keys."""
+        if len({segment.sequence for segment in segments}) < len(segments):
+            raise RuntimeError("two segments of one sequence in a step")
         for segment in segments:
             if segment.end > self.context:
                 raise RuntimeError(f"position {segment.end} is beyond {self.context} cached tokens")

@@ -10,7 +10,7 @@ Neither looks at cached tokens.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -178,6 +178,24 @@ def measure(
     return Profile(spec.digest, tuple(layers), readings, links, tuple(memory))
 
 
+def step_and_block(
+    one: Mapping[Shape, float], several: Mapping[Shape, float], blocks: int, grid: Grid
+) -> tuple[float, dict[Shape, float]]:
+    """Seconds that a step costs besides its layers, and that a block takes per shape, from steps
+    through one block and, decoding, through `blocks` of them: step + n block. On a busy machine
+    several may seem quicker than one, or a prompt quicker than a token: neither is believed."""
+    first = grid.decode[0]
+    found = {
+        shape: max((seconds - one[shape]) / (blocks - 1), LEAST_SHARE * one[shape])
+        if blocks > 1
+        else seconds
+        for shape, seconds in several.items()
+        if shape in grid.decode
+    }
+    step = max(one[first] - found[first], 0.0)
+    return step, found | {x: max(one[x] - step, found[first]) for x in grid.prefill}
+
+
 def _time_scheme(
     bench: _Bench, spec: ModelSpec, scheme: str, kinds: dict[str, str]
 ) -> list[tuple[str, float, list[LayerTiming], list[LayerMemory]]]:
@@ -192,14 +210,8 @@ def _time_scheme(
     head = bench.run(scheme, last - beside, last + 1, [x for x in grid.ends if x in grid.decode])
     found = []
     for kind, name in kinds.items():
-        single, first = one[name].seconds, grid.decode[0]
-        slopes = {
-            shape: (seconds - single[shape]) / (blocks - 1) if blocks > 1 else seconds
-            for shape, seconds in several[name].seconds.items()
-        }
-        slopes = {x: max(t, LEAST_SHARE * single[x]) for x, t in slopes.items()}
-        step = max(single[first] - slopes[first], 0.0)
-        slopes |= {x: max(single[x] - step, slopes[first]) for x in grid.prefill}
+        single = one[name].seconds
+        step, slopes = step_and_block(single, several[name].seconds, blocks, grid)
         added = {
             layer: {x: t - (single[x] if small else step) for x, t in run[name].seconds.items()}
             for layer, run in ((LayerKind.EMBEDDING, embedding), (LayerKind.HEAD, head))

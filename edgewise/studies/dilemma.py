@@ -171,7 +171,10 @@ def quality_section(model: str, layers: Layers, questions: int, on_step: OnStep)
             whole = ("fp32",) * (len(bits) + 2)
             alter = partial(truncate_blocks, bits=bits)
             as_published = evaluate(model, whole, examples, alter=alter)
-            for found in (as_published, *(evaluate(model, x, examples) for x in _stored(bits))):
+            for found in (
+                as_published,
+                *(evaluate(model, x, examples) for x in _own_and_nearest(bits)),
+            ):
                 done[bits] += [found.loss, f"{found.perplexity:.5g}", found.bleu]
             on_step(f"delta {delta:g}")
         rows.append((f"{delta:g}", _ratio(layers, bits), *done[bits], *published))
@@ -194,7 +197,7 @@ QUALITY_TEXT = (
 )
 
 
-def _stored(bits: tuple[int, ...]) -> list[tuple[str, ...]]:
+def _own_and_nearest(bits: tuple[int, ...]) -> list[tuple[str, ...]]:
     """Schemes of all layers for "own range" and for "nearest"."""
     truncated = ("fp32", *(f"t{b}" for b in bits), "fp32")
     nearest = ("fp32", *(f"q{b}g64" if b <= 8 else f"t{b}" for b in bits), "fp32")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from edgewise.demo.questions import exact_match
-from tests.seeds import THOROUGH, cases
+from tests.seeds import cases
 
 
 def test_demo_json_ends_with_one_document(start):
@@ -45,7 +45,6 @@ def test_demo_json_ends_with_one_document(start):
     assert exact_match(document["answer"], document["expected_answer"])
 
 
-@pytest.mark.skipif(not THOROUGH, reason="`make demo` shows it: make test-slow")
 def test_demo_for_people_prints_tables_and_no_control_characters_when_piped(start):
     process = start("demo", "--model", "demo")
     out, err = process.communicate(timeout=120)

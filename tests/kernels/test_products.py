@@ -32,6 +32,10 @@ def packed_of(scheme, shape, seed=0):
     return quantize(torch.randn(shape, generator=generator), get_scheme(scheme), None)
 
 
+def unpacked(weight, bias=None):
+    return kernels.NativeMatrix(tuple(weight.shape), {"codes": weight}, bias)
+
+
 def native_of(packed, bias=None):
     module = PackedLinear(packed, bias)
     assert module.native() is not None
@@ -118,7 +122,7 @@ def test_parts_below_each_other_are_what_they_are_alone(isa, schemes):
             parts.append(native_of(packed_of(scheme, shape), bias))
         else:
             weight = torch.randn(shape).to(getattr(torch, get_scheme(scheme).compute))
-            parts.append(kernels.NativeMatrix.plain(weight, bias))
+            parts.append(unpacked(weight, bias))
     whole = kernels.NativeMatrix.stacked([parts[0], kernels.NativeMatrix.stacked(parts[1:])])
     assert whole.parts == tuple(parts)
     assert whole.shape == (sum(part.shape[0] for part in parts), columns)
@@ -144,7 +148,7 @@ def test_the_bias_of_all_parts():
 
 
 def test_parts_need_the_same_columns():
-    parts = [kernels.NativeMatrix.plain(torch.zeros(2, columns)) for columns in (3, 4)]
+    parts = [unpacked(torch.zeros(2, columns)) for columns in (3, 4)]
     with pytest.raises(ValueError, match="same columns"):
         kernels.NativeMatrix.stacked(parts)
 
@@ -156,7 +160,7 @@ def test_plain_matrices_lose_nothing_but_the_last_digits(isa, dtype):
         weight[0, 0] = 6e-8  # of fp16, the smallest number there is
         for tokens in (1, 2, 3, 4, 5, 8, 16, 17):
             x = torch.randn(tokens, shape[1])
-            found = kernels.linear(kernels.NativeMatrix.plain(weight, bias), x)
+            found = kernels.linear(unpacked(weight, bias), x)
             expected = x.double() @ weight.double().T + bias.double()
             assert (found.double() - expected).abs().max() < 1e-6
 
@@ -213,7 +217,8 @@ def test_a_forked_process_has_threads_of_its_own():
 import os, sys, torch
 from edgewise import kernels
 torch.set_num_threads(2)
-matrix, x = kernels.NativeMatrix.plain(torch.ones(64, 256)), torch.ones(3, 256)
+matrix = kernels.NativeMatrix((64, 256), {"codes": torch.ones(64, 256)})
+x = torch.ones(3, 256)
 before = kernels.linear(matrix, x)
 child = os.fork()
 if child == 0:
@@ -242,7 +247,7 @@ def test_a_tokens_product_is_bitwise_the_same_alone_and_among_others(isa, kind, 
     if scheme.group:
         matrix = native_of(quantize(weight, scheme, None))
     else:
-        matrix = kernels.NativeMatrix.plain(weight.to(getattr(torch, scheme.compute)))
+        matrix = unpacked(weight.to(getattr(torch, scheme.compute)))
     alone = torch.cat([kernels.linear(matrix, row[None]) for row in x])
     for count in (2, 3, 5, 8, 9, 16, 17, 23):
         assert torch.equal(kernels.linear(matrix, x[:count]), alone[:count]), count

@@ -7,7 +7,7 @@ from edgewise.clusters import Cluster, Device, Link, Network
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure, num_measurements
-from edgewise.profiling.measure import PRECISION, is_known
+from edgewise.profiling.measure import LEAST_SHARE, PRECISION, is_known, step_and_block
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, Workload
@@ -116,3 +116,25 @@ def test_a_median_is_known_once_its_error_is_small():
     assert np.mean(np.array(wrong) > 3 * PRECISION) < 0.1
     assert is_known([1.0] * 5)
     assert not is_known([0.5, 1.0, 1.5, 1.0, 0.7])
+
+
+TWO = Grid(decode=((1, 1, 10), (1, 1, 20)), prefill=((1, 20, 0),))
+
+
+def test_a_step_and_a_block_are_told_apart():
+    one = {(1, 1, 10): 3.0, (1, 1, 20): 4.0, (1, 20, 0): 12.0}
+    several = {(1, 1, 10): 9.0, (1, 1, 20): 13.0}
+    step, block = step_and_block(one, several, 4, TWO)
+    assert step == pytest.approx(1.0)
+    assert block == pytest.approx({(1, 1, 10): 2.0, (1, 1, 20): 3.0, (1, 20, 0): 11.0})
+
+
+def test_noise_never_says_that_a_block_takes_nothing():
+    one = {(1, 1, 10): 3.0, (1, 1, 20): 4.0, (1, 20, 0): 2.0}  # a prompt quicker than a token
+    several = {(1, 1, 10): 2.5, (1, 1, 20): 4.0}  # four blocks quicker than one
+    step, block = step_and_block(one, several, 4, TWO)
+    least = 3.0 * LEAST_SHARE
+    assert step == pytest.approx(3.0 - least)
+    assert block == pytest.approx(
+        {(1, 1, 10): least, (1, 1, 20): 4.0 * LEAST_SHARE, (1, 20, 0): least}
+    )

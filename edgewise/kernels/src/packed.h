@@ -139,7 +139,7 @@ __attribute__((noinline)) void finish(const Matrix& m, int block, int slice, con
 // What tokens' products with a block's rows go to: y, or where not all groups are looked at at a
 // time, sums of scaled codes, and of rests, that go on.
 struct Results {
-  float (*y)[kRows];               // [tokens]
+  float (*y)[kRows];                         // [tokens]
   f32s (*sums)[kTokens], (*rests)[kTokens];  // [kSlices]
 };
 
@@ -201,7 +201,8 @@ INLINE void all_tokens(const Matrix& m, const Place& at, const Quantized& q, int
     slices<Isa, BITS, LAID, 4, GROUPS>(m, at, q, from + t, {to.y + t, to.sums, to.rests});
   for (; t + 2 <= tokens; t += 2)
     slices<Isa, BITS, LAID, 2, GROUPS>(m, at, q, from + t, {to.y + t, to.sums, to.rests});
-  for (; t < tokens; ++t) slices<Isa, BITS, LAID, 1, GROUPS>(m, at, q, from + t, {to.y + t, to.sums, to.rests});
+  for (; t < tokens; ++t)
+    slices<Isa, BITS, LAID, 1, GROUPS>(m, at, q, from + t, {to.y + t, to.sums, to.rests});
 }
 
 // y[t] = the block's 16 rows for token `from + t`, `from` a multiple of kTokens.
@@ -240,9 +241,10 @@ void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int fro
     all_tokens<Isa, kBits, 8, GROUPS>(m, at, q, from, tokens, {y, sums, rests});
   }
   for (int slice = 0; slice < kSlices; ++slice) {
+    const f32s *of = sums[slice], *rest = rests[slice];
     int t = 0;
-    for (; t + 4 <= tokens; t += 4) finish<4>(m, block, slice, q, from + t, sums[slice] + t, rests[slice] + t, y + t);
-    for (; t < tokens; ++t) finish<1>(m, block, slice, q, from + t, sums[slice] + t, rests[slice] + t, y + t);
+    for (; t + 4 <= tokens; t += 4) finish<4>(m, block, slice, q, from + t, of + t, rest + t, y + t);
+    for (; t < tokens; ++t) finish<1>(m, block, slice, q, from + t, of + t, rest + t, y + t);
   }
 }
 

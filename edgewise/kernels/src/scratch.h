@@ -40,7 +40,10 @@ struct Codes {
         sum(from.take<float>(groups)),
         total(from.take<float>(groups)) {}
 
-  void skip(size_t numbers, size_t groups) { of += numbers, scale += groups, sum += groups, total += groups; }
+  void skip(size_t numbers, size_t groups) {
+    of += numbers;
+    scale += groups, sum += groups, total += groups;
+  }
 };
 
 // Activations in 8 bits, symmetric, in the groups of a packed matrix, and what that leaves of them,
@@ -48,8 +51,8 @@ struct Codes {
 struct Quantized {
   Codes codes, rest;
   float* energy = nullptr;        // [tokens, groups], sums of squares
-  uint16_t* precise = nullptr;    // [threads, tokens, 1 + units]: of how many units rests count, and which
-  int width = 0, group = 0;
+  uint16_t* precise = nullptr;    // [threads, tokens, 1 + units]: how many units' rests count, and
+  int width = 0, group = 0;       // which
 
   Quantized() = default;
   Quantized(Scratch& from, const Matrix& m, int tokens, int threads)
@@ -78,18 +81,18 @@ struct Quantized {
 struct Activations {
   Quantized sizes[4];  // groups of 16, 32, 64 and 128
 
+  Activations(Scratch& from, const Matrix& m, int tokens, int threads) {
+    for (const Matrix* part = &m; part; part = part->next)
+      if (part->packed() && !of(*part).wanted())
+        sizes[index_of(*part)] = Quantized(from, *part, tokens, threads);
+  }
+
   // The same from another token on; which rests count is each thread's own anyway.
   Activations from(int token) const {
     Activations found = *this;
     for (Quantized& q : found.sizes)
       if (q.wanted()) q.skip(token);
     return found;
-  }
-
-  Activations(Scratch& from, const Matrix& m, int tokens, int threads) {
-    for (const Matrix* part = &m; part; part = part->next)
-      if (part->packed() && !of(*part).wanted())
-        sizes[index_of(*part)] = Quantized(from, *part, tokens, threads);
   }
 
   const Quantized& of(const Matrix& part) const { return sizes[index_of(part)]; }
@@ -127,7 +130,7 @@ struct RoundingScratch {
         codes(from.take<uint8_t>(size_t(r.width) * kRows)) {}
 };
 
-constexpr int kQueries = 24;    // rows of a query block, about: see attention.h
+constexpr int kQueries = 24;   // rows of a query block, about: see attention.h
 constexpr int kMostSpan = 64;  // positions that are looked at at a time, at most
 
 // A lane's parts of at most so many tokens, or those of all lanes.

@@ -46,26 +46,27 @@ TASKS = [
     ("prompt 512", 1), ("prompt 512", 2),
 ]  # fmt: skip
 CLAIMS = {"decode": 1.15, "batch": 1.5, "prompt": 1.2}  # how many times as fast
-ROUNDS = 3
+# The sides take turns of TURN seconds (of one call where that is longer), for SECONDS and at least
+# LEAST turns each: the machine's pace changes within seconds.
+TURN, SECONDS, LEAST = 0.2, 6.0, 3
 
 
-def repeated(run: Callable[[], object], seconds: float) -> float:
-    """Median seconds of a call."""
-    run()
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 2:
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return median(times)
-
-
-def serve(measure: Callable[[str, int], float]) -> None:
-    """Answer "what,threads" lines with seconds."""
+def serve(begin: Callable[[str, int], Callable[[], object]]) -> None:
+    """Answer "what,threads" lines with a turn's median seconds of a call."""
     print("ready", flush=True)
+    begun, run = "", None
     for line in sys.stdin:
-        what, threads = line.rsplit(",", 1)
-        print(measure(what, int(threads)), flush=True)
+        if line != begun:
+            what, threads = line.rsplit(",", 1)
+            begun, run = line, begin(what, int(threads))
+            run()
+        assert run
+        times: list[float] = []
+        while sum(times) < TURN:
+            began = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - began)
+        print(median(times), flush=True)
 
 
 def ours(model: str, scheme: str) -> None:
@@ -81,15 +82,15 @@ def ours(model: str, scheme: str) -> None:
     else:
         shard = load_shard(model, schemes=scheme, **room)
 
-    def measure(what: str, threads: int) -> float:
+    def begin(what: str, threads: int) -> Callable[[], object]:
         torch.set_num_threads(threads)
         if what.startswith("prompt"):
             count = int(what.split()[1])
             ids, segments = torch.arange(count), [Segment(0, 0, count)]
-            return repeated(lambda: shard.forward(ids, segments, [count - 1]), 2.0)
-        return repeated(step(shard, 1 if what == "decode" else SEQUENCES, CONTEXT), 1.0)
+            return lambda: shard.forward(ids, segments, [count - 1])
+        return step(shard, 1 if what == "decode" else SEQUENCES, CONTEXT)
 
-    serve(measure)
+    serve(begin)
 
 
 def peer_api() -> Any:
@@ -132,17 +133,17 @@ def theirs(file: str) -> None:
         api.llama_memory_clear(memory, True)
         run([(0, i) for i in range(count)])
 
-    def measure(what: str, threads: int) -> float:
+    def begin(what: str, threads: int) -> Callable[[], object]:
         api.llama_set_n_threads(context, threads, threads)
         if what.startswith("prompt"):
-            return repeated(lambda: prompt(int(what.split()[1])), 2.0)
+            return lambda: prompt(int(what.split()[1]))
         sequences = 1 if what == "decode" else SEQUENCES
         api.llama_memory_clear(memory, True)
         for sequence in range(sequences):
             run([(sequence, i) for i in range(CONTEXT)])
-        return repeated(lambda: again(sequences), 1.0)
+        return lambda: again(sequences)
 
-    serve(measure)
+    serve(begin)
 
 
 def write_model(file: str) -> None:
@@ -263,7 +264,9 @@ def compare(peer: str, file: Path, model: str, kind: str, scheme: str) -> list[d
     rows = []
     try:
         for what, threads in TASKS:
-            pairs = [[x.measure(what, threads) for x in children] for _ in range(ROUNDS)]
+            pairs, end = [], time.perf_counter() + SECONDS
+            while len(pairs) < LEAST or time.perf_counter() < end:
+                pairs.append([x.measure(what, threads) for x in children])
             mine, other = (min(x[side] for x in pairs) for side in (0, 1))
             ratio, claimed = median(b / a for a, b in pairs), CLAIMS[what.split()[0]]
             tokens = int(what.split()[1]) if " " in what else SEQUENCES if what == "batch" else 1

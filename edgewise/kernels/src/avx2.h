@@ -9,6 +9,8 @@
   (f32s) _mm256_min_ps(_mm256_max_ps(_mm256_round_ps(x, 0), lowest), highest)
 #define EDGEWISE_INT8(from) \
   (f32s) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))))
+#define EDGEWISE_BF16(from) \
+  (f32s) _mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16)
 #define EDGEWISE_FP16(from) (f32s) _mm256_cvtph_ps(load<__m128i>(from))
 // Compilers would add integers as a tree, for which there are not enough registers.
 #define EDGEWISE_IN_ORDER(x) asm("" : "+x"(x))
@@ -21,11 +23,14 @@ struct Avx2 {
   static constexpr int kTogether = 4;
   static constexpr bool kUnpacks = true;
 
-  // Lines are fetched ahead of use, every other one where tiles begin on even ones.
+  // Lines are fetched ahead of use: by the first slice, which begins with a line, and the second in
+  // turn. The processor brings the line beside one, so of 8 bits' every other one is enough.
   template <int BITS>
-  static INLINE void fetch(const uint8_t* tile) {
-    for (int line = 0; line < BITS; line += BITS % 2 ? 1 : 2)
-      _mm_prefetch(reinterpret_cast<const char*>(tile + 64 * line + 2048), _MM_HINT_T1);
+  static INLINE void fetch(const uint8_t* slice) {
+    constexpr int kStep = BITS == 8 ? 2 : 1;
+    const uint8_t* first = slice + 2 * kStep * (reinterpret_cast<uintptr_t>(slice) & 32) + 2048;
+    for (int line = 0; line < BITS; line += 2 * kStep)
+      _mm_prefetch(reinterpret_cast<const char*>(first + 64 * line), _MM_HINT_T1);
   }
 
   template <int P, int SHIFT>

@@ -1,7 +1,7 @@
 // As many numbers at a time as a register of the target holds, kLanes, through the compilers' own
 // vector types: one source for every instruction set. Wider vectors would go through memory. A
-// target's file says in EDGEWISE_LANES how many, and in EDGEWISE_INT8, EDGEWISE_FP16 and
-// EDGEWISE_NEAREST names instructions where it has them. Included after that file has chosen its
+// target's file says in EDGEWISE_LANES how many, and in EDGEWISE_INT8, EDGEWISE_FP16,
+// EDGEWISE_BF16 and EDGEWISE_NEAREST names instructions where it has them. Included after that file has chosen its
 // target; everything is private to it. The 16 rows of a tile are kSlices slices of kLanes.
 #pragma once
 #include <cstdint>
@@ -53,7 +53,11 @@ INLINE f32s higher_of(f32s a, f32s b) { return pick(a > b, a, b); }
 INLINE f32s absolute(f32s x) { return (f32s)((u32s)x & 0x7fffffff); }
 
 INLINE f32s bf16(const uint16_t* from) {
+#if defined(EDGEWISE_BF16)
+  return EDGEWISE_BF16(from);
+#else
   return (f32s)(__builtin_convertvector(load<u16s>(from), u32s) << 16);
+#endif
 }
 
 // To the nearest, ties to even.

@@ -96,9 +96,9 @@ def random_problem(seed: int) -> Problem:
         Device(name, int(bytes_) + workspace_bytes(model, work))
         for name, bytes_ in zip(names, room, strict=True)
     )
-    cluster = Cluster(devices, _links(rng, names), names[0])
+    cluster = Cluster(devices, links(rng, names), names[0])
     profile = make_profile(
-        model, [_figures(rng, *x) for x in zip(names, kinds, strict=True)], SCHEMES
+        model, [figures(rng, *x) for x in zip(names, kinds, strict=True)], SCHEMES
     )
     sensitivity = random_sensitivity(rng, model)
     objective = Objective.LATENCY if latency else Objective.THROUGHPUT
@@ -107,7 +107,7 @@ def random_problem(seed: int) -> Problem:
     return Problem(costs, SCHEMES, objective, budget)
 
 
-def _figures(rng: np.random.Generator, name: str, kind: Kind) -> Figures:
+def figures(rng: np.random.Generator, name: str, kind: Kind) -> Figures:
     noise = rng.lognormal(0.0, 0.2, 2)
     overheads = {x: kind.overhead * rng.uniform(0.8, 1.6) for x in SCHEMES}
     return Figures(
@@ -116,7 +116,7 @@ def _figures(rng: np.random.Generator, name: str, kind: Kind) -> Figures:
     )  # fmt: skip
 
 
-def _links(rng: np.random.Generator, names: list[str]) -> tuple[Link, ...]:
+def links(rng: np.random.Generator, names: list[str]) -> tuple[Link, ...]:
     """Every device is connected in one of three ways; a pair is as good as its worse end."""
     way = rng.integers(len(LINKS), size=len(names))
     links = []

@@ -46,7 +46,11 @@ def _check_rate(what: str, bytes_per_second: float, latency_seconds: float) -> N
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One directed connection. On the embedded engine its figures are emulated."""
+    """One directed connection: bytes occupy it one after the other, at `bytes_per_second`, and
+    arrive `latency_seconds` after they left. While some are under way others may leave. On the
+    embedded engine its figures are emulated. A device's link to itself is the way from the
+    coordinator into its worker.
+    """
 
     source: str
     target: str
@@ -57,9 +61,13 @@ class Link:
         what = f"link {self.source} -> {self.target}"
         _check_rate(what, self.bytes_per_second, self.latency_seconds)
 
+    def occupancy_seconds(self, count: int) -> float:
+        """How long `count` bytes keep the link from sending others."""
+        return count / self.bytes_per_second
+
     def seconds(self, count: int) -> float:
-        """Time for `count` bytes to arrive."""
-        return self.latency_seconds + count / self.bytes_per_second
+        """Time for `count` bytes to arrive where the link is free."""
+        return self.occupancy_seconds(count) + self.latency_seconds
 
 
 @dataclass(frozen=True, slots=True)

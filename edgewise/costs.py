@@ -2,24 +2,30 @@
 
 Planners, simulator, tables and the worker that refuses an oversized stage all ask here.
 
-A lane's round trip, per token:
+A hop of n bytes occupies its link for n / bandwidth and then has the latency as a delay, in which
+the link carries others (clusters.Link). A lane's round trip, per token, has both:
 
     entry hop + sum over stages (step overhead + layer times at the workload's middle context)
     + hops between devices + return hop of the sampled token to the source
 
 With Q micro-batches in flight and no barrier between tokens, a token of every sequence takes
 max(round trip, Q * bottleneck); with a barrier ("bubbles") round trip + (Q - 1) * bottleneck. The
-bottleneck is the busiest device or hop: computing and sending overlap (EdgeShard, section 1.5-1.6
-of the notes; PipeEdge).
+bottleneck is the busiest device or link, all that it computes or carries in a round together;
+delays keep nobody busy. Computing and sending overlap (EdgeShard, section 1.5-1.6 of the notes;
+PipeEdge).
+
+Prompts travel in chunks, one behind the other: the time to the first token is when the last chunk
+is through, devices and links serving chunks first come, first served.
 
 Memory of a device: weights at their schemes + cache for the workload + workspace.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edgewise.clusters import Cluster
+from edgewise.clusters import Cluster, Link
 from edgewise.errors import Infeasible
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
@@ -39,14 +45,41 @@ HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
 
 
 @dataclass(frozen=True, slots=True)
+class Hop:
+    """One message on its way: it occupies the link from `source` to `target`, then it is under way
+    for the delay. The coordinator, on the source, has the name "" where the other end is there,
+    too. Within a device a hop takes no time."""
+
+    source: str
+    target: str
+    occupancy_seconds: float = 0.0
+    delay_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.occupancy_seconds + self.delay_seconds
+
+
+@dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """One stage: how long it computes per token and for the prompt, and how long its input takes
-    to arrive per token."""
+    """One stage: how its input arrives and how long it computes, per token and for each chunk of
+    the prompt."""
 
     stage: Stage
     decode_seconds: float
-    prefill_seconds: float
-    hop_seconds: float
+    chunk_seconds: tuple[float, ...]
+    hop: Hop
+    chunk_hops: tuple[Hop, ...]
+
+    @property
+    def hop_seconds(self) -> float:
+        """How long its input takes to arrive per token."""
+        return self.hop.seconds
+
+    @property
+    def prefill_seconds(self) -> float:
+        """How long it computes for the whole prompt."""
+        return sum(self.chunk_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +87,13 @@ class Estimate:
     """What the cost model says a plan will do.
 
     `decode_seconds` is a lane's round trip per token, `prefill_seconds` the time to its first
-    token, `bottleneck_seconds` the busiest device or hop per round, `tokens_per_second` of all
-    sequences together without bubbles, `loss` the predicted loss of quality.
+    token, `bottleneck_seconds` how long the busiest device or link is busy for a token of a lane,
+    `tokens_per_second` of all sequences together without bubbles, `loss` the predicted loss of
+    quality.
     """
 
     stages: tuple[StageEstimate, ...]
-    return_seconds: float
+    back: Hop
     decode_seconds: float
     prefill_seconds: float
     bottleneck_seconds: float
@@ -73,6 +107,11 @@ class Estimate:
         if bubbles:
             return self.decode_seconds + others * self.bottleneck_seconds
         return max(self.decode_seconds, (others + 1) * self.bottleneck_seconds)
+
+    @property
+    def return_seconds(self) -> float:
+        """How long the sampled token takes back to the source."""
+        return self.back.seconds
 
     @property
     def tokens_per_second(self) -> float:
@@ -124,48 +163,69 @@ class CostModel:
         kind, on = self.model.layers[layer].kind, self.cluster.device(device).kind
         return self.profile.decode_seconds(on, kind, scheme, middle, self.workload.batch)
 
-    def prefill_seconds(self, layer: int, device: str, scheme: str) -> float:
-        """One layer, the whole prompts of a lane."""
-        work, kind = self.workload, self.model.layers[layer].kind
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Tokens of each chunk in which a prompt travels."""
+        whole, rest = divmod(self.workload.prompt_tokens, PREFILL_CHUNK)
+        return (PREFILL_CHUNK,) * whole + ((rest,) if rest else ())
+
+    def chunk_seconds(self, layer: int, device: str, scheme: str) -> tuple[float, ...]:
+        """One layer, each chunk of a lane's prompts."""
+        work, kind, chunks = self.workload, self.model.layers[layer].kind, self.chunks
         on = self.cluster.device(device).kind
         if kind is LayerKind.HEAD:  # only the last position's logits are needed
-            return self.profile.decode_seconds(on, kind, scheme, work.prompt_tokens, work.batch)
-        return self.profile.prefill_seconds(on, kind, scheme, work.prompt_tokens, work.batch)
+            last = self.profile.decode_seconds(on, kind, scheme, work.prompt_tokens, work.batch)
+            return (0.0,) * (len(chunks) - 1) + (last,)
+        return tuple(
+            self.profile.prefill_seconds(on, kind, scheme, tokens, work.batch, i * PREFILL_CHUNK)
+            for i, tokens in enumerate(chunks)
+        )
+
+    def prefill_seconds(self, layer: int, device: str, scheme: str) -> float:
+        """One layer, the whole prompts of a lane."""
+        return sum(self.chunk_seconds(layer, device, scheme))
 
     def step_seconds(self, device: str) -> float:
         """What a step costs a device besides its layers."""
         return self.profile.reading(self.cluster.device(device).kind).step_seconds
 
-    def hop_seconds(self, source: str, target: str, count: int) -> float:
-        """`count` bytes from one device to another, as measured, else as the cluster file says;
-        infinite where nothing connects them."""
-        link = self.profile.link(source, target) or self.cluster.link(source, target)
-        return float("inf") if link is None else link.seconds(count)
+    def link(self, source: str, target: str) -> Link | None:
+        """A link as measured, else as the cluster file says; None where nothing connects them."""
+        return self.profile.link(source, target) or self.cluster.link(source, target)
 
-    def activation_hop(self, source: str, target: str) -> float:
-        """A lane's hidden states of one token; stages that follow each other on one device pay
-        nothing."""
+    def activation_hop(self, source: str, target: str, tokens: int = 1) -> Hop:
+        """The hidden states of so many tokens of each sequence of a lane; stages that follow each
+        other on one device pay nothing. Infinite where nothing connects the devices."""
         if source == target:
-            return 0.0
-        count = self.workload.batch * self.model.hidden_size * ACTIVATION_BYTES
-        return self.hop_seconds(source, target, count)
+            return Hop(source, target)
+        count = tokens * self.workload.batch * self.model.hidden_size * ACTIVATION_BYTES
+        return self._hop(source, target, self.link(source, target), count)
 
     def enter_seconds(self, source: str, target: str) -> float:
         """What it costs a token to go on at `target`: the hop, and another step there."""
         if source == target:
             return 0.0
-        return self.activation_hop(source, target) + self.step_seconds(target)
+        return self.activation_hop(source, target).seconds + self.step_seconds(target)
 
-    def token_hop(self, source: str, target: str) -> float:
-        """A lane's token ids. From the source to itself it still costs the way into the worker."""
-        return self.hop_seconds(source, target, self.workload.batch * TOKEN_BYTES)
+    def entry_hop(self, target: str, tokens: int = 1) -> Hop:
+        """A lane's token ids on their way in. On the source it still costs the way into the
+        worker."""
+        source = self.cluster.source
+        count = tokens * self.workload.batch * TOKEN_BYTES
+        name = "" if target == source else source
+        return self._hop(name, target, self.link(source, target), count)
 
-    def prompt_hop(self, source: str, target: str) -> float:
-        """The hidden states of a lane's whole prompts."""
-        if source == target:
-            return 0.0
-        tokens = self.workload.prompt_tokens * self.workload.batch
-        return self.hop_seconds(source, target, tokens * self.model.hidden_size * ACTIVATION_BYTES)
+    def return_hop(self, source: str) -> Hop:
+        """A lane's sampled token ids on their way back."""
+        target = self.cluster.source
+        name = "" if source == target else target
+        return self._hop(source, name, self.link(source, target), self.workload.batch * TOKEN_BYTES)
+
+    @staticmethod
+    def _hop(source: str, target: str, link: Link | None, count: int) -> Hop:
+        if link is None:
+            return Hop(source, target, 0.0, float("inf"))
+        return Hop(source, target, link.occupancy_seconds(count), link.latency_seconds)
 
     def layer_bytes(self, layer: int, scheme: str) -> int:
         return layer_bytes(self.model, layer, scheme, self.workload)
@@ -230,16 +290,13 @@ class CostModel:
         stages = tuple(
             self._stage(before, stage) for before, stage in pairwise((None, *plan.stages)) if stage
         )
-        ends = plan.stages[0].device, plan.stages[-1].device
-        back = self.token_hop(ends[1], self.cluster.source)
-        prompt_hops = sum(self.prompt_hop(a.device, b.device) for a, b in pairwise(plan.stages))
-        entry = stages[0].hop_seconds
+        back = self.return_hop(plan.stages[-1].device)
         return Estimate(
             stages=stages,
-            return_seconds=back,
-            decode_seconds=sum(s.decode_seconds + s.hop_seconds for s in stages) + back,
-            prefill_seconds=entry + sum(s.prefill_seconds for s in stages) + prompt_hops + back,
-            bottleneck_seconds=_bottleneck(stages),
+            back=back,
+            decode_seconds=sum(s.decode_seconds + s.hop_seconds for s in stages) + back.seconds,
+            prefill_seconds=last_chunk_seconds(stages) + back.seconds,
+            bottleneck_seconds=_bottleneck(stages, back),
             workload=self.workload,
             memory_bytes=self.memory_bytes(plan),
             loss=sum(self.loss(i, scheme) for i, scheme in enumerate(plan.schemes)),
@@ -248,13 +305,21 @@ class CostModel:
     def _stage(self, before: Stage | None, stage: Stage) -> StageEstimate:
         layers = list(zip(range(stage.start, stage.end), stage.schemes, strict=True))
         step, name = self.step_seconds(stage.device), stage.device
-        if before is None:
-            hop = self.token_hop(self.cluster.source, name)
-        else:
-            hop = self.activation_hop(before.device, name)
+
+        def arrive(tokens: int) -> Hop:
+            if before is None:
+                return self.entry_hop(name, tokens)
+            return self.activation_hop(before.device, name, tokens)
+
         decode = step + sum(self.decode_seconds(i, name, scheme) for i, scheme in layers)
-        prefill = step + sum(self.prefill_seconds(i, name, scheme) for i, scheme in layers)
-        return StageEstimate(stage, decode, prefill, hop)
+        chunks = zip(*(self.chunk_seconds(i, name, scheme) for i, scheme in layers), strict=True)
+        return StageEstimate(
+            stage=stage,
+            decode_seconds=decode,
+            chunk_seconds=tuple(step + sum(layers) for layers in chunks),
+            hop=arrive(1),
+            chunk_hops=tuple(arrive(tokens) for tokens in self.chunks),
+        )
 
 
 def fair_share(caps: Sequence[int], free: int) -> int:
@@ -269,10 +334,36 @@ def fair_share(caps: Sequence[int], free: int) -> int:
     return max(caps)
 
 
-def _bottleneck(stages: Sequence[StageEstimate]) -> float:
-    """The busiest device, all its stages together, or the slowest hop between devices."""
-    busy: dict[str, float] = {}
-    for found in stages:
-        name = found.stage.device
-        busy[name] = busy.get(name, 0.0) + found.decode_seconds
-    return max(*busy.values(), *(found.hop_seconds for found in stages[1:]), 0.0)
+def last_chunk_seconds(stages: Sequence[StageEstimate]) -> float:
+    """When the last chunk of a prompt leaves the last stage. Links and devices, several stages of
+    one together, serve chunks first come, first served."""
+    server: tuple[str, str] | str
+    free: dict[tuple[str, str] | str, float] = {}
+    arrivals = [(0.0, chunk, 0) for chunk in range(len(stages[0].chunk_hops))]
+    at = 0.0
+    while arrivals:
+        at, chunk, part = heapq.heappop(arrivals)
+        if part == 2 * len(stages):
+            continue
+        stage = stages[part // 2]
+        if part % 2:
+            server, seconds, delay = stage.stage.device, stage.chunk_seconds[chunk], 0.0
+        else:
+            hop = stage.chunk_hops[chunk]
+            server = hop.source, hop.target
+            seconds, delay = hop.occupancy_seconds, hop.delay_seconds
+        free[server] = max(at, free.get(server, 0.0)) + seconds
+        heapq.heappush(arrivals, (free[server] + delay, chunk, part + 1))
+    return at
+
+
+def _bottleneck(stages: Sequence[StageEstimate], back: Hop) -> float:
+    """The busiest device or link, all that it does for a token of a lane together."""
+    busy: dict[tuple[str, str] | str, float] = {}
+    for part in stages:
+        name = part.stage.device
+        busy[name] = busy.get(name, 0.0) + part.decode_seconds
+    for hop in (*(part.hop for part in stages), back):
+        link = hop.source, hop.target
+        busy[link] = busy.get(link, 0.0) + hop.occupancy_seconds
+    return max(busy.values())

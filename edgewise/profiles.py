@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgewise.errors import ProfileError
+from edgewise.clusters import Link
+from edgewise.errors import ClusterError, ProfileError
 from edgewise.regressions import Fit, fit, held_out_error
 from edgewise.specs import LayerKind
 
@@ -54,20 +55,6 @@ class DeviceReading:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkTiming:
-    """One directed link: n bytes take `latency_seconds + n / bytes_per_second`. A device's link to
-    itself is the way from the coordinator into its worker."""
-
-    source: str
-    target: str
-    latency_seconds: float
-    bytes_per_second: float
-
-    def seconds(self, count: int) -> float:
-        return self.latency_seconds + count / self.bytes_per_second
-
-
-@dataclass(frozen=True, slots=True)
 class LayerMemory:
     """Bytes that a loaded layer's weights were found to take on a kind of device."""
 
@@ -84,11 +71,11 @@ class Profile:
     model: str
     layers: tuple[LayerTiming, ...]
     devices: tuple[DeviceReading, ...]
-    links: tuple[LinkTiming, ...]
+    links: tuple[Link, ...]
     memory: tuple[LayerMemory, ...] = ()
     _fits: Mapping[Key, Fit] = field(init=False, repr=False, compare=False)
     _devices: Mapping[str, DeviceReading] = field(init=False, repr=False, compare=False)
-    _links: Mapping[tuple[str, str], LinkTiming] = field(init=False, repr=False, compare=False)
+    _links: Mapping[tuple[str, str], Link] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -112,10 +99,11 @@ class Profile:
         return self._fit(device, kind, scheme, True).seconds(sequences, 1, context)
 
     def prefill_seconds(
-        self, device: str, kind: LayerKind, scheme: str, tokens: int, sequences: int = 1
-    ) -> float:
-        """Seconds of one layer for `tokens` tokens of fresh prompts."""
-        return self._fit(device, kind, scheme, False).seconds(sequences, tokens, 0)
+        self, device: str, kind: LayerKind, scheme: str, tokens: int, sequences: int = 1,
+        context: int = 0,
+    ) -> float:  # fmt: skip
+        """Seconds of one layer for `tokens` tokens of each prompt after `context` others of it."""
+        return self._fit(device, kind, scheme, False).seconds(sequences, tokens, context)
 
     def reading(self, device: str) -> DeviceReading:
         try:
@@ -123,7 +111,7 @@ class Profile:
         except KeyError:
             raise ProfileError(f"profile: device '{device}' was not measured") from None
 
-    def link(self, source: str, target: str) -> LinkTiming | None:
+    def link(self, source: str, target: str) -> Link | None:
         return self._links.get((source, target))
 
     def held_out_errors(self) -> dict[Key, float]:
@@ -168,11 +156,13 @@ class Profile:
                 )
             layers = tuple(LayerTiming(**_typed(entry)) for entry in document["layers"])
             devices = tuple(DeviceReading(**entry) for entry in document["devices"])
-            links = tuple(LinkTiming(**entry) for entry in document["links"])
+            links = tuple(Link(**entry) for entry in document["links"])
             memory = tuple(LayerMemory(**_typed(entry)) for entry in document["memory"])
             return Profile(document["model"], layers, devices, links, memory)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ProfileError(f"{where}: not a profile: {error!r}") from None
+        except ClusterError as error:
+            raise ProfileError(f"{where}: {error}") from None
         except ProfileError as error:
             raise ProfileError(str(error).replace("profile: ", f"{where}: ", 1)) from None
 
@@ -219,9 +209,6 @@ def _check(profile: Profile) -> None:
                 f"profile: {found.kind} in {found.scheme} on '{found.device}' takes "
                 f"{found.weight_bytes!r} bytes"
             )
-    for link in profile.links:
-        if not (0 <= link.latency_seconds < math.inf and link.bytes_per_second > 0):
-            raise ProfileError(f"profile: link {link.source} -> {link.target} is unusable")
 
 
 def _by_key(layers: Iterable[LayerTiming]) -> dict[Key, list[LayerTiming]]:

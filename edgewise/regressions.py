@@ -3,8 +3,11 @@
 Per device, kind of layer, scheme and phase (arXiv 2403.01136; the feature lists are those of its
 published code), with b sequences, s new tokens and i cached tokens each:
 
-    prefill   seconds ~ [b, s, b s, b s^2, 1]
+    prefill   seconds ~ [b, s, b s, b s (s + 2 i), 1]
     decode    seconds ~ [b (1 + i), b, i, 1]
+
+(The published prefill has b s^2, for fresh prompts. Behind i others, s tokens look at i + s / 2
+each.)
 
 Coefficients are not negative, so a prediction never is, and longer never means quicker. Errors are
 relative: each row is divided by its seconds.
@@ -22,7 +25,8 @@ Array = NDArray[np.float64]
 def features(sequences: float, tokens: float, context: float, *, decode: bool) -> list[float]:
     if decode:
         return [sequences * (1 + context), sequences, context, 1.0]
-    return [sequences, tokens, sequences * tokens, sequences * tokens**2, 1.0]
+    looked = tokens * (tokens + 2 * context)
+    return [sequences, tokens, sequences * tokens, sequences * looked, 1.0]
 
 
 @dataclass(frozen=True, slots=True)

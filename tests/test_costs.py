@@ -5,6 +5,7 @@ caches hold 2 x 10 tokens, decoding is judged after 8.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from itertools import product
 
@@ -14,7 +15,8 @@ from edgewise.clusters import Cluster, Device, Link, Network
 from edgewise.costs import HEADROOM, CostModel, device_bytes, layer_bytes, workspace_bytes
 from edgewise.errors import Infeasible, ProfileError
 from edgewise.plans import Plan, Stage
-from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.profiles import DeviceReading, LayerTiming, Profile
+from edgewise.regressions import Fit
 from edgewise.schemes import CacheType
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
@@ -75,9 +77,9 @@ PROFILE = Profile(
     ),
     (DeviceReading("a", 0.5), DeviceReading("b", 0.25)),
     (
-        LinkTiming("a", "a", 0.01, 800),  # two tokens 0.03
-        LinkTiming("a", "b", 0.1, 160),  # two tokens 0.2, two hidden states 0.3, twelve 1.3
-        LinkTiming("b", "a", 0.3, 32),  # two tokens 0.8, two hidden states 1.3, twelve 6.3
+        Link("a", "a", 800, 0.01),  # two tokens 0.03
+        Link("a", "b", 160, 0.1),  # two tokens 0.2, two hidden states 0.3, twelve 1.3
+        Link("b", "a", 32, 0.3),  # two tokens 0.8, two hidden states 1.3, twelve 6.3
     ),
 )
 
@@ -108,7 +110,8 @@ class TestSeconds:
 
     def test_a_prompt_on_one_device(self) -> None:
         estimate = costs().estimate(WHOLE)
-        assert estimate.prefill_seconds == pytest.approx(0.03 + (0.5 + 3 + 8 + 8 + 10) + 0.03)
+        entry = 0.01 + 2 * 6 * 8 / 800  # all token ids
+        assert estimate.prefill_seconds == pytest.approx(entry + (0.5 + 3 + 8 + 8 + 10) + 0.03)
 
     def test_a_token_there_and_back(self) -> None:
         estimate = costs().estimate(THERE_AND_BACK)
@@ -118,7 +121,8 @@ class TestSeconds:
     def test_a_prompt_there_and_back(self) -> None:
         estimate = costs().estimate(THERE_AND_BACK)
         a, b, again = 0.5 + 3, 0.25 + 4.5 + 4.5, 0.5 + 10
-        assert estimate.prefill_seconds == pytest.approx(0.03 + a + 1.3 + b + 6.3 + again + 0.03)
+        whole = 0.13 + a + 1.3 + b + 6.3 + again + 0.03
+        assert estimate.prefill_seconds == pytest.approx(whole)
 
     def test_an_answer_that_ends_elsewhere_sends_only_the_token_back(self) -> None:
         head = timings("b", HEAD, lambda b, i: 0.5 * i + b, lambda b, s: 0)  # 6 after 8 tokens
@@ -162,21 +166,24 @@ class TestSeconds:
         entering = model.enter_seconds("a", "b") + model.enter_seconds("b", "a")
         layers = zip((0, 1, 2, 3), ("a", "b", "b", "a"), strict=True)
         computing = sum(model.decode_seconds(layer, name, "fp32") for layer, name in layers)
-        ends = 2 * model.token_hop("a", "a") + model.step_seconds("a")
+        ends = model.entry_hop("a").seconds + model.return_hop("a").seconds
+        ends += model.step_seconds("a")
         whole = model.estimate(THERE_AND_BACK).decode_seconds
         assert entering + computing + ends == pytest.approx(whole)
 
     def test_staying_on_a_device_is_free_and_entering_costs_hop_and_step(self) -> None:
         model = costs()
-        assert model.enter_seconds("b", "b") == model.activation_hop("b", "b") == 0.0
-        assert model.activation_hop("a", "b") == pytest.approx(0.3)
+        assert model.enter_seconds("b", "b") == model.activation_hop("b", "b").seconds == 0.0
+        assert model.activation_hop("a", "b").seconds == pytest.approx(0.3)
+        assert model.activation_hop("a", "b").occupancy_seconds == pytest.approx(0.2)
         assert model.enter_seconds("a", "b") == pytest.approx(0.3 + 0.25)
 
     def test_without_a_link_a_hop_takes_forever(self) -> None:
         one_way = dataclasses.replace(PROFILE, links=PROFILE.links[:2])
         cluster = dataclasses.replace(costs().cluster, links=(Link("a", "b"),))
         model = dataclasses.replace(costs(), profile=one_way, cluster=cluster)
-        assert model.hop_seconds("b", "a", 1) == float("inf")
+        assert model.link("b", "a") is None
+        assert model.activation_hop("b", "a").seconds == float("inf")
         assert model.estimate(THERE_AND_BACK).decode_seconds == float("inf")
         assert model.estimate(WHOLE).decode_seconds < float("inf")
 
@@ -185,10 +192,10 @@ class TestSeconds:
         links, networks = (Link("a", "b", 64, 2),), (Network(("b", "a"), 16, 4),)
         cluster = Cluster(costs().cluster.devices, links, "a", networks)
         model = dataclasses.replace(costs(), profile=unmeasured, cluster=cluster)
-        assert model.activation_hop("a", "b") == 2 + 32 / 64
-        assert model.activation_hop("b", "a") == 4 + 32 / 16
+        assert model.activation_hop("a", "b").seconds == 2 + 32 / 64
+        assert model.activation_hop("b", "a").seconds == 4 + 32 / 16
         there = dataclasses.replace(model, profile=PROFILE)
-        assert there.activation_hop("b", "a") == pytest.approx(1.3)
+        assert there.activation_hop("b", "a").seconds == pytest.approx(1.3)
 
     def test_one_device_is_measured_for_all_of_its_kind_but_links_are_their_own(self) -> None:
         devices = (Device("a", 10**6), Device("b", 10**6), Device("c", 10**6, kind="b"))
@@ -205,6 +212,57 @@ class TestSeconds:
         with pytest.raises(ProfileError) as caught:
             costs().estimate(plan(("a", 3), ("b", 4)))
         assert str(caught.value) == "profile: no decode time of head in fp32 on 'b'" + AGAIN
+
+
+class TestChunks:
+    """Three equal devices, 2,048 tokens: eight chunks, one behind the other."""
+
+    def estimate(self, order: str, *, tokens: int = 2048, occupied: float = 0.0):
+        width, rate = 256 * 16, math.inf if not occupied else 256 * 16 / occupied
+        layers = tuple(
+            found
+            for device in "abc"
+            for kind, share in ((EMBEDDING, 0.0), (BLOCK, 1 / 256), (HEAD, 0.0))
+            for found in timings(device, kind, lambda b, i: 0.0, lambda b, s, x=share: b * s * x)
+        )
+        links = tuple(Link(a, b, rate, 0.25) for a in "abc" for b in "abc" if a != b)
+        readings = tuple(DeviceReading(name, 0.0) for name in "abc")
+        block = MODEL.layers[1]
+        model = dataclasses.replace(
+            MODEL, layers=(MODEL.layers[0], *[block] * len(order), MODEL.layers[-1])
+        )
+        profile = Profile(model.digest, layers, readings, links)
+        cluster = Cluster(tuple(Device(name, 10**9) for name in "abc"), links, "a")
+        work = Workload(tokens, 2)
+        ends = [1 + i + (i == len(order)) for i in range(1, len(order) + 1)]
+        stages, at = [], 0
+        for device, end in zip(order, ends, strict=True):
+            stages.append(Stage(device, at, end, ("fp32",) * (end - at)))
+            at = end
+        plan = Plan("tiny", model.digest, len(model.layers), tuple(stages))
+        assert width == 256 * model.hidden_size * 4
+        return CostModel(model, cluster, profile, work).estimate(plan)
+
+    def test_follow_each_other_through_the_stages(self) -> None:
+        assert self.estimate("a").prefill_seconds == pytest.approx(8)
+        # Eight chunks of a second through three stages, two delays and the one of the way back.
+        assert self.estimate("abc").prefill_seconds == pytest.approx(8 + 2 + 3 * 0.25)
+        assert self.estimate("abc", tokens=256).prefill_seconds == pytest.approx(3 + 3 * 0.25)
+
+    def test_wait_for_the_link_that_others_occupy(self) -> None:
+        slow = self.estimate("abc", occupied=2.0)  # both links; eight chunks through the first
+        assert slow.prefill_seconds == pytest.approx(1 + 8 * 2 + 1 + 2 + 1 + 3 * 0.25, abs=1e-2)
+
+    def test_wait_for_the_device_that_works_on_others(self) -> None:
+        again = self.estimate("aba")
+        assert again.prefill_seconds >= 16  # 'a' computes sixteen
+        assert again.prefill_seconds <= 16 + 1 + 2 * 0.25 + 1
+
+    def test_a_token_later_in_the_prompt_looks_at_more(self) -> None:
+        fit = Fit((0.0, 0.0, 0.0, 1.0, 0.0), decode=False)
+        whole = fit.seconds(1, 2048, 0)
+        parts = sum(fit.seconds(1, 256, 256 * i) for i in range(8))
+        assert parts == pytest.approx(whole) == pytest.approx(2048**2)
 
 
 class TestBytes:
@@ -269,10 +327,11 @@ class TestBatch:
         assert model.decode_seconds(1, "a", "fp32") == pytest.approx(block_on_a(batch, 8))
         assert model.prefill_seconds(1, "a", "fp32") == pytest.approx(0.5 * batch * 6 + batch)
         assert model.prefill_seconds(3, "a", "fp32") == pytest.approx(6 + 2 * batch)
-        assert model.token_hop("a", "b") == pytest.approx(0.1 + batch * 8 / 160)
-        assert model.activation_hop("a", "b") == pytest.approx(0.1 + batch * 16 / 160)
-        assert model.prompt_hop("a", "b") == pytest.approx(0.1 + batch * 6 * 16 / 160)
-        assert model.prompt_hop("b", "b") == 0.0
+        assert model.entry_hop("b").seconds == pytest.approx(0.1 + batch * 8 / 160)
+        assert model.activation_hop("a", "b").seconds == pytest.approx(0.1 + batch * 16 / 160)
+        prompt = model.activation_hop("a", "b", 6)
+        assert prompt.seconds == pytest.approx(0.1 + batch * 6 * 16 / 160)
+        assert model.activation_hop("b", "b", 6).seconds == 0.0
         assert model.step_seconds("a") == 0.5
         assert workspace_bytes(MODEL, work) == 4 * batch * (6 * (2 * 8 + 4 * 4) + 10)
 
@@ -304,11 +363,33 @@ class TestRounds:
         assert costs().estimate(THERE_AND_BACK).bottleneck_seconds == pytest.approx(14)
         assert costs().estimate(WHOLE).bottleneck_seconds == pytest.approx(19.5)
 
-    def test_a_slow_hop_between_devices_may_be_the_bottleneck(self) -> None:
+    def test_what_occupies_a_link_may_be_the_bottleneck_its_latency_never(self) -> None:
         slow = dataclasses.replace(PROFILE.links[2], bytes_per_second=2)
         profile = dataclasses.replace(PROFILE, links=(*PROFILE.links[:2], slow))
         estimate = dataclasses.replace(costs(), profile=profile).estimate(THERE_AND_BACK)
-        assert estimate.bottleneck_seconds == pytest.approx(0.3 + 32 / 2)
+        assert estimate.bottleneck_seconds == pytest.approx(32 / 2)
+        far = dataclasses.replace(PROFILE.links[2], latency_seconds=100)
+        profile = dataclasses.replace(PROFILE, links=(*PROFILE.links[:2], far))
+        estimate = dataclasses.replace(costs(), profile=profile).estimate(THERE_AND_BACK)
+        assert estimate.bottleneck_seconds == pytest.approx(14)
+
+    def test_hops_over_one_link_add_up(self) -> None:
+        slow = dataclasses.replace(PROFILE.links[1], bytes_per_second=4)
+        profile = dataclasses.replace(PROFILE, links=(PROFILE.links[0], slow, PROFILE.links[2]))
+        twice = plan(("a", 1), ("b", 2), ("a", 3), ("b", 4))
+        head = timings("b", HEAD, lambda b, i: 0.5 * i + b, lambda b, s: 0)
+        profile = dataclasses.replace(profile, layers=(*PROFILE.layers, *head))
+        estimate = dataclasses.replace(costs(), profile=profile).estimate(twice)
+        assert estimate.bottleneck_seconds == pytest.approx(2 * 32 / 4)
+
+    def test_the_way_back_occupies_its_link(self) -> None:
+        slow = dataclasses.replace(PROFILE.links[2], bytes_per_second=0.5)
+        head = timings("b", HEAD, lambda b, i: 0.5 * i + b, lambda b, s: 0)
+        profile = dataclasses.replace(
+            PROFILE, links=(*PROFILE.links[:2], slow), layers=(*PROFILE.layers, *head)
+        )
+        estimate = dataclasses.replace(costs(), profile=profile).estimate(plan(("a", 1), ("b", 4)))
+        assert estimate.bottleneck_seconds == pytest.approx(16 / 0.5)
 
     def test_one_lane_takes_its_round_trip(self) -> None:
         assert self.rounds(2, 1) == pytest.approx((18.91, 18.91, 2 / 18.91))

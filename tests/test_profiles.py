@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.errors import ProfileError
-from edgewise.profiles import VERSION, DeviceReading, LayerMemory, LayerTiming, LinkTiming, Profile
+from edgewise.clusters import Link
+from edgewise.errors import ClusterError, ProfileError
+from edgewise.profiles import VERSION, DeviceReading, LayerMemory, LayerTiming, Profile
 from edgewise.regressions import held_out_error
 from edgewise.specs import LayerKind
 
@@ -203,7 +204,7 @@ class TestLookUp:
         assert measured.schemes == ("fp16", "fp32", "bf16")
 
     def test_a_link_has_a_direction(self) -> None:
-        link = LinkTiming("a", "b", 0.5, 100.0)
+        link = Link("a", "b", 100.0, 0.5)
         linked = Profile("abc123", (), (), (link,))
         assert linked.link("a", "b") == link
         assert linked.link("b", "a") is None
@@ -295,9 +296,8 @@ class TestImpossibleFigures:
         ],
     )
     def test_of_a_link_are_refused(self, latency: float, rate: float) -> None:
-        with pytest.raises(ProfileError) as caught:
-            Profile("abc123", (), (), (LinkTiming("a", "b", latency, rate),))
-        assert str(caught.value) == "profile: link a -> b is unusable"
+        with pytest.raises(ClusterError, match=r"link a -> b: (bandwidth|latency) must be"):
+            Link("a", "b", rate, latency)
 
 
 COMPLETE = Profile(
@@ -308,7 +308,7 @@ COMPLETE = Profile(
         LayerTiming("Küche 1", HEAD, "fp32", 1, 1, 10, 0.0),
     ),
     (DeviceReading("a", 1e-4, 10**9, "Küche"), DeviceReading("b", 0.0)),
-    (LinkTiming("a", "b", 1e-3, 1e6), LinkTiming("b", "a", 2e-3, 1 / 3)),
+    (Link("a", "b", 1e6, 1e-3), Link("b", "a", 1 / 3, 2e-3)),
     (LayerMemory("a", BLOCK, "bf16", 4096),),
 )
 Edit = Callable[[dict[str, Any]], object]

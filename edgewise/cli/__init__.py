@@ -170,6 +170,13 @@ def plan(
     pin: Annotated[
         list[str] | None, typer.Option(help="Like '0-3=laptop' or 'head=laptop'; repeatable.")
     ] = None,
+    private: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Keep embedding, the first blocks, as many last ones and the head on the source.",
+        ),
+    ] = None,
     avoid: Annotated[list[str] | None, typer.Option(help="Device to leave out.")] = None,
     require: Annotated[list[str] | None, typer.Option(help="Device to use.")] = None,
     planner: Annotated[
@@ -197,6 +204,7 @@ def plan(
             objective=objective,
             workload=workload_of(prompt_tokens, new_tokens, sequences, micro_batches, kv_cache),
             pins=tuple(pin or ()),
+            private=private,
             avoid=tuple(avoid or ()),
             require=tuple(require or ()),
             planner=planner,

@@ -46,6 +46,7 @@ class PlanOptions:
     objective: Objective
     workload: Workload
     pins: tuple[str, ...]
+    private: int | None
     avoid: tuple[str, ...]
     require: tuple[str, ...]
     planner: str | None
@@ -143,7 +144,7 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
         schemes,
         objective=options.objective,
         budget=sensitivity.budget(options.quality) if sensitivity else math.inf,
-        pins={0: cluster.source, **parse_pins(options.pins, spec.num_layers)},
+        pins=all_pins(options, spec, cluster.source),
         forbidden=frozenset(options.avoid),
         required=frozenset(options.require),
     )
@@ -180,6 +181,21 @@ def _sensitivity(model: str, schemes: tuple[str, ...], options: PlanOptions) -> 
     return cached_sensitivity(asked, quiet=options.as_json)[0]
 
 
+def all_pins(options: PlanOptions, spec: ModelSpec, source: str) -> dict[int, str]:
+    """The embedding on the source unless it is pinned elsewhere, what is private there, and the
+    pins asked for. Raises PlanError where one is about a private layer."""
+    pins = parse_pins(options.pins, spec.num_layers)
+    if options.private is None:
+        return {0: source, **pins}
+    most, last = spec.num_blocks, spec.num_layers - 1
+    if options.private > most:
+        raise PlanError(f"--private {options.private}: the model has {most} blocks")
+    ends = (*range(options.private + 1), *range(last - options.private, last + 1))
+    if pinned := [layer for layer in ends if pins.get(layer, source) != source]:
+        raise PlanError(f"layer {pinned[0]} is private and stays on '{source}', but is pinned")
+    return pins | dict.fromkeys(ends, source)
+
+
 def parse_pins(texts: Sequence[str], num_layers: int) -> dict[int, str]:
     """Pins such as '0=laptop', '0-3=laptop' or 'head=laptop'. Raises PlanError."""
     pins: dict[int, str] = {}
@@ -194,7 +210,7 @@ def parse_pins(texts: Sequence[str], num_layers: int) -> dict[int, str]:
         for layer in range(int(first), int(last or first) + 1):
             if layer >= num_layers:
                 raise PlanError(f"pin '{text}': the model has layers 0 to {num_layers - 1}")
-            if (other := pins.get(layer, device)) != device:
-                raise PlanError(f"pin '{text}': layer {layer} is pinned to '{other}', too")
+            if layer in pins:
+                raise PlanError(f"pin '{text}': layer {layer} is pinned to '{pins[layer]}' already")
             pins[layer] = device
     return pins

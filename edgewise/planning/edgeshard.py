@@ -73,7 +73,7 @@ def _best_path(problem: Problem, scheme: str) -> _Path:
         states = _extend(problem, scheme, states, layer)
     return min(
         states.values(),
-        key=lambda path: path.seconds + costs.token_hop(path.devices[-1], problem.source),
+        key=lambda path: path.seconds + costs.return_hop(path.devices[-1]).seconds,
     )
 
 
@@ -107,7 +107,7 @@ def _enter(problem: Problem, device: str, target: str) -> float:
     costs = problem.costs
     if device:
         return costs.enter_seconds(device, target)
-    return costs.token_hop(problem.source, target) + costs.step_seconds(target)
+    return costs.entry_hop(target).seconds + costs.step_seconds(target)
 
 
 def _no_room(problem: Problem, scheme: str, layer: int) -> Infeasible:

@@ -4,16 +4,18 @@ Every device holds at most one block of neighbouring layers; sending and computi
 slowest of them all sets the pace:
 
     g(0, {}, -)       = 0
-    g(m', S + k, k)   = min over m < m', j in S of max(g(m, S, j), stage(m, m', k), hop(j, k))
-    least bottleneck  = min over S, j of g(N, S, j)
+    g(m', S + k, k)   = min over m < m', j in S of max(g(m, S, j), stage(m, m', k), busy(j, k))
+    least bottleneck  = min over S, j of max(g(N, S, j), what the token's way back occupies)
 
-stage(m, m', k) is what device k takes for layers m..m'-1, its step included, infinite without room
-or against a pin. Equal devices are one type and S counts them (PipeEdge's state collapse), which
-loses nothing: product of (n_t + 1) states instead of 2^M. O(N^2) work for each state and type.
+busy is how long a hop occupies its link: the paper's transfers have no latency, and here latency
+keeps nobody busy (edgewise/costs.py). stage(m, m', k) is what device k takes for layers m..m'-1,
+its step included, infinite without room or against a pin. Equal devices are one type and S counts
+them (PipeEdge's state collapse), which loses nothing: product of (n_t + 1) states instead of 2^M.
+O(N^2) work for each state and type.
 
-The program leaves ties: a second pass, with + for max and stages and hops above the least
-bottleneck forbidden, takes the tied plan with the shortest round trip. A third, with nothing
-forbidden, bounds the round trip of all such plans, and with it the score of the result.
+The program leaves ties: a second pass, with + for max, whole hops, and stages and hops that are
+busy for longer than the least bottleneck forbidden, takes the tied plan with the shortest round
+trip.
 """
 
 import dataclasses
@@ -47,11 +49,12 @@ def edgeshard_throughput(problem: Problem) -> PlanResult:
     groups, _ = _few_enough(equal_devices(problem, found), found)
 
     def place(scheme: str) -> tuple[Sequence[str], str, str]:
-        program = _program(found, found.schemes.index(scheme), groups)
-        bottleneck = program.solve(np.maximum, INFINITY)[0]
+        s = found.schemes.index(scheme)
+        bottleneck = _program(found, s, groups, INFINITY, busy=True).solve(np.maximum)[0]
         if bottleneck == INFINITY:
             raise why_infeasible(problem, found)
-        _, blocks = program.solve(np.add, bottleneck * (1 + 1e-12))
+        tied = _program(found, s, groups, bottleneck * (1 + 1e-12), busy=False)
+        _, blocks = tied.solve(np.add)
         why = f"no plan in {scheme} has a bottleneck under {bottleneck:.4g} s"
         return [found.names[j] for j in _devices(blocks, groups)], "optimal", why
 
@@ -73,12 +76,10 @@ class BlockProgram:
     counts: tuple[int, ...]
     required: Bools
 
-    def solve(self, combine: np.ufunc, limit: float) -> tuple[float, list[Block]]:
+    def solve(self, combine: np.ufunc) -> tuple[float, list[Block]]:
         """The least value (infinite if there is none) and its blocks. `combine` is maximum for the
-        bottleneck, add for the round trip; stages and hops above `limit` are forbidden."""
-        stage = np.where(self.stage > limit, INFINITY, self.stage)
-        hop = np.where(self.hop > limit, INFINITY, self.hop)
-        ends = combine is np.add
+        bottleneck, add for the round trip."""
+        stage, hop = self.stage, self.hop
         values: dict[tuple[int, ...], Floats] = {}
         best, at = INFINITY, ((0,) * len(self.counts), 0)
         for chosen in sorted(product(*(range(n + 1) for n in self.counts)), key=sum):
@@ -91,8 +92,7 @@ class BlockProgram:
             if not (value < INFINITY).any():
                 continue
             values[chosen] = value
-            done = value[:, -1] + self.back if ends else value[:, -1]
-            done = np.where(self.back < INFINITY, done, INFINITY)
+            done = combine(value[:, -1], self.back)
             complete = all(n for n, must in zip(chosen, self.required, strict=True) if must)
             if complete and done.min() < best:
                 best, at = float(done.min()), (chosen, int(done.argmin()))
@@ -112,8 +112,7 @@ class BlockProgram:
         before = (*chosen[:k], chosen[k] - 1, *chosen[k + 1 :])
         arrive = np.full(self.stage.shape[1], INFINITY)
         if sum(before) == 0:
-            way_in = self.entry[k] if combine is np.add else 0.0
-            arrive[0] = way_in if self.entry[k] < INFINITY else INFINITY
+            arrive[0] = self.entry[k]
         elif before in values:
             arrive = combine(values[before], hop[:, k, None]).min(axis=0)
         return arrive
@@ -139,17 +138,28 @@ class BlockProgram:
             k, end = int(combine(values[chosen][:, start], hop[:, k]).argmin()), start
 
 
-def _program(found: Tables, s: int, groups: tuple[tuple[int, ...], ...]) -> BlockProgram:
+def _program(
+    found: Tables, s: int, groups: tuple[tuple[int, ...], ...], limit: float, *, busy: bool
+) -> BlockProgram:
+    """With how long hops occupy links (`busy`) or with how long they take; stages and hops that are
+    busy for longer than `limit` are forbidden."""
     first = [group[0] for group in groups]
     other = [group[-1] for group in groups]
-    hop = found.hop[np.ix_(first, first)].copy()
+
+    def within(whole: Floats, occupied: Floats) -> Floats:
+        bad = (occupied > limit) | (whole == INFINITY)
+        return np.where(bad, INFINITY, occupied if busy else whole)
+
+    between = within(found.hop, found.busy)
+    hop = between[np.ix_(first, first)]
     for t, (a, b) in enumerate(zip(first, other, strict=True)):
-        hop[t, t] = found.hop[a, b] if a != b else INFINITY
+        hop[t, t] = between[a, b] if a != b else INFINITY
+    stage = np.array([_stages(found, s, j) for j in first])
     return BlockProgram(
-        stage=np.array([_stages(found, s, j) for j in first]),
+        stage=np.where(stage > limit, INFINITY, stage),
         hop=hop,
-        entry=found.entry[first],
-        back=found.back[first],
+        entry=within(found.entry, found.entry_busy)[first],
+        back=within(found.back, found.back_busy)[first],
         counts=tuple(len(group) for group in groups),
         required=found.required[first],
     )

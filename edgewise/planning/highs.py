@@ -16,14 +16,16 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """`status` is "optimal", "bounded" (time was up; `gap` is relative), "infeasible", or "unknown"
-    (time was up before any solution). `values` has the value of every column."""
+    """`status` is "optimal", "bounded" (a limit was reached; `gap` is relative), "infeasible", or
+    "unknown" (it was reached before any solution). `values` has the value of every column; no
+    solution's objective is below `bound`."""
 
     status: str
     values: Floats
     objective: float
     gap: float | None
     seconds: float
+    bound: float
 
 
 class Program:
@@ -76,12 +78,21 @@ class Program:
         self._value.append(np.concatenate(value))
 
     def solve(
-        self, time_limit: float, start: Floats | None = None, *, relaxed: bool = False
+        self,
+        time_limit: float,
+        start: Floats | None = None,
+        *,
+        relaxed: bool = False,
+        nodes: int | None = None,
+        gap: float = 0.0,
     ) -> Solution:
-        """`relaxed` drops the integrality: a lower bound."""
+        """`relaxed` drops the integrality: a lower bound. At most `nodes` of the search tree are
+        looked at; it ends at a relative `gap`."""
         began, solver = time.perf_counter(), highspy.Highs()
         options = {"output_flag": False, "time_limit": time_limit, "threads": 1, "random_seed": 0}
-        options |= {"mip_rel_gap": 0.0, "mip_abs_gap": TOLERANCE}
+        options |= {"mip_rel_gap": gap, "mip_abs_gap": TOLERANCE}
+        if nodes is not None:
+            options["mip_max_nodes"] = nodes
         options |= {"mip_feasibility_tolerance": TOLERANCE, "primal_feasibility_tolerance": 1e-9}
         for option, setting in options.items():
             solver.setOptionValue(option, setting)
@@ -99,8 +110,11 @@ class Program:
         if status == "unknown" and info.primal_solution_status == 2:
             status = "bounded"
         values = np.array(solver.getSolution().col_value, dtype=np.float64)
-        gap = float(info.mip_gap) if status == "bounded" else 0.0 if status == "optimal" else None
-        return Solution(status, values, float(info.objective_function_value), gap, seconds)
+        objective, bound = float(info.objective_function_value), float(info.mip_dual_bound)
+        if relaxed:
+            bound = objective if status == "optimal" else -INFINITY
+        left = float(info.mip_gap) if status == "bounded" else 0.0 if status == "optimal" else None
+        return Solution(status, values, objective, left, seconds, bound)
 
     def _model(self, relaxed: bool) -> highspy.HighsLp:
         lp = highspy.HighsLp()

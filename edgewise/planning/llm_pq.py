@@ -10,7 +10,7 @@ Binary z[b,i,j]: layer i on stage j in scheme b; x[i,j] = sum over b of z[b,i,j]
     faithful   sum T_pre_j + (m-1) T_pre + sum T_dec_j + (m'-1)(n-1) T_dec + theta sum omega z,
                T_j >= what stage j computes, T_j >= its hop, T >= T_j
     otherwise  sum pre_j + hops + (m-1) T_pre + (n-1) R + theta sum omega z,
-               R >= sum dec_j + hops, R >= m' T_dec
+               R >= sum dec_j + hops, R >= m' T_dec, T >= what links are occupied for
 
 The published objective counts one decode step where m' = 1. R counts a round for each token, as
 the cost model does (edgewise/costs.py). Embedding and head are layers here, so the published
@@ -170,8 +170,8 @@ def _fixed(program: Program, data: Pipeline, z: Ints, unit: float) -> None:
     for j, step in enumerate(data.step / unit):
         program.row(step, INFINITY, (slowest, 1), (z[:, :, j], -prefill[:, :, j]))
         program.row(step, INFINITY, (busiest, 1), (z[:, :, j], -decode[:, :, j]))
-    program.row(data.prefill_hop.max() / unit, INFINITY, (slowest, 1))
-    program.row(data.decode_hop.max() / unit, INFINITY, (busiest, 1))
+    program.row(data.prefill_busy.max() / unit, INFINITY, (slowest, 1))
+    program.row(max(data.decode_busy.max(), data.ends_busy) / unit, INFINITY, (busiest, 1))
     constant = float(data.step.sum() + data.decode_hop.sum() + data.ends) / unit
     program.row(constant, INFINITY, (rounds, 1), (z, -decode))
     program.row(0, INFINITY, (rounds, 1), (busiest, -data.decode_batches))

@@ -17,10 +17,12 @@ Choice = tuple[list[int], list[int]]  # the stage and the scheme of every layer
 class Pipeline:
     """Data of one order of devices; axes are scheme b, layer i and stage j.
 
-    `prefill[b, i, j]` and `decode[b, i, j]` are seconds of one micro-batch, `step[j]` comes on top
-    once; `prefill_hop[j]` and `decode_hop[j]` bring the input of stage j, `ends` the rest of the
-    round trip (in at the first stage, out at the last). `omega[b, i]` is the loss of quality, worth
-    `theta` seconds a unit and at most `budget`; m and m' micro-batches; `tokens` are generated.
+    `prefill[b, i, j]` and `decode[b, i, j]` are seconds of one chunk of a micro-batch and of one of
+    its tokens, `step[j]` comes on top once; `prefill_hop[j]` and `decode_hop[j]` bring the input of
+    stage j and keep their link busy for `prefill_busy[j]` and `decode_busy[j]`, `ends` is the rest
+    of the round trip (in at the first stage, out at the last), `ends_busy` the busier of its links.
+    `omega[b, i]` is the loss of quality, worth `theta` seconds a unit and at most `budget`; m and m'
+    micro-batches; `tokens` are generated.
     """
 
     devices: tuple[int, ...]
@@ -29,7 +31,10 @@ class Pipeline:
     step: Floats
     prefill_hop: Floats
     decode_hop: Floats
+    prefill_busy: Floats
+    decode_busy: Floats
     ends: float
+    ends_busy: float
     size: Ints
     room: Ints
     shared: Ints
@@ -59,8 +64,11 @@ class Pipeline:
             prefill = np.maximum(prefill, self.prefill_hop)
             decode = np.maximum(decode, self.decode_hop)
             return published_makespan(prefill, decode, *counts) + loss
-        hops = self.prefill_hop, self.decode_hop
-        return makespan(prefill, decode, *hops, self.ends, *counts) + loss
+        filling = float(prefill.sum() + self.prefill_hop.sum()) + self.ends
+        trip = float(decode.sum() + self.decode_hop.sum()) + self.ends
+        slowest = max(float(prefill.max()), float(self.prefill_busy.max()))
+        busiest = max(float(decode.max()), float(self.decode_busy.max()), self.ends_busy)
+        return makespan(filling, slowest, trip, busiest, *counts) + loss
 
     def fits(self, choice: Choice) -> bool:
         """Whether memory, pins and budget hold."""
@@ -87,23 +95,19 @@ def published_makespan(
 
 
 def makespan(
-    prefill: Floats,
-    decode: Floats,
-    prefill_hop: Floats,
-    decode_hop: Floats,
-    ends: float,
+    filling: float,
+    slowest: float,
+    trip: float,
+    busiest: float,
     prefill_batches: int,
     decode_batches: int,
     tokens: int,
 ) -> float:
     """Every token but the first takes a round: the trip of one micro-batch, its hops included, or
-    all micro-batches through the slowest stage or hop, whichever is longer (costs.py)."""
-    filling = prefill.sum() + prefill_hop.sum() + ends
-    slowest = max(float(prefill.max()), float(prefill_hop.max()))
-    trip = decode.sum() + decode_hop.sum() + ends
-    busiest = max(float(decode.max()), float(decode_hop.max()))
-    rounds = max(float(trip), decode_batches * busiest)
-    return float(filling + (prefill_batches - 1) * slowest + (tokens - 1) * rounds)
+    all micro-batches through the busiest device or link, whichever is longer (costs.py). Before
+    that one chunk fills the pipeline, and the others follow at the pace of the slowest."""
+    rounds = max(trip, decode_batches * busiest)
+    return filling + (prefill_batches - 1) * slowest + (tokens - 1) * rounds
 
 
 def pipelines(
@@ -146,9 +150,12 @@ def _pipeline(problem: Problem, found: Tables, order: tuple[int, ...], theta: fl
         prefill=np.where(usable, found.prefill[:, :, index], INFINITY),
         decode=np.where(usable, found.decode[:, :, index], INFINITY),
         step=found.step[index],
-        prefill_hop=np.array([0.0, *(found.prompt_hop[a, b] for a, b in moves)]),
+        prefill_hop=np.array([0.0, *(found.chunk_hop[a, b] for a, b in moves)]),
         decode_hop=np.array([0.0, *(found.hop[a, b] for a, b in moves)]),
+        prefill_busy=np.array([0.0, *(found.chunk_busy[a, b] for a, b in moves)]),
+        decode_busy=np.array([0.0, *(found.busy[a, b] for a, b in moves)]),
         ends=float(found.entry[order[0]] + found.back[order[-1]]),
+        ends_busy=float(max(found.entry_busy[order[0]], found.back_busy[order[-1]])),
         size=found.size,
         room=found.room[index],
         shared=found.shared,
@@ -156,7 +163,7 @@ def _pipeline(problem: Problem, found: Tables, order: tuple[int, ...], theta: fl
         allowed=found.allowed[:, index],
         budget=problem.budget,
         theta=theta,
-        prefill_batches=work.micro_batches,
+        prefill_batches=work.micro_batches * found.chunks,
         decode_batches=work.micro_batches,
         tokens=work.new_tokens,
     )

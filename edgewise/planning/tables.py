@@ -1,13 +1,16 @@
 """A Problem as arrays, asked of the cost model once, for planners that search."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
 from edgewise.planning.problem import Problem
+from edgewise.specs import ACTIVATION_BYTES
 from edgewise.units import format_bytes
 
 Floats = NDArray[np.float64]
@@ -20,10 +23,12 @@ INFINITY = float("inf")
 class Tables:
     """Axes: s = scheme, i = layer, j and k = device, each in the order of the problem.
 
-    `decode[s, i, j]` and `prefill[s, i, j]` are seconds, `size[s, i]` bytes, `loss[s, i]` quality.
-    `hop[j, k]` and `prompt_hop[j, k]` bring a token's or the prompt's hidden states from j to k,
-    `entry[j]` and `back[j]` token ids in from the source and out to it. `room[j]` is what a device
-    has for layers; a tied model that lies whole on one device takes `shared[s]` bytes less.
+    `decode[s, i, j]` and `prefill[s, i, j]` are seconds of a token and of one of the `chunks` of a
+    prompt, on average; `size[s, i]` bytes, `loss[s, i]` quality. `hop[j, k]` and `chunk_hop[j, k]`
+    bring a token's or a chunk's hidden states from j to k, `entry[j]`, `chunk_entry[j]` and
+    `back[j]` token ids in from the source and out to it; `busy` and `chunk_busy`, `entry_busy` and
+    `back_busy` are what of that keeps the link from carrying others. `room[j]` is what a device has
+    for layers; a tied model that lies whole on one device takes `shared[s]` bytes less.
     `allowed[i, j]` respects the pins.
     """
 
@@ -35,9 +40,15 @@ class Tables:
     loss: Floats
     step: Floats
     hop: Floats
-    prompt_hop: Floats
+    busy: Floats
+    chunk_hop: Floats
+    chunk_busy: Floats
     entry: Floats
+    chunk_entry: Floats
+    entry_busy: Floats
     back: Floats
+    back_busy: Floats
+    chunks: int
     room: Ints
     shared: Ints
     allowed: Bools
@@ -52,13 +63,19 @@ def tables(problem: Problem) -> Tables:
     costs, names, schemes = problem.costs, problem.devices, problem.schemes
     if not names:
         raise Infeasible("every device is forbidden")
-    model, layers = costs.model, range(problem.num_layers)
+    model, layers, chunks = costs.model, range(problem.num_layers), len(costs.chunks)
+    tokens = -(-costs.workload.prompt_tokens // chunks)
+    width = costs.workload.batch * model.hidden_size * ACTIVATION_BYTES
     first = {layer.kind: i for i, layer in reversed(list(enumerate(model.layers)))}
 
     @cache
     def seconds(s: str, kind: int, name: str) -> tuple[float, float]:
-        return costs.decode_seconds(kind, name, s), costs.prefill_seconds(kind, name, s)
+        return costs.decode_seconds(kind, name, s), costs.prefill_seconds(kind, name, s) / chunks
 
+    delay, rate = _links(costs, names)
+    busy, chunk_busy = width / rate, width * tokens / rate
+    entry = [costs.entry_hop(name) for name in names]
+    back = [costs.return_hop(name) for name in names]
     times = np.array(
         [[[seconds(s, first[model.layers[i].kind], n) for n in names] for i in layers]
          for s in schemes]
@@ -71,15 +88,39 @@ def tables(problem: Problem) -> Tables:
         size=np.array([[costs.layer_bytes(i, s) for i in layers] for s in schemes]),
         loss=np.array([[costs.loss(i, s) for i in layers] for s in schemes]),
         step=np.array([costs.step_seconds(name) for name in names]),
-        hop=np.array([[costs.activation_hop(a, b) for b in names] for a in names]),
-        prompt_hop=np.array([[costs.prompt_hop(a, b) for b in names] for a in names]),
-        entry=np.array([costs.token_hop(problem.source, name) for name in names]),
-        back=np.array([costs.token_hop(name, problem.source) for name in names]),
+        hop=busy + delay,
+        busy=busy,
+        chunk_hop=chunk_busy + delay,
+        chunk_busy=chunk_busy,
+        entry=np.array([hop.seconds for hop in entry]),
+        chunk_entry=np.array([costs.entry_hop(name, tokens).seconds for name in names]),
+        entry_busy=np.array([hop.occupancy_seconds for hop in entry]),
+        back=np.array([hop.seconds for hop in back]),
+        back_busy=np.array([hop.occupancy_seconds for hop in back]),
+        chunks=chunks,
         room=np.array([costs.capacity_bytes(name) for name in names]),
         shared=np.array([model.shared_bytes((s, s)) for s in schemes]),
         allowed=np.array([[problem.pinned.get(i, n) == n for n in names] for i in layers]),
         required=np.array([name in problem.required for name in names]),
     )
+
+
+def _links(costs: CostModel, names: Sequence[str]) -> tuple[Floats, Floats]:
+    """Latency and bytes per second from j to k, as `CostModel.link` has them one by one: thousands
+    of devices have millions of links. Within a device both cost nothing."""
+    number, count = {name: j for j, name in enumerate(names)}, len(names)
+    delay, rate = np.full((2, count, count), INFINITY)
+    for network in reversed(costs.cluster.networks):
+        members = np.array([number[name] for name in network.devices if name in number], dtype=int)
+        delay[np.ix_(members, members)] = network.latency_seconds
+        rate[np.ix_(members, members)] = network.bytes_per_second
+    for link in (*costs.cluster.links, *costs.profile.links):
+        if link.source in number and link.target in number:
+            delay[number[link.source], number[link.target]] = link.latency_seconds
+            rate[number[link.source], number[link.target]] = link.bytes_per_second
+    np.fill_diagonal(delay, 0.0)
+    np.fill_diagonal(rate, INFINITY)
+    return delay, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +135,19 @@ class Latency:
 
 
 def latency(found: Tables, first_token_weight: float = 0.0) -> Latency:
-    """A token's round trip plus `first_token_weight` times the time to the first token."""
+    """A token's round trip plus `first_token_weight` times one chunk's way through the plan: all of
+    the time to the first token where a prompt is one chunk, else less than it."""
     w = first_token_weight
-    enter = found.hop + found.step + (w * (found.prompt_hop + found.step) if w else 0.0)
+
+    def with_chunk(token: Floats, chunk: Floats) -> Floats:
+        return token + w * chunk if w else token.copy()  # 0 times infinity is no number
+
+    enter = with_chunk(found.hop, found.chunk_hop) + (1 + w) * found.step
     np.fill_diagonal(enter, 0.0)
     return Latency(
         seconds=found.decode + w * found.prefill,
         enter=enter,
-        first=(1 + w) * (found.entry + found.step),
+        first=with_chunk(found.entry, found.chunk_entry) + (1 + w) * found.step,
         back=(1 + w) * found.back,
     )
 
@@ -124,17 +170,15 @@ def equal_devices(problem: Problem, found: Tables) -> tuple[tuple[int, ...], ...
 
 
 def _equal(found: Tables, a: int, b: int) -> bool:
-    others = [j for j in range(len(found.names)) if j not in (a, b)]
-    return (
-        bool(found.room[a] == found.room[b])
-        and all(v[a] == v[b] for v in (found.step, found.entry, found.back))
-        and all(np.array_equal(v[..., a], v[..., b]) for v in (found.decode, found.prefill))
-        and all(
-            np.array_equal(v[a, others], v[b, others])
-            and np.array_equal(v[others, a], v[others, b])
-            and v[a, b] == v[b, a]
-            for v in (found.hop, found.prompt_hop)
-        )
+    ends = found.entry, found.chunk_entry, found.entry_busy, found.back, found.back_busy
+    if any(v[a] != v[b] for v in (found.room, found.step, *ends)):
+        return False
+    others = np.delete(np.arange(len(found.names)), (a, b))
+    return all(np.array_equal(v[..., a], v[..., b]) for v in (found.decode, found.prefill)) and all(
+        np.array_equal(v[a, others], v[b, others])
+        and np.array_equal(v[others, a], v[others, b])
+        and v[a, b] == v[b, a]
+        for v in (found.hop, found.busy, found.chunk_hop, found.chunk_busy)
     )
 
 

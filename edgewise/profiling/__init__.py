@@ -1,5 +1,5 @@
 """Measure a model's layers on every device, through its worker, and every directed link."""
 
-from edgewise.profiling.measure import Grid, measure, num_measurements
+from edgewise.profiling.measure import Grid, measure, measure_links, num_measurements
 
-__all__ = ["Grid", "measure", "num_measurements"]
+__all__ = ["Grid", "measure", "measure_links", "num_measurements"]

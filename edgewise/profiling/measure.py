@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 from edgewise.clusters import Cluster, Link
-from edgewise.profiles import DeviceReading, LayerMemory, LayerTiming, LinkTiming, Profile
+from edgewise.costs import PREFILL_CHUNK
+from edgewise.profiles import DeviceReading, LayerMemory, LayerTiming, Profile
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, ModelSpec, Workload
@@ -65,23 +66,24 @@ class Grid:
 
     @staticmethod
     def around(workload: Workload) -> "Grid":
-        """Just what one workload needs: half and whole contexts and prompts."""
+        """Just what one workload needs: half and whole contexts, prompts or their chunks, the last
+        of which comes behind all the others."""
         batch, last, prompt = workload.batch, workload.context - 1, max(workload.prompt_tokens, 2)
+        chunk = min(prompt, PREFILL_CHUNK)
         decode = sorted({max(last // 2, 1), last})
-        prefill = sorted({max(prompt // 2, 2), prompt})
-        return Grid(
-            tuple((batch, 1, past) for past in decode),
-            tuple((batch, length, 0) for length in prefill),
-        )
+        prefill = [(batch, length, 0) for length in sorted({max(chunk // 2, 2), chunk})]
+        if prompt > chunk:
+            prefill.append((batch, chunk, prompt - chunk))
+        return Grid(tuple((batch, 1, past) for past in decode), tuple(prefill))
 
     @staticmethod
     def wide(context: int) -> "Grid":
         """Contexts, lengths and batches for any workload of up to `context` tokens."""
         first, middle, last = (max(context * part // 8, 4) for part in (1, 4, 7))
         decode = ((1, 1, first), (1, 1, last), (4, 1, first), (4, 1, last), (8, 1, middle))
-        lengths = sorted({max(min(x, context - 1), 2) for x in (16, 64, 256, 512)})
+        lengths = sorted({max(min(x, context - 1), 2) for x in (16, 64, PREFILL_CHUNK)})
         prefill = [(batch, x, 0) for x in lengths[:2] for batch in (1, 4)]
-        prefill += [(1, x, 0) for x in lengths[2:]]
+        prefill += [(1, x, past) for x in lengths[2:] for past in sorted({0, context - 1 - x})]
         return Grid(tuple(dict.fromkeys(decode)), tuple(prefill), repeats=5)
 
 
@@ -174,7 +176,7 @@ def measure(
     readings = tuple(
         _read(devices, kind, name, median(steps[kind])) for kind, name in kinds.items()
     )
-    links = tuple(_links(devices, on_progress))
+    links = measure_links(devices, on_progress)
     return Profile(spec.digest, tuple(layers), readings, links, tuple(memory))
 
 
@@ -237,12 +239,14 @@ def _read(devices: LocalDevices, kind: str, name: str, step: float) -> DeviceRea
     return DeviceReading(kind, step, body["free_bytes"], body["machine"])
 
 
-def _links(devices: LocalDevices, on_progress: Progress) -> list[LinkTiming]:
+def measure_links(
+    devices: LocalDevices, on_progress: Progress = lambda what: None
+) -> tuple[Link, ...]:
     """Every link that has a way back, and the way from the coordinator into the source's worker."""
     cluster = devices.cluster
     on_progress(f"link into {cluster.source}")
     within = median(_enter(devices) for _ in range(LINK_REPEATS))
-    found = [LinkTiming(cluster.source, cluster.source, within / 2, 1 / FASTEST)]
+    found = [Link(cluster.source, cluster.source, 1 / FASTEST, within / 2)]
     for link in cluster.all_links():
         if cluster.link(link.target, link.source) is None:
             continue
@@ -254,8 +258,8 @@ def _links(devices: LocalDevices, on_progress: Progress) -> list[LinkTiming]:
         # Without synchronised clocks a round trip cannot be split, so each direction gets half of
         # it; the bandwidth, from the larger message, is the link's own.
         rate = 1 / max(more / size, FASTEST)
-        found.append(LinkTiming(link.source, link.target, empty / 2, rate))
-    return found
+        found.append(Link(link.source, link.target, rate, empty / 2))
+    return tuple(found)
 
 
 def _enter(devices: LocalDevices) -> float:

@@ -147,7 +147,8 @@ class Inbox:
         link = self._links.get(sender)
         if link is None:
             return sent
-        self._busy[sender] = max(sent, self._busy.get(sender, 0.0)) + size / link.bytes_per_second
+        free = max(sent, self._busy.get(sender, 0.0))
+        self._busy[sender] = free + link.occupancy_seconds(size)
         return self._busy[sender] + link.latency_seconds
 
     def close(self) -> None:

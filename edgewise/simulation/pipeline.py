@@ -4,7 +4,9 @@
   requests each. A free lane takes the requests that wait, in order of arrival; they prefill
   together and leave as they finish; the lane is free again when all have.
 - A device computes one lane's step at a time, a directed link sends one message at a time, both
-  first come, first served. Computing and sending overlap.
+  first come, first served. Computing and sending overlap; latency delays a message and keeps no
+  link from sending others.
+- Prompts travel in the cost model's chunks, one behind the other; a token returns with the last.
 - Without bubbles, a lane starts its next token as soon as its last one is back at the source. With
   bubbles (an iteration barrier), all lanes finish token t before any starts token t + 1, and
   requests enter at the barrier.
@@ -138,7 +140,7 @@ class _Pipeline:
         self.parts = route(plan, self.costs.cluster.source)
         self.plans.append((self.clock.now, plan))
         self.times.clear()
-        if not sum(self._seconds(Shape(1, 1, 1)).decode) < float("inf"):
+        if not sum(self._seconds(Shape(1, 1, 1)).delays) < float("inf"):
             raise ClusterError("the plan sends between devices that nothing connects")
         for part in self.parts:
             found = part.resource
@@ -173,25 +175,49 @@ class _Pipeline:
                 lane.restart()
             if lane.members and not lane.moving:
                 lane.moving = True
-                self._advance(lane, 0)
+                self._enter(lane)
 
-    def _advance(self, lane: _Lane, at: int) -> None:
-        """Hand a lane's token to part `at` of the route."""
+    def _enter(self, lane: _Lane) -> None:
+        """Send a lane's token, or all chunks of its prompts, into the pipeline."""
+        if lane.prefilled:
+            self._advance(lane, None, 0)
+            return
+        for chunk in range(len(self._seconds(lane.shape).chunks)):
+            self._advance(lane, chunk, 0)
+
+    def _advance(self, lane: _Lane, chunk: int | None, at: int) -> None:
+        """Hand a lane's token, or a chunk of its prompts, to part `at` of the route."""
+        last = len(self._seconds(lane.shape).chunks) - 1
+        if at == len(self.parts) - 1 and chunk is not None and chunk < last:
+            return  # only the last chunk brings a token
         if at == len(self.parts):
             self._token(lane)
             return
-        part, prefilled = self.parts[at], lane.prefilled
+        part = self.parts[at]
 
         def seconds() -> float:
             times = self._seconds(lane.shape)
-            return (times.decode if prefilled else times.prefill)[at]
+            return (times.decode if chunk is None else times.chunks[chunk])[at]
 
         job = Job(
             seconds,
-            partial(self._record, part, "decode" if prefilled else "prefill", lane),
-            partial(self._advance, lane, at + 1),
+            partial(self._record, part, "decode" if chunk is None else "prefill", lane),
+            partial(self._leave, lane, chunk, at, len(self.plans)),
         )
         self.servers[part.resource].add(job)
+
+    def _leave(self, lane: _Lane, chunk: int | None, at: int, plans: int) -> None:
+        """On to the next part, after the delay; nothing arrives that left under an earlier plan."""
+
+        def arrive() -> None:
+            if plans == len(self.plans):
+                self._advance(lane, chunk, at + 1)
+
+        delay = self._seconds(lane.shape).delays[at]
+        if delay:
+            self.clock.at(self.clock.now + delay, arrive)
+        else:
+            arrive()
 
     def _record(self, part: Part, phase: str, lane: _Lane | None, start: float, end: float) -> None:
         if end > start:

@@ -1,13 +1,15 @@
 """The way of a token through a plan, and its seconds on each part of it, asked of the cost model.
 
 Parts alternate: the way in, stage 0, the link to stage 1, stage 1, ..., the way back to the source.
+A link is busy for as long as its bytes occupy it, and delays what it carries (clusters.Link).
 Neighbouring stages on one device have a link from the device to itself, which costs nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from edgewise.costs import CostModel
+from edgewise.costs import CostModel, Hop
 from edgewise.plans import Plan, Stage
 from edgewise.simulation.trace import Resource
 from edgewise.specs import Workload
@@ -36,46 +38,51 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Seconds on each part of the route: the prompts with the first token, and each later token."""
+    """Seconds that each part of the route is busy: with each chunk of the prompts, the last one
+    bringing the first token, and with each later token. What leaves a part arrives at the next one
+    after `delays`."""
 
-    prefill: tuple[float, ...]
+    chunks: tuple[tuple[float, ...], ...]
     decode: tuple[float, ...]
+    delays: tuple[float, ...]
 
 
 def route(plan: Plan, source: str) -> tuple[Part, ...]:
     """The parts of a token's way, in order."""
     first, last = plan.stages[0].device, plan.stages[-1].device
-    parts = [_hop(source if first != source else "", first)]
+    parts = [_link(source if first != source else "", first)]
     for stage, after in pairwise(plan.stages):
-        parts += [_compute(stage), _hop(stage.device, after.device)]
-    return (*parts, _compute(plan.stages[-1]), _hop(last, source if last != source else ""))
+        parts += [_compute(stage), _link(stage.device, after.device)]
+    return (*parts, _compute(plan.stages[-1]), _link(last, source if last != source else ""))
 
 
 def _compute(stage: Stage) -> Part:
     return Part(Resource(stage.device), f"layers {stage.start}-{stage.end - 1}")
 
 
-def _hop(device: str, target: str) -> Part:
+def _link(device: str, target: str) -> Part:
     resource = Resource(device, target)
     return Part(resource, str(resource))
 
 
 def step_times(costs: CostModel, plan: Plan, shape: Shape) -> StepTimes:
-    """Seconds of each part of `route`; their sums are the cost model's estimate for `shape`."""
+    """Seconds of each part of `route`, as the cost model has them for `shape`."""
     workload = Workload(shape.prompt_tokens, shape.new_tokens, shape.sequences)
     costs = replace(costs, workload=workload)
-    estimate = costs.estimate(plan)
-    entry, *hops = [found.hop_seconds for found in estimate.stages]
-    prompt_hops = [costs.prompt_hop(a.device, b.device) for a, b in pairwise(plan.stages)]
-    decoding = [found.decode_seconds for found in estimate.stages]
-    prefilling = [found.prefill_seconds for found in estimate.stages]
-    back = estimate.return_seconds
+    estimate, count = costs.estimate(plan), len(costs.chunks)
+    stages, back = estimate.stages, estimate.back
+    chunks = (
+        _alternate([s.chunk_hops[c] for s in stages], [s.chunk_seconds[c] for s in stages], back)
+        for c in range(count)
+    )
+    delays = [seconds for s in stages for seconds in (s.hop.delay_seconds, 0.0)]
     return StepTimes(
-        _alternate([entry, *prompt_hops], prefilling, back),
-        _alternate([entry, *hops], decoding, back),
+        tuple(chunks),
+        _alternate([s.hop for s in stages], [s.decode_seconds for s in stages], back),
+        (*delays, back.delay_seconds),
     )
 
 
-def _alternate(hops: list[float], stages: list[float], back: float) -> tuple[float, ...]:
-    pairs = zip(hops, stages, strict=True)
-    return (*(seconds for pair in pairs for seconds in pair), back)
+def _alternate(hops: Sequence[Hop], stages: Sequence[float], back: Hop) -> tuple[float, ...]:
+    pairs = zip((hop.occupancy_seconds for hop in hops), stages, strict=True)
+    return (*(seconds for pair in pairs for seconds in pair), back.occupancy_seconds)

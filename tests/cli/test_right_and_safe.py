@@ -69,9 +69,9 @@ def test_only_newlines_end_lines(tmp_path, character):
 @pytest.mark.parametrize(
     ("pins", "message"),
     [
-        (("1=a", "1=b"), "pin '1=b': layer 1 is pinned to 'a', too"),
-        (("0-3=a", "2-5=b"), "pin '2-5=b': layer 2 is pinned to 'a', too"),
-        (("head=b", "9=a"), "pin '9=a': layer 9 is pinned to 'b', too"),
+        (("1=a", "1=b"), "pin '1=b': layer 1 is pinned to 'a' already"),
+        (("0-3=a", "2-5=b"), "pin '2-5=b': layer 2 is pinned to 'a' already"),
+        (("head=b", "9=a"), "pin '9=a': layer 9 is pinned to 'b' already"),
     ],
 )
 def test_contradictory_pins(pins, message):

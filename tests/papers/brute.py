@@ -40,15 +40,23 @@ class EveryPlan:
         middle = work.prompt_tokens + work.new_tokens // 2
         rows = len(self.device)
         self.step = np.array([profile.reading(kinds[n]).step_seconds for n in self.names])
-        hop = self._hops(batch * model.hidden_size * 4)
-        prompt_hop = self._hops(batch * work.prompt_tokens * model.hidden_size * 4)
-        token = self._hops(batch * 8, inside=True)
+        hop, occupied = self._hops(batch * model.hidden_size * 4)
+        prompt_hop, prompt_occupied = self._hops(batch * work.prompt_tokens * model.hidden_size * 4)
+        token, token_occupied = self._hops(batch * 8, inside=True)
         source = self.names.index(problem.source)
         busy, filling = np.zeros((rows, len(self.names))), np.zeros((rows, len(self.names)))
         first, last = self.device[:, 0], self.device[:, -1]
-        ends = token[source, first] + token[last, source]
-        self.decode, self.prefill = ends.copy(), ends.copy()
-        self.slowest_hop, self.slowest_prompt = np.zeros(rows), np.zeros(rows)
+        ids, _ = self._hops(batch * work.prompt_tokens * 8, inside=True)
+        self.decode = token[source, first] + token[last, source]
+        self.prefill = ids[source, first] + token[last, source]
+        # What each link carries in a round, together; the ways in and out on the source apart.
+        count = len(self.names)
+        carried, carried_prompt = np.zeros((2, rows, count + 1, count + 1))
+        every = np.arange(rows)
+        start = np.where(first == source, count, source)
+        end = np.where(last == source, count, source)
+        carried[every, start, first] += token_occupied[source, first]
+        carried[every, last, end] += token_occupied[last, source]
         starts = np.ones(rows, dtype=bool)
         for i, spec in enumerate(model.layers):
             here, scheme = self.device[:, i], self.scheme[:, i]
@@ -59,8 +67,10 @@ class EveryPlan:
                 self.decode += move
                 prompt = np.where(starts, prompt_hop[before, here], 0.0)
                 self.prefill += prompt
-                self.slowest_hop = np.maximum(self.slowest_hop, move)
-                self.slowest_prompt = np.maximum(self.slowest_prompt, prompt)
+                moved = np.where(starts, occupied[before, here], 0.0)
+                carried[every, before, here] += moved
+                moved = np.where(starts, prompt_occupied[before, here], 0.0)
+                carried_prompt[every, before, here] += moved
             times = np.array([
                 [profile.decode_seconds(kinds[n], spec.kind, s, middle, batch) for n in self.names]
                 for s in problem.schemes
@@ -77,20 +87,23 @@ class EveryPlan:
             filling[np.arange(rows), here] += fresh[scheme, here] + woken
         self.decode += busy.sum(axis=1)
         self.prefill += filling.sum(axis=1)
-        self.prefill_bottleneck = np.maximum(filling.max(axis=1), self.slowest_prompt)
-        self.bottleneck = np.maximum(busy.max(axis=1), self.slowest_hop)
+        slowest = [x.reshape(rows, -1).max(axis=1) for x in (carried, carried_prompt)]
+        self.bottleneck = np.maximum(busy.max(axis=1), slowest[0])
+        self.prefill_bottleneck = np.maximum(filling.max(axis=1), slowest[1])
 
-    def _hops(self, count: int, *, inside: bool = False) -> Array:
+    def _hops(self, count: int, *, inside: bool = False) -> tuple[Array, Array]:
+        """Seconds until so many bytes arrive, and those for which they occupy the link."""
         links = {(x.source, x.target): x for x in self.problem.costs.profile.links}
-        hops = np.full((len(self.names),) * 2, INFINITY)
+        hops, busy = np.full((2, len(self.names), len(self.names)), INFINITY)
         for a, start in enumerate(self.names):
             for b, end in enumerate(self.names):
                 if a == b and not (inside and (start, end) in links):
-                    hops[a, b] = 0.0
+                    hops[a, b] = busy[a, b] = 0.0
                 elif (start, end) in links:
                     link = links[start, end]
-                    hops[a, b] = link.latency_seconds + count / link.bytes_per_second
-        return hops
+                    busy[a, b] = count / link.bytes_per_second
+                    hops[a, b] = link.latency_seconds + busy[a, b]
+        return hops, busy
 
     def _feasible(self) -> None:
         problem, costs = self.problem, self.problem.costs

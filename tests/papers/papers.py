@@ -1,10 +1,10 @@
 """EdgeShard's testbed (arXiv 2405.14371): the means of the profile that its scripts carry, and the
 settings of the reproduction check, sections 1.7 and 1.10 of the notes."""
 
-from edgewise.clusters import Cluster, Device
+from edgewise.clusters import Cluster, Device, Link
 from edgewise.costs import CostModel, workspace_bytes
 from edgewise.planning import Objective, Problem
-from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
 GIB = 2**30
@@ -52,7 +52,7 @@ def testbed(
         for tokens, context in ((1, middle), (32, 0))
     )
     links = tuple(
-        LinkTiming(a, b, HOP_SECONDS, 1e6 / 8 * (cloud_mbps if {a, b} == {source, "rtx"} else 50))
+        Link(a, b, 1e6 / 8 * (cloud_mbps if {a, b} == {source, "rtx"} else 50), HOP_SECONDS)
         for a in names
         for b in names
         if a != b

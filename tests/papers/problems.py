@@ -6,7 +6,7 @@ from functools import cache
 from edgewise.clusters import Cluster, Device, Link
 from edgewise.costs import CostModel, workspace_bytes
 from edgewise.planning import Objective, Problem
-from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
@@ -155,10 +155,10 @@ def _profile(
         for b in sorted(set(kinds.values()))
     }
     links = [
-        LinkTiming(a, b, *figure)
+        Link(a, b, figure[1], figure[0])
         for a in names
         for b in names
         if a != b and (figure := figures[kinds[a], kinds[b]]) is not None
     ]
-    within = LinkTiming(source, source, rng.uniform(0, 1e-4), 1e9)
+    within = Link(source, source, 1e9, rng.uniform(0, 1e-4))
     return Profile(model.digest, tuple(layers), tuple(readings), (within, *links))

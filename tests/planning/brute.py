@@ -50,10 +50,11 @@ class Arithmetic:
             ]
         )
         self.step = np.array([readings[device.kind].step_seconds for device in devices])
-        self.token_hop = _hops(problem, 8 * batch)
-        self.hop = _hops(problem, 4 * model.hidden_size * batch)
-        self.prompt_hop = _hops(problem, 4 * model.hidden_size * batch * work.prompt_tokens)
-        for table in (self.hop, self.prompt_hop):
+        self.token_hop, self.token_busy = _hops(problem, 8 * batch)
+        self.hop, self.busy = _hops(problem, 4 * model.hidden_size * batch)
+        self.ids_hop, _ = _hops(problem, 8 * batch * work.prompt_tokens)
+        self.prompt_hop, _ = _hops(problem, 4 * model.hidden_size * batch * work.prompt_tokens)
+        for table in (self.hop, self.busy, self.prompt_hop):
             np.fill_diagonal(table, 0.0)
         self.decode = np.empty((model.num_layers, len(devices), len(problem.schemes)))
         self.prefill = np.empty_like(self.decode)
@@ -97,15 +98,20 @@ class Arithmetic:
 
     def round_trips(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
         """Once round: in at the source, through the layers, the token back to the source."""
-        return self._through(d, s, self.decode, self.hop)
+        return self._through(d, s, self.decode, self.hop, self.token_hop)
 
     def first_tokens(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
-        return self._through(d, s, self.prefill, self.prompt_hop)
+        return self._through(d, s, self.prefill, self.prompt_hop, self.ids_hop)
 
     def _through(
-        self, d: Numbers, s: Numbers, seconds: NDArray[np.float64], hop: NDArray[np.float64]
+        self,
+        d: Numbers,
+        s: Numbers,
+        seconds: NDArray[np.float64],
+        hop: NDArray[np.float64],
+        entry: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        total = self.token_hop[self.source, d[:, 0]] + self.step[d[:, 0]]
+        total = entry[self.source, d[:, 0]] + self.step[d[:, 0]]
         for layer, times in enumerate(seconds):
             total = total + times[d[:, layer], s[:, layer]]
             if layer:
@@ -114,8 +120,20 @@ class Arithmetic:
         return total + self.token_hop[d[:, -1], self.source]
 
     def bottlenecks(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
-        """The busiest device, all its visits together, or the slowest hop between devices."""
-        worst = self.hop[d[:, :-1], d[:, 1:]].max(axis=1)
+        """The busiest device, all its visits together, or the link that is longest occupied, all it
+        carries in a round together. The ways between the source's coordinator and its worker, in
+        and out, are links of their own."""
+        n, count = len(self.names), len(d)
+        carried = np.zeros((count, n + 1, n + 1))
+        rows = np.arange(count)
+        for a, b in zip(d.T, d.T[1:], strict=False):
+            carried[rows, a, b] += self.busy[a, b]
+        first, last = d[:, 0], d[:, -1]
+        start = np.where(first == self.source, n, self.source)
+        end = np.where(last == self.source, n, self.source)
+        carried[rows, start, first] += self.token_busy[self.source, first]
+        carried[rows, last, end] += self.token_busy[last, self.source]
+        worst = carried.reshape(count, -1).max(axis=1)
         entered = np.hstack([np.ones((len(d), 1), dtype=bool), d[:, 1:] != d[:, :-1]])
         layers = np.arange(d.shape[1])
         for number, step in enumerate(self.step):
@@ -179,9 +197,9 @@ class Arithmetic:
         return {name: int(found[self.names.index(name)]) for name in devices}
 
 
-def _hops(problem: Problem, count: int) -> NDArray[np.float64]:
+def _hops(problem: Problem, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Seconds of `count` bytes between any two devices, infinite where nothing joins them: as
-    measured, else as the link says, else as the first network says."""
+    measured, else as the link says, else as the first network says. And without the latency."""
     cluster = problem.costs.cluster
     names = [device.name for device in cluster.devices]
     rates: dict[tuple[str, str], tuple[float, float]] = {(name, name): (0, 1e300) for name in names}
@@ -191,11 +209,12 @@ def _hops(problem: Problem, count: int) -> NDArray[np.float64]:
                 rates[a, b] = (network.latency_seconds, network.bytes_per_second)
     for link in (*cluster.links, *problem.costs.profile.links):
         rates[link.source, link.target] = (link.latency_seconds, link.bytes_per_second)
-    table = np.full((len(names), len(names)), math.inf)
+    table, busy = (np.full((len(names), len(names)), math.inf) for _ in range(2))
     for (a, b), (latency, rate) in rates.items():
         if a in names and b in names:
+            busy[names.index(a), names.index(b)] = count / rate
             table[names.index(a), names.index(b)] = latency + count / rate
-    return table
+    return table, np.where(np.isfinite(busy), busy, 0.0)
 
 
 def brute_force(

@@ -6,7 +6,7 @@ from functools import cache
 from edgewise.clusters import Cluster, Device, Link, Network
 from edgewise.costs import CostModel, workspace_bytes
 from edgewise.planning import Objective, Problem
-from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import DEFAULT, get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
@@ -127,9 +127,9 @@ def _bytes_of(model: ModelSpec, workload: Workload) -> int:
     return weights + 4 * model.kv_width * model.num_blocks * workload.context * workload.sequences
 
 
-def _links(rng: random.Random, names: list[str], missing: float) -> list[LinkTiming]:
+def _links(rng: random.Random, names: list[str], missing: float) -> list[Link]:
     return [
-        LinkTiming(a, b, rng.uniform(0, 1e-3), 10 ** rng.uniform(4.5, 7))
+        Link(a, b, latency_seconds=rng.uniform(0, 1e-3), bytes_per_second=10 ** rng.uniform(4.5, 7))
         for a in names
         for b in names
         if a != b and rng.random() >= missing
@@ -141,7 +141,7 @@ def _profile(
     model: ModelSpec,
     kinds: list[str],
     source: str,
-    links: list[LinkTiming],
+    links: list[Link],
     schemes: tuple[str, ...] = (DEFAULT,),
     shapes: tuple[tuple[int, int, int], ...] = FEW_SHAPES,
     free: dict[str, int] | None = None,
@@ -158,5 +158,5 @@ def _profile(
                     seconds = slowness * work * rng.uniform(2e-4, 1e-3)
                     timing = (name, kind, scheme, sequences, tokens, context, seconds)
                     layers.append(LayerTiming(*timing))
-    within = LinkTiming(source, source, rng.uniform(0, 1e-4), 1e9)
+    within = Link(source, source, 1e9, rng.uniform(0, 1e-4))
     return Profile(model.digest, tuple(layers), tuple(readings), (within, *links))

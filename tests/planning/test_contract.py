@@ -22,7 +22,7 @@ from edgewise.errors import ClusterError, Infeasible, PlanError
 from edgewise.planning import PLANNERS, Objective, PlanResult, Problem
 from edgewise.planning.problem import Planner
 from edgewise.planning.proportional import shares
-from edgewise.profiles import DeviceReading, LayerTiming, LinkTiming, Profile
+from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 from tests.planning.brute import Arithmetic, Numbers, Placement, brute_force
@@ -941,7 +941,7 @@ def by_hand(a: int = 10**6, b: int = 10**6) -> Problem:
         for tokens in (1, 2)
     )
     hops = {("a", "a"): 0.0, ("a", "b"): 1.5, ("b", "a"): 0.25}
-    timings = tuple(LinkTiming(*ends, hop, math.inf) for ends, hop in hops.items())
+    timings = tuple(Link(*ends, math.inf, hop) for ends, hop in hops.items())
     readings = (DeviceReading("a", 1.0), DeviceReading("b", 0.5))
     profile = Profile(TINY.digest, layers, readings, timings)
     cluster = Cluster((Device("a", a), Device("b", b)), (Link("a", "b"), Link("b", "a")), "a")

@@ -1,20 +1,23 @@
 """The joint planner against the truth, against every other planner, and against itself."""
 
 import dataclasses
-from collections import Counter
+from itertools import groupby, product
 
-import numpy as np
 import pytest
 
 from edgewise.clusters import Cluster
 from edgewise.errors import Infeasible
 from edgewise.planning import PLANNERS, PlanResult, Problem
 from edgewise.planning.joint import joint
-from edgewise.planning.joint.solve import solve
-from tests.planning.brute import brute_force
-from tests.planning.joint_arrays import brute, small
+from edgewise.planning.joint.orders import Orders
+from edgewise.planning.joint.planner import TARGET
+from edgewise.planning.joint.prices import Prices
+from edgewise.planning.joint.view import view_of
+from edgewise.planning.joint.walks import Walks
+from edgewise.planning.problem import Objective
+from tests.planning.brute import Placement, brute_force
 from tests.planning.problems import mixed_problem, random_problem
-from tests.seeds import THOROUGH, seeds
+from tests.seeds import seeds
 
 ROUNDING = 1e-9
 SLOW = ("dilemma", "edgeshard-exact", "llm-pq", "joint")
@@ -27,28 +30,8 @@ def plan_of(name: str, problem: Problem) -> PlanResult | None:
         return None
 
 
-@pytest.mark.parametrize("passes", [1.0, 2.0, 4.0, np.inf] if THOROUGH else [1.0, np.inf])
-def test_arrays_agree_with_brute_force(passes: float) -> None:
-    counts: Counter[str] = Counter()
-    tried = seeds(16, 80)
-    for seed in tried:
-        p = small(seed, passes)
-        best, found = brute(p), solve(p)
-        counts[found.status] += 1
-        if best is None:
-            assert found.placement is None, seed
-            assert found.status == "infeasible", seed
-            continue
-        assert found.placement is not None, seed
-        assert found.status == "optimal", seed
-        assert found.placement.objective == pytest.approx(best.objective, rel=1e-7), seed
-        assert found.bound <= best.objective * (1 + 1e-7), seed
-    assert counts["optimal"] >= len(tried) * 3 / 8
-    assert counts["infeasible"] >= len(tried) // 16
-
-
 def test_problems_agree_with_all_plans_and_gaps_hold() -> None:
-    optimal = bounded = equal = 0
+    found_equal = planned = 0
     tried = seeds(30, 150)
     for seed in tried:
         problem = mixed_problem(seed)
@@ -61,11 +44,75 @@ def test_problems_agree_with_all_plans_and_gaps_hold() -> None:
         assert score >= best.score * (1 - ROUNDING), seed
         assert found.gap is not None, seed
         assert score * (1 - found.gap) <= best.score * (1 + ROUNDING), seed
-        equal += score <= best.score * (1 + ROUNDING)
-        optimal += found.status == "optimal"
-        bounded += found.status == "bounded"
-    assert optimal >= len(tried) * 0.4
-    assert equal >= (optimal + bounded) * 0.95  # a plan that returns to a device may be missed
+        assert found.gap <= TARGET, seed
+        found_equal += score <= best.score * (1 + ROUNDING)
+        planned += 1
+    assert planned >= len(tried) // 2
+    assert found_equal >= planned * 0.9  # the search ends where it is near enough
+
+
+def solvable(tried: list[int]) -> list[tuple[int, Problem, Placement]]:
+    """Problems that have a plan, and the best of all plans."""
+    problems = [
+        (seed, mixed_problem(seed) if seed % 2 else random_problem(seed, tight=True))
+        for seed in tried
+    ]
+    return [
+        (seed, problem, best)
+        for seed, problem in problems
+        if (best := brute_force(problem)) is not None
+    ]
+
+
+def test_every_program_bounds_the_best_of_all_plans() -> None:
+    compared = 0
+    for seed, problem, best in solvable(seeds(40, 200)):
+        view, limit = view_of(problem), best.score * (1 + ROUNDING)
+        for whole in (False, True):
+            assert Walks(view, whole=whole).best(100, 10.0)[0] <= limit, (seed, whole)
+        order = tuple(view.tables.names.index(name) for name, _ in groupby(best.devices))
+        orders = Orders(view, order)
+        assert orders.relaxed <= limit, seed
+        bound, placed = orders.best(1000, 10.0, float("inf"))
+        assert bound <= limit, seed
+        assert placed is not None, seed
+        compared += 1
+        if len(set(order)) < len(order) or problem.objective is Objective.THROUGHPUT:
+            continue
+        group = {j: g for g, members in enumerate(view.groups) for j in members}
+        for price in (0.0, 0.1, 1.0, 10.0):
+            value = Prices(view, price).value(tuple(group[j] for j in order)).value
+            assert value * view.unit <= limit, (seed, price)
+    assert compared >= 20
+
+
+def test_a_period_that_a_plan_keeps_to_is_not_ruled_out() -> None:
+    compared = 0
+    for seed, problem, best in solvable(seeds(60, 240)):
+        view = view_of(problem)
+        order = [view.tables.names.index(name) for name, _ in groupby(best.devices)]
+        if problem.objective is not Objective.THROUGHPUT or len(set(order)) < len(order):
+            continue
+        group = {j: g for g, members in enumerate(view.groups) for j in members}
+        limit = best.score / view.lanes * (1 + ROUNDING)
+        prices = Prices(view, 1.0, limit)
+        assert prices.value(tuple(group[j] for j in order)).value <= 1e-9, seed
+        compared += 1
+    assert compared >= 5
+
+
+def test_local_search_knows_what_its_changes_cost() -> None:
+    """Each order next to another costs what it costs on its own."""
+    compared = 0
+    for seed, price in product(range(12), (0.0, 1.0)):
+        view = view_of(random_problem(seed, all_linked=True))
+        prices = Prices(view, price)
+        for start in ((0,), (0, 1), tuple(range(len(view.groups)))):
+            for cost, order in prices._changes(start):
+                alone = prices.value(order).value + prices._spent
+                assert cost == pytest.approx(alone, rel=1e-9), (seed, start, order)
+                compared += 1
+    assert compared > 100
 
 
 def test_is_never_worse_than_any_quick_planner() -> None:
@@ -90,12 +137,12 @@ def test_a_larger_budget_or_another_device_never_makes_it_worse() -> None:
     for seed in tried:
         problem = mixed_problem(seed)
         mine = plan_of("joint", problem)
-        if mine is None or mine.status != "optimal":
+        if mine is None:
             continue
         larger = dataclasses.replace(problem, budget=problem.budget * 2, pins=problem.pins)
         found = plan_of("joint", larger)
         assert found is not None, seed
-        limit = problem.score(mine.estimate) * (1 + ROUNDING)
+        limit = problem.score(mine.estimate) * (1 + TARGET)
         assert problem.score(found.estimate) <= limit, seed
         for name in set(problem.devices) - set(problem.pinned.values()) - problem.required:
             if name == problem.source:
@@ -104,9 +151,8 @@ def test_a_larger_budget_or_another_device_never_makes_it_worse() -> None:
                 "joint", dataclasses.replace(problem, forbidden=problem.forbidden | {name})
             )
             if fewer is not None:
-                assert problem.score(fewer.estimate) >= problem.score(mine.estimate) * (
-                    1 - ROUNDING
-                ), (seed, name)
+                least = problem.score(mine.estimate) * (1 - TARGET)
+                assert problem.score(fewer.estimate) >= least, (seed, name)
                 compared += 1
     assert compared >= len(tried) // 5
 

@@ -89,6 +89,12 @@ def test_a_grid_stays_within_its_workload(workload):
     assert all(tokens > 1 and past == 0 for _, tokens, past in grid.prefill)
 
 
+def test_a_long_prompt_is_measured_as_it_travels():
+    assert Grid.around(Workload(900, 20)).prefill == ((1, 128, 0), (1, 256, 0), (1, 256, 644))
+    assert max(tokens for _, tokens, _ in Grid.wide(2048).prefill) == 256
+    assert (1, 256, 2048 - 257) in Grid.wide(2048).prefill
+
+
 def test_devices_of_one_kind_are_measured_once(checkpoint):
     model = str(checkpoint("opt"))
     spec = open_checkpoint(model).spec

@@ -1,5 +1,6 @@
 """Plans whose seconds are chosen by hand: a block per device, costs as small whole numbers."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ from edgewise.clusters import Cluster, Device, Link
 from edgewise.costs import CostModel
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
-from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
+from edgewise.specs import ACTIVATION_BYTES, LayerKind, LayerSpec, ModelSpec, Workload
 
 HIDDEN = 8
 
@@ -43,20 +44,24 @@ def chain(
     stages: Sequence[float],
     hops: Sequence[float],
     *,
+    busy: Sequence[float] = (),
     back: float = 0.0,
     lanes: int = 1,
     size: int = 1,
     per_prompt_token: float = 0.0,
     revisit: bool = False,
 ) -> tuple[CostModel, Plan]:
-    """Device i computes one block in `stages[i]` seconds and sends it on in `hops[i]` seconds; the
+    """Device i computes one block in `stages[i]` seconds and sends it on; it arrives after
+    `hops[i]` seconds, in which the link may carry others, and `busy[i]` in which it may not. The
     token returns in `back`. With `revisit` the first device also runs the last block."""
     names = [f"d{i}" for i in range(len(stages))]
     order = [*names, names[0]] if revisit else names
-    seconds = [*hops, back] if revisit else [*hops]
+    delays = [*hops, back] if revisit else [*hops]
+    occupied = busy or [0.0] * len(delays)
+    token = size * HIDDEN * ACTIVATION_BYTES
     links = [
-        Link(a, b, latency_seconds=hop)
-        for (a, b), hop in zip(pairwise(order), seconds, strict=True)
+        Link(a, b, token / seconds if seconds else math.inf, delay)
+        for (a, b), delay, seconds in zip(pairwise(order), delays, occupied, strict=True)
     ]
     if not revisit and len(names) > 1:
         links.append(Link(names[-1], names[0], latency_seconds=back))

@@ -9,7 +9,7 @@ from edgewise.costs import CostModel
 from edgewise.errors import ClusterError, Infeasible, PlanError
 from edgewise.planning import PLANNERS, Problem
 from edgewise.plans import Plan
-from edgewise.profiles import LinkTiming, Profile
+from edgewise.profiles import Profile
 from edgewise.schemes import get_scheme
 from edgewise.simulation import (
     Jitter,
@@ -37,7 +37,7 @@ def test_a_slow_device_slows_what_it_starts_afterwards() -> None:
 
 def test_a_changed_link_replaces_what_was_measured() -> None:
     costs, plan = chain([1.0, 1.0], [1.0])
-    measured = replace(costs.profile, links=(LinkTiming("d0", "d1", 2.0, 1e9),))
+    measured = replace(costs.profile, links=(Link("d0", "d1", 1e9, 2.0),))
     costs = replace(costs, profile=measured)
     faults = [LinkChange(Link("d0", "d1", latency_seconds=5.0), 4.5)]
     outcome = simulate(costs, plan, together(1, 4, 3), faults=faults)

@@ -9,7 +9,9 @@ from tests.simulation.chains import chain, spread
 
 
 def busy_outcome() -> Outcome:
-    costs, plan = chain([0.5, 0.4, 0.3], [0.1, 0.2], back=0.1, lanes=3, size=2, revisit=True)
+    costs, plan = chain(
+        [0.5, 0.4, 0.3], [0.1, 0.2], busy=[0.1, 0.1, 0.1], back=0.1, lanes=3, size=2, revisit=True
+    )
     fallback = spread(costs.model, ["d0"] * 4)
     return simulate(
         costs,

@@ -1,5 +1,4 @@
-"""The joint planner. `solve` works on arrays; `joint` makes a Problem of them and of the answer a
-plan that explains itself."""
+"""Devices, order, cuts and schemes chosen together."""
 
 from edgewise.planning.joint.planner import joint
 

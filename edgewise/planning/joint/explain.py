@@ -1,206 +1,181 @@
 """Why a plan is what it is: what binds, why a device is unused, what would help most.
 
-Cheap by design. An unused device is inserted at its best place into the present order of devices,
-cuts chosen anew at the plan's own price of loss: one dynamic program. What would help is the same
-program with one figure changed. Both compare relaxed values, so differences are near, not exact.
+An unused device is put into the plan's order where that costs least; what would help is the same
+order with one figure changed. Both compare linear relaxations (orders.py), so differences are near,
+not exact. They take no more work than WORK allows.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
-from edgewise.planning.joint.arrays import JointProblem, Placement
-from edgewise.planning.joint.orders import insertion, order_dp
-from edgewise.planning.joint.relax import Chain, Dual, Relaxation
-from edgewise.planning.joint.search import MERGE_FROM, simplified
-from edgewise.planning.joint.slots import Slots, make_slots
-from edgewise.planning.joint.stages import Stages
+from edgewise.planning.joint.orders import Order, Orders
+from edgewise.planning.joint.view import View
+from edgewise.planning.problem import PlanResult
+from edgewise.planning.tables import INFINITY, Floats, Ints
 from edgewise.units import format_bytes
 
-MOST_UNUSED = 8  # named one by one
-MOST_TRIALS = 8
+WORK = 60_000  # columns of all relaxations together
+MOST_UNUSED = 8  # devices named one by one
 MORE_MEMORY, MORE_LOSS, FASTER = 0.25, 0.1, 2.0  # what is tried out
 BINDS = 0.995
+WORTH = 1e-3  # of the score, that a change must save to be named
 
 
-def explain(
-    p: JointProblem, names: tuple[str, ...], plan: Placement, price: float
-) -> tuple[str, ...]:
-    """Sentences. `price` is seconds per unit of loss, `names[j]` the device behind j."""
-    return (
-        *_binding(p, names, plan),
-        *_unused(p, names, plan, price),
-        *_help(p, names, plan, price),
-    )
+class Explained:
+    """A plan, and what is needed to say why."""
 
+    def __init__(self, view: View, best: PlanResult) -> None:
+        self.view, self.best = view, best
+        names, schemes = view.tables.names, view.tables.schemes
+        held = [(stage.device, stage) for stage in best.plan.stages]
+        self.order: Order = tuple(names.index(device) for device, _ in held)
+        self.device: Ints = np.repeat(self.order, [len(stage.schemes) for _, stage in held])
+        self.scheme: Ints = np.array([schemes.index(name) for name in best.plan.schemes])
+        self.score = view.problem.score(best.estimate)
+        columns = len(self.device) * (len(self.order) + 1) * len(schemes)
+        self.trials = max(int(WORK // columns), 1)
+        self.now = Orders(view, self.order).relaxed
 
-def _binding(p: JointProblem, names: tuple[str, ...], plan: Placement) -> list[str]:
-    """Constraints without room for the next larger scheme or layer."""
-    used, busy = _loads(p, plan)
-    found = [
-        f"memory of '{names[j]}' ({format_bytes(int(used[j]))} of {format_bytes(int(p.cap[j]))})"
-        for j in _tight(p, plan)
-    ]
-    if np.isfinite(p.budget) and plan.loss > 0.98 * p.budget:
-        found.append(f"quality (loss {plan.loss:.4g} of {p.budget:.4g})")
-    if (~p.allowed).any() and p.shape[1] > 1:
-        held = int((p.allowed.sum(1) < p.allowed.sum(1).max()).sum())
-        found += [f"pins of {held} layer{'s' if held > 1 else ''}"] if held else []
-    if p.passes > 1:
-        found += [
-            f"time of '{names[j]}'" for j in np.flatnonzero(busy >= BINDS * plan.objective).tolist()
+    def sentences(self) -> tuple[str, ...]:
+        return (*self._binding(), *self._unused(), *self._help())
+
+    # -- what binds
+
+    @property
+    def used(self) -> Floats:
+        """Bytes of layers on every device."""
+        size = self.view.tables.size[self.scheme, np.arange(len(self.scheme))]
+        return np.bincount(self.device, size, len(self.view.tables.names)).astype(np.float64)
+
+    def _tight(self) -> list[int]:
+        """Used devices without room for a layer's next larger scheme, or for another layer."""
+        tables, used, layers = self.view.tables, self.used, np.arange(len(self.scheme))
+        found = []
+        for j in dict.fromkeys(self.order):
+            here, room = self.device == j, float(tables.room[j] - used[j])
+            more = tables.size - tables.size[self.scheme, layers]
+            more = np.where((more > 0) & self.view.usable[:, :, j], more, INFINITY)
+            other = tables.size[:, ~here].min(initial=2**62)
+            if more[:, here].min(initial=0.0) > room or other > room:
+                found.append(j)
+        return found
+
+    def _binding(self) -> Iterator[str]:
+        view, tables, problem = self.view, self.view.tables, self.view.problem
+        used, names = self.used, tables.names
+        found = [
+            f"memory of '{names[j]}' ({format_bytes(int(used[j]))} of "
+            f"{format_bytes(int(tables.room[j]))})"
+            for j in self._tight()
         ]
-        found += [
-            f"link {names[a]} -> {names[b]}"
-            for a, b in _hops(plan)
-            if p.hop[a, b] >= BINDS * plan.objective
-        ]
-    return ["binding: " + ", ".join(found)] if found else []
+        if self.best.estimate.loss > 0.98 * problem.budget:
+            found.append(f"quality (loss {self.best.estimate.loss:.4g} of {problem.budget:.4g})")
+        pinned = len(problem.pinned)
+        if pinned and len(names) > 1:
+            found.append(f"pins of {pinned} layer{'s' if pinned > 1 else ''}")
+        if view.lanes > 1:
+            found += [f"time of {what}" for what in self._busiest()]
+        if found:
+            yield "binding: " + ", ".join(found)
+
+    def _busiest(self) -> list[str]:
+        """Devices and links that are busy all the time."""
+        estimate, busy = self.best.estimate, dict[str, float]()
+        for part in estimate.stages:
+            device, hop = f"'{part.stage.device}'", part.hop
+            busy[device] = busy.get(device, 0.0) + part.decode_seconds
+            link = f"link {hop.source} -> {hop.target}"
+            busy[link] = busy.get(link, 0.0) + hop.occupancy_seconds
+        least = BINDS * self.score / self.view.lanes
+        return [what for what, seconds in busy.items() if seconds >= least]
+
+    # -- what else there could be
+
+    def _unused(self) -> Iterator[str]:
+        view, names = self.view, self.view.tables.names
+        free = [j for j in range(len(names)) if j not in self.order]
+        for j in free[:MOST_UNUSED]:
+            if not view.usable[:, :, j].any():
+                yield f"{names[j]} unused: no layer may lie there or fits"
+            elif not np.isfinite(places := self._places(j)).any():
+                yield f"{names[j]} unused: no link leads there and on"
+            elif self.trials <= 0:
+                yield f"{names[j]} unused"
+            else:
+                yield f"{names[j]} unused: {self._adding(j, int(places.argmin()))}"
+        if len(free) > MOST_UNUSED:
+            yield f"{len(free) - MOST_UNUSED} more devices unused"
+
+    def _adding(self, j: int, place: int) -> str:
+        self.trials -= 1
+        order = (*self.order[:place], j, *self.order[place:])
+        more = Orders(self.view, order).relaxed - self.now
+        if more == INFINITY:
+            return "there is no room for a layer of its own"
+        if more > 0:
+            return f"adding it costs {more * 1e3:.3g} ms/token"
+        return "adding it gains nothing that is proven"
+
+    def _places(self, j: int) -> Floats:
+        """Seconds of the detour over device j, before each stage and after the last."""
+        costs, order = self.view.costs, self.order
+        into = [costs.first[j] - costs.first[order[0]], *(costs.enter[a, j] for a in order)]
+        on = [*(costs.enter[j, b] for b in order), costs.back[j] - costs.back[order[-1]]]
+        saved = [0.0, *(costs.enter[a, b] for a, b in pairwise(order)), 0.0]
+        detour: Floats = np.array(into) + np.array(on) - np.array(saved)
+        if not self.view.usable[:, 0, j].any():
+            detour[0] = INFINITY
+        if not self.view.usable[:, -1, j].any():
+            detour[-1] = INFINITY
+        return detour
+
+    def _help(self) -> Iterator[str]:
+        """The change that saves most in this order."""
+        saved, what = max(self._changes(), default=(0.0, ""))
+        if saved > WORTH * self.score:
+            unit = "round" if self.view.lanes > 1 else "token"
+            yield f"what would help most: {what} (about {saved * 1e3:.3g} ms/{unit} less)"
+
+    def _changes(self) -> Iterator[tuple[float, str]]:
+        view, tables, names = self.view, self.view.tables, self.view.tables.names
+        for j in self._tight():
+            room = tables.room.copy()
+            room[j] = round(room[j] * (1 + MORE_MEMORY))
+            changed = replace(view, tables=replace(tables, room=room))
+            what = f"{MORE_MEMORY:.0%} more memory for layers on '{names[j]}'"
+            yield self._saved(changed), what
+        for a, b in dict.fromkeys(pairwise(self.order)):
+            enter, busy = view.costs.enter.copy(), tables.busy.copy()
+            enter[a, b] -= tables.hop[a, b] * (1 - 1 / FASTER)
+            busy[a, b] /= FASTER
+            changed = replace(
+                view, costs=replace(view.costs, enter=enter), tables=replace(tables, busy=busy)
+            )
+            yield self._saved(changed), f"link {names[a]} -> {names[b]} twice as fast"
+        for j in dict.fromkeys(self.order):
+            seconds, decode = view.costs.seconds.copy(), tables.decode.copy()
+            seconds[:, :, j] /= FASTER
+            decode[:, :, j] /= FASTER
+            changed = replace(
+                view,
+                costs=replace(view.costs, seconds=seconds),
+                tables=replace(tables, decode=decode),
+            )
+            yield self._saved(changed), f"'{names[j]}' twice as fast"
+        if 0 < view.problem.budget < INFINITY:
+            more = replace(view.problem, budget=view.problem.budget * (1 + MORE_LOSS))
+            yield self._saved(replace(view, problem=more)), f"a budget larger by {MORE_LOSS:.0%}"
+
+    def _saved(self, changed: View) -> float:
+        if self.trials <= 0:
+            return 0.0
+        self.trials -= 1
+        return self.now - Orders(changed, self.order).relaxed
 
 
-def _hops(plan: Placement) -> list[tuple[int, int]]:
-    return list(pairwise(j for j, _, _ in plan.stages))
-
-
-def _loads(p: JointProblem, plan: Placement) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes and seconds of every device."""
-    n, m, _ = p.shape
-    rows = np.arange(n)
-    used = np.bincount(plan.device, weights=p.bytes[rows, plan.scheme], minlength=m)
-    busy = np.bincount([j for j, _, _ in plan.stages], minlength=m) * p.step
-    busy += np.bincount(plan.device, p.time[rows, plan.device, plan.scheme], m)
-    return used, busy
-
-
-def _tight(p: JointProblem, plan: Placement) -> list[int]:
-    """Used devices without room for a layer's next larger scheme, or for another layer."""
-    used, _ = _loads(p, plan)
-    found = []
-    for j in np.unique(plan.device).tolist():
-        here = plan.device == j
-        more = p.bytes[here] - p.bytes[here, plan.scheme[here]][:, None]
-        room = p.cap[j] - used[j]
-        if (more > room).any() or (not here.all() and p.bytes[~here].min() > room):
-            found.append(j)
-    return found
-
-
-class _Route:
-    """The plan's order of devices, with cuts and schemes free at a price of loss."""
-
-    def __init__(self, p: JointProblem, plan: Placement, price: float) -> None:
-        self.p = simplified(p).with_(passes=1.0)
-        self.plan, self.price = plan, price
-        self.slots = make_slots(self.p, merge=p.shape[1] >= MERGE_FROM)
-        self.order = _order(plan, self.slots)
-        self.table, self.chain = self._tables(self.p)
-        self.now, _ = order_dp(self.order, self.table, self.chain, self.slots)
-
-    def _tables(self, p: JointProblem) -> tuple[np.ndarray, Chain]:
-        stages = Stages(p, self.slots, np.inf, 1.0, self.price)
-        chain = Chain.of(p, self.slots, 1.0, np.inf)
-        zero = Dual(self.price, np.zeros(2), np.zeros(len(self.slots.count)))
-        lower = Relaxation(stages, chain, p.budget).table(zero)
-        return stages.divided(lower, _share(p, self.plan)), chain
-
-    def adding(self, k: int) -> float:
-        """Seconds that using slot k adds at least."""
-        return insertion(self.order, k, self.table, self.chain, self.slots)[0] - self.now
-
-    def saved(self, **changes: np.ndarray) -> float:
-        """Seconds saved by other memories or links."""
-        changed = self.p.with_(**changes)
-        slots = self.slots
-        if "hop" in changes:
-            hop = changed.hop[np.ix_(slots.device, slots.device)]
-            slots = Slots(
-                slots.device, slots.members, slots.count,
-                np.where(np.isfinite(slots.hop), hop, np.inf),
-                slots.starts, slots.ends, slots.shared, slots.required,
-            )  # fmt: skip
-            chain = Chain.of(changed, slots, 1.0, np.inf)
-            return self.now - order_dp(self.order, self.table, chain, slots)[0]
-        return self.now - order_dp(self.order, self._tables(changed)[0], self.chain, slots)[0]
-
-
-def _order(plan: Placement, slots: Slots) -> list[int]:
-    """The plan's stages as slots."""
-    names = [j for j, _, _ in plan.stages]
-    twice = names.count(0) > 1
-    order = []
-    for i, j in enumerate(names):
-        ok = [k for k, members in enumerate(slots.members) if j in members]
-        if j == 0 and twice:
-            ok = [k for k in ok if slots.shared[k] and slots.starts[k] == (i == 0)]
-        elif j == 0:
-            ok = [k for k in ok if not slots.shared[k] and (i == 0) == slots.starts[k]]
-        order += ok[:1]
-    return order
-
-
-def _share(p: JointProblem, plan: Placement) -> tuple[float, float]:
-    """Parts of device 0's memory that its first and last stage take."""
-    names = [j for j, _, _ in plan.stages]
-    if names.count(0) < 2:
-        return 1.0, 0.0
-    _, a, b = plan.stages[-1]
-    tail = float(p.bytes[np.arange(a, b), plan.scheme[a:b]].sum() / p.cap[0])
-    return 1 - tail, tail
-
-
-def _unused(p: JointProblem, names: tuple[str, ...], plan: Placement, price: float) -> list[str]:
-    free = [j for j in range(p.shape[1]) if names[j] and not (plan.device == j).any()]
-    if not free:
-        return []
-    route = _Route(p, plan, price)
-    said: list[str] = []
-    for j in free[:MOST_UNUSED]:
-        slot = [k for k, members in enumerate(route.slots.members) if j in members]
-        if not (p.allowed[:, j] & (p.bytes.min(1) <= p.cap[j])).any():
-            said.append(f"{names[j]} unused: no layer may lie there or fits")
-            continue
-        costs = min((route.adding(k) for k in slot), default=np.inf) if route.order else np.inf
-        if not np.isfinite(route.now) or np.isnan(costs):
-            said.append(f"{names[j]} unused")
-        elif np.isinf(costs):
-            said.append(f"{names[j]} unused: no link leads there and on")
-        elif costs > 0:
-            said.append(f"{names[j]} unused: adding it costs {costs * 1e3:.3g} ms/token")
-        else:
-            said.append(f"{names[j]} unused: adding it gains nothing that is proven")
-    if len(free) > MOST_UNUSED:
-        said.append(f"{len(free) - MOST_UNUSED} more devices unused")
-    return said
-
-
-def _help(p: JointProblem, names: tuple[str, ...], plan: Placement, price: float) -> list[str]:
-    """The change that saves most on this route."""
-    if p.passes > 1 and plan.latency / p.passes < BINDS * plan.objective:
-        _, busy = _loads(p, plan)
-        hops = _hops(plan)
-        slowest = max(hops, key=lambda x: float(p.hop[x]), default=None)
-        if slowest is not None and p.hop[slowest] > busy.max():
-            return [f"what would help most: a faster link {_arrow(names, slowest)}"]
-        return [f"what would help most: a faster '{names[int(busy.argmax())]}'"]
-    route = _Route(p, plan, price)
-    trials: list[tuple[float, str]] = []
-    for j in _tight(p, plan)[: MOST_TRIALS // 2]:
-        cap = route.p.cap.copy()
-        cap[j] *= 1 + MORE_MEMORY
-        what = f"{MORE_MEMORY:.0%} more memory for layers on '{names[j]}'"
-        trials.append((route.saved(cap=cap), what))
-    slow = sorted(set(_hops(plan)), key=lambda x: -float(p.hop[x]))
-    for a, b in slow[: MOST_TRIALS // 2]:
-        hop = route.p.hop.copy()
-        hop[a, b] /= FASTER
-        trials.append((route.saved(hop=hop), f"link {_arrow(names, (a, b))} twice as fast"))
-    if np.isfinite(p.budget) and p.budget > 0 and price > 0:
-        trials.append((price * MORE_LOSS * p.budget, f"a budget larger by {MORE_LOSS:.0%}"))
-    saved, what = max((x for x in trials if np.isfinite(x[0])), default=(0.0, ""))
-    if saved < 1e-3 * plan.latency:
-        return []
-    return [f"what would help most: {what} (about {saved * 1e3:.3g} ms/token less)"]
-
-
-def _arrow(names: tuple[str, ...], link: tuple[int, int]) -> str:
-    return f"{names[link[0]]} -> {names[link[1]]}"
+def explain(view: View, best: PlanResult) -> tuple[str, ...]:
+    """Sentences about a plan of the view's problem."""
+    return Explained(view, best).sentences()

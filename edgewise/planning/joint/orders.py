@@ -1,147 +1,151 @@
-"""Routes from an order of slots: a dynamic program chooses cuts and who is skipped, a local search
-moves slots in the order."""
+"""Cuts and schemes for one order of devices, as an integer program.
 
-import time as clock
+    x[i,k,s]   layer i is in the order's k-th stage, in scheme s          0 or 1
+
+    min z  s.t.  Q z >= first + back + moves + sum seconds x              round trip
+                 z >= step and layers of each device, z >= what links carry, if Q > 1
+                 sum over k, s of x[i,k,s] = 1,  every stage holds a layer
+                 sum over k' <= k of x[i,k',.] <= sum over k' <= k of x[i-1,k',.]       in order
+                 sum loss x <= budget,  sum size x <= room of each device
+
+Its linear relaxation bounds the plans of this order. With cuts free only near some place, the
+program is small.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
-from edgewise.planning.joint.arrays import Floats
-from edgewise.planning.joint.paths import Path
-from edgewise.planning.joint.relax import Chain
-from edgewise.planning.joint.slots import Slots
+from edgewise.planning.highs import Program, Solution
+from edgewise.planning.joint.view import View
+from edgewise.planning.placement import alone_columns
+from edgewise.planning.tables import INFINITY, Bools, Ints
+
+Order = tuple[int, ...]  # of devices; one may come twice
+CLOSE = 3e-4  # relative gap at which an order is done with
+TINY = 1e-9
 
 
-def order_dp(order: list[int], table: Floats, chain: Chain, slots: Slots) -> tuple[float, Path]:
-    """Best cuts for slots in this order, any of them left out unless required. O(P N (P + N))."""
-    n = table.shape[1] - 1
-    seq = np.array(order)
-    size = len(seq)
-    must = np.concatenate([[0], np.cumsum(slots.required[seq])])
-    hop = chain.hop[np.ix_(seq, seq)]
-    hop = np.where(must[None, :-1] > must[1:, None], np.inf, hop)  # skips a required one
-    begin = np.where(must[:-1] == 0, chain.start[seq], np.inf)
-    done = np.full((size, n + 1), np.inf)
-    came = np.zeros((size, n + 1), int)
-    first = np.zeros((size, n + 1), int)
-    cols = np.arange(n + 1)
-    for q in range(size):
-        enter = np.full(n + 1, np.inf)
-        if q:
-            reach = done[:q] + hop[:q, q, None]
-            came[q] = reach.argmin(0)
-            enter = reach[came[q], cols] + chain.enter[seq[q]]
-        enter[0] = begin[q]
-        total = enter[:, None] + table[seq[q]]
-        first[q] = total.argmin(0)
-        done[q] = total[first[q], cols]
-    final = done[:, n] + chain.end[seq] + np.where(must[1:] < must[-1], np.inf, 0.0)
-    q = int(final.argmin())
-    value = float(final[q])
-    path: Path = []
-    b = n
-    while np.isfinite(value) and b > 0:
-        a = int(first[q, b])
-        path.append((int(seq[q]), a, b))
-        q, b = int(came[q, a]), a
-    return value, path[::-1]
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The device and the scheme of every layer."""
+
+    device: tuple[int, ...]
+    scheme: tuple[int, ...]
 
 
-def order_of(path: Path, slots: Slots) -> list[int]:
-    """First visits of a path in order, then every slot that is missing; source ends at the ends."""
-    room = slots.count.copy()
-    head = [int(k) for k in np.flatnonzero(slots.starts)]
-    tail = [int(k) for k in np.flatnonzero(slots.ends)]
-    middle: list[int] = []
-    for k, _, _ in path:
-        if k not in head + tail and room[k] > 0:
-            middle.append(k)
-            room[k] -= 1
-    rest = [k for k in range(len(room)) if k not in head + tail and k not in middle]
-    return [*head, *middle, *rest, *tail]
+class Orders:
+    """One order's program, whole or with stages free only where `near[i, k]`."""
+
+    def __init__(self, view: View, order: Order) -> None:
+        self.view, self.order = view, np.array(order)
+        self.moves = list(pairwise(order))
+
+    @property
+    def possible(self) -> bool:
+        """Whether links lead along the order, and every required device is in it."""
+        view, order = self.view, self.order
+        seconds = [view.costs.enter[a, b] for a, b in self.moves]
+        ends = view.costs.first[order[0]], view.costs.back[order[-1]]
+        must = set(np.flatnonzero(view.tables.required).tolist())
+        return (
+            len(order) <= view.tables.num_layers
+            and bool(np.isfinite([*seconds, *ends]).all())
+            and must <= set(order.tolist())
+        )
+
+    @cached_property
+    def relaxed(self) -> float:
+        """A bound in seconds on this order's plans."""
+        if not self.possible:
+            return INFINITY
+        program, _, _ = self._program(None, INFINITY)
+        solved = program.solve(60.0, relaxed=True)
+        if solved.status != "optimal":
+            return INFINITY if solved.status == "infeasible" else 0.0
+        return solved.bound * self.view.scale * (1 - TINY)
+
+    def near(
+        self, layers: Sequence[float], reach: int, nodes: int, seconds: float, below: float
+    ) -> Placed | None:
+        """The best plan found that takes less than `below` seconds, of those whose cuts are at most
+        `reach` layers from where stages of so many layers have them."""
+        near = _near(layers, reach, self.view.tables.num_layers)
+        program, x, _ = self._program(near, below)
+        return self._placed(x, program.solve(seconds, nodes=nodes, gap=CLOSE))
+
+    def best(self, nodes: int, seconds: float, below: float) -> tuple[float, Placed | None]:
+        """A bound on this order's plans, at most `below`, and the best plan found that takes less
+        than that."""
+        program, x, _ = self._program(None, below)
+        solved = program.solve(seconds, nodes=nodes, gap=CLOSE)
+        if solved.status == "infeasible":
+            return below, None
+        bound = max(self.relaxed, solved.bound * self.view.scale * (1 - TINY))
+        return min(bound, below), self._placed(x, solved)
+
+    def _placed(self, x: Ints, solved: Solution) -> Placed | None:
+        if solved.status not in ("optimal", "bounded"):
+            return None
+        chosen = solved.values[x].reshape(len(x), -1).argmax(axis=1)
+        stage, scheme = np.divmod(chosen, x.shape[2])
+        return Placed(tuple(self.order[stage].tolist()), tuple(scheme.tolist()))
+
+    def _program(self, near: Bools | None, below: float) -> tuple[Program, Ints, Ints]:
+        """The program in the view's unit, its x and z."""
+        view, order, tables = self.view, self.order, self.view.tables
+        usable = view.usable[:, :, order].transpose(1, 2, 0)  # [i, k, s]
+        if near is not None:
+            usable = usable & near[:, :, None]
+        program = Program()
+        x = program.columns(usable.shape, 0.0, usable.astype(float))
+        z = program.columns((1,), 1.0, below / view.scale, integer=False)
+        for layer in x:
+            program.row(1, 1, (layer, 1.0))
+        self._in_order(program, x)
+        seconds = np.where(usable, view.costs.seconds[:, :, order].transpose(1, 2, 0), 0.0)
+        ways = view.costs.first[order[0]] + view.costs.back[order[-1]]
+        ways += sum(float(view.costs.enter[a, b]) for a, b in self.moves)
+        program.row(ways / view.unit, INFINITY, (z, float(view.lanes)), (x, -seconds / view.unit))
+        if view.lanes > 1:
+            self._period(program, x, z, usable)
+        for j in dict.fromkeys(order.tolist()):
+            room = max(float(tables.room[j]), 1.0)
+            own = x[:, order == j]
+            size = np.broadcast_to(tables.size.T[:, None, :] / room, own.shape)
+            shared = tables.shared if len(order) == 1 else np.zeros_like(tables.shared)
+            alone = alone_columns(program, shared, x[:, 0].T)
+            program.row(-INFINITY, 1.0, (own, size), (alone, -shared[: len(alone)] / room))
+        if 0 < view.problem.budget < INFINITY:
+            loss = np.broadcast_to(view.scored.T[:, None, :], x.shape) / view.problem.budget
+            program.row(-INFINITY, 1.0, (x, np.where(usable, loss, 0.0)))
+        return program, x, z
+
+    def _in_order(self, program: Program, x: Ints) -> None:
+        count = len(self.order)
+        for k in range(count):
+            program.row(1, INFINITY, (x[:, k], 1.0))
+            for i in range(1, len(x) if k < count - 1 else 0):
+                program.row(-INFINITY, 0, (x[i, : k + 1], 1.0), (x[i - 1, : k + 1], -1.0))
+
+    def _period(self, program: Program, x: Ints, z: Ints, usable: Bools) -> None:
+        view, order, tables = self.view, self.order, self.view.tables
+        decode = np.where(usable, tables.decode[:, :, order].transpose(1, 2, 0), 0.0) / view.unit
+        for j in dict.fromkeys(order.tolist()):
+            own = order == j
+            step = float(own.sum() * tables.step[j]) / view.unit
+            program.row(step, INFINITY, (z, 1.0), (x[:, own], -decode[:, own]))
+        busy = [float(tables.busy[move]) * times for move, times in Counter(self.moves).items()]
+        busy += [float(tables.entry_busy[order[0]]), float(tables.back_busy[order[-1]])]
+        program.row(max(busy) / view.unit, INFINITY, (z, 1.0))
 
 
-def improve(
-    order: list[int],
-    table: Floats,
-    chain: Chain,
-    slots: Slots,
-    deadline: float,
-    good: float = -np.inf,
-) -> tuple[float, Path]:
-    """Move one slot at a time to where it helps most, until nothing does or `good` is reached."""
-    value, path = order_dp(order, table, chain, slots)
-    moved = True
-    while moved and value > good:
-        moved = False
-        for k in _movable(order, path, slots):
-            at = order.index(k)
-            rest = order[:at] + order[at + 1 :]
-            found, place = insertion(rest, k, table, chain, slots)
-            if found < value - 1e-12 * abs(value) or (np.isinf(value) and np.isfinite(found)):
-                new = [*rest[:place], k, *rest[place:]]
-                better, route = order_dp(new, table, chain, slots)
-                if better < value - 1e-12 * abs(better):
-                    value, path, order, moved = better, route, new, True
-            if clock.perf_counter() > deadline or value <= good:
-                return value, path
-    return value, path
-
-
-def _movable(order: list[int], path: Path, slots: Slots) -> list[int]:
-    used = {k for k, _, _ in path}
-    free = [k for k in order if not slots.starts[k] and not slots.ends[k]]
-    return sorted(dict.fromkeys(free), key=lambda k: k not in used)
-
-
-def insertion(
-    rest: list[int], k: int, table: Floats, chain: Chain, slots: Slots
-) -> tuple[float, int]:
-    """Best place for slot k among `rest`, used there, from prefix and suffix tables."""
-    done, after = _prefix(rest, table, chain, slots), _suffix(rest, table, chain, slots)
-    n1 = table.shape[1]
-    seq = np.array(rest)
-    out, into = chain.hop[seq, k], chain.hop[k, seq]
-    low = 1 if slots.starts[rest[0]] else 0
-    high = len(rest) - (1 if slots.ends[rest[-1]] else 0)
-    best, place = np.inf, low
-    for at in range(low, high + 1):
-        enter = np.full(n1, np.inf)
-        if at:
-            enter = (done[:at] + out[:at, None]).min(0) + chain.enter[k]
-        enter[0] = chain.start[k]
-        leave = np.full(n1, np.inf)
-        if at < len(rest):
-            leave = (after[at:] + into[at:, None]).min(0)
-        leave[n1 - 1] = chain.end[k]
-        value = float(((enter[:, None] + table[k]).min(0) + leave).min())
-        if value < best:
-            best, place = value, at
-    return best, place
-
-
-def _prefix(order: list[int], table: Floats, chain: Chain, slots: Slots) -> Floats:
-    """[P, N+1] least cost of layers [0, b) with position q as the last used."""
-    n1 = table.shape[1]
-    done = np.full((len(order), n1), np.inf)
-    for q, k in enumerate(order):
-        enter = np.full(n1, np.inf)
-        if q:
-            enter = (done[:q] + chain.hop[order[:q], k][:, None]).min(0) + chain.enter[k]
-        enter[0] = chain.start[k]
-        done[q] = (enter[:, None] + table[k]).min(0)
-    return done
-
-
-def _suffix(order: list[int], table: Floats, chain: Chain, slots: Slots) -> Floats:
-    """[P, N+1] least cost of layers [a, N) beginning on position q, its step included."""
-    n1 = table.shape[1]
-    after = np.full((len(order), n1), np.inf)
-    for q in range(len(order) - 1, -1, -1):
-        k = order[q]
-        leave = np.full(n1, np.inf)
-        if q + 1 < len(order):
-            leave = (after[q + 1 :] + chain.hop[k, order[q + 1 :]][:, None]).min(0)
-        leave[n1 - 1] = chain.end[k]
-        after[q] = (table[k] + leave[None, :]).min(1) + chain.enter[k]
-        after[q, n1 - 1] = np.inf
-    return after
+def _near(layers: Sequence[float], reach: int, count: int) -> Bools:
+    """[i, k]: layers at most `reach` before or behind stages of such lengths."""
+    cut = np.concatenate(([0.0], np.cumsum(layers)))
+    layer = np.arange(count)[:, None]
+    return np.asarray((layer >= cut[:-1] - reach) & (layer < cut[1:] + reach))

@@ -80,8 +80,9 @@ def test_contradictory_pins(pins, message):
     assert str(error.value) == message
 
 
-def test_pins_may_repeat_each_other():
-    assert parse_pins(("0-2=a", "2=a"), 10) == {0: "a", 1: "a", 2: "a"}
+def test_a_layer_is_pinned_once_even_to_the_same_device():
+    with pytest.raises(PlanError, match="layer 2 is pinned to 'a' already"):
+        parse_pins(("0-3=a", "2=a"), 10)
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,18 @@ takes beyond its matrix products. `python benchmarks/decode.py [--schemes q4g64,
 # ruff: noqa: I001
 
 import argparse
-import json
 import os
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import torch
+from claims import finish
 
 from edgewise import kernels
 from edgewise.cli.devices import describe_machine
@@ -82,7 +84,7 @@ def weights_read(shard: Shard) -> int:
 
 
 def measure(config: DecoderConfig, what: str, scheme: str, args: argparse.Namespace,
-            buffer: torch.Tensor) -> list[dict[str, object]]:  # fmt: skip
+            buffer: torch.Tensor) -> list[dict[str, Any]]:  # fmt: skip
     start, end = (0, config.num_layers) if what == "1.1B" else (1, 2)
     room = {"slots": max(args.batches), "context": args.context + 1}
     shard = random_shard(config, start, end, scheme, device="cpu", cache=args.kv_cache, **room)
@@ -149,13 +151,24 @@ def main() -> None:
         for scheme in args.schemes:
             rows += measure(config, what, scheme, args, buffer)
     machine = describe_machine()
-    print(json.dumps({
-        "benchmark": "decode", "machine": f"{machine['processor']}, {os.cpu_count()} cores",
+    finish("decode", {
+        "machine": f"{machine['processor']}, {os.cpu_count()} cores",
         "kernels": kernels.instruction_set(), "python": platform.python_version(),
         "torch": torch.__version__, "context": args.context,
         "kv_cache": args.kv_cache, "rows": rows,
         "around": around_products(args),
-    }))  # fmt: skip
+    }, slower_with_fewer_bits(rows))  # fmt: skip
+
+
+def slower_with_fewer_bits(rows: list[dict[str, Any]]) -> list[str]:
+    """Where a token takes no less time with a bit less, of the whole model's shape."""
+    kept = [x for x in rows if x["shape"] == "1.1B" and x["batch"] == 1]
+    pairs = pairwise(sorted(kept, key=lambda x: x["threads"]))  # schemes come by rising bits
+    return [
+        f"{a['scheme']} {a['ms']:.2f} ms, {b['scheme']} {b['ms']:.2f} with {a['threads']} threads"
+        for a, b in pairs
+        if a["threads"] == b["threads"] and a["ms"] >= b["ms"]
+    ]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from claims import finish
 from safetensors.torch import save_file
 
 from edgewise.models.checkpoint import open_checkpoint
@@ -115,8 +116,9 @@ def main() -> None:
           f"at full precision, {largest / 1e6:.0f} MB)")  # fmt: skip
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(json.dumps({"benchmark": "loading", "machine": machine, **versions, "scheme": scheme,
-                      "weights": count, "bound": bound, **found}))  # fmt: skip
+    failed = [f"peak of {found['peak'] / 1e6:.0f} MB"] if found["peak"] > bound else []
+    finish("loading", {"machine": machine, **versions, "scheme": scheme, "weights": count,
+                       "bound": bound, **found}, failed)  # fmt: skip
 
 
 if __name__ == "__main__":

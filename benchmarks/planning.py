@@ -5,16 +5,15 @@ eight devices is lost; the same input gives the same plan.
 All through `joint(problem)`, tables and explanation included. `python benchmarks/planning.py`.
 """
 
-import json
 import os
 import platform
-import sys
 import time
 from dataclasses import replace
 
 import highspy
 import numpy as np
 from advantage import KINDS, SCHEMES, figures, links, random_sensitivity, shape
+from claims import finish
 
 from edgewise.clusters import Cluster, Device, Network
 from edgewise.costs import CostModel, workspace_bytes
@@ -138,9 +137,7 @@ def main() -> None:
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     versions["highspy"] = str(highspy.Highs().version())
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(json.dumps({"benchmark": "planning", "machine": machine, **versions, "rows": rows}))
-    if FAILED:
-        sys.exit("\n".join(FAILED))
+    finish("planning", {"machine": machine, **versions, "rows": rows}, FAILED)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ where it is cut, is drawn by lot. Profiles are those that `edgewise profile` mak
 are shown apart. `python benchmarks/prediction.py [runs for each network and model] [model,...]`.
 """
 
-import json
 import os
 import platform
 import sys
@@ -19,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from claims import finish
 
 from edgewise import kernels
 from edgewise.clusters import Cluster, Device, Link
@@ -184,13 +184,11 @@ def main() -> None:
             print(f"{name:10} {what:6} median error {found[0]:6.1%}, 95 % within {found[1]:6.1%}")
             if not good:
                 failed.append(f"{name} {what}: {found[0]:.1%}, {found[1]:.1%}")
-    print(json.dumps({
-        "benchmark": "prediction", "torch": torch.__version__, "runs": len(rows),
+    finish("prediction", {
+        "torch": torch.__version__, "runs": len(rows),
         "machine": f"{platform.machine()}, {kernels.instruction_set()}, {os.cpu_count()} cores",
         "errors": table, "rows": rows,
-    }))  # fmt: skip
-    if failed:
-        sys.exit("\n".join(failed))
+    }, failed)  # fmt: skip
 
 
 if __name__ == "__main__":

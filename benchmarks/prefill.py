@@ -6,7 +6,6 @@ crossover lies between multiplying with the packed matrix itself and making it w
 """
 # ruff: noqa: I001
 
-import json
 import os
 import platform
 import sys
@@ -14,6 +13,7 @@ import sys
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import torch
 import torch.nn.functional as F
+from claims import finish
 from decode import TINY, typical
 
 from edgewise import kernels
@@ -65,12 +65,18 @@ def main() -> None:
     crossings = [crossover(x) for x in schemes if x.startswith("q")]
     rows = [row for scheme in schemes for row in prefill(scheme)]
     machine = describe_machine()
-    print(json.dumps({
-        "benchmark": "prefill", "machine": f"{machine['processor']}, {os.cpu_count()} cores",
+    rates = {(row["scheme"], row["tokens"]): float(str(row["tokens_per_second"])) for row in rows}
+    failed = [
+        f"{length} tokens in {scheme}: {rate:.0f} tokens/s, {rates['bf16', length]:.0f} in bf16"
+        for (scheme, length), rate in rates.items()
+        if ("bf16", length) in rates and rate < rates["bf16", length]
+    ]
+    finish("prefill", {
+        "machine": f"{machine['processor']}, {os.cpu_count()} cores",
         "kernels": kernels.instruction_set(), "python": platform.python_version(),
         "torch": torch.__version__, "most_tokens": str(kernels.most_tokens(None)), "rows": rows,
         "crossover": crossings,
-    }))  # fmt: skip
+    }, failed)  # fmt: skip
 
 
 if __name__ == "__main__":

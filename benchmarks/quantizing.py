@@ -17,9 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import torch
+from claims import finish
 from torch import Tensor
 
 from edgewise import kernels
@@ -33,6 +35,8 @@ BLOCKS = 30
 BLOCK = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 TABLE = (49_152, 576)
 SEVEN = 7e9
+MOST = {"nearest": 4.0, "gptq": 120.0}  # seconds
+SEVEN_MOST = 240.0  # seconds of 7 B, rounded to nearest
 
 
 def random_matrices(blocks: int, table: bool) -> list[Tensor]:
@@ -113,11 +117,24 @@ def main() -> None:
     products = [x for x in matrices if x.shape[0] < table]
     rows += [row(products, scheme, "gptq") for scheme in asked.gptq.split(",") if scheme]
     machine = describe_machine()
-    print(json.dumps({
-        "benchmark": "quantizing", "machine": f"{machine['processor']}, {os.cpu_count()} cores",
+    finish("quantizing", {
+        "machine": f"{machine['processor']}, {os.cpu_count()} cores",
         "kernels": best, "threads": asked.threads, "load": os.getloadavg()[0],
         "python": platform.python_version(), "torch": torch.__version__, "rows": rows,
-    }))  # fmt: skip
+    }, too_slow(rows) if asked.threads > 1 and best else [])  # fmt: skip
+
+
+def too_slow(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What takes longer than is claimed, with two threads and kernels."""
+    return [
+        f"{row['scheme']} by {row['method']}: {row['seconds']:.1f} s"
+        for row in rows
+        if row["kernels"] != "torch"
+        and (
+            row["seconds"] > MOST[row["method"]]
+            or (row["method"] == "nearest" and row["seven_billion_seconds"] > SEVEN_MOST)
+        )
+    ]
 
 
 if __name__ == "__main__":

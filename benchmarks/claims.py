@@ -1,4 +1,4 @@
-"""How benchmarks end: with a line of JSON, and with an error where what they claim does not hold."""
+"""How benchmarks end: with a line of JSON, and an error where what they claim does not hold."""
 
 import json
 import sys

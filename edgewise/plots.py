@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewise.costs import Estimate
 from edgewise.errors import InputError
+from edgewise.estimates import Estimate
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 MOST_TICKS, LONGEST_TICK = 12, 6

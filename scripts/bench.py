@@ -1,7 +1,7 @@
 """Run every benchmark, and print a table of what each claims and whether it holds.
 
-`python scripts/bench.py [name,...]`; what they print goes to build/benchmarks/NAME.log. Ends with an
-error where a claim does not hold.
+`python scripts/bench.py [name,...]`; what they print goes to build/benchmarks/NAME.log. Ends with
+an error where a claim does not hold.
 """
 
 import ast

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from edgewise.clusters import Cluster
-from edgewise.costs import Estimate
 from edgewise.errors import EdgewiseError, Infeasible
+from edgewise.estimates import Estimate
 from edgewise.planning import PlanResult
 from edgewise.profiles import Profile
 from edgewise.specs import LayerKind

@@ -20,9 +20,9 @@ class Pipeline:
     `prefill[b, i, j]` and `decode[b, i, j]` are seconds of one chunk of a micro-batch and of one of
     its tokens, `step[j]` comes on top once; `prefill_hop[j]` and `decode_hop[j]` bring the input of
     stage j and keep their link busy for `prefill_busy[j]` and `decode_busy[j]`, `ends` is the rest
-    of the round trip (in at the first stage, out at the last), `ends_busy` the busier of its links.
-    `omega[b, i]` is the loss of quality, worth `theta` seconds a unit and at most `budget`; m and m'
-    micro-batches; `tokens` are generated.
+    of the round trip (in at the first stage, out at the last), `ends_busy` the busier link of it.
+    `omega[b, i]` is the loss of quality, worth `theta` seconds a unit and at most `budget`; m and
+    m' micro-batches; `tokens` are generated.
     """
 
     devices: tuple[int, ...]

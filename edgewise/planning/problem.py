@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby, pairwise
 
-from edgewise.costs import CostModel, Estimate
+from edgewise.costs import CostModel
 from edgewise.errors import Infeasible, PlanError
+from edgewise.estimates import Estimate
 from edgewise.plans import Plan, Stage
 from edgewise.schemes import DEFAULT
 

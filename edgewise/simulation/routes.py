@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from edgewise.costs import CostModel, Hop
+from edgewise.costs import CostModel
+from edgewise.estimates import Hop
 from edgewise.plans import Plan, Stage
 from edgewise.simulation.trace import Resource
 from edgewise.specs import Workload

@@ -7,7 +7,8 @@ from pathlib import Path
 
 Value = str | float | None
 OnStep = Callable[[str], None]  # told what was just done, for a progress bar
-COMPARED = ("what", "ours", "published", "tag", "difference", "remark")
+COMPARED = ("what", "ours", "published", "believed", "tag", "difference", "remark")
+UNREAD = ("[R]", "[I]")  # values with these tags nobody here has read
 TAGS = (
     "Tags: [V] read in the source, [V2] read in a secondary source, [D] derived by arithmetic "
     "from those, [R] believed but read nowhere, a hypothesis, [I] inferred. The papers' own "
@@ -21,7 +22,8 @@ def quietly(step: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One cell of a paper beside ours. A value is None where there is none: no plan, not found."""
+    """One cell of a paper beside ours. A value is None where there is none: no plan, not found.
+    What nobody here has read in a source (by its tag) is shown as believed, not as published."""
 
     what: str
     ours: float | None
@@ -31,7 +33,7 @@ class Compared:
 
     @property
     def difference(self) -> float | None:
-        """Relative to the published value."""
+        """Relative to the published or believed value."""
         if self.ours is None or not self.published:
             return None
         return self.ours / self.published - 1
@@ -102,7 +104,11 @@ def compared(
     title: str, text: str, cells: Sequence[Compared], figure: Figure | None = None
 ) -> Section:
     """A section of ours beside published values."""
-    rows = tuple((c.what, c.ours, c.published, c.tag, c.difference, c.remark) for c in cells)
+    rows = tuple(
+        (c.what, c.ours, *((None, c.published) if c.tag in UNREAD else (c.published, None)),
+         c.tag, c.difference, c.remark)
+        for c in cells
+    )  # fmt: skip
     return Section(title, text, COMPARED, rows, figure)
 
 

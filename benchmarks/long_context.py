@@ -1,21 +1,20 @@
-"""Claim: with 8,192 tokens behind it, a step of the 1.1 B shape spends less than half of its time
+"""Claim: with 4,096 tokens behind it, a step of the 1.1 B shape spends less than half of its time
 on attention.
 
-A token's step in 4 bits, random weights, 32 query heads on 4 of keys and values; keys and values in
+That was claimed of 8,192 at first, and missed with AVX-512 (50 to 60 %, dev/LOG.md). A token's step in 4 bits, random weights, 32 query heads on 4 of keys and values; keys and values in
 bf16 and in 8 bits. The share of attention is what a step takes beyond one that has nothing behind
 it. `python benchmarks/long_context.py [--contexts 1024,8192] [--threads 1,2]`.
 """
 # ruff: noqa: I001
 
 import argparse
-import json
 import os
 import platform
-import sys
 from dataclasses import replace
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import torch
+from claims import finish
 from decode import TINY, step, typical
 
 from edgewise import kernels
@@ -23,7 +22,8 @@ from edgewise.cli.devices import describe_machine
 from edgewise.models.shard import random_shard
 from edgewise.schemes import CacheType
 
-SCHEME, SECONDS, ROUNDS, MOST = "q4g32ad", 0.7, 3, 0.5
+SCHEME, SECONDS, ROUNDS = "q4g32ad", 0.7, 3
+HALF, MOST = 4096, 0.5  # tokens behind, and the share of a step that is attention then
 
 
 def main() -> None:
@@ -58,13 +58,16 @@ def main() -> None:
                     f"ms, attention {share:.0%}, {attention * 1e6:.0f} us a block", flush=True,
                 )  # fmt: skip
     machine = describe_machine()
-    print(json.dumps({
-        "benchmark": "long_context", "kernels": kernels.instruction_set(),
+    failed = [
+        f"{row['share']:.0%} with {row['context']} behind, {row['threads']} threads"
+        for row in rows
+        if row["context"] <= HALF and row["share"] >= MOST
+    ]
+    finish("long_context", {
+        "kernels": kernels.instruction_set(),
         "machine": f"{machine['processor']}, {os.cpu_count()} cores", "load": os.getloadavg()[0],
         "python": platform.python_version(), "torch": torch.__version__, "rows": rows,
-    }))  # fmt: skip
-    if any(row["share"] >= MOST for row in rows):
-        sys.exit("the claim does not hold")
+    }, failed)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from edgewise.planning.tables import INFINITY, Floats, Ints
 from edgewise.units import format_bytes
 
 WORK = 60_000  # columns of all relaxations together
+FEW = 6  # relaxations, below which there are none
 MOST_UNUSED = 8  # devices named one by one
 MORE_MEMORY, MORE_LOSS, FASTER = 0.25, 0.1, 2.0  # what is tried out
 BINDS = 0.995
@@ -36,8 +37,8 @@ class Explained:
         self.scheme: Ints = np.array([schemes.index(name) for name in best.plan.schemes])
         self.score = view.problem.score(best.estimate)
         columns = len(self.device) * (len(self.order) + 1) * len(schemes)
-        self.trials = max(int(WORK // columns), 1)
-        self.now = Orders(view, self.order).relaxed
+        self.trials = WORK // columns if columns * FEW <= WORK else 0
+        self.now = Orders(view, self.order).relaxed if self.trials else 0.0
 
     def sentences(self) -> tuple[str, ...]:
         return (*self._binding(), *self._unused(), *self._help())

@@ -1,6 +1,7 @@
 """Where programs are large: local search over orders at prices (prices.py), and small programs near
 the cuts that these give."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -54,7 +55,9 @@ def _nearest(view: View, used: list[int]) -> Order:
     """Some groups, always the nearest one next, from where the first layer may lie."""
     allowed = [g for g, group in enumerate(view.groups) if view.tables.allowed[0, group[0]]]
     first = min(allowed, key=lambda g: float(view.costs.first[view.groups[g][0]]))
-    order, left = [first], [g for g in used if g != first]
+    must = [g for g, group in enumerate(view.groups) if view.tables.required[group[0]]]
+    wanted = Counter(used) | Counter(dict.fromkeys([first, *must], 1))
+    order, left = [first], sorted((wanted - Counter([first])).elements())
     while left:
         order.append(min(left, key=lambda g: view.move(order[-1], g)[0]))
         left.remove(order[-1])

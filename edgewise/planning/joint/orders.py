@@ -74,6 +74,8 @@ class Orders:
     ) -> Placed | None:
         """The best plan found that takes less than `below` seconds, of those whose cuts are at most
         `reach` layers from where stages of so many layers have them."""
+        if not self.possible:
+            return None
         near = _near(layers, reach, self.view.tables.num_layers)
         program, x, _ = self._program(near, below)
         return self._placed(x, program.solve(seconds, nodes=nodes, gap=CLOSE))
@@ -81,6 +83,8 @@ class Orders:
     def best(self, nodes: int, seconds: float, below: float) -> tuple[float, Placed | None]:
         """A bound on this order's plans, at most `below`, and the best plan found that takes less
         than that."""
+        if not self.possible:
+            return INFINITY, None
         program, x, _ = self._program(None, below)
         solved = program.solve(seconds, nodes=nodes, gap=CLOSE)
         if solved.status == "infeasible":

@@ -114,7 +114,8 @@ class Prices:
         best, order = self.value(start).value, start
         while True:
             least, near = min(self._changes(order), default=(INFINITY, order))
-            if not least - self._spent < best - 1e-9 * abs(best):
+            better = best == INFINITY or least - self._spent < best - 1e-9 * abs(best)
+            if least == INFINITY or not better:
                 return self.value(order)
             best, order = least - self._spent, near
 

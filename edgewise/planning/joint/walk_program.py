@@ -121,8 +121,10 @@ class WalkProgram:
         for m in range(len(self.moves)):
             program.row(0, INFINITY, (self.a[m], self.view.tables.num_layers), (self.b[m], -1.0))
         for g, size in enumerate(sizes):
-            into, out = self._into(g), self._out(g)
-            program.row(0, 0, (into, 1.0), (self.f[g], 1.0), (out, -1.0), (self.e[g], -1.0))
+            into = self._into(g)
+            # Moves within a group come in and go out: twice in a row HiGHS does not take a column.
+            come, go = self._from_others(g), self._to_others(g)
+            program.row(0, 0, (come, 1.0), (self.f[g], 1.0), (go, -1.0), (self.e[g], -1.0))
             program.row(0, INFINITY, (into, 1.0), (self.f[g], 1.0), (self.y[g], -1.0))
             program.row(0, INFINITY, (self.on(g), 1.0), (into, -1.0), (self.f[g], -1.0))
             program.row(0, INFINITY, (self._on_end(g, 0), 1.0), (self.f[g], -1.0))
@@ -144,8 +146,11 @@ class WalkProgram:
     def _into(self, group: int) -> Ints:
         return self._made(lambda g, h: h == group)
 
-    def _out(self, group: int) -> Ints:
-        return self._made(lambda g, h: g == group)
+    def _from_others(self, group: int) -> Ints:
+        return self._made(lambda g, h: g != group and h == group)
+
+    def _to_others(self, group: int) -> Ints:
+        return self._made(lambda g, h: g == group and h != group)
 
     def _memory(self, first: Ints) -> None:
         """What layers take, and how many of a kind fit, on the devices that are used. A tied model

@@ -2,6 +2,7 @@
 is in pieces, without the walks that were looked at.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -60,14 +61,15 @@ class Walks:
 
     def relaxed(self, time_limit: float) -> tuple[float, list[int]]:
         """A bound on all plans, from moves and devices in part, too, infinite if there is none; and
-        the groups that this has used at least so far."""
+        the groups of the devices that this uses, each as often as it uses such devices."""
         self._connect(time_limit)
         solved = self._program.solve(time_limit, relaxed=True)
         if solved.status == "infeasible":
             return INFINITY, []
         if solved.status != "optimal":
             return 0.0, list(range(len(self._rows.y)))
-        used = np.flatnonzero(solved.values[self._rows.y] >= USED).tolist()
+        devices = solved.values[self._rows.y]
+        used = [g for g, x in enumerate(devices) for _ in range(math.ceil(x - USED))]
         return self._bound(solved), used
 
     def _bound(self, solved: Solution) -> float:

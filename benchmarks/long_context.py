@@ -1,9 +1,10 @@
 """Claim: with 4,096 tokens behind it, a step of the 1.1 B shape spends less than half of its time
 on attention.
 
-That was claimed of 8,192 at first, and missed with AVX-512 (50 to 60 %, dev/LOG.md). A token's step in 4 bits, random weights, 32 query heads on 4 of keys and values; keys and values in
-bf16 and in 8 bits. The share of attention is what a step takes beyond one that has nothing behind
-it. `python benchmarks/long_context.py [--contexts 1024,8192] [--threads 1,2]`.
+That was claimed of 8,192 at first, and missed with AVX-512 (50 to 60 %, dev/LOG.md). A token's step
+in 4 bits, random weights, 32 query heads on 4 of keys and values; keys and values in bf16 and in 8
+bits. The share of attention is what a step takes beyond one that has nothing behind it.
+`python benchmarks/long_context.py [--contexts 1024,8192] [--threads 1,2]`.
 """
 # ruff: noqa: I001
 

@@ -68,9 +68,11 @@ def test_differences_are_relative_and_a_missing_value_has_none() -> None:
     assert Compared("a", 90.0, 100.0, "[V]").difference == pytest.approx(-0.1)
     assert Compared("a", None, 100.0, "[V]").difference is None
     assert Compared("a", 90.0, None, "[R]").difference is None
-    section = compared("title", "text", [Compared("a|b", 90.0, 100.0, "[R]", "why")])
+    cells = [Compared("a|b", 90.0, 100.0, "[R]", "why"), Compared("c", 90.0, 100.0, "[V]")]
+    section = compared("title", "text", cells)
     text = Page("p", "P", "intro", (section, Section("only text", "words"))).markdown()
-    assert "| a\\|b | 90.00 | 100.00 | [R] | -10.0% | why |" in text
+    assert "| a\\|b | 90.00 | - | 100.00 | [R] | -10.0% | why |" in text  # believed
+    assert "| c | 90.00 | 100.00 | - | [V] | -10.0% |  |" in text
 
 
 class TestEdgeShard:

@@ -20,7 +20,7 @@ from edgewise.planning.problem import Objective, PlanResult, Problem
 from edgewise.planning.tables import INFINITY, why_infeasible
 
 SECONDS = 10.0
-SEARCHING = 0.8  # of the time, the rest to explain
+SEARCHING, LARGE_SEARCHING = 0.9, 0.8  # of the time, the rest to explain
 TARGET = 0.005  # relative gap at which the search ends
 LARGE = 2500  # layers * groups of equal devices * schemes
 OPTIMAL = 1e-9  # relative gap
@@ -31,8 +31,9 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
     `target`. Raises Infeasible where no plan is found."""
     began = time.perf_counter()
     view = view_of(problem)
-    best = Incumbent(view, began, began + SEARCHING * time_limit)
     large = view.tables.num_layers * len(view.groups) * len(problem.schemes) > LARGE
+    searching = LARGE_SEARCHING if large else SEARCHING
+    best = Incumbent(view, began, began + searching * time_limit)
     bound = local_search(best) if large else Search(best).run(target)
     if best.plan is None and bound < INFINITY:
         raise Infeasible("found no plan in time, and no proof that there is none")

@@ -30,7 +30,7 @@ from edgewise.estimates import (
     Estimate,
     Hop,
     StageEstimate,
-    bottleneck_seconds,
+    busy_seconds,
     last_chunk_seconds,
 )
 from edgewise.plans import Plan, Stage
@@ -228,7 +228,7 @@ class CostModel:
             back=back,
             decode_seconds=sum(s.decode_seconds + s.hop_seconds for s in stages) + back.seconds,
             prefill_seconds=last_chunk_seconds(stages) + back.seconds,
-            bottleneck_seconds=bottleneck_seconds(stages, back),
+            bottleneck_seconds=max(busy_seconds(stages, back).values()),
             workload=self.workload,
             memory_bytes=self.memory_bytes(plan),
             loss=sum(self.loss(i, scheme) for i, scheme in enumerate(plan.schemes)),

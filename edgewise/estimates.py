@@ -108,8 +108,8 @@ def last_chunk_seconds(stages: Sequence[StageEstimate]) -> float:
     return at
 
 
-def bottleneck_seconds(stages: Sequence[StageEstimate], back: Hop) -> float:
-    """The busiest device or link, all that it does for a token of a lane together."""
+def busy_seconds(stages: Sequence[StageEstimate], back: Hop) -> dict[tuple[str, str] | str, float]:
+    """How long each device, and each link by its ends, is busy for a token of a lane."""
     busy: dict[tuple[str, str] | str, float] = {}
     for part in stages:
         name = part.stage.device
@@ -117,4 +117,4 @@ def bottleneck_seconds(stages: Sequence[StageEstimate], back: Hop) -> float:
     for hop in (*(part.hop for part in stages), back):
         link = hop.source, hop.target
         busy[link] = busy.get(link, 0.0) + hop.occupancy_seconds
-    return max(busy.values())
+    return busy

@@ -73,7 +73,8 @@ def edgeshard_exact(problem: Problem, time_limit: float = 60.0) -> PlanResult:
         return [found.names[j] for j in search.path], "optimal", why
 
     result = with_uniform_schemes(problem, "edgeshard-exact", place)
-    if problem.objective is not Objective.LATENCY or len(problem.schemes) > 1:
+    latency_of_one = problem.objective is Objective.LATENCY and len(problem.schemes) == 1
+    if not (latency_of_one and problem.is_sum):
         # Of all plans with one scheme throughout it is the best; mixed ones may be better.
         return dataclasses.replace(result, status="heuristic", gap=None)
     gap = max(1 - min(lowest) / max(problem.score(result.estimate), 1e-300), 0.0)

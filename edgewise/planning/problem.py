@@ -70,6 +70,13 @@ class Problem:
         ordered = (self.source, *[name for name in names if name != self.source])
         return tuple(name for name in ordered if name not in self.forbidden)
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether the score is a sum over layers and hops, as planners prove things about: the time
+        to the first token is none where prompts travel in several chunks."""
+        weighs_first = self.objective is Objective.LATENCY and self.first_token_weight > 0
+        return not weighs_first or len(self.costs.chunks) == 1
+
     def exceeds(self, loss: float) -> bool:
         """Whether a predicted loss is beyond the budget, but for rounding."""
         return loss > self.budget * (1 + 1e-12)
@@ -151,6 +158,8 @@ def result(
     plan = problem.plan(devices, schemes)
     estimate = problem.costs.estimate(plan)
     problem.check(plan, estimate)
+    if not problem.is_sum and status in ("optimal", "bounded"):
+        status, gap = "heuristic", None
     gap = 0.0 if status == "optimal" else gap
     return PlanResult(planner, plan, estimate, status, gap, time.perf_counter() - began, why)
 

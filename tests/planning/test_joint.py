@@ -157,6 +157,20 @@ def test_a_larger_budget_or_another_device_never_makes_it_worse() -> None:
     assert compared >= len(tried) // 5
 
 
+@pytest.mark.parametrize("name", ["edgeshard-exact", "dilemma", "joint"])
+def test_nothing_is_proven_of_first_tokens_of_prompts_in_chunks(name: str) -> None:
+    """The time to such a token is no sum of what layers take."""
+    problem = random_problem(3)
+    longer = dataclasses.replace(problem.costs.workload, prompt_tokens=600)
+    costs = dataclasses.replace(problem.costs, workload=longer)
+    weighing = Problem(costs, first_token_weight=0.5)
+    assert not weighing.is_sum
+    found = PLANNERS[name](weighing)
+    assert (found.status, found.gap) == ("heuristic", None)
+    assert Problem(costs).is_sum
+    assert Problem(problem.costs, first_token_weight=0.5).is_sum
+
+
 def test_infeasible_names_the_constraint_and_the_shortage() -> None:
     costs = random_problem(0, tight=False).costs
     devices = tuple(

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from edgewise.estimates import busy_seconds
 from edgewise.planning.joint.orders import Order, Orders
 from edgewise.planning.joint.view import View
 from edgewise.planning.problem import PlanResult
@@ -36,6 +37,7 @@ class Explained:
         self.device: Ints = np.repeat(self.order, [len(stage.schemes) for _, stage in held])
         self.scheme: Ints = np.array([schemes.index(name) for name in best.plan.schemes])
         self.score = view.problem.score(best.estimate)
+        self.unit = "ms/round" if view.lanes > 1 else "ms/token"
         columns = len(self.device) * (len(self.order) + 1) * len(schemes)
         self.trials = WORK // columns if columns * FEW <= WORK else 0
         self.now = Orders(view, self.order).relaxed if self.trials else 0.0
@@ -58,9 +60,10 @@ class Explained:
         for j in dict.fromkeys(self.order):
             here, room = self.device == j, float(tables.room[j] - used[j])
             more = tables.size - tables.size[self.scheme, layers]
-            more = np.where((more > 0) & self.view.usable[:, :, j], more, INFINITY)
-            other = tables.size[:, ~here].min(initial=2**62)
-            if more[:, here].min(initial=0.0) > room or other > room:
+            larger = np.where((more > 0) & self.view.usable[:, :, j], more, INFINITY)
+            least = larger[:, here].min(axis=0)  # that each layer here takes more in a larger one
+            full = not here.all() and tables.size[:, ~here].min() > room
+            if full or (np.isfinite(least) & (least > room)).any():
                 found.append(j)
         return found
 
@@ -84,14 +87,13 @@ class Explained:
 
     def _busiest(self) -> list[str]:
         """Devices and links that are busy all the time."""
-        estimate, busy = self.best.estimate, dict[str, float]()
-        for part in estimate.stages:
-            device, hop = f"'{part.stage.device}'", part.hop
-            busy[device] = busy.get(device, 0.0) + part.decode_seconds
-            link = f"link {hop.source} -> {hop.target}"
-            busy[link] = busy.get(link, 0.0) + hop.occupancy_seconds
+        busy = busy_seconds(self.best.estimate.stages, self.best.estimate.back)
         least = BINDS * self.score / self.view.lanes
-        return [what for what, seconds in busy.items() if seconds >= least]
+        return [
+            f"'{what}'" if isinstance(what, str) else f"link {what[0]} -> {what[1]}"
+            for what, seconds in busy.items()
+            if seconds >= least
+        ]
 
     # -- what else there could be
 
@@ -117,7 +119,7 @@ class Explained:
         if more == INFINITY:
             return "there is no room for a layer of its own"
         if more > 0:
-            return f"adding it costs {more * 1e3:.3g} ms/token"
+            return f"adding it costs {more * 1e3:.3g} {self.unit}"
         return "adding it gains nothing that is proven"
 
     def _places(self, j: int) -> Floats:
@@ -137,8 +139,7 @@ class Explained:
         """The change that saves most in this order."""
         saved, what = max(self._changes(), default=(0.0, ""))
         if saved > WORTH * self.score:
-            unit = "round" if self.view.lanes > 1 else "token"
-            yield f"what would help most: {what} (about {saved * 1e3:.3g} ms/{unit} less)"
+            yield f"what would help most: {what} (about {saved * 1e3:.3g} {self.unit} less)"
 
     def _changes(self) -> Iterator[tuple[float, str]]:
         view, tables, names = self.view, self.view.tables, self.view.tables.names

@@ -15,8 +15,8 @@ from edgewise.planning.joint.explain import explain
 from edgewise.planning.joint.incumbent import Incumbent
 from edgewise.planning.joint.local import local_search
 from edgewise.planning.joint.search import Search
-from edgewise.planning.joint.view import View, view_of
-from edgewise.planning.problem import Objective, PlanResult, Problem
+from edgewise.planning.joint.view import view_of
+from edgewise.planning.problem import PlanResult, Problem
 from edgewise.planning.tables import INFINITY, why_infeasible
 
 SECONDS = 10.0
@@ -41,7 +41,7 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
         raise why_infeasible(problem, view.tables)
     gap = max(1 - bound / best.score, 0.0) if best.score > 0 else 0.0
     status = "bounded" if gap > OPTIMAL else "optimal"
-    if not _additive(problem, view):
+    if not problem.is_sum:
         status = "heuristic"
     said = ["no plan is better"] if status == "optimal" else []
     return replace(
@@ -51,10 +51,3 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
         seconds=time.perf_counter() - began,
         explanation="; ".join((*said, *explain(view, best.plan))),
     )
-
-
-def _additive(problem: Problem, view: View) -> bool:
-    """Whether the programs count what the score counts: not the time to the first token where
-    prompts travel in several chunks."""
-    weighs_first = problem.objective is Objective.LATENCY and problem.first_token_weight > 0
-    return view.tables.chunks == 1 or not weighs_first

@@ -18,7 +18,7 @@ positive no plan of the order keeps to `limit`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -55,7 +55,8 @@ class Prices:
         self.view, self.price, self.limit = view, price, limit
         self.weight = 1.0 if limit == INFINITY else 0.0
         self.first = np.array([group[0] for group in view.groups])
-        self.table = self._table()
+        self.must = {g for g, j in enumerate(self.first) if view.tables.required[j]}
+        self.table, self.ways = self._table(), self._ways()
 
     def _table(self) -> Floats:
         view, first, tables = self.view, self.first, self.view.tables
@@ -106,7 +107,7 @@ class Prices:
         cuts = [self.table.shape[1] - 1]
         for at in reversed(came):
             cuts.append(int(at[cuts[-1]]))
-        whole = float(value[-1][-1]) + self._back(order[-1]) - self._spent
+        whole = float(value[-1][-1]) + self._way(order[-1], None) - self._spent
         return Valued(whole, order, tuple(cuts[::-1]))
 
     def improved(self, start: Order) -> Valued:
@@ -124,19 +125,22 @@ class Prices:
         budget = self.view.problem.budget
         return self.price * budget if budget < INFINITY else 0.0
 
-    def _move(self, g: int, h: int) -> float:
-        seconds, busy = self.view.move(g, h)
-        if seconds == INFINITY or busy > self.limit:
-            return INFINITY
-        return self.weight * seconds / self.view.unit
+    def _way(self, g: int | None, h: int | None) -> float:
+        """What it costs to go on from one group at another, to come in (g is None) or to go out."""
+        return float(self.ways[-1 if g is None else g, -1 if h is None else h])
 
-    def _first(self, g: int) -> float:
-        seconds = float(self.view.costs.first[self.first[g]])
-        return INFINITY if seconds == INFINITY else self.weight * seconds / self.view.unit
-
-    def _back(self, g: int) -> float:
-        seconds = float(self.view.costs.back[self.first[g]])
-        return INFINITY if seconds == INFINITY else self.weight * seconds / self.view.unit
+    def _ways(self) -> Floats:
+        """[g, h], the last row coming in and the last column going out; infinite where no link
+        leads, or one that is occupied for longer than the limit."""
+        view, count = self.view, len(self.first)
+        ways = np.full((count + 1, count + 1), INFINITY)
+        ways[-1, :-1], ways[:-1, -1] = view.costs.first[self.first], view.costs.back[self.first]
+        for g, h in product(range(count), repeat=2):
+            seconds, busy = view.move(g, h)
+            ways[g, h] = seconds if busy <= self.limit else INFINITY
+        return np.where(
+            np.isfinite(ways), self.weight * np.minimum(ways, 1e300) / view.unit, INFINITY
+        )
 
     def _ahead(self, order: Order) -> list[Floats]:
         """[k][b]: what layers 0 to b - 1 cost in the first k stages, the way there included."""
@@ -144,8 +148,8 @@ class Prices:
         start[0] = 0.0
         found = [start]
         for before, g in zip((None, *order), order, strict=False):
-            way = self._first(g) if before is None else self._move(before, g)
-            found.append((found[-1][:, None] + self.table[g]).min(axis=0) + way)
+            cost = (found[-1][:, None] + self.table[g]).min(axis=0)
+            found.append(cost + self._way(before, g))
         return found
 
     def _behind(self, order: Order) -> list[Floats]:
@@ -154,8 +158,8 @@ class Prices:
         end[-1] = 0.0
         found = [end]
         for g, after in reversed(list(zip(order, (*order[1:], None), strict=True))):
-            way = self._back(g) if after is None else self._move(g, after)
-            found.append((self.table[g] + found[-1][None, :]).min(axis=1) + way)
+            cost = (self.table[g] + found[-1][None, :]).min(axis=1)
+            found.append(cost + self._way(g, after))
         return found[::-1]
 
     def _changes(self, order: Order) -> Iterator[tuple[float, Order]]:
@@ -165,20 +169,9 @@ class Prices:
 
         def way(before: int, after: int, *between: int) -> float:
             """The ways that are new where stages `before` and `after` stay."""
-            stops = between
-            total = sum(self._move(g, h) for g, h in pairwise(stops))
-            if stops:
-                total += (
-                    self._first(stops[0]) if before < 0 else self._move(order[before], stops[0])
-                )
-                total += (
-                    self._back(stops[-1]) if after == count else self._move(stops[-1], order[after])
-                )
-            elif before < 0 or after == count:
-                total += self._first(order[after]) if after < count else self._back(order[before])
-            else:
-                total += self._move(order[before], order[after])
-            return total
+            start = order[before] if before >= 0 else None
+            end = order[after] if after < count else None
+            return sum(self._way(g, h) for g, h in pairwise((start, *between, end)))
 
         for k in range(count):
             if count > 1 and self._lawful((*order[:k], *order[k + 1 :])):
@@ -207,6 +200,5 @@ class Prices:
         the first one where the last layer is pinned to it; and the required ones come."""
         pinned = self.view.tables.allowed[-1].sum() == 1
         inner = order[:-1] if pinned and len(order) > 1 and order[-1] == order[0] else order
-        must = [g for g, j in enumerate(self.first) if self.view.tables.required[j]]
         many = all(inner.count(g) <= len(self.view.groups[g]) for g in set(inner))
-        return many and set(must) <= set(inner) and len(order) < self.table.shape[1]
+        return many and self.must <= set(inner) and len(order) < self.table.shape[1]

@@ -56,7 +56,7 @@ class LocalDevices:
                 links = _links_into(cluster, device.name)
                 if cluster.source in links:  # what the coordinator sends comes from the source
                     links[COORDINATOR] = links[cluster.source]
-                self._start(number, Settings(device, addresses, links))
+                self._start(number, Settings(device, addresses, links, str(self._folder / "turns")))
             self.collect("ready", names, START_SECONDS)
         except BaseException:
             self.close()

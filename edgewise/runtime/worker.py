@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,6 +31,7 @@ from edgewise.quantization.store import Store
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Inbox, Message, Outbox, wait_until
+from edgewise.runtime.turns import Turns
 from edgewise.specs import Workload
 from edgewise.units import format_bytes
 
@@ -45,14 +47,15 @@ class Settings:
     device: Device
     addresses: Mapping[str, str]
     links: Mapping[str, Link]
+    turns: str  # a file that all workers on this machine share
 
     def to_json(self) -> str:
         links = {
             name: {**asdict(link), "bytes_per_second": str(link.bytes_per_second)}
             for name, link in self.links.items()
         }
-        document = {"device": asdict(self.device), "addresses": self.addresses, "links": links}
-        return json.dumps(document)
+        document = {"device": asdict(self.device), "addresses": self.addresses}
+        return json.dumps({**document, "links": links, "turns": self.turns})
 
     @staticmethod
     def from_json(text: str) -> "Settings":
@@ -61,17 +64,20 @@ class Settings:
             name: Link(**{**link, "bytes_per_second": float(link["bytes_per_second"])})
             for name, link in document["links"].items()
         }
-        return Settings(Device(**document["device"]), document["addresses"], links)
+        device = Device(**document["device"])
+        return Settings(device, document["addresses"], links, document["turns"])
 
 
 class Worker:
     """Handles one message after the other; `run` is the whole life of the process."""
 
-    def __init__(self, settings: Settings, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, settings: Settings, inbox: Inbox, outbox: Outbox, turns: Turns) -> None:
         self.device, self.inbox, self.outbox = settings.device, inbox, outbox
         self.shards: dict[int, Shard] = {}
         self.route: list[str] = []
         self.epoch = -1
+        self.turns = turns
+        self.spent: dict[int, float] = {}  # seconds of the last step of so many tokens
         self.ended = False
         self.trial: Shard | None = None
         self.handlers: dict[str, Callable[[Message], None]] = {
@@ -170,17 +176,20 @@ class Worker:
         where numbers are not finite."""
         began = time.monotonic()
         last = stage + 1 == len(self.route)
-        sampling = body["sampling"]
+        sampling, slowdown = body["sampling"], self.device.slowdown
         rows = None if not last else [] if sampling is None else [x.shape[0] - 1]
         shard = self.shards[stage]
-        try:
-            x = shard.forward(x, segments, rows)
-            if last and sampling is not None:
-                x = torch.tensor([sample(x[0], Sampling(**sampling), segments[-1].end)])
-        except NonFinite as error:
-            raise DeviceError(self.device.name, f"failed: {error}") from None
-        spent = finished_at(shard.device) - began
-        wait_until(began + spent * self.device.slowdown)
+        tokens = x.shape[0]
+        with self.turns.one(began + (slowdown - 1) * self.spent.get(tokens, 0.0)):
+            started = time.monotonic()
+            try:
+                x = shard.forward(x, segments, rows)
+                if last and sampling is not None:
+                    x = torch.tensor([sample(x[0], Sampling(**sampling), segments[-1].end)])
+            except NonFinite as error:
+                raise DeviceError(self.device.name, f"failed: {error}") from None
+            spent = self.spent[tokens] = finished_at(shard.device) - started
+        wait_until(began + spent * slowdown)
         return x, time.monotonic() - began
 
     def drop(self, message: Message) -> None:
@@ -283,7 +292,9 @@ def main() -> None:
     inbox = Inbox(context, settings.addresses[name], settings.links)
     inbox.watch(0, COORDINATOR)
     outbox = Outbox(context, name, settings.addresses)
-    Worker(settings, inbox, outbox).run()
+    turns = Turns(Path(settings.turns))
+    Worker(settings, inbox, outbox, turns).run()
+    turns.close()
     outbox.close()
     inbox.close()
 

@@ -41,14 +41,14 @@ def native_block(
 
 
 def _matrices(block: Block) -> dict[str, NativeMatrix] | None:
-    found = {}
+    natives = {}
     for name in MATRICES:
         matrix: Linear | PackedLinear = getattr(block, name)
         native = matrix.native()
         if native is None:
             return None
-        found[name] = native
-    return found
+        natives[name] = native
+    return natives
 
 
 def _norm(norm: Norm) -> NormWeights:

@@ -135,5 +135,5 @@ class _Keys:
             raise self._wrong(key, value, "a text")
         return value
 
-    def _wrong(self, key: str, value: Value, what: str) -> ModelError:
-        return ModelError(f"{self.where}: key '{self._name}.{key}' is {value!r}, not {what}")
+    def _wrong(self, key: str, value: Value, expected: str) -> ModelError:
+        return ModelError(f"{self.where}: key '{self._name}.{key}' is {value!r}, not {expected}")

@@ -16,7 +16,12 @@ from edgewise.models.finite import all_finite
 from edgewise.models.names import parameter_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
 from edgewise.quantization.packed import PARTS, Packed, random_packed
-from edgewise.quantization.rounding import calibration_of, default_method, quantize, sees_pairs
+from edgewise.quantization.rounding import (
+    calibration_of,
+    default_method,
+    quantize_matrix,
+    sees_pairs,
+)
 from edgewise.quantization.stacked import random_matrix, stored_module
 from edgewise.quantization.statistics import load_statistics
 from edgewise.quantization.store import Store
@@ -209,7 +214,7 @@ class Loader:
             # Looking rows up is no product: GPTQ has nothing to look at, but for a head's.
             looked_up = isinstance(module, nn.Embedding) and not self.config.tied
             method = None if looked_up else self.method
-            packed[name] = quantize(whole, scheme, method, moments.get(name), name=where)
+            packed[name] = quantize_matrix(whole, scheme, method, moments.get(name), name=where)
             del whole
         return packed
 

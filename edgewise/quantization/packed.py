@@ -79,8 +79,8 @@ class Packed:
 
     @cached_property
     def compute_dtype(self) -> torch.dtype:
-        found: torch.dtype = getattr(torch, self.scheme.compute)
-        return found
+        dtype: torch.dtype = getattr(torch, self.scheme.compute)
+        return dtype
 
     def dequantized(self, start: int = 0, end: int | None = None) -> Tensor:
         """Rows [start, end) as float32 [end - start, columns]."""
@@ -92,8 +92,8 @@ class Packed:
         if self.scheme.family is Family.GROUPED:
             scale, minimum = self.sides(blocks, slice(None))
             scale, minimum = by_row(scale), None if minimum is None else by_row(minimum)
-        values = _decoded(self.scheme, codes, scale, minimum)
-        return values[start - first * ROWS : end - first * ROWS, : self.shape[1]]
+        numbers = _decoded(self.scheme, codes, scale, minimum)
+        return numbers[start - first * ROWS : end - first * ROWS, : self.shape[1]]
 
     def rows(self, numbers: Tensor) -> Tensor:
         """The rows of these numbers [...], float32 [..., columns]: for embeddings."""
@@ -108,8 +108,8 @@ class Packed:
         scale, minimum = self.scale, None
         if self.scheme.family is Family.GROUPED:
             scale, minimum = self.sides(block, row)
-        values = _decoded(self.scheme, codes, scale, minimum)
-        return values[:, : self.shape[1]].reshape(*numbers.shape, -1)
+        decoded = _decoded(self.scheme, codes, scale, minimum)
+        return decoded[:, : self.shape[1]].reshape(*numbers.shape, -1)
 
 
 def _times(side: Tensor, by: Tensor | None, blocks: slice | Tensor, row: slice | Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def _matrix(tensors: Mapping[str, Tensor], name: str, scheme: Scheme, shape: lis
     """Raises ValueError where the tensors are not what scheme and shape ask for."""
     rows, columns = shape
     parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
-    found = Packed(scheme, (rows, columns), **parts)
-    if found.nbytes != scheme.matrix_bytes(rows, columns):
-        raise ValueError(f"{name} has {found.nbytes} bytes")
-    return found
+    matrix = Packed(scheme, (rows, columns), **parts)
+    if matrix.nbytes != scheme.matrix_bytes(rows, columns):
+        raise ValueError(f"{name} has {matrix.nbytes} bytes")
+    return matrix

@@ -18,7 +18,7 @@ from edgewise.quality.plan_loss import full_states, plan_losses
 from edgewise.quality.prepare import prepare
 from edgewise.quality.streaming import run_observed
 from edgewise.quantization import Store
-from edgewise.quantization.rounding import quantize
+from edgewise.quantization.rounding import quantize_matrix
 from edgewise.schemes import get_scheme
 from tests.seeds import THOROUGH
 
@@ -234,7 +234,7 @@ def test_a_real_tied_matrix_errs_less_by_gptq_where_its_head_looks(real_model):
     )
     weight = head.out.weight[:4096]
     nearest, gptq = (
-        quantize(weight, scheme, method, looked_at["out"]).dequantized() - weight
+        quantize_matrix(weight, scheme, method, looked_at["out"]).dequantized() - weight
         for method in ("nearest", "gptq")
     )
     errors = [float(((x @ held_out["out"]) * x).sum()) for x in (nearest, gptq)]

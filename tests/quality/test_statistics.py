@@ -11,7 +11,7 @@ from edgewise.quality.calibration import Calibration, written_by
 from edgewise.quality.rounding import rounding_for
 from edgewise.quality.statistics import collect_statistics, statistics_key
 from edgewise.quantization.packed import Packed
-from edgewise.quantization.rounding import quantize
+from edgewise.quantization.rounding import quantize_matrix
 from edgewise.quantization.statistics import Statistics, load_statistics, statistics_path
 from edgewise.schemes import get_scheme
 
@@ -69,10 +69,10 @@ def test_layers_are_rounded_by_what_their_methods_name_says(checkpoint, ids, cac
     assert loader.layer(5, Q4, embedding).out.packed is not None
     for number, name in ((0, "tokens"), (3, "down"), (5, "out")):
         weight = getattr(plain.layer(number, get_scheme("fp32")), name).weight
-        expected = quantize(weight, Q4, None, statistics.moments[f"{number}.{name}"])
+        expected = quantize_matrix(weight, Q4, None, statistics.moments[f"{number}.{name}"])
         made = getattr(loader.layer(number, Q4), name).packed
         assert same(made, expected)
-        assert not same(made, quantize(weight, Q4))
+        assert not same(made, quantize_matrix(weight, Q4))
     assert same(embedding.tokens.packed, loader.layer(5, Q4).out.packed)
 
 

@@ -45,7 +45,7 @@ def sees_pairs(method: str) -> bool:
     return method.partition(":")[0] in _PAIRS
 
 
-def quantize(
+def quantize_matrix(
     weight: Tensor,
     scheme: Scheme,
     method: str | None = None,

@@ -45,13 +45,13 @@ def test_moments_are_of_what_transformers_multiplies(checkpoint, ids):
         )
     with torch.no_grad():
         model(ids)
-    found = collect_statistics(str(folder), ids)
+    statistics = collect_statistics(str(folder), ids)
     for name, inputs in seen.items():
         expected = inputs.flatten(0, 1).square().mean(0)
-        assert torch.allclose(found.moments[name], expected, rtol=0.05, atol=1e-4)
+        assert torch.allclose(statistics.moments[name], expected, rtol=0.05, atol=1e-4)
     blocks = {f"{i}.{name}" for i in range(1, 5) for name in ("qkv", "out", "up", "down")}
-    assert set(found.moments) == {*blocks, "5.out"}
-    assert set(found.of(5)) == {"out"}
+    assert set(statistics.moments) == {*blocks, "5.out"}
+    assert set(statistics.of(5)) == {"out"}
 
 
 def test_a_tied_table_takes_the_heads(checkpoint, ids):

@@ -73,13 +73,13 @@ def test_requests_run_side_by_side_and_wait_for_room(devices, checkpoint, prompt
     ]
     numbers = [engine.submit(request) for request in requests]
     assert (engine.stats().running, engine.stats().waiting) == (2, 2)
-    found = {number: [] for number in numbers}
+    answers = {number: [] for number in numbers}
     while batch := engine.step():
         for token in batch:
-            found[token.request].append(token.id)
-    assert list(found.values()) == [reference(model, request) for request in requests]
+            answers[token.request].append(token.id)
+    assert list(answers.values()) == [reference(model, request) for request in requests]
     assert (engine.stats().running, engine.stats().waiting) == (0, 0)
-    assert engine.stats().tokens == sum(map(len, found.values()))
+    assert engine.stats().tokens == sum(map(len, answers.values()))
 
 
 def test_a_cancelled_request_sends_no_more_tokens_and_frees_its_place(devices, checkpoint, prompt):

@@ -73,7 +73,7 @@ class NativeBlock:
     ) -> None:
         cache = (keys, values, key_scale, value_scale)
         self._kept: list[object] = [matrices, cache]
-        self.most_tokens = min(x.most_tokens for x in matrices.values())
+        self.most_tokens = min(matrix.most_tokens for matrix in matrices.values())
         self.struct = BlockStruct(
             *[matrices[name].struct for name in MATRICES],
             *[self._norm(norms.get(name)) for name in NORMS],

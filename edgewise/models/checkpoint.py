@@ -234,9 +234,9 @@ def gguf_file(model: str) -> Path | None:
         return path if path.suffix.lower() == GGUF else None
     if not path.is_dir() or (path / CONFIG).is_file():
         return None
-    files = sorted(x for x in path.iterdir() if x.suffix.lower() == GGUF)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == GGUF)
     if len(files) > 1:
-        names = ", ".join(x.name for x in files)
+        names = ", ".join(file.name for file in files)
         raise ModelError(f"{model}: holds several GGUF files; give one of them: {names}")
     return files[0] if files else None
 

@@ -134,7 +134,8 @@ class DecoderConfig:
         head = LayerSpec(LayerKind.HEAD, matrices, norm * self.final_norm, compute=compute)
         layers = [embedding, *[block] * self.num_blocks, head]
         if stored is not None:
-            layers = [replace(x, stored=parts) for x, parts in zip(layers, stored, strict=True)]
+            pairs = zip(layers, stored, strict=True)
+            layers = [replace(layer, stored=parts) for layer, parts in pairs]
         return ModelSpec(
             name=name,
             layers=tuple(layers),

@@ -102,7 +102,7 @@ class Loader:
             if name == "out" and shared is not None:
                 parts = [shared]
             else:
-                parts = [self._part(x, module.weight.shape[1]) for x in names]
+                parts = [self._part(tensor, module.weight.shape[1]) for tensor in names]
             rows = sum(part.shape[0] for part in parts)
             if rows != module.weight.shape[0]:
                 raise ModelError(

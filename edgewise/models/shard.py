@@ -75,10 +75,12 @@ class Shard:
     def most_tokens(self) -> int:
         """Tokens up to which a step takes the way through the kernels, as the tokens of an answer
         do; 0 where torch runs steps of any length, or the kernels do."""
-        ends = (x for layer in self.layers if layer.kind != Block.kind for x in layer.children())
-        matrices = (x.native() for x in ends if isinstance(x, Linear | PackedLinear))
-        bounds = [x.most_tokens for x in self._parts] + [x.most_tokens for x in matrices if x]
-        least = min((x for x in bounds if x > 0), default=math.inf)
+        ends = [layer for layer in self.layers if layer.kind != Block.kind]
+        modules = [module for layer in ends for module in layer.children()]
+        matrices = [x.native() for x in modules if isinstance(x, Linear | PackedLinear)]
+        bounds = [part.most_tokens for part in self._parts]
+        bounds += [matrix.most_tokens for matrix in matrices if matrix]
+        least = min((bound for bound in bounds if bound > 0), default=math.inf)
         return 0 if least == math.inf else int(least)
 
     @property
@@ -124,7 +126,7 @@ class Shard:
     def _divided(self) -> list["_Part"]:
         """The blocks, in stretches that run alike."""
         parts: list[_Part] = []
-        for number, block in enumerate(x for x in self.layers if isinstance(x, Block)):
+        for number, block in enumerate(layer for layer in self.layers if isinstance(layer, Block)):
             window = self.config.windows[self._first_block + number]
             native = native_block(self.config, block, window, self.cache.stored(number))
             most = native.most_tokens if native else 0

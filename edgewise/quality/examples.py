@@ -49,7 +49,7 @@ def _squad(text: str, where: str) -> Iterator[Example]:
         for article in json.loads(text)["data"]:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
-                    answers = tuple(dict.fromkeys(x["text"] for x in asked["answers"]))
+                    answers = tuple(dict.fromkeys(answer["text"] for answer in asked["answers"]))
                     if answers:
                         yield Example(prompt(paragraph["context"], asked["question"]), answers)
     except (json.JSONDecodeError, RecursionError) as error:

@@ -89,7 +89,7 @@ def _tighter(budget: float, last: Round) -> float:
 
 
 def _broken(budget: float, rounds: list[Round], error: Infeasible | None) -> Infeasible:
-    best = min(rounds, key=lambda x: x.upper)
+    best = min(rounds, key=lambda attempt: attempt.upper)
     why = f"no plan is expected to lose less ({error})" if error else f"{len(rounds)} plans tried"
     return Infeasible(
         f"the quality budget of {budget:.4g} cannot be kept: the best plan loses "

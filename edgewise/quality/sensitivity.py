@@ -73,8 +73,8 @@ def measure_sensitivity(
     else:
         losses, reference = measured.ranks(_squares if metric == "weights" else _variances)
     if metric == "weights":
-        count = sum(r * c for x in checkpoint.spec.layers for r, c in x.matrices)
-        losses = {name: [x / count for x in layers] for name, layers in losses.items()}
+        count = sum(r * c for layer in checkpoint.spec.layers for r, c in layer.matrices)
+        losses = {name: [loss / count for loss in layers] for name, layers in losses.items()}
     by_scheme = {name: tuple(layers) for name, layers in losses.items()}
     return Sensitivity(checkpoint.spec.digest, metric, reference, by_scheme)
 
@@ -176,7 +176,7 @@ class _Pass:
         )
         for name, loss in zip(names, whole, strict=True):
             total = sum(losses[name])
-            losses[name] = [x * loss.mean / total if total else 0.0 for x in losses[name]]
+            losses[name] = [share * loss.mean / total if total else 0.0 for share in losses[name]]
             self.on_step(f"all layers in {name}")
 
     def ranks(

@@ -60,8 +60,8 @@ class Store:
         """Keep a layer's matrices; nobody ever sees half a file. False where they cannot be."""
         tensors: dict[str, Tensor] = {}
         for name, matrix in matrices.items():
-            tensors |= {f"{name}.{part}": x for part, x in matrix.tensors.items()}
-        tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
+            tensors |= {f"{name}.{part}": tensor for part, tensor in matrix.tensors.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         shapes = json.dumps({name: list(matrix.shape) for name, matrix in matrices.items()})
 
         def save(partial: Path) -> None:

@@ -189,7 +189,7 @@ class LocalDevices:
 
 def _environment() -> dict[str, str]:
     """This process's, without the empty entries of PYTHONPATH, which mean the working directory."""
-    entries = [x for x in os.environ.get("PYTHONPATH", "").split(os.pathsep) if x]
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     rest = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return {**rest, "PYTHONPATH": os.pathsep.join(entries)} if entries else rest
 

@@ -120,9 +120,9 @@ def test_types_may_differ_within_a_fused_matrix(tmp_path):
     assert (rough - truth).norm() < 0.03 * truth.norm()
     spec = open_checkpoint(path).spec
     stored, table = get_scheme("stored"), spec.layers[0].matrix_bytes(get_scheme("stored"), 0)
-    assert shard.weight_bytes == sum(x.weight_bytes(stored) for x in spec.layers) - table
+    assert shard.weight_bytes == sum(layer.weight_bytes(stored) for layer in spec.layers) - table
     for start, end in ((0, 1), (1, 3), (3, 4)):
-        wanted = sum(x.weight_bytes(stored) for x in spec.layers[start:end])
+        wanted = sum(layer.weight_bytes(stored) for layer in spec.layers[start:end])
         assert load_shard(path, start, end, "stored").weight_bytes == wanted
         room = {"device": "cpu", "slots": 1, "context": 8, "spec": spec}
         made = random_shard(open_checkpoint(path).config, start, end, "stored", **room)
@@ -171,7 +171,7 @@ def test_a_shard_reads_only_its_own_tensors(tmp_path, monkeypatch):
     checkpoint = open_checkpoint(path)
     load_shard(checkpoint, 1, 2, "stored")
     mine = [x for x in checkpoint.header.tensors.values() if x.name.startswith("blk.0.")]
-    assert sum(n for _, n in read) == sum(x.nbytes for x in mine)
+    assert sum(n for _, n in read) == sum(tensor.nbytes for tensor in mine)
     first, last = min(x.offset for x in mine), max(x.offset + x.nbytes for x in mine)
     assert all(first <= at and at + n <= last for at, n in read)
 

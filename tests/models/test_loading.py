@@ -74,7 +74,7 @@ def test_every_layer_may_take_its_own_scheme(checkpoint):
     )
     assert shard.weight_bytes == expected
     blocks = [layer for layer in shard.layers if isinstance(layer, Block)]
-    assert [next(x.parameters()).dtype for x in blocks] == [
+    assert [next(block.parameters()).dtype for block in blocks] == [
         torch.bfloat16, torch.bfloat16, torch.bfloat16, torch.float32,
     ]  # fmt: skip
     assert torch.isfinite(logits(shard)).all()

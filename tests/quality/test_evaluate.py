@@ -117,7 +117,7 @@ class TestExamples:
         ]
         text = "\n".join(map(json.dumps, rows)) + "\n\n"
         examples = load_examples(self.write(tmp_path, "x.jsonl", text), 9)
-        assert [x.answers for x in examples] == [("4",), ("a", "b"), ("a",)]
+        assert [example.answers for example in examples] == [("4",), ("a", "b"), ("a",)]
         assert examples[0].prompt == "2 + 2 ="
 
     @pytest.mark.parametrize(

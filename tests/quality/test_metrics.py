@@ -52,7 +52,7 @@ def test_the_ratio_is_dilemmas(checkpoint):
     spec = open_checkpoint(checkpoint("llama")).spec
     assert quantization_ratio(spec, ["fp32"] * 6) == 1.0
     assert quantization_ratio(spec, ["t4"] * 6) == 0.125
-    weights = [sum(r * c for r, c in x.matrices) for x in spec.layers]
+    weights = [sum(r * c for r, c in layer.matrices) for layer in spec.layers]
     mixed = ["q8g64"] + ["q4g64"] * 5
     expected = (8 * weights[0] + 4 * sum(weights[1:])) / (32 * sum(weights))
     assert quantization_ratio(spec, mixed) == pytest.approx(expected)

@@ -37,12 +37,12 @@ def test_layers_share_that_as_they_would_lose_alone(checkpoint):
     many = torch.randint(VOCABULARY, (24, 20), generator=torch.Generator().manual_seed(1))
     losses = measure_sensitivity(folder, ["q4g64"], many).losses["q4g64"]
     alone = [
-        x.mean
-        for x in plan_losses(
+        loss.mean
+        for loss in plan_losses(
             folder, [["fp32"] * i + ["q4g64"] + ["fp32"] * (5 - i) for i in range(6)], many
         )
     ]
-    shares, expected = ([x / sum(y) for x in y] for y in (losses, alone))
+    shares, expected = ([loss / sum(each) for loss in each] for each in (losses, alone))
     assert max(expected) > 4 * min(expected)
     assert shares == pytest.approx(expected, rel=0.5, abs=0.08)
 
@@ -83,9 +83,9 @@ def test_one_layer_at_a_time_is_in_memory(checkpoint, ids, monkeypatch):
 
     def counted(self, number, scheme, *rest, **named):
         layer = load(self, number, scheme, *rest, **named)
-        alive[:] = [x for x in alive if x() is not None]
+        alive[:] = [reference for reference in alive if reference() is not None]
         alive.append(weakref.ref(layer))
-        most.append(sum(x() is not None for x in alive))
+        most.append(sum(reference() is not None for reference in alive))
         return layer
 
     monkeypatch.setattr(Loader, "layer", counted)
@@ -99,7 +99,7 @@ def test_weights_are_squared_differences_over_all_weights(checkpoint, ids):
     folder = str(checkpoint("llama"))
     measured = measure_sensitivity(folder, ["bf16", "fp32"], ids, "weights")
     model = open_checkpoint(folder)
-    total = sum(r * c for x in model.spec.layers for r, c in x.matrices)
+    total = sum(r * c for layer in model.spec.layers for r, c in layer.matrices)
     block = [
         f"model.layers.2.{name}.weight"
         for name in (

@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def same(one: Packed, other: Packed) -> bool:
-    return all(torch.equal(x, other.tensors[name]) for name, x in one.tensors.items())
+    return all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 def test_moments_are_of_what_transformers_multiplies(checkpoint, ids):

@@ -176,7 +176,8 @@ def test_a_plan_for_another_model_or_over_a_missing_link_is_refused(checkpoint):
         open_engine(str(model), plan, cluster(), WORKLOAD, spec=other)
     whole = cluster()
     cut = dataclasses.replace(
-        whole, links=tuple(x for x in whole.links if (x.source, x.target) != ("jetson", "pi"))
+        whole,
+        links=tuple(link for link in whole.links if (link.source, link.target) != ("jetson", "pi")),
     )
     with pytest.raises(PlanError) as error:
         open_engine(str(model), plan, cut, WORKLOAD, spec=spec)

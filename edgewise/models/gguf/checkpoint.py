@@ -37,10 +37,11 @@ class GgufCheckpoint:
     @property
     def notes(self) -> list[str]:
         """What users should know of the file."""
-        kinds = {x.kind for x in self.header.tensors.values()} - FLOATS.keys() - BLOCK_TYPES.keys()
-        if not kinds:
+        kinds = {tensor.kind for tensor in self.header.tensors.values()}
+        others = kinds - FLOATS.keys() - BLOCK_TYPES.keys()
+        if not others:
             return []
-        names = ", ".join(sorted(kinds))
+        names = ", ".join(sorted(others))
         return [f"no scheme holds the types {names}: these matrices are kept as {OTHER}"]
 
     def _entry(self, tensor: str) -> TensorEntry:
@@ -136,7 +137,7 @@ class GgufCheckpoint:
         divisors = self._bytes(entry.offset, entry.nbytes).view(torch.float32)
         if not (divisors.isfinite() & (divisors > 0)).all():
             raise self._fails(entry, ValueError("rotary factors are positive numbers"))
-        return [float(x) for x in divisors]
+        return [float(divisor) for divisor in divisors]
 
     def _bytes(self, offset: int, count: int) -> Tensor:
         """Bytes of the file. Plain reads: a mapped file that is cut short meanwhile would end the

@@ -24,7 +24,7 @@ _MATRICES = {
 
 def gguf_spec(name: str, config: DecoderConfig, header: Header, where: str) -> ModelSpec:
     """Raises ModelError where tensors are missing, or other than the configuration asks for."""
-    kinds = {x.kind for x in header.tensors.values() if len(x.shape) > 1}
+    kinds = {tensor.kind for tensor in header.tensors.values() if len(tensor.shape) > 1}
     floats = len(kinds) == 1 and kinds <= FLOATS.keys()
     compute = FLOATS[kinds.pop()] if floats else OTHER
     shape = config.spec(name)

@@ -27,7 +27,7 @@ from torch import Tensor
 from edgewise import kernels
 from edgewise.cli.devices import describe_machine
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.quantization.rounding import quantize
+from edgewise.quantization.rounding import quantize_matrix
 from edgewise.schemes import get_scheme
 
 SCHEMES = "q2g16ad,q2g32ad,q3g16d,q3g32ad,q4g32ad,q4g64a,q5g32ad,q6g16d,q6g32d,q8g32,q8g32d"
@@ -55,11 +55,11 @@ def row(matrices: Sequence[Tensor], scheme: str, method: str) -> dict[str, objec
         columns: torch.randn(4 * columns, columns) for columns in {x.shape[1] for x in matrices}
     }
     moments = {columns: x.T @ x / len(x) for columns, x in inputs.items()}
-    quantize(matrices[0], get_scheme(scheme), method, moments[matrices[0].shape[1]])
+    quantize_matrix(matrices[0], get_scheme(scheme), method, moments[matrices[0].shape[1]])
     weights = sum(x.numel() for x in matrices)
     began, worked = time.perf_counter(), time.process_time()
     for matrix in matrices:
-        quantize(matrix, get_scheme(scheme), method, moments[matrix.shape[1]])
+        quantize_matrix(matrix, get_scheme(scheme), method, moments[matrix.shape[1]])
     seconds, worked = time.perf_counter() - began, time.process_time() - worked
     by = kernels.instruction_set() or "torch"
     per_seven = seconds / weights * SEVEN

@@ -8,7 +8,7 @@ import torch
 from demo_optimizer import training_logits
 from tokenizers import Tokenizer
 
-from edgewise.demo.questions import END_OF_TEXT, Question, exact_match, prompt
+from edgewise.demo.questions import END_OF_TEXT, Question, prompt, same_answer
 from edgewise.models.cache import Segment
 from edgewise.models.decoder import Decoder
 from edgewise.models.shard import Shard, load_shard
@@ -25,7 +25,7 @@ def exact_share(greedy: Greedy, tokenizer: Tokenizer, questions: Sequence[Questi
     for question in questions:
         ids = tokenizer.encode(prompt(question.context, question.question)).ids
         answer = tokenizer.decode(greedy(ids), skip_special_tokens=True)
-        right += exact_match(answer, question.answer)
+        right += same_answer(answer, question.answer)
     return right / len(questions)
 
 

@@ -61,9 +61,9 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
 
 def random_model(family: str) -> transformers.PreTrainedModel:
     """A Hugging Face model of a family with random weights, biases and norms included."""
-    name, values = FAMILIES[family]
+    name, sizes = FAMILIES[family]
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**values)
+    config = getattr(transformers, f"{name}Config")(**sizes)
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

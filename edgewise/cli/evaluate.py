@@ -9,7 +9,7 @@ from edgewise.cli.terminal import bars, console, finite, print_json, progress
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
-from edgewise.quality.evaluate import Quality, evaluate, num_steps
+from edgewise.quality.evaluate import Quality, measure_quality, quality_steps
 from edgewise.quality.examples import load_examples
 from edgewise.quality.rounding import rounding_for
 from edgewise.quantization.store import Store
@@ -40,8 +40,8 @@ def run_evaluate(
         schemes = (get_scheme(scheme or "fp32").name,) * spec.num_layers
     examples = load_examples(data, limit)
     rounding = rounding_for(model, tuple(dict.fromkeys(schemes)), rounding, bars(as_json))
-    with progress("evaluating", num_steps(model, len(examples)), as_json) as advance:
-        found = evaluate(
+    with progress("evaluating", quality_steps(model, len(examples)), as_json) as advance:
+        found = measure_quality(
             model,
             schemes,
             examples,

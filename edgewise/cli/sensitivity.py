@@ -12,7 +12,7 @@ from edgewise.cli.terminal import bars, console, print_json, progress
 from edgewise.errors import ProfileError
 from edgewise.quality.calibration import Calibration, text_key
 from edgewise.quality.rounding import calibration_text, rounding_for
-from edgewise.quality.sensitivity import MEASURING, measure_sensitivity, num_steps
+from edgewise.quality.sensitivity import MEASURING, measure_sensitivity, sensitivity_steps
 from edgewise.quantization.store import Store
 from edgewise.sensitivities import VERSION, Sensitivity
 
@@ -61,7 +61,8 @@ def cached_sensitivity(
 
 def _measured(asked: Asked, quiet: bool) -> Sensitivity:
     ids = calibration_text(asked.model, asked.calibration, bars(quiet))
-    with progress("measuring layers", num_steps(asked.model, len(asked.schemes)), quiet) as advance:
+    steps = sensitivity_steps(asked.model, len(asked.schemes))
+    with progress("measuring layers", steps, quiet) as advance:
         return measure_sensitivity(
             asked.model,
             asked.schemes,

@@ -135,7 +135,7 @@ def training_text(episode: Episode, separator: str = "\n") -> str:
     return "".join(text for text, _ in training_pieces(episode, separator))
 
 
-def exact_match(answer: str, expected: str) -> bool:
+def same_answer(answer: str, expected: str) -> bool:
     """Whether two answers agree up to case and white space."""
     return _normalised(answer) == _normalised(expected)
 

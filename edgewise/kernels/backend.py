@@ -38,9 +38,9 @@ class Backend(Protocol):
         """Matrices of the same columns below each other, as one."""
         ...
 
-    def linear(self, matrix: NativeMatrix, x: Tensor) -> Tensor:
-        """x float32 [tokens, columns] -> x @ W^T + bias, float32 [tokens, rows]. A token's numbers
-        are bitwise the same alone and among others."""
+    def linear(self, matrix: NativeMatrix, inputs: Tensor) -> Tensor:
+        """inputs float32 [tokens, columns] -> inputs @ W^T + bias, float32 [tokens, rows]. A
+        token's numbers are bitwise the same alone and among others."""
         ...
 
     def whole(self, matrix: NativeMatrix, start: int, end: int) -> Tensor:
@@ -60,11 +60,11 @@ class Backend(Protocol):
     def run(
         self,
         blocks: Sequence[NativeBlock],
-        x: Tensor,
+        states: Tensor,
         lanes: Sequence[tuple[int, int, int]],
         turn: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """x float32 [tokens, H] through blocks, as `kernels.block.run_blocks`."""
+        """states float32 [tokens, H] through blocks, as `kernels.block.run_blocks`."""
         ...
 
     def most_tokens(self, dtype: torch.dtype | None) -> float:
@@ -112,5 +112,5 @@ BACKENDS: dict[str, Callable[[], Backend | None]] = {"cpu": lambda: _CPP if avai
 
 def backend_of(device: torch.device) -> Backend | None:
     """What works on tensors of a device; None: torch."""
-    found = BACKENDS.get(device.type)
-    return None if found is None else found()
+    backend = BACKENDS.get(device.type)
+    return None if backend is None else backend()

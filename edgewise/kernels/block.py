@@ -9,7 +9,16 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from edgewise.kernels.library import TYPES, Block, Cache, Lane, Norm, Step, checked, library
+from edgewise.kernels.library import (
+    TYPES,
+    BlockStruct,
+    CacheStruct,
+    LaneStruct,
+    NormStruct,
+    StepStruct,
+    checked,
+    library,
+)
 from edgewise.kernels.matrix import NativeMatrix, address
 
 MATRICES = ("qkv", "out", "up", "down")
@@ -64,41 +73,41 @@ class NativeBlock:
     ) -> None:
         cache = (keys, values, key_scale, value_scale)
         self._kept: list[object] = [matrices, cache]
-        self.most_tokens = min(x.most_tokens for x in matrices.values())
-        self.struct = Block(
+        self.most_tokens = min(matrix.most_tokens for matrix in matrices.values())
+        self.struct = BlockStruct(
             *[matrices[name].struct for name in MATRICES],
             *[self._norm(norms.get(name)) for name in NORMS],
-            Cache(*map(address, cache), keys.shape[2], TYPES[keys.dtype], keys.shape[0]),
+            CacheStruct(*map(address, cache), keys.shape[2], TYPES[keys.dtype], keys.shape[0]),
             *(shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.ffn),
             *(shape.gated, shape.activation, shape.window),
         )
 
-    def _norm(self, norm: NormWeights | None) -> Norm:
+    def _norm(self, norm: NormWeights | None) -> NormStruct:
         if norm is None:
-            return Norm(None, None, 0.0, 0)
+            return NormStruct(None, None, 0.0, 0)
         kept = [None if x is None else x.detach().float() for x in (norm.weight, norm.bias)]
         self._kept.append(kept)
-        return Norm(*map(address, kept), norm.eps, norm.centred)
+        return NormStruct(*map(address, kept), norm.eps, norm.centred)
 
 
 def run_blocks(
     blocks: Sequence[NativeBlock],
-    x: Tensor,
+    states: Tensor,
     lanes: Sequence[tuple[int, int, int]],
     turn: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """x float32 [tokens, H] through `blocks` -> [tokens, H]. Lanes are (slot, start, length), their
-    tokens one after the other; `turn` is cos and sin, float32 [tokens, D]."""
+    """states float32 [tokens, H] through `blocks` -> [tokens, H]. Lanes are (slot, start, length),
+    their tokens one after the other; `turn` is cos and sin, float32 [tokens, D]."""
     lib = library()
     assert lib is not None
-    x = x.contiguous().clone()
-    cos, sin = (None, None) if turn is None else (y.contiguous() for y in turn)
-    step = Step(
-        *(x.data_ptr(), address(cos), address(sin)),
-        (Lane * len(lanes))(*[Lane(*lane) for lane in lanes]),
-        *(len(x), len(lanes), torch.get_num_threads()),
+    states = states.contiguous().clone()
+    cos, sin = (None, None) if turn is None else (x.contiguous() for x in turn)
+    step = StepStruct(
+        *(states.data_ptr(), address(cos), address(sin)),
+        (LaneStruct * len(lanes))(*[LaneStruct(*lane) for lane in lanes]),
+        *(len(states), len(lanes), torch.get_num_threads()),
     )
-    structs = (POINTER(Block) * len(blocks))(*[pointer(block.struct) for block in blocks])
-    first = ctypes.cast(structs, POINTER(POINTER(Block)))
+    structs = (POINTER(BlockStruct) * len(blocks))(*[pointer(block.struct) for block in blocks])
+    first = ctypes.cast(structs, POINTER(POINTER(BlockStruct)))
     checked(lib.edgewise_blocks(first, len(blocks), byref(step)))
-    return x
+    return states

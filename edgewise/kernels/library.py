@@ -19,7 +19,7 @@ PACKED = 4  # with TYPES: the enum in src/matrix.h
 TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2, torch.float16: 3}
 
 
-class Matrix(ctypes.Structure):
+class MatrixStruct(ctypes.Structure):
     _fields_ = (
         ("codes", c_void_p), ("scale", c_void_p), ("minimum", c_void_p),
         ("row_scale", c_void_p), ("row_minimum", c_void_p), ("bias", c_void_p), ("next", c_void_p),
@@ -28,39 +28,39 @@ class Matrix(ctypes.Structure):
     )  # fmt: skip
 
 
-class Norm(ctypes.Structure):
+class NormStruct(ctypes.Structure):
     _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("centred", c_int32))
 
 
-class Cache(ctypes.Structure):
+class CacheStruct(ctypes.Structure):
     _fields_ = (
         *[(name, c_void_p) for name in ("keys", "values", "key_scale", "value_scale")],
         ("context", c_int64), ("type", c_int32), ("slots", c_int32),
     )  # fmt: skip
 
 
-class Block(ctypes.Structure):
+class BlockStruct(ctypes.Structure):
     _fields_ = (
-        *[(name, Matrix) for name in ("qkv", "out", "up", "down")],
-        *[(name, Norm) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")],
-        ("cache", Cache),
+        *[(name, MatrixStruct) for name in ("qkv", "out", "up", "down")],
+        *[(name, NormStruct) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")],
+        ("cache", CacheStruct),
         *[(name, c_int32) for name in ("hidden", "heads", "kv_heads", "head_dim")],
         *[(name, c_int32) for name in ("ffn", "gated", "activation", "window")],
     )
 
 
-class Lane(ctypes.Structure):
+class LaneStruct(ctypes.Structure):
     _fields_ = (("slot", c_int32), ("start", c_int32), ("length", c_int32))
 
 
-class Step(ctypes.Structure):
+class StepStruct(ctypes.Structure):
     _fields_ = (
-        ("x", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("lanes", POINTER(Lane)),
+        ("x", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("lanes", POINTER(LaneStruct)),
         ("tokens", c_int32), ("num_lanes", c_int32), ("threads", c_int32),
     )  # fmt: skip
 
 
-class Rounding(ctypes.Structure):
+class RoundingStruct(ctypes.Structure):
     _fields_ = (
         *[(name, c_void_p) for name in ("weight", "by_column", "ranges", "codes", "scale")],
         *[(name, c_void_p) for name in ("minimum", "row_scale", "row_minimum")],
@@ -68,6 +68,17 @@ class Rounding(ctypes.Structure):
         *[(name, c_int32) for name in ("type", "bits", "group", "asymmetric", "doubled")],
         ("num_ranges", c_int32),
     )
+
+
+STRUCTS = (
+    MatrixStruct,
+    NormStruct,
+    CacheStruct,
+    BlockStruct,
+    LaneStruct,
+    StepStruct,
+    RoundingStruct,
+)
 
 
 @cache
@@ -88,10 +99,10 @@ def library() -> ctypes.CDLL | None:
     _check_structs(lib, built[0])
     lib.edgewise_isa.restype = c_char_p
     lib.edgewise_use.argtypes = (c_char_p,)
-    lib.edgewise_linear.argtypes = (POINTER(Matrix), c_void_p, c_int, c_void_p, c_int)
-    lib.edgewise_whole.argtypes = (POINTER(Matrix), c_int, c_int, c_void_p, c_int)
-    lib.edgewise_blocks.argtypes = (POINTER(POINTER(Block)), c_int, POINTER(Step))
-    lib.edgewise_round.argtypes = (POINTER(Rounding), c_int)
+    lib.edgewise_linear.argtypes = (POINTER(MatrixStruct), c_void_p, c_int, c_void_p, c_int)
+    lib.edgewise_whole.argtypes = (POINTER(MatrixStruct), c_int, c_int, c_void_p, c_int)
+    lib.edgewise_blocks.argtypes = (POINTER(POINTER(BlockStruct)), c_int, POINTER(StepStruct))
+    lib.edgewise_round.argtypes = (POINTER(RoundingStruct), c_int)
     lib.edgewise_read.argtypes = (c_void_p, c_size_t, c_int)
     lib.edgewise_read.restype = c_double
     if asked and lib.edgewise_use(asked.encode()):
@@ -105,14 +116,14 @@ def library() -> ctypes.CDLL | None:
 def _check_structs(lib: ctypes.CDLL, path: Path) -> None:
     """Raises EdgewiseError where the library was built from other sources than these structs."""
     expected = []
-    for struct in (Matrix, Norm, Cache, Block, Lane, Step, Rounding):
+    for struct in STRUCTS:
         names = (field[0] for field in struct._fields_)
         expected += [ctypes.sizeof(struct), *(getattr(struct, name).offset for name in names)]
-    layouts = getattr(lib, "edgewise_abi", None)
-    if layouts is not None:
-        layouts.restype = POINTER(c_int64)
-        found = list(itertools.takewhile(lambda x: x >= 0, layouts()[: len(expected) + 1]))
-    if layouts is None or found != expected:
+    layout = getattr(lib, "edgewise_abi", None)
+    if layout is not None:
+        layout.restype = POINTER(c_int64)
+        built = list(itertools.takewhile(lambda x: x >= 0, layout()[: len(expected) + 1]))
+    if layout is None or built != expected:
         raise EdgewiseError(
             f"{path} was built from other sources than this version's; build it again with "
             f"`make`, or set {VARIABLE}={OFF} to do without it"
@@ -152,12 +163,12 @@ def checked(status: int) -> None:
     if status == 1:
         raise MemoryError("no memory for the kernels' scratch space")
     if status:
-        what = {
+        faults = {
             2: "a shape or type that they do not know",
             3: "what lies outside a cache or matrix",
             4: "two lanes of one slot",
         }
-        raise ValueError(f"the kernels were handed {what.get(status, f'fault {status}')}")
+        raise ValueError(f"the kernels were handed {faults.get(status, f'fault {status}')}")
 
 
 def read_seconds(address: int, size: int, threads: int) -> float:

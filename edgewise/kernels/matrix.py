@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from edgewise.kernels.library import PACKED, TYPES, Matrix, checked, library, most_tokens
+from edgewise.kernels.library import PACKED, TYPES, MatrixStruct, checked, library, most_tokens
 
 TILE = 16  # rows
 
@@ -44,7 +44,7 @@ class NativeMatrix:
         pointers = {name: x.data_ptr() for name, x in kept.items()}
         rows, columns = shape
         sides = TYPES[kept["scale"].dtype] if bits else 0
-        self.struct = Matrix(
+        self.struct = MatrixStruct(
             **pointers, rows=rows, columns=columns, bits=bits, group=group, type=kind, sides=sides
         )
         self._kept: object = kept
@@ -57,7 +57,7 @@ class NativeMatrix:
         columns = {part.shape[1] for part in parts}
         if len(columns) != 1:
             raise ValueError(f"matrices below each other need the same columns, not {columns}")
-        structs = [Matrix.from_buffer_copy(x.struct) for part in parts for x in part.parts]
+        structs = [MatrixStruct.from_buffer_copy(x.struct) for part in parts for x in part.parts]
         for above, below in pairwise(structs):
             above.next = ctypes.addressof(below)
         floats, row = None if bias is None else bias.detach().float().contiguous(), 0
@@ -73,25 +73,29 @@ class NativeMatrix:
         return whole
 
 
-def address(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
+def address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
-def linear(matrix: NativeMatrix, x: Tensor) -> Tensor:
-    """x float32 [tokens, columns] -> x @ W^T + bias, float32 [tokens, rows]. For a packed matrix x
-    is rounded to 8 bits, a scale for every group of columns, which adds at most |w| |x|_max / 254
-    to a product."""
+def linear(matrix: NativeMatrix, inputs: Tensor) -> Tensor:
+    """inputs float32 [tokens, columns] -> inputs @ W^T + bias, float32 [tokens, rows]. For a packed
+    matrix inputs x are rounded to 8 bits, a scale for every group of columns, which adds at most
+    |w| |x|_max / 254 to a product."""
     lib = library()
     assert lib is not None
-    x = x.contiguous()
-    out = torch.empty(len(x), matrix.shape[0])
+    inputs = inputs.contiguous()
+    products = torch.empty(len(inputs), matrix.shape[0])
     threads = torch.get_num_threads()
     checked(
         lib.edgewise_linear(
-            ctypes.byref(matrix.struct), x.data_ptr(), len(x), out.data_ptr(), threads
+            ctypes.byref(matrix.struct),
+            inputs.data_ptr(),
+            len(inputs),
+            products.data_ptr(),
+            threads,
         )
     )
-    return out
+    return products
 
 
 def dequantize(matrix: NativeMatrix, start: int, end: int) -> Tensor:
@@ -112,10 +116,10 @@ def _dequantize(matrix: NativeMatrix, start: int, end: int) -> Tensor:
     assert lib is not None
     first, last = start // TILE, -(-end // TILE)
     rows = min(last * TILE, matrix.shape[0]) - first * TILE
-    out = torch.empty(rows, matrix.shape[1], dtype=torch.bfloat16)
+    tiles = torch.empty(rows, matrix.shape[1], dtype=torch.bfloat16)
     checked(
         lib.edgewise_whole(
-            ctypes.byref(matrix.struct), first, last, out.data_ptr(), torch.get_num_threads()
+            ctypes.byref(matrix.struct), first, last, tiles.data_ptr(), torch.get_num_threads()
         )
     )
-    return out[start - first * TILE :][: end - start]
+    return tiles[start - first * TILE :][: end - start]

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from edgewise.kernels.library import TYPES, Rounding, checked, library
+from edgewise.kernels.library import TYPES, RoundingStruct, checked, library
 from edgewise.kernels.matrix import TILE, address
 
 FLOATS = (torch.bfloat16, torch.float32, torch.float16)
@@ -47,7 +47,7 @@ def round_matrix(
         if double:
             parts[f"row_{side}"] = torch.empty(blocks, TILE, dtype=torch.bfloat16)
     names = ("codes", "scale", "minimum", "row_scale", "row_minimum")
-    struct = Rounding(
+    struct = RoundingStruct(
         *map(address, (weight, by_column, ranges)),
         *(address(parts.get(name)) for name in names),
         *(rows, columns, weight.stride(0), width),

@@ -41,12 +41,12 @@ class Stored:
 
     def write(self, slot: int, start: int, k: Tensor, v: Tensor) -> None:
         """Keep keys and values, each [tokens, K, D], from position `start` on."""
-        for which, x in enumerate((k.transpose(0, 1), v.transpose(0, 1))):
-            where = (which, slot, slice(None), slice(start, start + len(k)))
+        for kind, vectors in enumerate((k.transpose(0, 1), v.transpose(0, 1))):
+            place = (kind, slot, slice(None), slice(start, start + len(k)))
             if self.scale is None:
-                self.codes[where] = x
+                self.codes[place] = vectors
             else:
-                self.codes[where], self.scale[where] = in_eight_bits(x)
+                self.codes[place], self.scale[place] = in_eight_bits(vectors)
 
     def read(self, slot: int, end: int, dtype: torch.dtype) -> Tensor:
         """Those of positions before `end`, [2, K, end, D]."""
@@ -56,11 +56,11 @@ class Stored:
         return from_eight_bits(codes, self.scale[:, slot, :, :end]).to(dtype)
 
 
-def in_eight_bits(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., D] as int8 codes [..., D], symmetric, and a scale [...] of each vector."""
-    scale = x.float().abs().amax(-1) / 127
+def in_eight_bits(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """vectors [..., D] as int8 codes [..., D], symmetric, and a scale [...] of each vector."""
+    scale = vectors.float().abs().amax(-1) / 127
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
-    return (x.float() * inverse.unsqueeze(-1)).round().to(torch.int8), scale
+    return (vectors.float() * inverse.unsqueeze(-1)).round().to(torch.int8), scale
 
 
 def from_eight_bits(codes: Tensor, scale: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ def from_eight_bits(codes: Tensor, scale: Tensor) -> Tensor:
 def through_eight_bits(attend: Attend) -> Attend:
     """Attention to keys and values as an 8-bit cache would give them back."""
 
-    def rounded(x: Tensor) -> Tensor:
-        return from_eight_bits(*in_eight_bits(x)).to(x.dtype)
+    def rounded(vectors: Tensor) -> Tensor:
+        return from_eight_bits(*in_eight_bits(vectors)).to(vectors.dtype)
 
     return lambda q, k, v: attend(q, rounded(k), rounded(v))
 
@@ -174,7 +174,7 @@ def _attend(q: Tensor, stored: Tensor, window: int | None) -> Tensor:
     mask = None
     if context > length or (window is not None and window < context):
         mask = causal_mask(length, context, window).to(q.device)
-    out = F.scaled_dot_product_attention(
+    attended = F.scaled_dot_product_attention(
         q.transpose(0, 1).unsqueeze(0),
         stored[:1],
         stored[1:],
@@ -182,4 +182,4 @@ def _attend(q: Tensor, stored: Tensor, window: int | None) -> Tensor:
         is_causal=mask is None,
         enable_gqa=num_heads != num_kv,
     )
-    return out.squeeze(0).transpose(0, 1)
+    return attended.squeeze(0).transpose(0, 1)

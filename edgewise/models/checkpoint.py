@@ -191,13 +191,13 @@ class SafetensorsCheckpoint:
         path, stored = self.path(tensor), self.name(tensor)
         try:
             with safe_open(path, framework="pt") as file:
-                value = file.get_tensor(stored)
+                weights = file.get_tensor(stored)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: cannot read tensor '{tensor}': {error}") from None
-        if value.dtype not in _FLOATS:
-            kind = str(value.dtype).removeprefix("torch.")
+        if weights.dtype not in _FLOATS:
+            kind = str(weights.dtype).removeprefix("torch.")
             raise ModelError(f"{path}: tensor '{tensor}' is {kind}; supported: fp32, bf16, fp16")
-        return value
+        return weights
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
@@ -234,9 +234,9 @@ def gguf_file(model: str) -> Path | None:
         return path if path.suffix.lower() == GGUF else None
     if not path.is_dir() or (path / CONFIG).is_file():
         return None
-    files = sorted(x for x in path.iterdir() if x.suffix.lower() == GGUF)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == GGUF)
     if len(files) > 1:
-        names = ", ".join(x.name for x in files)
+        names = ", ".join(file.name for file in files)
         raise ModelError(f"{model}: holds several GGUF files; give one of them: {names}")
     return files[0] if files else None
 
@@ -270,18 +270,18 @@ def save_checkpoint(decoder: Decoder, folder: Path, dtype: torch.dtype) -> None:
     config, tensors = decoder.config, {}
     for number, layer in enumerate(decoder.layers):
         assert isinstance(layer, Layer)
-        for parameter, value in layer.state_dict().items():
+        for parameter, weights in layer.state_dict().items():
             names = tensor_names(config.names, layer.kind, parameter, number - 1)
             if config.tied and names == (HEAD,):
                 continue
-            for name, part in zip(names, _parts(config, parameter, value), strict=True):
+            for name, part in zip(names, _parts(config, parameter, weights), strict=True):
                 tensors[name] = part.detach().to(dtype).contiguous()
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
 
 
-def _parts(config: DecoderConfig, parameter: str, value: Tensor) -> tuple[Tensor, ...]:
+def _parts(config: DecoderConfig, parameter: str, weights: Tensor) -> tuple[Tensor, ...]:
     """Take a fused parameter apart again (see names.py)."""
     if parameter.startswith("qkv."):
         kv = config.num_kv_heads * config.head_dim
-        return value.split((config.num_heads * config.head_dim, kv, kv))
-    return value.chunk(2) if parameter.startswith("up.") and config.gated else (value,)
+        return weights.split((config.num_heads * config.head_dim, kv, kv))
+    return weights.chunk(2) if parameter.startswith("up.") and config.gated else (weights,)

@@ -77,9 +77,9 @@ class DecoderConfig:
             raise ModelError(f"{where}: quantized checkpoints are not supported; give the original")
         known = next((n for n in names if n in ARCHITECTURES), None)
         if known is None:
-            found = ", ".join(names) or f"none (model_type {hf.get('model_type', 'missing')!r})"
+            named = ", ".join(names) or f"none (model_type {hf.get('model_type', 'missing')!r})"
             raise ModelError(
-                f"{where}: unsupported architecture {found}; supported: {', '.join(ARCHITECTURES)}"
+                f"{where}: unsupported architecture {named}; supported: {', '.join(ARCHITECTURES)}"
             )
         try:
             config = ARCHITECTURES[known](known, hf)
@@ -130,11 +130,12 @@ class DecoderConfig:
         )
         table = (self.vocab_size, self.embed_size)
         embedding = LayerSpec(LayerKind.EMBEDDING, (table, *project), positions, compute=compute)
-        out = tuple((b, a) for a, b in project)
-        head = LayerSpec(LayerKind.HEAD, (table, *out), norm * self.final_norm, compute=compute)
+        matrices = (table, *((b, a) for a, b in project))
+        head = LayerSpec(LayerKind.HEAD, matrices, norm * self.final_norm, compute=compute)
         layers = [embedding, *[block] * self.num_blocks, head]
         if stored is not None:
-            layers = [replace(x, stored=parts) for x, parts in zip(layers, stored, strict=True)]
+            pairs = zip(layers, stored, strict=True)
+            layers = [replace(layer, stored=parts) for layer, parts in pairs]
         return ModelSpec(
             name=name,
             layers=tuple(layers),
@@ -150,21 +151,21 @@ class DecoderConfig:
 
 def _rope(hf: Mapping[str, Any]) -> Rope:
     # transformers 5 writes `rope_parameters`; earlier ones `rope_theta` and `rope_scaling`.
-    found = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    theta = float(found.get("rope_theta", hf.get("rope_theta", 10000.0)))
-    kind = found.get("rope_type", found.get("type", "default"))
-    if hf.get("partial_rotary_factor", found.get("partial_rotary_factor", 1.0)) != 1.0:
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta", hf.get("rope_theta", 10000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if hf.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0)) != 1.0:
         raise ValueError("rotary positions on part of a head are not supported")
     if kind == "default":
         return Rope(theta)
     if kind == "linear":
-        return Rope(theta, linear_factor=float(found["factor"]))
+        return Rope(theta, linear_factor=float(rope["factor"]))
     if kind == "llama3":
         keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        factor, low, high, original = (found[k] for k in keys)
+        factor, low, high, original = (rope[k] for k in keys)
         return Rope(theta, llama3=(float(factor), float(low), float(high), int(original)))
     if kind == "divisors":
-        return Rope(theta, divisors=tuple(map(float, found["divisors"])))
+        return Rope(theta, divisors=tuple(map(float, rope["divisors"])))
     raise ValueError(f"rope scaling '{kind}' is not supported; supported: default, linear, llama3")
 
 

@@ -57,11 +57,11 @@ def rotation(frequency: Tensor, positions: Tensor) -> Rotation:
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Rotate each pair (i, i + D/2) of x [..., heads, D]."""
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * by[0].to(x.dtype) + turned * by[1].to(x.dtype)
+def rotate(vectors: Tensor, by: Rotation) -> Tensor:
+    """Rotate each pair (i, i + D/2) of vectors [..., heads, D]."""
+    half = vectors.shape[-1] // 2
+    turned = torch.cat((-vectors[..., half:], vectors[..., :half]), dim=-1)
+    return vectors * by[0].to(vectors.dtype) + turned * by[1].to(vectors.dtype)
 
 
 def _table(rows: int, size: int) -> nn.Embedding:
@@ -92,12 +92,12 @@ class Embedding(Layer):
         self.positions = _table(learned, hidden) if config.rope is None else None
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        x = self.tokens(tokens)
+        states = self.tokens(tokens)
         if self.project is not None:
-            x = self.project(x)
+            states = self.project(states)
         if self.positions is not None:
-            x = x + self.positions(positions + self.offset)
-        return x.float()
+            states = states + self.positions(positions + self.offset)
+        return states.float()
 
 
 class Block(Layer):
@@ -122,21 +122,22 @@ class Block(Layer):
         self.up = Linear(hidden, up, bias=config.mlp_bias)
         self.down = Linear(config.ffn_size, hidden, bias=config.mlp_bias)
 
-    def forward(self, x: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
-        """x [..., H] -> [..., H]."""
+    def forward(self, states: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
+        """states [..., H] -> [..., H]."""
         if self.norm_first:
-            x = x + self._attention(_normed(self.attention_norm, x), turn, attend)
-            return x + self._mlp(_normed(self.mlp_norm, x))
+            states = states + self._attention(_normed(self.attention_norm, states), turn, attend)
+            return states + self._mlp(_normed(self.mlp_norm, states))
         # OPT-350m normalises after each addition.
-        x = _normed(self.attention_norm, x + self._attention(self._cast(x), turn, attend)).float()
-        return _normed(self.mlp_norm, x + self._mlp(self._cast(x))).float()
+        states = states + self._attention(self._cast(states), turn, attend)
+        states = _normed(self.attention_norm, states).float()
+        return _normed(self.mlp_norm, states + self._mlp(self._cast(states))).float()
 
-    def _cast(self, x: Tensor) -> Tensor:
-        return x.to(self.attention_norm.weight.dtype)
+    def _cast(self, states: Tensor) -> Tensor:
+        return states.to(self.attention_norm.weight.dtype)
 
-    def _attention(self, x: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
+    def _attention(self, states: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
         num_heads, num_kv, head_dim = self.heads
-        qkv = self.qkv(x).unflatten(-1, (num_heads + 2 * num_kv, head_dim))
+        qkv = self.qkv(states).unflatten(-1, (num_heads + 2 * num_kv, head_dim))
         rotated, v = qkv.split((num_heads + num_kv, num_kv), dim=-2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = rotated.split((num_heads, num_kv), dim=-2)
@@ -146,26 +147,26 @@ class Block(Layer):
         q, k = rotated.split((num_heads, num_kv), dim=-2)
         return self.out(attend(q, k, v).flatten(-2))
 
-    def _mlp(self, x: Tensor) -> Tensor:
-        x = self.up(x)
+    def _mlp(self, states: Tensor) -> Tensor:
+        up = self.up(states)
         if self.gated:
-            gate, x = x.chunk(2, dim=-1)
-            return self.down(self.activation(gate) * x)
-        return self.down(self.activation(x))
+            gate, up = up.chunk(2, dim=-1)
+            return self.down(self.activation(gate) * up)
+        return self.down(self.activation(up))
 
 
-def _normed(norm: Norm, x: Tensor) -> Tensor:
+def _normed(norm: Norm, states: Tensor) -> Tensor:
     """Normalise in float32 and hand over in the type of the layer's weights."""
-    weight = norm.weight
-    return norm(x) if weight.dtype == x.dtype else _normalised(norm, x).to(weight.dtype)
+    dtype = norm.weight.dtype
+    return norm(states) if dtype == states.dtype else _normalised(norm, states).to(dtype)
 
 
-def _normalised(norm: Norm, x: Tensor) -> Tensor:
+def _normalised(norm: Norm, states: Tensor) -> Tensor:
     """Normalise in float32."""
     weight, shape = norm.weight.float(), norm.normalized_shape
     if isinstance(norm, nn.LayerNorm):
-        return F.layer_norm(x, shape, weight, norm.bias.float(), norm.eps)
-    return F.rms_norm(x, shape, weight, norm.eps)
+        return F.layer_norm(states, shape, weight, norm.bias.float(), norm.eps)
+    return F.rms_norm(states, shape, weight, norm.eps)
 
 
 class Head(Layer):
@@ -180,16 +181,16 @@ class Head(Layer):
         self.project = Linear(hidden, size, bias=False) if size != hidden else None
         self.out = Linear(size, config.vocab_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """In float32 from the norm to the logits: bf16 holds numbers near 25, as logits are, to an
         eighth, which makes ties of what is not, and a tie decides an answer."""
-        logits: Tensor = self.out(self.inputs(x))
+        logits: Tensor = self.out(self.inputs(states))
         return logits
 
-    def inputs(self, x: Tensor) -> Tensor:
+    def inputs(self, states: Tensor) -> Tensor:
         """What the matrix is multiplied with."""
-        x = _normalised(self.norm, x) if self.norm is not None else x
-        return x if self.project is None else self.project(x)
+        states = _normalised(self.norm, states) if self.norm is not None else states
+        return states if self.project is None else self.project(states)
 
 
 def build_layer(config: DecoderConfig, layer: int) -> Layer:
@@ -232,10 +233,10 @@ class Decoder(nn.Module):
         if rope is not None:
             frequency = inverse_frequencies(rope, self.config.head_dim).to(tokens.device)
             turn = rotation(frequency, positions[:1])
-        x = self.layers[0](tokens, positions)
+        states = self.layers[0](tokens, positions)
         for block, window in zip(self.layers[1:-1], self.config.windows, strict=True):
-            x = block(x, turn, causal_attention(window))
-        return self.layers[-1](x)
+            states = block(states, turn, causal_attention(window))
+        return self.layers[-1](states)
 
 
 def causal_mask(queries: int, keys: int, window: int | None) -> Tensor:
@@ -255,9 +256,9 @@ def causal_attention(window: int | None) -> Attend:
         mask = None
         if window is not None and window < length:
             mask = causal_mask(length, length, window).to(q.device)
-        out = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
         )
-        return out.transpose(1, 2)
+        return attended.transpose(1, 2)
 
     return attend

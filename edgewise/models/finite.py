@@ -8,21 +8,21 @@ from edgewise.errors import NonFinite
 _AT_ONCE = 2**22  # numbers summed at a time: torch may widen them first, in memory
 
 
-def all_finite(x: Tensor) -> bool:
+def all_finite(numbers: Tensor) -> bool:
     """Whether no number is infinite or NaN. One pass, and next to no memory: a sum shows both,
     and only where it is not finite, which large numbers may cause, each number is looked at."""
-    for part in x.detach().reshape(-1).split(_AT_ONCE):
+    for part in numbers.detach().reshape(-1).split(_AT_ONCE):
         total = part.sum(dtype=torch.float32)
         if not total.isfinite() and not part.isfinite().all():
             return False
     return True
 
 
-def check_finite(x: Tensor, what: str) -> Tensor:
-    """x itself. Raises NonFinite, which says what computed it."""
-    if not all_finite(x):
+def check_finite(numbers: Tensor, source: str) -> Tensor:
+    """`numbers` themselves. Raises NonFinite, which says that `source` computed them."""
+    if not all_finite(numbers):
         raise NonFinite(
-            f"{what} computed numbers that are not finite; the weights are damaged, or their type "
-            "is too narrow: try another scheme, such as bf16 or fp32"
+            f"{source} computed numbers that are not finite; the weights are damaged, or their "
+            "type is too narrow: try another scheme, such as bf16 or fp32"
         )
-    return x
+    return numbers

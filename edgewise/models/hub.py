@@ -23,15 +23,15 @@ _unreachable: set[str] = set()
 def hub_file(model: str, name: str) -> Path:
     """The path of a file. Raises FileNotFoundError where the model does not have it, ModelError
     where there is no such model, or no way to it."""
-    cached = library.try_to_load_from_cache(model, CONFIG)
-    if not isinstance(cached, str):
+    config = library.try_to_load_from_cache(model, CONFIG)
+    if not isinstance(config, str):
         return _downloaded(model, name, None)
-    revision = Path(cached).parent.name
-    found = library.try_to_load_from_cache(model, name, revision=revision)
-    if isinstance(found, str):
-        return Path(found)
+    revision = Path(config).parent.name
+    cached = library.try_to_load_from_cache(model, name, revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
     pinned = revision if _COMMIT.fullmatch(revision) else None
-    if found is not None or not _reachable(model, name, pinned):
+    if cached is not None or not _reachable(model, name, pinned):
         raise FileNotFoundError(name)
     return _downloaded(model, name, pinned)
 

@@ -26,18 +26,20 @@ class Linear(nn.Linear):
             self._native = backend.pack(shape, {"codes": weight}, self.bias)
         return self._native
 
-    def forward(self, x: Tensor) -> Tensor:
-        columns, backend = self.in_features, backend_of(x.device)
+    def forward(self, inputs: Tensor) -> Tensor:
+        columns, backend = self.in_features, backend_of(inputs.device)
         native = None if self.weight.requires_grad else self.native()
-        if backend is None or native is None or x.numel() > native.most_tokens * columns:
-            return self._in_torch(x)
-        found = backend.linear(native, x.reshape(-1, columns).float())
-        return found.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        if backend is None or native is None or inputs.numel() > native.most_tokens * columns:
+            return self._in_torch(inputs)
+        products = backend.linear(native, inputs.reshape(-1, columns).float())
+        return products.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
-    def _in_torch(self, x: Tensor) -> Tensor:
-        """In the type of x; weights of another one are brought to it a few rows at a time."""
-        if self.weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
-            return F.linear(x, self.weight, self.bias)
-        parts = [F.linear(x, rows.to(x.dtype)) for rows in self.weight.split(ROWS_AT_ONCE)]
+    def _in_torch(self, inputs: Tensor) -> Tensor:
+        """In the inputs' type; weights of another one are brought to it a few rows at a time."""
+        if self.weight.dtype == inputs.dtype or torch.is_autocast_enabled(inputs.device.type):
+            return F.linear(inputs, self.weight, self.bias)
+        parts = [
+            F.linear(inputs, rows.to(inputs.dtype)) for rows in self.weight.split(ROWS_AT_ONCE)
+        ]
         product = torch.cat(parts, dim=-1)
-        return product if self.bias is None else product + self.bias.to(x.dtype)
+        return product if self.bias is None else product + self.bias.to(inputs.dtype)

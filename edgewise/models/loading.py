@@ -16,7 +16,12 @@ from edgewise.models.finite import all_finite
 from edgewise.models.names import parameter_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
 from edgewise.quantization.packed import PARTS, Packed, random_packed
-from edgewise.quantization.rounding import calibration_of, default_method, quantize, sees_pairs
+from edgewise.quantization.rounding import (
+    calibration_of,
+    default_method,
+    quantize_matrix,
+    sees_pairs,
+)
 from edgewise.quantization.stacked import random_matrix, stored_module
 from edgewise.quantization.statistics import load_statistics
 from edgewise.quantization.store import Store
@@ -97,7 +102,7 @@ class Loader:
             if name == "out" and shared is not None:
                 parts = [shared]
             else:
-                parts = [self._part(x, module.weight.shape[1]) for x in names]
+                parts = [self._part(tensor, module.weight.shape[1]) for tensor in names]
             rows = sum(part.shape[0] for part in parts)
             if rows != module.weight.shape[0]:
                 raise ModelError(
@@ -118,8 +123,8 @@ class Loader:
 
     def _check_finite(self, layer: Layer, number: int, scheme: Scheme) -> None:
         """Raise ModelError where weights hold what is no number, or none that the type can hold."""
-        for parameter, value in layer.state_dict().items():
-            if value.is_floating_point() and not all_finite(value):
+        for parameter, tensor in layer.state_dict().items():
+            if tensor.is_floating_point() and not all_finite(tensor):
                 module, _, last = parameter.rpartition(".")
                 module = module.partition(".parts.")[0]
                 own = last if last not in PARTS else "weight"
@@ -184,22 +189,34 @@ class Loader:
         """The layer's matrices, from the store or made now and kept there."""
         tensors = self._tensors(layer, matrices, number)
         path = self._path(tensors, scheme)
-        if self.store is not None and path is not None:
-            kept = self.store.read(path, scheme)
-            if kept is not None and kept.keys() == matrices.keys():
-                return {name: x.to(self.device) for name, x in kept.items()}
-        found, moments = {}, self._moments(number) if moments is None else moments
+        if self.store is None or path is None:
+            return self._quantized(matrices, tensors, number, scheme, moments)
+        stored = self.store.read(path, scheme)
+        if stored is not None and stored.keys() == matrices.keys():
+            return {name: packed.to(self.device) for name, packed in stored.items()}
+        made = self._quantized(matrices, tensors, number, scheme, moments)
+        self.store.write(path, made)
+        return made
+
+    def _quantized(
+        self,
+        matrices: Mapping[str, Matrix],
+        tensors: Mapping[str, tuple[str, ...]],
+        number: int,
+        scheme: Scheme,
+        moments: Mapping[str, Tensor] | None,
+    ) -> dict[str, Packed]:
+        """The layer's matrices, each read from its tensors."""
+        packed, moments = {}, self._moments(number) if moments is None else moments
         for name, module in matrices.items():
             whole = self._read(tensors[name], module.weight.shape)
             where = f"{self.checkpoint.model}: {', '.join(tensors[name])}"
             # Looking rows up is no product: GPTQ has nothing to look at, but for a head's.
             looked_up = isinstance(module, nn.Embedding) and not self.config.tied
             method = None if looked_up else self.method
-            found[name] = quantize(whole, scheme, method, moments.get(name), name=where)
+            packed[name] = quantize_matrix(whole, scheme, method, moments.get(name), name=where)
             del whole
-        if self.store is not None and path is not None:
-            self.store.write(path, found)
-        return found
+        return packed
 
     def _read(
         self, names: tuple[str, ...], shape: torch.Size, dtype: torch.dtype | None = None
@@ -254,9 +271,9 @@ def random_layer(
         for name, parameter in owner.named_parameters(recurse=False):
             if parameter.is_meta:
                 dtype = getattr(torch, scheme.compute)
-                value = torch.empty_like(parameter, device=device, dtype=dtype)
-                value = value.normal_(std=0.02) if parameter.ndim == 2 else value.fill_(1.0)
-                setattr(owner, name, nn.Parameter(value, requires_grad=False))
+                weights = torch.empty_like(parameter, device=device, dtype=dtype)
+                weights = weights.normal_(std=0.02) if parameter.ndim == 2 else weights.fill_(1.0)
+                setattr(owner, name, nn.Parameter(weights, requires_grad=False))
     return layer
 
 

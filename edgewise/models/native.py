@@ -35,20 +35,20 @@ def native_block(
         *(config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim),
         *(config.ffn_size, block.gated, ACTIVATIONS[block.activation], window or 0),
     )
-    norms = {name: _norm(x) for name in NORMS if (x := getattr(block, name)) is not None}
+    norms = {name: _norm(norm) for name in NORMS if (norm := getattr(block, name)) is not None}
     scales = (None, None) if cache.scale is None else (cache.scale[0], cache.scale[1])
     return backend.block(shape, matrices, norms, (cache.codes[0], cache.codes[1], *scales))
 
 
 def _matrices(block: Block) -> dict[str, NativeMatrix] | None:
-    found = {}
+    natives = {}
     for name in MATRICES:
         matrix: Linear | PackedLinear = getattr(block, name)
         native = matrix.native()
         if native is None:
             return None
-        found[name] = native
-    return found
+        natives[name] = native
+    return natives
 
 
 def _norm(norm: Norm) -> NormWeights:

@@ -75,45 +75,48 @@ class Shard:
     def most_tokens(self) -> int:
         """Tokens up to which a step takes the way through the kernels, as the tokens of an answer
         do; 0 where torch runs steps of any length, or the kernels do."""
-        ends = (x for layer in self.layers if layer.kind != Block.kind for x in layer.children())
-        matrices = (x.native() for x in ends if isinstance(x, Linear | PackedLinear))
-        bounds = [x.most_tokens for x in self._parts] + [x.most_tokens for x in matrices if x]
-        least = min((x for x in bounds if x > 0), default=math.inf)
+        ends = [layer for layer in self.layers if layer.kind != Block.kind]
+        modules = [module for layer in ends for module in layer.children()]
+        matrices = [x.native() for x in modules if isinstance(x, Linear | PackedLinear)]
+        bounds = [part.most_tokens for part in self._parts]
+        bounds += [matrix.most_tokens for matrix in matrices if matrix]
+        least = min((bound for bound in bounds if bound > 0), default=math.inf)
         return 0 if least == math.inf else int(least)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights, shared ones once."""
-        found = {x.data_ptr(): x.nbytes for layer in self.layers for x in _tensors(layer)}
-        return sum(found.values())
+        sizes = {x.data_ptr(): x.nbytes for layer in self.layers for x in _tensors(layer)}
+        return sum(sizes.values())
 
     @torch.inference_mode()
     def forward(
-        self, x: Tensor, segments: list[Segment], rows: Sequence[int] | None = None
+        self, inputs: Tensor, segments: list[Segment], rows: Sequence[int] | None = None
     ) -> Tensor:
-        """Run the tokens of `segments`, which lie one after the other in x.
+        """Run the tokens of `segments`, which lie one after the other in `inputs`.
 
-        x: token ids int64 [tokens], or hidden states float32 [tokens, H]. Returns float32 [tokens,
-        H], or logits [tokens, vocabulary], of the tokens `rows` only where given. Raises NonFinite.
+        inputs: token ids int64 [tokens], or hidden states float32 [tokens, H]. Returns float32
+        [tokens, H], or logits [tokens, vocabulary], of the tokens `rows` only where given. Raises
+        NonFinite.
         """
-        x = x.to(self.device)
+        states = inputs.to(self.device)
         self.cache.check(segments)
         positions = torch.cat([torch.arange(s.start, s.end) for s in segments]).to(self.device)
         turn = None if self._frequency is None else rotation(self._frequency, positions)
         first, last, backend = self.layers[0], self.layers[-1], backend_of(self.device)
         if isinstance(first, Embedding):
-            x = first(x, positions)
+            states = first(states, positions)
         for part in self._parts:
-            if backend is not None and len(x) <= part.most_tokens:
+            if backend is not None and len(states) <= part.most_tokens:
                 lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
-                x = backend.run(part.native, x, lanes, turn)
+                states = backend.run(part.native, states, lanes, turn)
                 continue
             for number, block in enumerate(part.blocks, start=part.first):
                 window = self.config.windows[self._first_block + number]
-                x = block(x, turn, self.cache.attention(number, segments, window))
+                states = block(states, turn, self.cache.attention(number, segments, window))
         if isinstance(last, Head):
-            x = last(x if rows is None else x[list(rows)])
-        return check_finite(x, f"layers {self.start}-{self.end - 1}")
+            states = last(states if rows is None else states[list(rows)])
+        return check_finite(states, f"layers {self.start}-{self.end - 1}")
 
     @property
     def _first_block(self) -> int:
@@ -123,7 +126,7 @@ class Shard:
     def _divided(self) -> list["_Part"]:
         """The blocks, in stretches that run alike."""
         parts: list[_Part] = []
-        for number, block in enumerate(x for x in self.layers if isinstance(x, Block)):
+        for number, block in enumerate(layer for layer in self.layers if isinstance(layer, Block)):
             window = self.config.windows[self._first_block + number]
             native = native_block(self.config, block, window, self.cache.stored(number))
             most = native.most_tokens if native else 0

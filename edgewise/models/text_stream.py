@@ -74,8 +74,8 @@ class TextStream:
             if known and self._decode(ids[start:]) == known + whole[len(before) :]:
                 self._settled += before[self._skip :]
                 self._ids, self._context, self._skip = ids[start:], end - start, len(known)
-                out = min(self._sent, len(self._settled))
-                self._settled, self._sent = self._settled[out:], self._sent - out
+                sent = min(self._sent, len(self._settled))
+                self._settled, self._sent = self._settled[sent:], self._sent - sent
                 return
 
 

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class Quality:
         return math.exp(self.loss) if self.loss < LARGEST else math.inf
 
 
-def evaluate(
+def measure_quality(
     model: str,
     schemes: Sequence[str],
     examples: Sequence[Example],
@@ -61,24 +62,24 @@ def evaluate(
     cache: CacheType = CacheType.FULL,
     store: Store | None = None,
     alter: Callable[[Shard], object] = lambda shard: None,
-    on_step: OnStep = lambda what: None,
+    on_step: OnStep = lambda step: None,
 ) -> Quality:
     """A model with one scheme per layer, and that cache; `alter` may change its weights once they
     are loaded. Raises InputError for examples beyond its context."""
     tokenizer = load_tokenizer(model)
-    texts = [_Text.of(x, tokenizer) for x in examples]
-    config = open_checkpoint(model).config
-    longest = max(len(x.prompt) + len(x.answer) for x in texts)
-    if longest > config.max_context:
+    texts = [_Text.of(example, tokenizer) for example in examples]
+    context = open_checkpoint(model).config.max_context
+    longest = max(len(text.ids) for text in texts)
+    if longest > context:
         raise InputError(
             f"a question with its answer has {longest} tokens, but '{model}' has a context of "
-            f"{config.max_context}; leave it out"
+            f"{context}; leave it out"
         )
     shard = load_shard(
         model,
         schemes=schemes,
         slots=SLOTS,
-        context=config.max_context,
+        context=context,
         cache=cache,
         method=method,
         store=store,
@@ -88,23 +89,17 @@ def evaluate(
         _unpack(shard)
     alter(shard)
     loss, full_loss, kl = _losses(model, shard, texts, on_step)
-    found: list[str] = []
-    for start in range(0, len(texts), SLOTS):
-        part = texts[start : start + SLOTS]
-        room = max(2 * max(len(x.answer) for x in part), 32)
-        ids = greedy(shard, [x.prompt for x in part], room, tokenizer.stop_ids)
-        found += [tokenizer.decode(x).strip() for x in ids]
-        on_step(f"{start + len(part)} of {len(texts)} answers")
-    answers = [x.answers for x in examples]
-    pairs = list(zip(found, answers, strict=True))
+    replies = _replies(shard, texts, tokenizer, on_step)
+    answers = [example.answers for example in examples]
+    pairs = list(zip(replies, answers, strict=True))
     return Quality(
         count=len(examples),
         loss=loss,
         full_loss=full_loss,
         kl=kl,
-        bleu=bleu(found, answers),
-        exact_match=sum(exact_match(*x) for x in pairs) / len(pairs),
-        f1=sum(f1(*x) for x in pairs) / len(pairs),
+        bleu=bleu(replies, answers),
+        exact_match=sum(exact_match(*pair) for pair in pairs) / len(pairs),
+        f1=sum(f1(*pair) for pair in pairs) / len(pairs),
         ratio=quantization_ratio(open_checkpoint(model).spec, schemes),
         weight_bytes=weight_bytes,
     )
@@ -122,15 +117,15 @@ def _unpack(shard: Shard) -> None:
 def _whole(packed: PackedLinear) -> Linear:
     """The same in floating point, in the compute type."""
     rows, columns = packed.shape
-    found = Linear(columns, rows, bias=packed.bias is not None, device="meta")
+    linear = Linear(columns, rows, bias=packed.bias is not None, device="meta")
     weight = packed.packed.dequantized().to(packed.compute_dtype)
-    found.weight = nn.Parameter(weight, requires_grad=False)
-    found.register_parameter("bias", packed.bias)
-    return found
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.register_parameter("bias", packed.bias)
+    return linear
 
 
-def num_steps(model: str, count: int) -> int:
-    """How many times `evaluate` reports progress."""
+def quality_steps(model: str, count: int) -> int:
+    """How many times `measure_quality` reports progress."""
     return open_checkpoint(model).config.num_layers + math.ceil(count / SLOTS)
 
 
@@ -140,6 +135,10 @@ class _Text:
 
     prompt: list[int]
     answer: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.answer
 
     @staticmethod
     def of(example: Example, tokenizer: Tokenizer) -> "_Text":
@@ -160,7 +159,7 @@ def _losses(
     ids, target = _padded(texts)
     full, full_head = full_states(open_checkpoint(model), ids, on_step)
     sums, count = torch.zeros(3, dtype=torch.float64), int(target.sum())
-    rows = (torch.tensor(text.prompt + text.answer) for text in texts)
+    rows = (torch.tensor(text.ids) for text in texts)
     for row, changed in enumerate(run_sequences(shard, rows)):
         at = target[row].nonzero()[:, 0]
         logits = full_head(full[row, at - 1]), changed[at - 1]
@@ -175,40 +174,51 @@ def _losses(
 def _padded(texts: Sequence[_Text]) -> tuple[Tensor, Tensor]:
     """ids [N, T], filled up behind the ends, where no earlier position looks; and which of them
     belong to answers."""
-    longest = max(len(x.prompt) + len(x.answer) for x in texts)
+    longest = max(len(text.ids) for text in texts)
     ids = torch.zeros(len(texts), longest, dtype=torch.int64)
     target = torch.zeros(len(texts), longest, dtype=torch.bool)
     for row, text in enumerate(texts):
-        start, end = len(text.prompt), len(text.prompt) + len(text.answer)
-        ids[row, :end] = torch.tensor(text.prompt + text.answer)
-        target[row, start:end] = True
+        end = len(text.ids)
+        ids[row, :end] = torch.tensor(text.ids)
+        target[row, len(text.prompt) : end] = True
     return ids, target
+
+
+def _replies(
+    shard: Shard, texts: Sequence[_Text], tokenizer: Tokenizer, on_step: OnStep
+) -> list[str]:
+    """What a whole model answers, SLOTS questions at a time."""
+    replies: list[str] = []
+    for start in range(0, len(texts), SLOTS):
+        part = texts[start : start + SLOTS]
+        room = max(2 * max(len(text.answer) for text in part), 32)
+        ids = greedy(shard, [text.prompt for text in part], room, tokenizer.stop_ids)
+        replies += [tokenizer.decode(reply).strip() for reply in ids]
+        on_step(f"{len(replies)} of {len(texts)} answers")
+    return replies
 
 
 def greedy(
     shard: Shard, prompts: Sequence[list[int]], most: int, stops: frozenset[int]
 ) -> list[list[int]]:
     """Answers of a whole model to several prompts side by side, at most `most` tokens each."""
-    found: list[list[int]] = [[] for _ in prompts]
-    new = {number: list(ids) for number, ids in enumerate(prompts)}
-    while new:
-        starts = {n: len(prompts[n]) + len(found[n]) - len(ids) for n, ids in new.items()}
-        segments = [Segment(n, starts[n], len(ids)) for n, ids in new.items()]
-        rows, total = [], 0
-        for ids in new.values():
-            total += len(ids)
-            rows.append(total - 1)
-        x = torch.tensor([token for ids in new.values() for token in ids])
-        tokens = shard.forward(x, segments, rows).argmax(-1).tolist()
+    answers: list[list[int]] = [[] for _ in prompts]
+    entering = dict(enumerate(prompts))
+    while entering:
+        starts = {n: len(prompts[n]) + len(answers[n]) - len(ids) for n, ids in entering.items()}
+        segments = [Segment(n, starts[n], len(ids)) for n, ids in entering.items()]
+        last = [end - 1 for end in accumulate(map(len, entering.values()))]
+        inputs = torch.tensor([token for ids in entering.values() for token in ids])
+        tokens = shard.forward(inputs, segments, last).argmax(-1).tolist()
         going = {}
-        for number, token in zip(new, tokens, strict=True):
+        for number, token in zip(entering, tokens, strict=True):
             if token in stops:
                 continue
-            found[number].append(token)
-            full = len(prompts[number]) + len(found[number]) >= shard.cache.context
-            if len(found[number]) < most and not full:
+            answers[number].append(token)
+            full = len(prompts[number]) + len(answers[number]) >= shard.cache.context
+            if len(answers[number]) < most and not full:
                 going[number] = [token]
-        for number in new.keys() - going.keys():
+        for number in entering.keys() - going.keys():
             shard.drop(number)
-        new = going
-    return found
+        entering = going
+    return answers

@@ -37,10 +37,10 @@ def load_examples(path: Path | None, limit: int) -> list[Example]:
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text") from None
     read = _lines if path.suffix == ".jsonl" else _squad
-    found = list(islice(read(text, str(path)), limit))
-    if not found:
+    examples = list(islice(read(text, str(path)), limit))
+    if not examples:
         raise InputError(f"{path}: holds no question with an answer")
-    return found
+    return examples
 
 
 def _squad(text: str, where: str) -> Iterator[Example]:
@@ -49,7 +49,7 @@ def _squad(text: str, where: str) -> Iterator[Example]:
         for article in json.loads(text)["data"]:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
-                    answers = tuple(dict.fromkeys(x["text"] for x in asked["answers"]))
+                    answers = tuple(dict.fromkeys(answer["text"] for answer in asked["answers"]))
                     if answers:
                         yield Example(prompt(paragraph["context"], asked["question"]), answers)
     except (json.JSONDecodeError, RecursionError) as error:

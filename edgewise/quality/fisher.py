@@ -35,26 +35,26 @@ def head_gradient(head: Layer, states: Tensor, generator: torch.Generator) -> Te
 
 def _head_gradient(head: Layer, states: Tensor, generator: torch.Generator) -> Tensor:
     with torch.enable_grad():
-        x = states.clone().requires_grad_()
-        logs = head(x).log_softmax(-1)
+        inputs = states.clone().requires_grad_()
+        logs = head(inputs).log_softmax(-1)
         drawn = draw(logs.detach().exp(), generator).unsqueeze(-1)
-        (gradient,) = torch.autograd.grad(logs.gather(-1, drawn).sum(), x)
+        (gradient,) = torch.autograd.grad(logs.gather(-1, drawn).sum(), inputs)
     return gradient
 
 
 def block_gradient(
-    config: DecoderConfig, number: int, block: Block, x: Tensor, gradient: Tensor
+    config: DecoderConfig, number: int, block: Block, states: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A block's outputs for inputs x [B, T, H], and the gradient there of what has `gradient` [B,
-    T, H] at its outputs."""
+    """A block's outputs for inputs `states` [B, T, H], and the gradient there of what has
+    `gradient` [B, T, H] at its outputs."""
     turn = None
     if config.rope is not None:
         frequency = inverse_frequencies(config.rope, config.head_dim)
-        turn = rotation(frequency, torch.arange(x.shape[1]).unsqueeze(0))
+        turn = rotation(frequency, torch.arange(states.shape[1]).unsqueeze(0))
     attend = causal_attention(config.windows[number - 1])
     outputs, gradients = [], []
-    at_once = max(AT_ONCE // x.shape[1], 1)
-    for part, upper in zip(x.split(at_once), gradient.split(at_once), strict=True):
+    at_once = max(AT_ONCE // states.shape[1], 1)
+    for part, upper in zip(states.split(at_once), gradient.split(at_once), strict=True):
         with torch.enable_grad(), _differentiable(block):
             inputs = part.clone().requires_grad_()
             output = block(inputs, turn, attend)

@@ -20,31 +20,31 @@ def normalized(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def exact_match(found: str, answers: Sequence[str]) -> bool:
+def exact_match(reply: str, answers: Sequence[str]) -> bool:
     """Whether an answer equals one of the right ones."""
-    return any(normalized(found) == normalized(answer) for answer in answers)
+    return any(normalized(reply) == normalized(answer) for answer in answers)
 
 
-def f1(found: str, answers: Sequence[str]) -> float:
+def f1(reply: str, answers: Sequence[str]) -> float:
     """Words shared with the right answer that shares most: harmonic mean of precision and
     recall."""
-    return max(_f1(normalized(found).split(), normalized(answer).split()) for answer in answers)
+    return max(_f1(normalized(reply).split(), normalized(answer).split()) for answer in answers)
 
 
-def _f1(found: Sequence[str], right: Sequence[str]) -> float:
-    shared = sum((Counter(found) & Counter(right)).values())
+def _f1(words: Sequence[str], right: Sequence[str]) -> float:
+    shared = sum((Counter(words) & Counter(right)).values())
     if not shared:
         return 0.0
-    precision, recall = shared / len(found), shared / len(right)
+    precision, recall = shared / len(words), shared / len(right)
     return 2 * precision * recall / (precision + recall)
 
 
-def bleu(found: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
+def bleu(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
     """Corpus BLEU in [0, 1] against all right answers of each question."""
     most = max(map(len, answers))
     # A question with fewer answers repeats its first: that changes no count that BLEU takes.
     references = [[row[i] if i < len(row) else row[0] for row in answers] for i in range(most)]
-    return float(sacrebleu.corpus_bleu(found, references).score) / 100
+    return float(sacrebleu.corpus_bleu(replies, references).score) / 100
 
 
 def quantization_ratio(spec: ModelSpec, schemes: Sequence[str]) -> float:

@@ -64,7 +64,7 @@ def plan_losses(
     method: str | None = None,
     cache: CacheType = CacheType.FULL,
     store: Store | None = None,
-    on_step: OnStep = lambda what: None,
+    on_step: OnStep = lambda step: None,
 ) -> list[Loss]:
     """KL(full || planned) in nats per token, on sequences ids [B, T], of a model in each of
     several choices of a scheme per layer, with that cache.
@@ -73,42 +73,44 @@ def plan_losses(
     an answer is made, at most so many tokens at once as go through them."""
     checkpoint = open_checkpoint(model)
     full, head = full_states(checkpoint, ids, on_step)
-    kept = None  # the full model's logits, where several plans need them and memory allows
+    full_logits = None  # the full model's logits, where several plans need them and memory allows
     if len(plans) > 1 and 4 * ids.numel() * checkpoint.config.vocab_size <= MOST_BYTES:
-        kept = [head(states) for states in full]
+        full_logits = [head(row) for row in full]
     losses = []
     for schemes in plans:
-        x = ids
+        states = ids
         for shard in _shards(checkpoint, schemes, ids, method, cache, store):
             if shard.end < checkpoint.config.num_layers:
-                x = run_shard(shard, x)
+                states = run_shard(shard, states)
                 continue
             rows = [
-                divergence(kept[i] if kept else head(full[i]), logits).mean()
-                for i, logits in enumerate(run_sequences(shard, x))
+                divergence(full_logits[i] if full_logits else head(full[i]), logits).mean()
+                for i, logits in enumerate(run_sequences(shard, states))
             ]
             losses.append(Loss.of(torch.stack(rows).double()))
         on_step(f"plan {len(losses)}")
     return losses
 
 
-def num_steps(model: str, plans: int = 1) -> int:
+def plan_loss_steps(model: str, plans: int = 1) -> int:
     """How many times `plan_losses` reports progress."""
     return open_checkpoint(model).config.num_layers - 1 + plans
 
 
 def full_states(
-    checkpoint: Checkpoint, ids: Tensor, on_step: OnStep = lambda what: None
+    checkpoint: Checkpoint, ids: Tensor, on_step: OnStep = lambda step: None
 ) -> tuple[Tensor, ToLogits]:
     """What the head sees [B, T, H] at full precision, and the head: one layer in memory at a
     time."""
-    loader, x = Loader(checkpoint, torch.device("cpu")), ids
+    loader, states = Loader(checkpoint, torch.device("cpu")), ids
     last = checkpoint.config.num_layers - 1
     for number in range(last):
-        x = run_in_parts(checkpoint.config, number, loader.layer(number, get_scheme(FULL)), x)
+        states = run_in_parts(
+            checkpoint.config, number, loader.layer(number, get_scheme(FULL)), states
+        )
         on_step(f"layer {number}")
     head = loader.layer(last, get_scheme(FULL))
-    return x, lambda states: run_layer(checkpoint.config, last, head, states)
+    return states, lambda inputs: run_layer(checkpoint.config, last, head, inputs)
 
 
 def _shards(

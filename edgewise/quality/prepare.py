@@ -24,7 +24,7 @@ def prepare(
     method: str,
     ids: Tensor,
     store: Store | None,
-    on_step: Callable[[str], None] = lambda what: None,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> int:
     """Quantize layer i into each of schemes[i] by `method`, given its inputs at full precision on
     sequences ids [B, T]; returns how many were made (those that were there are left). What a
@@ -34,13 +34,13 @@ def prepare(
     if store is None:
         raise QuantizationError(f"no folder to keep layers by {method} in: set XDG_CACHE_HOME")
     checkpoint = open_checkpoint(model)
-    loader, x, made = Loader(checkpoint, torch.device("cpu"), method, store), ids, 0
+    loader, states, made = Loader(checkpoint, torch.device("cpu"), method, store), ids, 0
     config = checkpoint.config
     for number in range(config.num_layers):
         moments = None
         if sees_pairs(method):
             full = loader.layer(number, FULL)
-            x, moments = run_observed(config, number, full, x, pairs=True)
+            states, moments = run_observed(config, number, full, states, pairs=True)
         waits = config.tied and sees_pairs(method)  # the embedding for its head
         if moments and waits and number == config.num_layers - 1:
             moments = {"out": _looked_up(moments["out"])}

@@ -50,7 +50,7 @@ def keep(
     budget: float,
     plan_within: Callable[[float], PlanResult],
     loss_of: Callable[[Plan, int], Loss],
-    on_round: Callable[[Round], None] = lambda found: None,
+    on_round: Callable[[Round], None] = lambda attempt: None,
 ) -> Kept:
     """Plan, measure, tighten until the measured loss surely holds. `loss_of` measures a plan, on
     other text for every attempt. Raises Infeasible, which says by how much it cannot, and what
@@ -59,7 +59,7 @@ def keep(
     allowed, too_small, refusal = budget * FIRST, 0.0, None
     for _ in range(ROUNDS):
         try:
-            result = plan_within(allowed)
+            planned = plan_within(allowed)
         except Infeasible as error:
             if not rounds and allowed == budget:
                 raise
@@ -67,16 +67,16 @@ def keep(
             too_small, refusal = allowed, error
             allowed = (too_small + rounds[-1].predicted) / 2 if rounds else budget
             continue
-        schemes, predicted = result.plan.schemes, result.estimate.loss
+        schemes, predicted = planned.plan.schemes, planned.estimate.loss
         if schemes not in tried:
             attempt = len(tried)
-            loss = loss_of(result.plan, attempt)
+            loss = loss_of(planned.plan, attempt)
             upper = loss.upper(WRONG / 2 ** (attempt + 1))
             tried[schemes] = Round(allowed, predicted, loss.mean, upper)
         rounds.append(replace(tried[schemes], budget=allowed))
         on_round(rounds[-1])
         if rounds[-1].upper <= budget:
-            return Kept(result, tuple(rounds))
+            return Kept(planned, tuple(rounds))
         allowed = max(_tighter(budget, rounds[-1]), (too_small + predicted) / 2)
         if allowed >= predicted * (1 - LEAST_STEP):
             break
@@ -89,7 +89,7 @@ def _tighter(budget: float, last: Round) -> float:
 
 
 def _broken(budget: float, rounds: list[Round], error: Infeasible | None) -> Infeasible:
-    best = min(rounds, key=lambda x: x.upper)
+    best = min(rounds, key=lambda attempt: attempt.upper)
     why = f"no plan is expected to lose less ({error})" if error else f"{len(rounds)} plans tried"
     return Infeasible(
         f"the quality budget of {budget:.4g} cannot be kept: the best plan loses "

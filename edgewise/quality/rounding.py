@@ -21,9 +21,9 @@ Show = Callable[[str, int | None], AbstractContextManager[Callable[[object], Non
 
 
 @contextmanager
-def unseen(what: str, total: int | None) -> Iterator[Callable[[object], None]]:
+def unseen(task: str, total: int | None) -> Iterator[Callable[[object], None]]:
     """Shows nothing."""
-    yield lambda item: None
+    yield lambda step: None
 
 
 def rounding_for(

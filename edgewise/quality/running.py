@@ -22,6 +22,6 @@ def run_sequences(shard: Shard, rows: Iterable[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(parts)
 
 
-def run_shard(shard: Shard, x: Tensor) -> Tensor:
+def run_shard(shard: Shard, inputs: Tensor) -> Tensor:
     """A shard on ids [B, T] or states [B, T, H] -> [B, T, ...]."""
-    return torch.stack(list(run_sequences(shard, x)))
+    return torch.stack(list(run_sequences(shard, inputs)))

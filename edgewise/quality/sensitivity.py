@@ -59,7 +59,7 @@ def measure_sensitivity(
     *,
     method: str | None = None,
     store: Store | None = None,
-    on_step: OnStep = lambda what: None,
+    on_step: OnStep = lambda step: None,
 ) -> Sensitivity:
     """What every layer of a model loses in every scheme, on sequences ids [B, T]. Raises
     InputError, SchemeError, ModelError."""
@@ -73,13 +73,13 @@ def measure_sensitivity(
     else:
         losses, reference = measured.ranks(_squares if metric == "weights" else _variances)
     if metric == "weights":
-        count = sum(r * c for x in checkpoint.spec.layers for r, c in x.matrices)
-        losses = {name: [x / count for x in values] for name, values in losses.items()}
-    found = {name: tuple(values) for name, values in losses.items()}
-    return Sensitivity(checkpoint.spec.digest, metric, reference, found)
+        count = sum(r * c for layer in checkpoint.spec.layers for r, c in layer.matrices)
+        losses = {name: [loss / count for loss in layers] for name, layers in losses.items()}
+    by_scheme = {name: tuple(layers) for name, layers in losses.items()}
+    return Sensitivity(checkpoint.spec.digest, metric, reference, by_scheme)
 
 
-def num_steps(model: str, schemes: int) -> int:
+def sensitivity_steps(model: str, schemes: int) -> int:
     """How many times `measure_sensitivity` reports progress, at most."""
     return 2 * open_checkpoint(model).config.num_layers + schemes
 
@@ -103,30 +103,32 @@ class _Pass:
         loader = Loader(self.checkpoint, torch.device("cpu"), self.method, self.store)
         return loader.layer(number, scheme)
 
-    def run(self, number: int, layer: Layer, x: Tensor) -> Tensor:
-        return run_layer(self.checkpoint.config, number, layer, x)
+    def run(self, number: int, layer: Layer, inputs: Tensor) -> Tensor:
+        return run_layer(self.checkpoint.config, number, layer, inputs)
 
-    def changed(self, number: int, scheme: Scheme, x: Tensor) -> Iterator[Tensor]:
-        """What a layer in a scheme makes of x, sequence by sequence."""
+    def changed(self, number: int, scheme: Scheme, inputs: Tensor) -> Iterator[Tensor]:
+        """What a layer in a scheme makes of its inputs, sequence by sequence."""
         shard = load_shard(
             self.checkpoint,
             number,
             number + 1,
             scheme.name,
-            context=x.shape[1],
+            context=inputs.shape[1],
             method=self.method,
             store=self.store,
         )
-        return run_sequences(shard, x)
+        return run_sequences(shard, inputs)
 
     def divergences(self) -> tuple[dict[str, list[float]], float]:
         """Losses per scheme and layer, and the model's own loss."""
         losses = {scheme.name: [0.0] * (self.last + 1) for scheme in self.schemes}
         with _states(self.last, self.ids, self.checkpoint.config.hidden_size) as states:
-            x = self.ids
+            hidden = self.ids
             for number in range(self.last):
-                x = run_in_parts(self.checkpoint.config, number, self.load(number, FULL), x)
-                states[number] = x
+                hidden = run_in_parts(
+                    self.checkpoint.config, number, self.load(number, FULL), hidden
+                )
+                states[number] = hidden
                 self.on_step(f"layer {number}")
             reference = self._shapes(states, losses)
         self._sizes(losses)
@@ -138,13 +140,13 @@ class _Pass:
         own loss, on all."""
         changing, last = [s for s in self.schemes if s != FULL], self.last
         head = self.load(last, FULL)
-        reference = cross_entropy(lambda y: self.run(last, head, y), states[-1], self.ids)
+        reference = cross_entropy(lambda inputs: self.run(last, head, inputs), states[-1], self.ids)
         states = states[:, :SHAPED_ON]
         below = states[0]
         for scheme in changing:
             pairs = zip(states[-1], self.changed(last, scheme, states[-1]), strict=True)
-            found = [divergence(self.run(last, head, x), other).mean() for x, other in pairs]
-            losses[scheme.name][last] = float(torch.stack(found).mean())
+            rows = [divergence(self.run(last, head, row), logits).mean() for row, logits in pairs]
+            losses[scheme.name][last] = float(torch.stack(rows).mean())
         gradient = head_gradient(head, states[-1], torch.Generator().manual_seed(0))
         self.on_step("head")
         for number in range(last - 1, -1, -1):
@@ -174,33 +176,33 @@ class _Pass:
         )
         for name, loss in zip(names, whole, strict=True):
             total = sum(losses[name])
-            losses[name] = [x * loss.mean / total if total else 0.0 for x in losses[name]]
+            losses[name] = [share * loss.mean / total if total else 0.0 for share in losses[name]]
             self.on_step(f"all layers in {name}")
 
     def ranks(
         self, rank: "Callable[[Layer, Layer, Scheme, dict[str, list[Tensor]]], float]"
     ) -> tuple[dict[str, list[float]], float]:
         """What `rank` makes of every layer at full precision, in a scheme, and of its inputs."""
-        x = self.ids
+        states = self.ids
         losses: dict[str, list[float]] = {s.name: [] for s in self.schemes}
         last = self.checkpoint.config.num_layers - 1
         for number in range(last + 1):
-            full, before = self.load(number, FULL), x
+            full, before = self.load(number, FULL), states
             with watched(full) as seen:
-                x = self.run(number, full, x)
+                states = self.run(number, full, states)
             for scheme in self.schemes:
                 changed = full if scheme == FULL else self.load(number, scheme)
                 losses[scheme.name].append(rank(full, changed, scheme, seen))
             self.on_step(f"layer {number}")
-        return losses, cross_entropy(lambda y: self.run(last, full, y), before, self.ids)
+        return losses, cross_entropy(lambda inputs: self.run(last, full, inputs), before, self.ids)
 
 
 def _squares(full: Layer, changed: Layer, scheme: Scheme, seen: dict[str, list[Tensor]]) -> float:
     """Sum of squared differences of weights."""
     total = 0.0
     for name, module in matrix_modules(full):
-        other = getattr(changed, name)
-        total += float((numbers_of(other) - module.weight).double().square().sum())
+        rounded = getattr(changed, name)
+        total += float((numbers_of(rounded) - module.weight).double().square().sum())
     return total
 
 

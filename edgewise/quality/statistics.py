@@ -27,7 +27,7 @@ def statistics_key(model: str, text: Calibration = LOOKED_AT) -> str:
 
 
 def collect_statistics(
-    model: str, ids: Tensor, on_step: Callable[[str], None] = lambda what: None
+    model: str, ids: Tensor, on_step: Callable[[str], None] = lambda step: None
 ) -> Statistics:
     """Second moments of the inputs of every matrix on sequences ids [B, T], one layer in memory at
     a time.
@@ -36,13 +36,13 @@ def collect_statistics(
     the head's, or the two would become different matrices.
     """
     checkpoint = open_checkpoint(model)
-    loader, x = Loader(checkpoint, torch.device("cpu")), ids
+    loader, states = Loader(checkpoint, torch.device("cpu")), ids
     moments: dict[str, Tensor] = {}
     last = checkpoint.config.num_layers - 1
     for number in range(last + 1):
         layer = loader.layer(number, PRECISION)
-        x, observed = run_observed(checkpoint.config, number, layer, x)
-        moments |= {f"{number}.{name}": value for name, value in observed.items()}
+        states, observed = run_observed(checkpoint.config, number, layer, states)
+        moments |= {f"{number}.{name}": moment for name, moment in observed.items()}
         on_step(f"layer {number}")
     if checkpoint.config.tied:
         moments["0.tokens"] = moments[f"{last}.out"].clone()

@@ -31,30 +31,32 @@ def run_layer(
     config: DecoderConfig,
     number: int,
     layer: Layer,
-    x: Tensor,
+    inputs: Tensor,
     cache: CacheType = CacheType.FULL,
 ) -> Tensor:
     """One layer on sequences of equal length: ids [B, T] or states [B, T, H] -> states, or logits
     [B, T, vocabulary]. Every position sees those before it, as a cache of that kind keeps them.
     Raises NonFinite."""
-    positions = torch.arange(x.shape[1]).expand(x.shape[0], -1)
+    positions = torch.arange(inputs.shape[1]).expand(inputs.shape[0], -1)
     if isinstance(layer, Embedding):
-        found: Tensor = layer(x, positions)
+        outputs: Tensor = layer(inputs, positions)
     elif isinstance(layer, Block):
         turn = None
         if config.rope is not None:
             turn = angles(inverse_frequencies(config.rope, config.head_dim), positions[:1])
         attend = causal_attention(config.windows[number - 1])
-        found = layer(x, turn, through_eight_bits(attend) if cache is CacheType.INT8 else attend)
+        if cache is CacheType.INT8:
+            attend = through_eight_bits(attend)
+        outputs = layer(inputs, turn, attend)
     else:
-        found = layer(x)
-    return check_finite(found, f"layer {number}")
+        outputs = layer(inputs)
+    return check_finite(outputs, f"layer {number}")
 
 
-def run_in_parts(config: DecoderConfig, number: int, layer: Layer, x: Tensor) -> Tensor:
+def run_in_parts(config: DecoderConfig, number: int, layer: Layer, inputs: Tensor) -> Tensor:
     """`run_layer`, a few sequences at a time: what a block holds on the way is several times as
     large as what comes out."""
-    parts = x.split(max(AT_ONCE // x.shape[1], 1))
+    parts = inputs.split(max(AT_ONCE // inputs.shape[1], 1))
     return torch.cat([run_layer(config, number, layer, part) for part in parts])
 
 
@@ -96,9 +98,9 @@ def watched(layer: Layer) -> Iterator[dict[str, list[Tensor]]]:
             handle.remove()
 
 
-def _keep(found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _keep(parts: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0].detach().flatten(0, -2).float())
+        parts.append(inputs[0].detach().flatten(0, -2).float())
 
     return hook
 
@@ -110,11 +112,11 @@ class Moments:
     def __init__(self, pairs: bool) -> None:
         self.pairs, self.total, self.count = pairs, torch.zeros(()), 0
 
-    def add(self, x: Tensor) -> None:
-        """x [..., columns]."""
-        x = x.detach().flatten(0, -2).float()
-        self.total = self.total + (x.T @ x if self.pairs else x.square().sum(0))
-        self.count += len(x)
+    def add(self, inputs: Tensor) -> None:
+        """inputs [..., columns]."""
+        inputs = inputs.detach().flatten(0, -2).float()
+        self.total = self.total + (inputs.T @ inputs if self.pairs else inputs.square().sum(0))
+        self.count += len(inputs)
 
     @property
     def value(self) -> Tensor:
@@ -123,7 +125,7 @@ class Moments:
 
 @torch.inference_mode()
 def run_observed(
-    config: DecoderConfig, number: int, layer: Layer, x: Tensor, *, pairs: bool = False
+    config: DecoderConfig, number: int, layer: Layer, inputs: Tensor, *, pairs: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One layer on ids [B, T] or states [B, T, H], and the moments of what its matrices are
     multiplied with, by name. A head's logits are not computed; its states come back as they are."""
@@ -134,14 +136,14 @@ def run_observed(
             seen[name] = Moments(pairs)
             handles.append(module.register_forward_pre_hook(_observe(seen[name])))
     parts = []
-    for part in x.split(max(AT_ONCE // x.shape[1], 1)):
+    for part in inputs.split(max(AT_ONCE // inputs.shape[1], 1)):
         if isinstance(layer, Head):
             seen["out"].add(layer.inputs(part))
         else:
             parts.append(run_layer(config, number, layer, part))
     for handle in handles:
         handle.remove()
-    return torch.cat(parts) if parts else x, {k: v.value for k, v in seen.items() if v.count}
+    return torch.cat(parts) if parts else inputs, {k: v.value for k, v in seen.items() if v.count}
 
 
 def _observe(moments: Moments) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

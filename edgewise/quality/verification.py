@@ -15,7 +15,7 @@ from edgewise import __version__, kernels
 from edgewise.caches import cache_folder, cache_key, is_cached, write_text_atomically
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.quality.calibration import Calibration, text_key
-from edgewise.quality.plan_loss import Loss, num_steps, plan_losses
+from edgewise.quality.plan_loss import Loss, plan_loss_steps, plan_losses
 from edgewise.quality.rounding import Show, calibration_text, unseen
 from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType
@@ -47,7 +47,7 @@ def verify(
     if kept is not None:
         return kept
     ids = calibration_text(model, text, show)
-    with show("measuring the plan", num_steps(model)) as advance:
+    with show("measuring the plan", plan_loss_steps(model)) as advance:
         (loss,) = plan_losses(
             model, [schemes], ids, method=method, cache=cache, store=store, on_step=advance
         )

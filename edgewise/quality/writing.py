@@ -61,7 +61,7 @@ def _precision(checkpoint: Checkpoint, count: int, length: int) -> str:
     backend = backend_of(torch.device("cpu"))
     integers = backend is not None and backend.most_tokens(None) >= count
     for name in INTEGERS if integers else FLOATS:
-        if sum(x.weight_bytes(get_scheme(name)) for x in spec.layers) + cache <= room:
+        if sum(layer.weight_bytes(get_scheme(name)) for layer in spec.layers) + cache <= room:
             return name
     raise InputError(
         f"'{checkpoint.model}' does not fit into this machine's memory in {FLOATS[-1]}, so it "

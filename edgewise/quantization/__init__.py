@@ -1,7 +1,7 @@
 """Weights in few bits: packing, rounding methods, and the modules that hold the result."""
 
 from edgewise.quantization.packed import Packed
-from edgewise.quantization.rounding import METHODS, quantize
+from edgewise.quantization.rounding import METHODS, quantize_matrix
 from edgewise.quantization.store import Store
 
-__all__ = ["METHODS", "Packed", "Store", "quantize"]
+__all__ = ["METHODS", "Packed", "Store", "quantize_matrix"]

@@ -12,22 +12,23 @@ TILE_ROWS = 1024  # of a matrix made whole at a time, which bounds the workspace
 
 
 def packed_matmul(
-    x: Tensor, packed: Packed, bias: Tensor | None = None, native: NativeMatrix | None = None
+    inputs: Tensor, packed: Packed, bias: Tensor | None = None, native: NativeMatrix | None = None
 ) -> Tensor:
-    """x [..., columns] of the compute type -> x @ W^T + bias [..., rows] of the same type. With
-    `native` the kernels do it in integers, or make the matrix whole where that is quicker."""
-    rows, backend = packed.shape[0], backend_of(x.device)
-    if backend and native and x.numel() <= native.most_tokens * packed.shape[1]:
-        found = backend.linear(native, x.reshape(-1, packed.shape[1]).float())
-        return found.to(x.dtype).view(*x.shape[:-1], rows)
+    """inputs [..., columns] of the compute type -> inputs @ W^T + bias [..., rows] of the same
+    type. With `native` the kernels do it in integers, or make the matrix whole where that is
+    quicker."""
+    rows, backend = packed.shape[0], backend_of(inputs.device)
+    if backend and native and inputs.numel() <= native.most_tokens * packed.shape[1]:
+        products = backend.linear(native, inputs.reshape(-1, packed.shape[1]).float())
+        return products.to(inputs.dtype).view(*inputs.shape[:-1], rows)
     parts = []
     for start in range(0, rows, TILE_ROWS):
         end = min(start + TILE_ROWS, rows)
         if backend and native:
-            tile = backend.whole(native, start, end).to(x.dtype)
+            tile = backend.whole(native, start, end).to(inputs.dtype)
         else:
-            tile = packed.dequantized(start, end).to(x.dtype)
-        parts.append(F.linear(x, tile, None if bias is None else bias[start:end]))
+            tile = packed.dequantized(start, end).to(inputs.dtype)
+        parts.append(F.linear(inputs, tile, None if bias is None else bias[start:end]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
@@ -66,8 +67,8 @@ class PackedLinear(PackedModule):
             self._native = backend.pack(self.shape, tensors, bias, scheme.bits, scheme.group)
         return self._native
 
-    def forward(self, x: Tensor) -> Tensor:
-        return packed_matmul(x, self.packed, self.bias, self.native())
+    def forward(self, inputs: Tensor) -> Tensor:
+        return packed_matmul(inputs, self.packed, self.bias, self.native())
 
 
 class PackedEmbedding(PackedModule):

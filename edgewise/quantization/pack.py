@@ -17,12 +17,12 @@ ROWS, COLUMNS, CHUNKS = TILE_ROWS, TILE_COLUMNS, 8
 
 def planes(bits: int) -> list[tuple[int, int]]:
     """(width, shift) of every plane, the lowest first. The low plane is the widest."""
-    found, shift = [], 0
+    layout, shift = [], 0
     for width in (8, 4, 2, 1):
         while bits - shift >= width:
-            found.append((width, shift))
+            layout.append((width, shift))
             shift += width
-    return found
+    return layout
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -51,8 +51,8 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
     for width, shift in planes(bits):
         plane, mask = packed[:, :, vector : vector + width], (1 << width) - 1
         fields = [(plane >> (width * number)) & mask for number in range(CHUNKS // width)]
-        found = torch.stack(fields, dim=3).view(blocks, tiles, CHUNKS, 64)
-        codes |= found.to(kind) << shift
+        digits = torch.stack(fields, dim=3).view(blocks, tiles, CHUNKS, 64)
+        codes |= digits.to(kind) << shift
         vector += width
     codes = codes.view(blocks, tiles, CHUNKS, ROWS, 4).permute(0, 3, 1, 2, 4)
     return codes.reshape(blocks * ROWS, tiles * COLUMNS)

@@ -59,15 +59,15 @@ class Packed:
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name, those that the scheme has."""
         parts = {name: getattr(self, name) for name in PARTS}
-        return {name: x for name, x in parts.items() if x is not None}
+        return {name: tensor for name, tensor in parts.items() if tensor is not None}
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
-        parts = {name: x.to(device) for name, x in self.tensors.items()}
+        parts = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         return Packed(self.scheme, self.shape, **parts)
 
     def sides(self, blocks: slice | Tensor, row: slice | Tensor) -> tuple[Tensor, Tensor | None]:
@@ -79,8 +79,8 @@ class Packed:
 
     @cached_property
     def compute_dtype(self) -> torch.dtype:
-        found: torch.dtype = getattr(torch, self.scheme.compute)
-        return found
+        dtype: torch.dtype = getattr(torch, self.scheme.compute)
+        return dtype
 
     def dequantized(self, start: int = 0, end: int | None = None) -> Tensor:
         """Rows [start, end) as float32 [end - start, columns]."""
@@ -92,8 +92,8 @@ class Packed:
         if self.scheme.family is Family.GROUPED:
             scale, minimum = self.sides(blocks, slice(None))
             scale, minimum = by_row(scale), None if minimum is None else by_row(minimum)
-        values = _decoded(self.scheme, codes, scale, minimum)
-        return values[start - first * ROWS : end - first * ROWS, : self.shape[1]]
+        numbers = _decoded(self.scheme, codes, scale, minimum)
+        return numbers[start - first * ROWS : end - first * ROWS, : self.shape[1]]
 
     def rows(self, numbers: Tensor) -> Tensor:
         """The rows of these numbers [...], float32 [..., columns]: for embeddings."""
@@ -108,8 +108,8 @@ class Packed:
         scale, minimum = self.scale, None
         if self.scheme.family is Family.GROUPED:
             scale, minimum = self.sides(block, row)
-        values = _decoded(self.scheme, codes, scale, minimum)
-        return values[:, : self.shape[1]].reshape(*numbers.shape, -1)
+        decoded = _decoded(self.scheme, codes, scale, minimum)
+        return decoded[:, : self.shape[1]].reshape(*numbers.shape, -1)
 
 
 def _times(side: Tensor, by: Tensor | None, blocks: slice | Tensor, row: slice | Tensor) -> Tensor:
@@ -172,23 +172,25 @@ def packed(scheme: Scheme, shape: tuple[int, int], codes: Tensor, sides: Sides) 
     """From codes [R, C], symmetric ones counted from the middle, and their groups' sides."""
     shifted = codes.to(torch.int32) + (0 if scheme.asymmetric else offset(scheme))
     kind = side_type(scheme)
-    by_group = (None if x is None else by_block(x).to(kind) for x in (sides.scale, sides.minimum))
+    by_group = (
+        None if side is None else by_block(side).to(kind) for side in (sides.scale, sides.minimum)
+    )
     by_row = (
-        None if x is None else x.reshape(-1, ROWS).to(torch.bfloat16)
-        for x in (sides.row_scale, sides.row_minimum)
+        None if side is None else side.reshape(-1, ROWS).to(torch.bfloat16)
+        for side in (sides.row_scale, sides.row_minimum)
     )
     tensors = zip(PARTS, (pack(shifted, scheme.bits), *by_group, *by_row), strict=True)
-    return Packed(scheme, shape, **{name: x for name, x in tensors if x is not None})
+    return Packed(scheme, shape, **{name: side for name, side in tensors if side is not None})
 
 
 def sides_of(packed: Packed) -> Sides:
     """The sides of a matrix in a grouped scheme, as `packed` takes them."""
     scale, minimum = (
-        None if x is None else by_row(x).float() for x in (packed.scale, packed.minimum)
+        None if side is None else by_row(side).float() for side in (packed.scale, packed.minimum)
     )
     units = (
-        None if x is None else x.float().reshape(-1, 1)
-        for x in (packed.row_scale, packed.row_minimum)
+        None if side is None else side.float().reshape(-1, 1)
+        for side in (packed.row_scale, packed.row_minimum)
     )
     assert scale is not None
     return Sides(scale, minimum, *units)

@@ -43,14 +43,14 @@ class StackedLinear(nn.Module):
     def device(self) -> torch.device:
         return next(itertools.chain(self.buffers(), self.parameters())).device
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., columns] -> [..., rows], of the same type."""
-        native, backend = self.native(), backend_of(x.device)
-        if backend and native and x.numel() <= native.most_tokens * native.shape[1]:
-            product = backend.linear(native, x.reshape(-1, native.shape[1]).float())
-            return product.to(x.dtype).view(*x.shape[:-1], -1)
-        found = torch.cat([_product(x, part) for part in self.parts], dim=-1)
-        return found if self.bias is None else found + self.bias.to(found.dtype)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [..., columns] -> [..., rows], of the same type."""
+        native, backend = self.native(), backend_of(inputs.device)
+        if backend and native and inputs.numel() <= native.most_tokens * native.shape[1]:
+            product = backend.linear(native, inputs.reshape(-1, native.shape[1]).float())
+            return product.to(inputs.dtype).view(*inputs.shape[:-1], -1)
+        products = torch.cat([_product(inputs, part) for part in self.parts], dim=-1)
+        return products if self.bias is None else products + self.bias.to(products.dtype)
 
 
 def _native(part: nn.Module) -> NativeMatrix | None:
@@ -63,32 +63,32 @@ def _native(part: nn.Module) -> NativeMatrix | None:
     return backend.pack((rows, columns), {"codes": part.weight}) if backend else None
 
 
-def _product(x: Tensor, part: nn.Module) -> Tensor:
+def _product(inputs: Tensor, part: nn.Module) -> Tensor:
     if isinstance(part, PackedLinear):
-        return packed_matmul(x, part.packed, None, part.native())
+        return packed_matmul(inputs, part.packed, None, part.native())
     assert isinstance(part, nn.Linear)
-    if part.weight.dtype == x.dtype:
-        product: Tensor = part(x)
+    if part.weight.dtype == inputs.dtype:
+        product: Tensor = part(inputs)
         return product
     starts = range(0, len(part.weight), ROWS_AT_ONCE)
     tiles = (part.weight[i : i + ROWS_AT_ONCE].float() for i in starts)
-    whole = torch.cat([F.linear(x.float(), tile) for tile in tiles], dim=-1)
-    return whole.to(x.dtype)
+    whole = torch.cat([F.linear(inputs.float(), tile) for tile in tiles], dim=-1)
+    return whole.to(inputs.dtype)
 
 
 def in_few_parts(parts: Sequence[Tensor | Packed]) -> list[Tensor | Packed]:
     """The same matrix [rows, columns] in as few parts as possible: neighbours in one scheme are
     joined, packed ones where the upper one fills whole tiles."""
-    found: list[Tensor | Packed] = []
+    merged: list[Tensor | Packed] = []
     for part in parts:
-        before = found[-1] if found else None
+        before = merged[-1] if merged else None
         if isinstance(part, Tensor) and isinstance(before, Tensor) and part.dtype == before.dtype:
-            found[-1] = torch.cat((before, part))
+            merged[-1] = torch.cat((before, part))
         elif isinstance(part, Packed) and isinstance(before, Packed) and _fits(before, part):
-            found[-1] = joined([before, part])
+            merged[-1] = joined([before, part])
         else:
-            found.append(part)
-    return found
+            merged.append(part)
+    return merged
 
 
 def stored_module(

@@ -60,8 +60,8 @@ class Store:
         """Keep a layer's matrices; nobody ever sees half a file. False where they cannot be."""
         tensors: dict[str, Tensor] = {}
         for name, matrix in matrices.items():
-            tensors |= {f"{name}.{part}": x for part, x in matrix.tensors.items()}
-        tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
+            tensors |= {f"{name}.{part}": tensor for part, tensor in matrix.tensors.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         shapes = json.dumps({name: list(matrix.shape) for name, matrix in matrices.items()})
 
         def save(partial: Path) -> None:
@@ -94,7 +94,7 @@ def _matrix(tensors: Mapping[str, Tensor], name: str, scheme: Scheme, shape: lis
     """Raises ValueError where the tensors are not what scheme and shape ask for."""
     rows, columns = shape
     parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
-    found = Packed(scheme, (rows, columns), **parts)
-    if found.nbytes != scheme.matrix_bytes(rows, columns):
-        raise ValueError(f"{name} has {found.nbytes} bytes")
-    return found
+    matrix = Packed(scheme, (rows, columns), **parts)
+    if matrix.nbytes != scheme.matrix_bytes(rows, columns):
+        raise ValueError(f"{name} has {matrix.nbytes} bytes")
+    return matrix

@@ -106,15 +106,15 @@ class LocalDevices:
         self, kind: str, devices: Sequence[str], timeout_seconds: float
     ) -> dict[str, Message]:
         """Wait until every device has sent a message of that kind. Raises DeviceTimeout."""
-        found: dict[str, Message] = {}
+        replies: dict[str, Message] = {}
         deadline = time.monotonic() + timeout_seconds
-        while missing := [name for name in devices if name not in found]:
+        while missing := [name for name in devices if name not in replies]:
             message = self.receive(max(deadline - time.monotonic(), 0))
             if message is None:
                 raise DeviceTimeout(missing[0], f"was not {kind} within {timeout_seconds:g} s")
             if message.kind == kind:
-                found[message.sender] = message
-        return found
+                replies[message.sender] = message
+        return replies
 
     def call(
         self, device: str, kind: str, body: Mapping[str, Any], reply: str, timeout_seconds: float
@@ -189,7 +189,7 @@ class LocalDevices:
 
 def _environment() -> dict[str, str]:
     """This process's, without the empty entries of PYTHONPATH, which mean the working directory."""
-    entries = [x for x in os.environ.get("PYTHONPATH", "").split(os.pathsep) if x]
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     rest = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return {**rest, "PYTHONPATH": os.pathsep.join(entries)} if entries else rest
 

@@ -64,9 +64,9 @@ def _uniform(sampling: Sampling, position: int) -> float:
     return (_mix(key ^ position) >> 11) / 2**53
 
 
-def _mix(x: int) -> int:
+def _mix(state: int) -> int:
     """The finalizer of SplitMix64 (Steele, Lea and Flood 2014) on 64 bits."""
-    z = (x + 1) * _GOLDEN % 2**64
+    z = (state + 1) * _GOLDEN % 2**64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
     return z ^ (z >> 31)

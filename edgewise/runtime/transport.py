@@ -43,7 +43,7 @@ class Message:
     tensor: Tensor | None = None
 
 
-def encode(message: Message) -> list[Any]:
+def frames_of(message: Message) -> list[Any]:
     """Frames for the wire."""
     header: dict[str, Any] = {
         "kind": message.kind,
@@ -59,7 +59,7 @@ def encode(message: Message) -> list[Any]:
     return [json.dumps(header).encode(), tensor.numpy()]
 
 
-def decode(frames: list[bytes]) -> tuple[Message, float]:
+def message_of(frames: list[bytes]) -> tuple[Message, float]:
     """The message and when it was sent. Raises ValueError on anything malformed."""
     header = json.loads(frames[0])
     tensor = None
@@ -136,7 +136,7 @@ class Inbox:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            message, sent = decode(frames)
+            message, sent = message_of(frames)
             due = sent
             if message.kind in TRAFFIC:
                 due = self._delivery(message.sender, sent, sum(map(len, frames[1:])))
@@ -170,7 +170,7 @@ class Outbox:
             self._sockets[target] = self._connect(target)
         try:
             self._sockets[target].send_multipart(
-                encode(Message(kind, self._sender, body, tensor)), copy=False
+                frames_of(Message(kind, self._sender, body, tensor)), copy=False
             )
         except zmq.Again:
             raise DeviceTimeout(target, f"took no message for {SEND_TIMEOUT_SECONDS:g} s") from None

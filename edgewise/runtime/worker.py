@@ -150,47 +150,47 @@ class Worker:
 
     def step(self, message: Message) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""
-        body, x = dict(message.body), message.tensor
-        if body["epoch"] != self.epoch or x is None:
+        body, tensor = dict(message.body), message.tensor
+        if body["epoch"] != self.epoch or tensor is None:
             return  # left over from a plan that is no longer loaded
         segments = [Segment(*segment) for segment in body["segments"]]
         while True:
             stage = body["stage"]
-            x, seconds = self._compute(stage, x, segments, body)
+            tensor, seconds = self._compute(stage, tensor, segments, body)
             body["seconds"] = [*body["seconds"], seconds]
             if stage + 1 == len(self.route):
                 break
             body["stage"] = stage + 1
             if self.route[stage + 1] != self.device.name:
-                self.outbox.send(self.route[stage + 1], "step", body, x)
+                self.outbox.send(self.route[stage + 1], "step", body, tensor)
                 return
         if body["sampling"] is not None:
-            found = {key: body[key] for key in ("epoch", "seconds")}
-            found |= {"sequence": segments[0].sequence, "token": int(x[0])}
-            self.outbox.send(COORDINATOR, "token", found)
+            reply = {"sequence": segments[0].sequence, "token": int(tensor[0])}
+            reply |= {key: body[key] for key in ("epoch", "seconds")}
+            self.outbox.send(COORDINATOR, "token", reply)
 
     def _compute(
-        self, stage: int, x: Tensor, segments: list[Segment], body: Mapping[str, Any]
+        self, stage: int, inputs: Tensor, segments: list[Segment], body: Mapping[str, Any]
     ) -> tuple[Tensor, float]:
         """One stage's arithmetic, sampling included, at this device's speed. Raises DeviceError
         where numbers are not finite."""
         began = time.monotonic()
         last = stage + 1 == len(self.route)
         sampling, slowdown = body["sampling"], self.device.slowdown
-        rows = None if not last else [] if sampling is None else [x.shape[0] - 1]
-        shard = self.shards[stage]
-        tokens = x.shape[0]
+        tokens, shard = inputs.shape[0], self.shards[stage]
+        rows = None if not last else [] if sampling is None else [tokens - 1]
         with self.turns.one(began + (slowdown - 1) * self.spent.get(tokens, 0.0)):
             started = time.monotonic()
             try:
-                x = shard.forward(x, segments, rows)
+                outputs = shard.forward(inputs, segments, rows)
                 if last and sampling is not None:
-                    x = torch.tensor([sample(x[0], Sampling(**sampling), segments[-1].end)])
+                    token = sample(outputs[0], Sampling(**sampling), segments[-1].end)
+                    outputs = torch.tensor([token])
             except NonFinite as error:
                 raise DeviceError(self.device.name, f"failed: {error}") from None
             spent = self.spent[tokens] = finished_at(shard.device) - started
         wait_until(began + spent * slowdown)
-        return x, time.monotonic() - began
+        return outputs, time.monotonic() - began
 
     def drop(self, message: Message) -> None:
         """Forget a sequence, here and then further down the pipeline, behind its last step."""
@@ -258,16 +258,16 @@ def _time_once(shard: Shard, sequences: int, tokens: int, past: int) -> float:
     """Seconds of one step through a shard, sampling included where it ends in the head."""
     config, total = shard.config, sequences * tokens
     if shard.start == 0:
-        x = torch.randint(config.vocab_size, (total,))
+        inputs = torch.randint(config.vocab_size, (total,))
     else:
-        x = torch.randn(total, config.hidden_size)
+        inputs = torch.randn(total, config.hidden_size)
     is_head = shard.end == config.num_layers
     segments = [Segment(number, past, tokens) for number in range(sequences)]
     last = list(range(tokens - 1, total, tokens))
     began = finished_at(shard.device)
-    out = shard.forward(x, segments, last if is_head else None)
+    outputs = shard.forward(inputs, segments, last if is_head else None)
     if is_head:
-        for row in out:
+        for row in outputs:
             sample(row, Sampling(), past)
     return finished_at(shard.device) - began
 
@@ -279,7 +279,7 @@ def _describe(error: Exception) -> dict[str, Any]:
     return {"error": "", "message": f"{error!r}\n{traceback.format_exc()}"}
 
 
-def main() -> None:
+def run_worker() -> None:
     # The coordinator reads this process's standard output only to see it close; what a library
     # prints goes to standard error instead.
     os.dup(1)
@@ -300,4 +300,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_worker()

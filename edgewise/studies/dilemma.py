@@ -156,7 +156,7 @@ LADDER = (
 
 def quality_section(model: str, layers: Layers, questions: int, on_step: OnStep) -> Section:
     """Table 1's other columns: the widths that each delta allows, by three ways to round."""
-    from edgewise.quality.evaluate import evaluate
+    from edgewise.quality.evaluate import measure_quality
     from edgewise.quality.examples import load_examples
     from edgewise.studies.dilemma_weights import truncate_blocks
 
@@ -170,10 +170,10 @@ def quality_section(model: str, layers: Layers, questions: int, on_step: OnStep)
             done[bits] = []
             whole = ("fp32",) * (len(bits) + 2)
             alter = partial(truncate_blocks, bits=bits)
-            as_published = evaluate(model, whole, examples, alter=alter)
+            as_published = measure_quality(model, whole, examples, alter=alter)
             for found in (
                 as_published,
-                *(evaluate(model, x, examples) for x in _own_and_nearest(bits)),
+                *(measure_quality(model, x, examples) for x in _own_and_nearest(bits)),
             ):
                 done[bits] += [found.loss, f"{found.perplexity:.5g}", found.bleu]
             on_step(f"delta {delta:g}")

@@ -11,7 +11,7 @@ from edgewise.planning.highs import Program
 from edgewise.planning.tables import Floats
 from edgewise.plots import save_lines, save_scatter
 from edgewise.quality.calibration import ENGLISH, Calibration, sequences
-from edgewise.quality.evaluate import evaluate
+from edgewise.quality.evaluate import measure_quality
 from edgewise.quality.examples import load_examples
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.rounding import rounding_for
@@ -112,7 +112,7 @@ def answers_section(
     for name in schemes:
         for method in METHODS.get(get_scheme(name).family, {"-": None}):
             by = None if method == "-" else rounding_for(BUILT_IN, [name], method)
-            found = evaluate(BUILT_IN, (name,) * layers, examples, method=by, store=store)
+            found = measure_quality(BUILT_IN, (name,) * layers, examples, method=by, store=store)
             rows.append(
                 (name, method, found.weight_bytes, found.kl, found.loss,
                  f"{found.perplexity:.5f}", found.bleu, f"{found.exact_match:.1%}")

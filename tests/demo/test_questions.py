@@ -16,9 +16,9 @@ from edgewise.demo.questions import (
     draw_episode,
     draw_facts,
     draw_questions,
-    exact_match,
     is_held_out,
     prompt,
+    same_answer,
     training_pieces,
     training_text,
 )
@@ -112,7 +112,7 @@ def test_a_training_text_goes_on_from_the_prompt() -> None:
     ],
 )
 def test_exact_match(answer: str, right: bool) -> None:
-    assert exact_match(answer, "Sensor 12 reads 7 degrees.") is right
+    assert same_answer(answer, "Sensor 12 reads 7 degrees.") is right
 
 
 def test_drawing_questions_needs_no_torch() -> None:

@@ -8,11 +8,11 @@ SHARE = 7e-6  # of a token's squares that rounding a group may cost
 REST = 254  # steps of the rest in a step
 
 
-def rounded(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """x [tokens, columns] as the kernels see it, and how far that may be from each number."""
-    columns = x.shape[-1]
+def rounded(inputs: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """inputs [tokens, columns] as the kernels see it, and how far that may be from each number."""
+    columns = inputs.shape[-1]
     step = max(group, 32)
-    groups = F.pad(x, (0, -columns % step)).unflatten(-1, (-1, group))
+    groups = F.pad(inputs, (0, -columns % step)).unflatten(-1, (-1, group))
     step = groups.abs().amax(-1, keepdim=True) / 127
     codes = groups / step.clamp(min=1e-30)
     first = codes.round()
@@ -25,4 +25,4 @@ def rounded(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
         ).flatten(-3, -2)  # fmt: skip
     seen = (first + torch.where(precise, rest, 0)) * step
     most = (step / torch.where(precise, 2 * REST, 2)).expand_as(groups)
-    return tuple(y.flatten(-2)[..., :columns] for y in (seen, most))
+    return tuple(x.flatten(-2)[..., :columns] for x in (seen, most))

@@ -31,11 +31,11 @@ def config_of(heads):
 def test_long_prompts_equal_torch(isa, heads):
     config = config_of(heads)
     shard = shard_of(config, "fp32", context=256)
-    other, x = expected_of(config, shard, context=256), torch.randn(LENGTH, config.hidden_size)
+    exact, states = expected_of(config, shard, context=256), torch.randn(LENGTH, config.hidden_size)
     for start, end in ((0, 64), (64, 101), (101, LENGTH)):
         step = [Segment(1, start, end - start)]
-        found, expected = (y.forward(x[start:end], step) for y in (shard, other))
-        assert (found - expected).norm() / (expected - x[start:end]).norm() < 1e-5
+        mine, expected = (x.forward(states[start:end], step) for x in (shard, exact))
+        assert (mine - expected).norm() / (expected - states[start:end]).norm() < 1e-5
 
 
 @pytest.mark.parametrize("cache", CacheType)
@@ -46,21 +46,21 @@ def test_a_position_is_bitwise_the_same_alone_in_chunks_and_beside_others(
 ):
     config = config_of(heads)
     torch.manual_seed(3)
-    x = torch.randn(LENGTH, config.hidden_size)
+    states = torch.randn(LENGTH, config.hidden_size)
     whole = shard_of(config, scheme, cache, context=256)
     # In steps that all go through the kernels: at most 16 tokens in bf16, 64 in fp32.
     together = torch.cat(
-        [whole.forward(x[at : at + 16], [Segment(1, at, len(x[at : at + 16]))])
+        [whole.forward(states[at : at + 16], [Segment(1, at, len(states[at : at + 16]))])
          for at in range(0, LENGTH, 16)]
     )  # fmt: skip
     chunked = shard_of(config, scheme, cache, context=256)
-    pieces, at, other = [], 0, 0
+    pieces, at, beside = [], 0, 0
     for length in (1, 2, 7, 13, 1, 1, 16, 3) * 4:
         if at < LENGTH:
-            part, step = x[at : at + length], [Segment(1, at, len(x[at : at + length]))]
+            part, step = states[at : at + length], [Segment(1, at, len(states[at : at + length]))]
             if length <= 8:  # beside another sequence, which has fewer tokens behind it
-                step.append(Segment(2, other, len(part)))
-                other += len(part)
+                step.append(Segment(2, beside, len(part)))
+                beside += len(part)
             pieces.append(chunked.forward(torch.cat([part] * len(step)), step)[: len(part)])
             at += len(part)
     assert torch.equal(torch.cat(pieces), together)
@@ -71,8 +71,8 @@ def test_a_long_cache_in_8_bits_is_read_as_torch_reads_it(isa, heads):
     config = config_of(heads)
     mine, theirs = (shard_of(config, "fp32", CacheType.INT8, context=256) for _ in range(2))
     by_torch(theirs)
-    x = torch.randn(LENGTH, config.hidden_size)
+    states = torch.randn(LENGTH, config.hidden_size)
     for start, end in ((0, 64), (64, 128), (128, LENGTH)):
         step = [Segment(1, start, end - start)]
-        found, expected = (y.forward(x[start:end], step) for y in (mine, theirs))
-        assert (found - expected).norm() / (expected - x[start:end]).norm() < 3e-3
+        outputs, expected = (x.forward(states[start:end], step) for x in (mine, theirs))
+        assert (outputs - expected).norm() / (expected - states[start:end]).norm() < 3e-3

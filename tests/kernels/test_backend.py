@@ -26,22 +26,22 @@ def test_products_are_those_of_the_whole_matrix(device, name):
     backend, scheme = backend_of(device), get_scheme(name)
     packed = random_packed(scheme, (50, 96), device)
     matrix = backend.pack(packed.shape, packed.tensors, None, scheme.bits, scheme.group)
-    x, whole = torch.randn(20, 96, device=device), packed.dequantized()
+    inputs, whole = torch.randn(20, 96, device=device), packed.dequantized()
     assert torch.equal(backend.whole(matrix, 3, 40), whole[3:40].bfloat16())
-    found = backend.linear(matrix, x)
-    bound = x.abs().amax() / 254 * whole.abs().sum(1) + 1e-4
-    assert ((found - x @ whole.T).abs() <= bound).all()
-    alone = torch.cat([backend.linear(matrix, row[None]) for row in x])
-    assert torch.equal(found, alone)
+    products = backend.linear(matrix, inputs)
+    bound = inputs.abs().amax() / 254 * whole.abs().sum(1) + 1e-4
+    assert ((products - inputs @ whole.T).abs() <= bound).all()
+    alone = torch.cat([backend.linear(matrix, row[None]) for row in inputs])
+    assert torch.equal(products, alone)
 
 
 def test_matrices_of_numbers_and_several_below_each_other(device):
     backend, bias = backend_of(device), torch.randn(70, device=device)
     weights = [torch.randn(rows, 64, device=device) for rows in (50, 20)]
     parts = [backend.pack(tuple(w.shape), {"codes": w}) for w in weights]
-    x = torch.randn(3, 64, device=device)
-    expected = x @ torch.cat(weights).T + bias
-    assert torch.allclose(backend.linear(backend.stack(parts, bias), x), expected, atol=1e-4)
+    inputs = torch.randn(3, 64, device=device)
+    expected = inputs @ torch.cat(weights).T + bias
+    assert torch.allclose(backend.linear(backend.stack(parts, bias), inputs), expected, atol=1e-4)
     assert backend.pack((2, 2), {"codes": torch.zeros(2, 2, dtype=torch.float64)}) is None
 
 
@@ -58,16 +58,16 @@ class Counting(Cpp):
 
 
 def test_what_is_plugged_in_runs_blocks_and_products(monkeypatch):
-    other, x = Counting(), torch.randn(5, LLAMA.hidden_size)
-    expected = shard_of(LLAMA, "q4g32").forward(x, [Segment(1, 0, 5)])
-    monkeypatch.setitem(BACKENDS, "cpu", lambda: other)
+    counting, states = Counting(), torch.randn(5, LLAMA.hidden_size)
+    expected = shard_of(LLAMA, "q4g32").forward(states, [Segment(1, 0, 5)])
+    monkeypatch.setitem(BACKENDS, "cpu", lambda: counting)
     shard = shard_of(LLAMA, "q4g32")
-    assert torch.equal(shard.forward(x, [Segment(1, 0, 5)]), expected)
-    assert (other.asked["pack"], other.asked["block"], other.asked["run"]) == (12, 3, 1)
+    assert torch.equal(shard.forward(states, [Segment(1, 0, 5)]), expected)
+    assert (counting.asked["pack"], counting.asked["block"], counting.asked["run"]) == (12, 3, 1)
     product = shard.layers[0].out(torch.randn(2, 64))
-    assert product.shape == (2, 64) and other.asked["linear"] == 1
+    assert product.shape == (2, 64) and counting.asked["linear"] == 1
     monkeypatch.setitem(BACKENDS, "cpu", lambda: None)  # nobody: torch
     alone = shard_of(LLAMA, "q4g32")
     assert not alone._parts[0].native
-    difference = alone.forward(x, [Segment(1, 0, 5)]) - expected
-    assert difference.norm() < 0.02 * (expected - x).norm()
+    difference = alone.forward(states, [Segment(1, 0, 5)]) - expected
+    assert difference.norm() < 0.02 * (expected - states).norm()

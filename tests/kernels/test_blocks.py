@@ -13,7 +13,7 @@ from edgewise.models.config import DecoderConfig, Rope
 from edgewise.models.loading import random_layer
 from edgewise.models.shard import Shard, random_shard
 from edgewise.quantization.linear import PackedLinear
-from edgewise.quantization.rounding import quantize
+from edgewise.quantization.rounding import quantize_matrix
 from edgewise.schemes import CacheType, get_scheme
 from tests.kernels.activations import rounded
 
@@ -53,8 +53,8 @@ class InFull(torch.nn.Module):
         super().__init__()
         self.weight, self.bias = matrix.weight.float(), matrix.bias
 
-    def forward(self, x):
-        return F.linear(x, self.weight, None if self.bias is None else self.bias.float())
+    def forward(self, inputs):
+        return F.linear(inputs, self.weight, None if self.bias is None else self.bias.float())
 
 
 class Rounded(torch.nn.Module):
@@ -68,8 +68,8 @@ class Rounded(torch.nn.Module):
             packed.scheme.group,
         )
 
-    def forward(self, x):
-        seen, _ = rounded(x, self.group)
+    def forward(self, inputs):
+        seen, _ = rounded(inputs, self.group)
         return F.linear(seen, self.weight, None if self.bias is None else self.bias.float())
 
 
@@ -83,8 +83,8 @@ class Stack(torch.nn.Module):
     def native(self):
         return kernels.NativeMatrix.stacked([part.native() for part in self.parts])
 
-    def forward(self, x):
-        return torch.cat([part(x) for part in self.parts], dim=-1)
+    def forward(self, inputs):
+        return torch.cat([part(inputs) for part in self.parts], dim=-1)
 
 
 def shard_of(config, scheme, cache=CacheType.FULL, context=32):
@@ -125,14 +125,14 @@ def test_blocks_equal_torch(shape, scheme):
     config = SHAPES[shape]
     shard = shard_of(config, scheme)
     assert len(shard._parts) == 1 and len(shard._parts[0].native) == 3
-    other = expected_of(config, shard)
+    exact = expected_of(config, shard)
     for segments in STEPS:
-        x = torch.randn(sum(s.length for s in segments), config.hidden_size)
-        kept = x.clone()
-        found, expected = shard.forward(x, segments), other.forward(x, segments)
-        assert torch.equal(x, kept)
+        states = torch.randn(sum(s.length for s in segments), config.hidden_size)
+        before = states.clone()
+        outputs, expected = shard.forward(states, segments), exact.forward(states, segments)
+        assert torch.equal(states, before)
         # Keys and values are cached in bf16 here, in float32 there.
-        error = (found - expected).norm() / (expected - x).norm()
+        error = (outputs - expected).norm() / (expected - states).norm()
         assert error < (1e-5 if scheme == "fp32" else 0.02)
 
 
@@ -155,15 +155,15 @@ def test_blocks_of_parts_in_different_schemes_equal_torch(shape):
             rows = {"qkv": (64, 32, 32), "up": (150, 150)}[name]
             weights = getattr(layer, name).packed.dequantized().split(rows)
             parts = zip(weights, schemes, strict=True)
-            stack = [PackedLinear(quantize(x, get_scheme(scheme))) for x, scheme in parts]
+            stack = [PackedLinear(quantize_matrix(x, get_scheme(scheme))) for x, scheme in parts]
             setattr(layer, name, Stack(stack))
     shard = Shard(config, 1, list(shard.layers), slots=3, context=32)
     assert len(shard._parts) == 1 and len(shard._parts[0].native) == 3
-    other = expected_of(config, shard)
+    exact = expected_of(config, shard)
     for segments in STEPS:
-        x = torch.randn(sum(s.length for s in segments), config.hidden_size)
-        found, expected = shard.forward(x, segments), other.forward(x, segments)
-        assert (found - expected).norm() / (expected - x).norm() < 0.02
+        states = torch.randn(sum(s.length for s in segments), config.hidden_size)
+        outputs, expected = shard.forward(states, segments), exact.forward(states, segments)
+        assert (outputs - expected).norm() / (expected - states).norm() < 0.02
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "bf16", "q4g64"])
@@ -177,33 +177,36 @@ def test_a_cache_in_8_bits_holds_what_torch_puts_there(shape, scheme):
     full, codes = shard_of(config, scheme), first.cache.stored(0).codes
     assert codes.dtype == torch.int8 and first.cache.bytes < 0.75 * full.cache.bytes
     for number, segments in enumerate(STEPS):
-        x = torch.randn(sum(s.length for s in segments), config.hidden_size)
-        mine, theirs, whole = (y.forward(x, segments) for y in (first, second, full))
-        size = (whole - x).norm()
+        states = torch.randn(sum(s.length for s in segments), config.hidden_size)
+        mine, theirs, whole = (x.forward(states, segments) for x in (first, second, full))
+        size = (whole - states).norm()
         assert (mine - theirs).norm() / size < (2e-3 if scheme == "fp32" else 0.03)
         assert (mine - whole).norm() / size < 0.03
         if number == 1:  # and each with the other's cache
             for a, b in zip(first.cache._blocks, second.cache._blocks, strict=True):
-                for x, y in ((a.codes, b.codes), (a.scale, b.scale)):
-                    kept = x.clone()
-                    x.copy_(y), y.copy_(kept)
+                for one, other in ((a.codes, b.codes), (a.scale, b.scale)):
+                    kept = one.clone()
+                    one.copy_(other), other.copy_(kept)
 
 
 def test_the_number_of_threads_changes_nothing():
-    shard, x = shard_of(LLAMA, "q4g64"), torch.randn(9, 64)
-    found, before = [], torch.get_num_threads()
+    shard, states = shard_of(LLAMA, "q4g64"), torch.randn(9, 64)
+    outputs, before = [], torch.get_num_threads()
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
-        found.append(shard.forward(x, STEPS[0]))
+        outputs.append(shard.forward(states, STEPS[0]))
     torch.set_num_threads(before)
-    assert all(torch.equal(other, found[0]) for other in found)
+    assert all(torch.equal(other, outputs[0]) for other in outputs)
 
 
 def test_lanes_do_not_see_each_other():
-    shard, x = shard_of(LLAMA, "q4g64"), torch.randn(12, 64)
-    together = shard.forward(x, [Segment(1, 0, 5), Segment(2, 0, 7)])
+    shard, states = shard_of(LLAMA, "q4g64"), torch.randn(12, 64)
+    together = shard.forward(states, [Segment(1, 0, 5), Segment(2, 0, 7)])
     shard.drop(1), shard.drop(2)
-    alone = [shard.forward(x[:5], [Segment(1, 0, 5)]), shard.forward(x[5:], [Segment(2, 0, 7)])]
+    alone = [
+        shard.forward(states[:5], [Segment(1, 0, 5)]),
+        shard.forward(states[5:], [Segment(2, 0, 7)]),
+    ]
     assert torch.equal(together, torch.cat(alone))
 
 

@@ -14,7 +14,7 @@ from edgewise.errors import EdgewiseError
 from edgewise.models.linear import Linear
 from edgewise.quantization.linear import PackedLinear, packed_matmul
 from edgewise.quantization.packed import random_packed
-from edgewise.quantization.rounding import quantize
+from edgewise.quantization.rounding import quantize_matrix
 from edgewise.schemes import BITS, GROUPS, get_scheme
 from tests.kernels.activations import rounded
 from tests.kernels.conftest import BEST, usable
@@ -29,7 +29,7 @@ def seeded():
 
 def packed_of(scheme, shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return quantize(torch.randn(shape, generator=generator), get_scheme(scheme), None)
+    return quantize_matrix(torch.randn(shape, generator=generator), get_scheme(scheme), None)
 
 
 def unpacked(weight, bias=None):
@@ -46,20 +46,20 @@ def native_of(packed, bias=None):
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("bits", BITS)
 def test_products_equal_double_precision(isa, bits, group, suffix):
-    """Beyond the rounding of x nothing is lost but the last digits."""
+    """Beyond the rounding of the inputs nothing is lost but the last digits."""
     for shape in ((33, 70), (64, 256), (5, 31)):
         packed = packed_of(f"q{bits}g{group}{suffix}", shape)
         weight, bias = packed.dequantized().double(), torch.randn(shape[0])
         for tokens in (1, 2, 3, 4, 8, 16, 17):
-            x = torch.randn(tokens, shape[1])
-            found = kernels.linear(native_of(packed, bias), x).double()
-            seen, half = rounded(x.double(), group)
-            size = x.double().abs() @ weight.abs().T + 1
+            inputs = torch.randn(tokens, shape[1])
+            products = kernels.linear(native_of(packed, bias), inputs).double()
+            seen, half = rounded(inputs.double(), group)
+            size = inputs.double().abs() @ weight.abs().T + 1
             # A number halfway between two codes may go either way.
             one = (2 * half.unsqueeze(1) * weight.abs()).amax(-1)
             ties = 1e-5 * size + one
-            assert ((found - seen @ weight.T - bias).abs() <= ties).all()
-            error = (found - x.double() @ weight.T - bias).abs()
+            assert ((products - seen @ weight.T - bias).abs() <= ties).all()
+            error = (products - inputs.double() @ weight.T - bias).abs()
             assert (error <= half @ weight.abs().T * 1.001 + 1e-5 * size).all()
         whole = kernels.dequantize(native_of(packed), 0, shape[0])
         torch.testing.assert_close(whole, weight.bfloat16(), rtol=1 / 128, atol=1e-6)
@@ -75,21 +75,21 @@ def test_any_shape_equals_torch(bits, group, suffix, rows, columns, tokens, thre
     torch.manual_seed(rows * columns + tokens)
     scheme = get_scheme(f"q{bits}g{group}{suffix}")
     packed = random_packed(scheme, (rows, columns), torch.device("cpu"))
-    x = torch.randn(tokens, columns)
+    inputs = torch.randn(tokens, columns)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = packed_matmul(x.bfloat16(), packed, None, native_of(packed))
-        one = kernels.linear(native_of(packed), x)
+        products = packed_matmul(inputs.bfloat16(), packed, None, native_of(packed))
+        one = kernels.linear(native_of(packed), inputs)
         torch.set_num_threads(1)
-        assert torch.equal(one, kernels.linear(native_of(packed), x))
+        assert torch.equal(one, kernels.linear(native_of(packed), inputs))
     finally:
         torch.set_num_threads(before)
-    expected = packed_matmul(x.bfloat16(), packed)
+    expected = packed_matmul(inputs.bfloat16(), packed)
     weight = packed.dequantized().abs()
-    _, half = rounded(x, group)
-    limit = 0.02 * (x.abs() @ weight.T) + 1.1 * (half @ weight.T) + 1e-4
-    assert ((found - expected).abs() <= limit).all()
+    _, half = rounded(inputs, group)
+    limit = 0.02 * (inputs.abs() @ weight.T) + 1.1 * (half @ weight.T) + 1e-4
+    assert ((products - expected).abs() <= limit).all()
 
 
 @pytest.mark.parametrize("scheme", ["q8g32", "q4g64a", "q6g16d", "q5g128"])
@@ -97,17 +97,17 @@ def test_massive_activations_cost_little(isa, scheme):
     """One column is thousands of times as large as the others, as in trained models. Together with
     other tokens, a token is what it is alone."""
     packed = packed_of(scheme, (40, 512))
-    x = torch.randn(9, 512)
-    step = x.unflatten(1, (-1, packed.scheme.group)).abs().amax(-1, keepdim=True) / 127
-    codes = (x.unflatten(1, (-1, packed.scheme.group)) / step).round() * step
-    ordinary = ((codes.flatten(1) - x).double() @ packed.dequantized().double().T).norm(dim=1)
-    x[:7, 5] *= 3000
-    exact = x.double() @ packed.dequantized().double().T
-    found = kernels.linear(native_of(packed), x)
-    error = (found - exact).norm(dim=1)
+    inputs = torch.randn(9, 512)
+    step = inputs.unflatten(1, (-1, packed.scheme.group)).abs().amax(-1, keepdim=True) / 127
+    codes = (inputs.unflatten(1, (-1, packed.scheme.group)) / step).round() * step
+    ordinary = ((codes.flatten(1) - inputs).double() @ packed.dequantized().double().T).norm(dim=1)
+    inputs[:7, 5] *= 3000
+    exact = inputs.double() @ packed.dequantized().double().T
+    products = kernels.linear(native_of(packed), inputs)
+    error = (products - exact).norm(dim=1)
     assert (error < 5 * ordinary.mean()).all()  # in 8 bits alone: hundreds of times
-    alone = torch.cat([kernels.linear(native_of(packed), token) for token in x.split(1)])
-    assert torch.equal(found, alone)
+    alone = torch.cat([kernels.linear(native_of(packed), token) for token in inputs.split(1)])
+    assert torch.equal(products, alone)
 
 
 STACKS = (("q4g32a", "q6g16d"), ("q4g64", "q8g128", "q4g64"), ("bf16", "q5g32ad", "fp32"))
@@ -128,11 +128,13 @@ def test_parts_below_each_other_are_what_they_are_alone(isa, schemes):
     assert whole.shape == (sum(part.shape[0] for part in parts), columns)
     before = torch.get_num_threads()
     for tokens, threads in ((1, 1), (1, 3), (5, 2), (17, 3)):
-        x = torch.randn(tokens, columns)
+        inputs = torch.randn(tokens, columns)
         torch.set_num_threads(threads)
-        found = kernels.linear(whole, x)
+        products = kernels.linear(whole, inputs)
         torch.set_num_threads(before)
-        assert torch.equal(found, torch.cat([kernels.linear(part, x) for part in parts], dim=1))
+        assert torch.equal(
+            products, torch.cat([kernels.linear(part, inputs) for part in parts], dim=1)
+        )
     if all(scheme.startswith("q") for scheme in schemes):
         each = torch.cat([kernels.dequantize(part, 0, part.shape[0]) for part in parts])
         for start, end in ((0, len(each)), (3, 5), (16, 50), (20, 22)):
@@ -141,10 +143,10 @@ def test_parts_below_each_other_are_what_they_are_alone(isa, schemes):
 
 def test_the_bias_of_all_parts():
     parts = [native_of(packed_of(scheme, (21, 70))) for scheme in ("q4g32a", "q6g16d")]
-    x, bias = torch.randn(3, 70), torch.randn(42)
-    found = kernels.linear(kernels.NativeMatrix.stacked(parts, bias), x)
-    plain = torch.cat([kernels.linear(part, x) for part in parts], dim=1)
-    assert torch.equal(found, plain + bias)
+    inputs, bias = torch.randn(3, 70), torch.randn(42)
+    products = kernels.linear(kernels.NativeMatrix.stacked(parts, bias), inputs)
+    plain = torch.cat([kernels.linear(part, inputs) for part in parts], dim=1)
+    assert torch.equal(products, plain + bias)
 
 
 def test_parts_need_the_same_columns():
@@ -159,42 +161,42 @@ def test_plain_matrices_lose_nothing_but_the_last_digits(isa, dtype):
         weight, bias = (torch.randn(shape) * 1e-3).to(dtype), torch.randn(shape[0])
         weight[0, 0] = 6e-8  # of fp16, the smallest number there is
         for tokens in (1, 2, 3, 4, 5, 8, 16, 17):
-            x = torch.randn(tokens, shape[1])
-            found = kernels.linear(unpacked(weight, bias), x)
-            expected = x.double() @ weight.double().T + bias.double()
-            assert (found.double() - expected).abs().max() < 1e-6
+            inputs = torch.randn(tokens, shape[1])
+            products = kernels.linear(unpacked(weight, bias), inputs)
+            expected = inputs.double() @ weight.double().T + bias.double()
+            assert (products.double() - expected).abs().max() < 1e-6
 
 
 def test_linear_is_the_kernels_only_for_few_tokens_and_fixed_weights():
     layer = Linear(40, 24).bfloat16()
-    x = torch.randn(3, 40, dtype=torch.bfloat16)
+    inputs = torch.randn(3, 40, dtype=torch.bfloat16)
     with torch.no_grad():
-        expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
-        assert torch.equal(layer(x), expected) and layer._native is None
+        expected = torch.nn.functional.linear(inputs, layer.weight, layer.bias)
+        assert torch.equal(layer(inputs), expected) and layer._native is None
         layer.requires_grad_(False)
-        torch.testing.assert_close(layer(x), expected)
+        torch.testing.assert_close(layer(inputs), expected)
         assert layer._native is not None
         layer.weight = torch.nn.Parameter(2 * layer.weight, requires_grad=False)
-        expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
-        torch.testing.assert_close(layer(x), expected)
+        expected = torch.nn.functional.linear(inputs, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(inputs), expected)
 
 
 def test_the_instruction_sets_agree():
-    packed, x = packed_of("q5g64a", (48, 320)), torch.randn(9, 320)
-    sets, found = usable(), []
+    packed, inputs = packed_of("q5g64a", (48, 320)), torch.randn(9, 320)
+    sets, products = usable(), []
     assert len(sets) > 1, "portable alone: nothing to compare"
     for _ in filter(kernels.use, sets):
-        found.append(kernels.linear(native_of(packed), x))
+        products.append(kernels.linear(native_of(packed), inputs))
     kernels.use(BEST)
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-4)
+    for other in products[1:]:
+        torch.testing.assert_close(other, products[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_wrong_instruction_set_is_an_error_and_off_means_torch(monkeypatch):
     code = "from edgewise import kernels; print(kernels.instruction_set())"
 
-    def asked(value):
-        monkeypatch.setenv("EDGEWISE_KERNELS", value)
+    def asked(instructions):
+        monkeypatch.setenv("EDGEWISE_KERNELS", instructions)
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert asked("off").stdout == "None\n"
@@ -205,7 +207,7 @@ def test_a_wrong_instruction_set_is_an_error_and_off_means_torch(monkeypatch):
 def test_a_library_of_other_sources_is_an_error(monkeypatch):
     """Its structs would be read wrongly."""
     module = sys.modules[kernels.available.__module__]
-    monkeypatch.setattr(module, "Matrix", module.Lane)
+    monkeypatch.setattr(module, "STRUCTS", (module.LaneStruct, *module.STRUCTS[1:]))
     with pytest.raises(EdgewiseError, match="was built from other sources"):
         module.library.__wrapped__()
 
@@ -242,23 +244,23 @@ def test_a_matrix_that_the_kernels_do_not_know_is_refused(field, value):
 @pytest.mark.parametrize("columns", [64, 72, 131])
 @pytest.mark.parametrize("kind", ["bf16", "fp16", "fp32", "q4g32ad", "q6g16d", "q8g32", "q5g64a"])
 def test_a_tokens_product_is_bitwise_the_same_alone_and_among_others(isa, kind, columns):
-    scheme, x = get_scheme(kind), torch.randn(23, columns) * torch.logspace(2, -2, 23)[:, None]
+    scheme, inputs = get_scheme(kind), torch.randn(23, columns) * torch.logspace(2, -2, 23)[:, None]
     weight = torch.randn(37, columns)
     if scheme.group:
-        matrix = native_of(quantize(weight, scheme, None))
+        matrix = native_of(quantize_matrix(weight, scheme, None))
     else:
         matrix = unpacked(weight.to(getattr(torch, scheme.compute)))
-    alone = torch.cat([kernels.linear(matrix, row[None]) for row in x])
+    alone = torch.cat([kernels.linear(matrix, row[None]) for row in inputs])
     for count in (2, 3, 5, 8, 9, 16, 17, 23):
-        assert torch.equal(kernels.linear(matrix, x[:count]), alone[:count]), count
+        assert torch.equal(kernels.linear(matrix, inputs[:count]), alone[:count]), count
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-36, 1e-39, 1e-45])
 def test_activations_whose_reciprocal_is_no_number_count_as_nothing(isa, size):
     packed = packed_of("q4g32ad", (40, 96))
-    x = torch.randn(3, 96)
-    tiny = x.clone()
+    inputs = torch.randn(3, 96)
+    tiny = inputs.clone()
     tiny[1] *= size
-    found, expected = (kernels.linear(native_of(packed), y) for y in (tiny, x))
-    assert torch.equal(found[[0, 2]], expected[[0, 2]])
-    assert found[1].abs().max() < 1e3 * size + 1e-28
+    products, expected = (kernels.linear(native_of(packed), x) for x in (tiny, inputs))
+    assert torch.equal(products[[0, 2]], expected[[0, 2]])
+    assert products[1].abs().max() < 1e3 * size + 1e-28

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise import kernels
 from edgewise.quantization.packed import Packed
-from edgewise.quantization.rounding import quantize
+from edgewise.quantization.rounding import quantize_matrix
 from edgewise.schemes import get_scheme
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
@@ -36,7 +36,7 @@ def heavy(columns: int) -> Tensor:
 def in_torch(weight: Tensor, scheme: str, moments: Tensor | None = None) -> Packed:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NEAREST, "can_round", lambda _: False)
-        return quantize(weight, get_scheme(scheme), None, moments)
+        return quantize_matrix(weight, get_scheme(scheme), None, moments)
 
 
 def loss(packed: Packed, weight: Tensor, moments: Tensor) -> float:
@@ -49,7 +49,7 @@ def loss(packed: Packed, weight: Tensor, moments: Tensor) -> float:
 def test_as_good_as_in_torch(isa: str, scheme: str) -> None:
     for weight in (trained(48, 320), torch.randn(20, 256)):
         for moments in (torch.rand(weight.shape[1]) + 0.1, heavy(weight.shape[1])):
-            native = quantize(weight, get_scheme(scheme), None, moments)
+            native = quantize_matrix(weight, get_scheme(scheme), None, moments)
             plain = in_torch(weight, scheme, moments)
             assert loss(native, weight, moments) < 1.01 * loss(plain, weight, moments)
 
@@ -58,7 +58,7 @@ def test_as_good_as_in_torch(isa: str, scheme: str) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (17, 33), (33, 130)])
 def test_tensors_are_those_of_torch(scheme: str, shape: tuple[int, int]) -> None:
     weight = trained(*shape)
-    native, plain = quantize(weight, get_scheme(scheme)), in_torch(weight, scheme)
+    native, plain = quantize_matrix(weight, get_scheme(scheme)), in_torch(weight, scheme)
     kinds = [{name: (x.shape, x.dtype) for name, x in p.tensors.items()} for p in (native, plain)]
     assert kinds[0] == kinds[1]
     moments = torch.ones(shape[1])
@@ -68,14 +68,14 @@ def test_tensors_are_those_of_torch(scheme: str, shape: tuple[int, int]) -> None
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_numbers_are_read_in_the_type_that_they_are_stored_in(dtype: torch.dtype) -> None:
     weight = trained(20, 70).to(dtype)
-    native = quantize(weight, get_scheme("q4g32ad"))
-    assert torch.equal(native.codes, quantize(weight.float(), get_scheme("q4g32ad")).codes)
+    native = quantize_matrix(weight, get_scheme("q4g32ad"))
+    assert torch.equal(native.codes, quantize_matrix(weight.float(), get_scheme("q4g32ad")).codes)
 
 
 def test_parts_of_a_matrix_are_read_where_they_lie() -> None:
     whole, scheme = trained(40, 300), get_scheme("q5g32ad")
     for part in (whole[3:29, 50:200], whole.T[:37, :33]):
-        packed, alone = quantize(part, scheme), quantize(part.contiguous(), scheme)
+        packed, alone = quantize_matrix(part, scheme), quantize_matrix(part.contiguous(), scheme)
         assert torch.equal(packed.codes, alone.codes)
 
 
@@ -84,7 +84,7 @@ def test_threads_change_nothing() -> None:
     packed = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        packed.append(quantize(weight, get_scheme("q3g32ad")))
+        packed.append(quantize_matrix(weight, get_scheme("q3g32ad")))
     torch.set_num_threads(threads)
-    for name, x in packed[0].tensors.items():
-        assert all(torch.equal(x, other.tensors[name]) for other in packed[1:])
+    for name, tensor in packed[0].tensors.items():
+        assert all(torch.equal(tensor, other.tensors[name]) for other in packed[1:])

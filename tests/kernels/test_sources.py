@@ -20,19 +20,19 @@ STRICT_GCC = (*STRICT, "-Wno-maybe-uninitialized")
 thorough = pytest.mark.skipif(not THOROUGH, reason="minutes of compiling: make test-slow")
 
 
-def build(compiler, out, *options):
+def build(compiler, program, *options):
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    command = [compiler, *options, *map(str, SOURCES), "-o", str(out)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stderr[-3000:]
-    return str(out)
+    command = [compiler, *options, *map(str, SOURCES), "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return str(program)
 
 
 def run(*command):
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stdout + found.stderr[-3000:]
-    return found.stdout
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done.stdout
 
 
 @thorough
@@ -46,9 +46,9 @@ def test_random_shapes_with_sanitizers(tmp_path):
 def test_random_shapes_with_dot_products_of_avx_vnni(tmp_path):
     """Where the processor has them in AVX-512 only: the same code, other encodings."""
     driver = build("g++", tmp_path / "driver", *STRICT_GCC, "-O2", "-DEDGEWISE_EVEX")
-    if "avx512-vnni: done" not in (found := run(driver, "100")):
+    if "avx512-vnni: done" not in (report := run(driver, "100")):
         pytest.skip("this processor has no dot products of bytes")
-    assert "avx-vnni: done" in found
+    assert "avx-vnni: done" in report
 
 
 @thorough
@@ -57,8 +57,8 @@ def test_random_shapes_on_arm(tmp_path):
     if emulator is None:
         pytest.skip("qemu-aarch64 is not installed")
     driver = build("aarch64-linux-gnu-g++", tmp_path / "driver", *STRICT, "-O2", "-static")
-    found = run(emulator, driver, "60")
-    assert "neon-i8mm: done" in found and "neon-dotprod: done" in found
+    report = run(emulator, driver, "60")
+    assert "neon-i8mm: done" in report and "neon-dotprod: done" in report
 
 
 @thorough
@@ -78,10 +78,10 @@ def test_without_a_compiler_the_package_is_built_all_the_same(tmp_path):
     shutil.copy(ROOT / "edgewise/__init__.py", tmp_path / "edgewise/__init__.py")
     command = [sys.executable, "-c", "from setuptools import setup; setup()", "build_ext"]
     environment = os.environ | {"CC": "/nowhere/cc", "CXX": "/nowhere/c++"}
-    found = subprocess.run(
+    done = subprocess.run(
         [*command, "--build-lib", "out"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert found.returncode == 0, found.stderr[-3000:]
-    assert "failed" in found.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "failed" in done.stderr
     assert not list(tmp_path.glob("out/edgewise/kernels/native*"))

@@ -54,23 +54,23 @@ def write_gguf(
         **(changes or {}),
     }
     writer = gguf.GGUFWriter(path, keys.pop("general.architecture"))
-    for key, value in keys.items():
-        if isinstance(value, str):
-            writer.add_string(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif value is not None:
-            writer.add_uint32(key, value)
+    for key, setting in keys.items():
+        if isinstance(setting, str):
+            writer.add_string(key, setting)
+        elif isinstance(setting, float):
+            writer.add_float32(key, setting)
+        elif setting is not None:
+            writer.add_uint32(key, setting)
     heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
-    for tensor, value in model.state_dict().items():
+    for tensor, parameter in model.state_dict().items():
         if tensor == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        weights = value.float().numpy()
+        weights = parameter.float().numpy()
         if name == "llama" and (which := tensor.rpartition("_proj")[0][-1:]) in heads:
             weights = permuted(weights, heads[which])
         kind = choose(tensor, weights)
-        data = gguf.quants.quantize(np.ascontiguousarray(weights), kind)
-        writer.add_tensor(gguf_name(tensor), data, raw_dtype=kind)
+        raw = gguf.quants.quantize(np.ascontiguousarray(weights), kind)
+        writer.add_tensor(gguf_name(tensor), raw, raw_dtype=kind)
     for tensor, weights in (extra or {}).items():
         writer.add_tensor(tensor, weights)
     writer.write_header_to_file()

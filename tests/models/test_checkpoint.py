@@ -23,9 +23,9 @@ def copy(checkpoint, tmp_path):
     def make(family="llama", config=lambda c: None, tensors=lambda t: None):
         folder = tmp_path / family
         shutil.copytree(checkpoint(family), folder)
-        values = json.loads((folder / "config.json").read_text())
-        config(values)
-        (folder / "config.json").write_text(json.dumps(values))
+        document = json.loads((folder / "config.json").read_text())
+        config(document)
+        (folder / "config.json").write_text(json.dumps(document))
         weights = load_file(folder / "model.safetensors")
         tensors(weights)
         save_file(weights, folder / "model.safetensors")
@@ -147,8 +147,8 @@ def test_older_spellings_of_rope_settings(copy, checkpoint):
         config["rope_theta"] = parameters.pop("rope_theta")
         config["rope_scaling"] = {"type": parameters.pop("rope_type"), **parameters}
 
-    found = open_checkpoint(copy("llama3-rope", config=older)).config
-    assert found == open_checkpoint(checkpoint("llama3-rope")).config
+    read = open_checkpoint(copy("llama3-rope", config=older)).config
+    assert read == open_checkpoint(checkpoint("llama3-rope")).config
 
 
 def test_a_bare_decoder_lacks_the_prefix(copy, checkpoint):
@@ -158,8 +158,8 @@ def test_a_bare_decoder_lacks_the_prefix(copy, checkpoint):
 
     tokens = torch.arange(5)
     expected = load_shard(checkpoint("opt")).forward(tokens, [Segment(0, 0, 5)])
-    found = load_shard(copy("opt", tensors=bare)).forward(tokens, [Segment(0, 0, 5)])
-    assert torch.equal(found, expected)
+    logits = load_shard(copy("opt", tensors=bare)).forward(tokens, [Segment(0, 0, 5)])
+    assert torch.equal(logits, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -200,9 +200,9 @@ def hub(checkpoint, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("hub")
 def test_a_hub_id_loads_through_the_hub_library(checkpoint):
     tokens = torch.arange(6)
-    found = load_shard("tiny/llama", 0, 3).forward(tokens, [Segment(0, 0, 6)])
+    states = load_shard("tiny/llama", 0, 3).forward(tokens, [Segment(0, 0, 6)])
     expected = load_shard(checkpoint("llama"), 0, 3).forward(tokens, [Segment(0, 0, 6)])
-    assert torch.equal(found, expected)
+    assert torch.equal(states, expected)
 
 
 @pytest.mark.usefixtures("hub")

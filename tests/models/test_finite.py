@@ -24,9 +24,9 @@ ANY = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
 @given(st.lists(ANY, max_size=50), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
-def test_all_finite_is_what_torch_says(values, dtype):
-    x = torch.tensor(values, dtype=torch.float64).to(dtype)
-    assert all_finite(x) == bool(x.isfinite().all())
+def test_all_finite_is_what_torch_says(numbers, dtype):
+    tensor = torch.tensor(numbers, dtype=torch.float64).to(dtype)
+    assert all_finite(tensor) == bool(tensor.isfinite().all())
 
 
 def test_large_numbers_are_numbers():
@@ -88,8 +88,8 @@ def test_timing_reads_numbers_only(checkpoint, kind):
     """The tokens that a timing looks back at never came."""
     config = open_checkpoint(checkpoint("llama")).config
     shard = random_shard(config, 1, 6, "fp32", device="cpu", slots=2, context=40, cache=kind)
-    x = torch.randn(2, config.hidden_size)
-    shard.forward(x, [Segment(0, 30, 1), Segment(1, 39, 1)])
+    states = torch.randn(2, config.hidden_size)
+    shard.forward(states, [Segment(0, 30, 1), Segment(1, 39, 1)])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

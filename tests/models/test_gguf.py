@@ -73,15 +73,15 @@ def test_the_configuration_is_the_models(family, tmp_path):
     kind, changes = MODELS[family]
     model = small_model(kind, **changes)
     model.save_pretrained(tmp_path)
-    found = open_checkpoint(write_gguf(tmp_path / "model.gguf", model)).config
+    config = open_checkpoint(write_gguf(tmp_path / "model.gguf", model)).config
     wanted = open_checkpoint(tmp_path).config
-    assert _same(found, wanted)
+    assert _same(config, wanted)
 
 
-def _same(found: DecoderConfig, wanted: DecoderConfig) -> bool:
-    fields = [x for x in DecoderConfig.__slots__ if x not in ("norm_eps", "architecture")]
-    close = abs(found.norm_eps - wanted.norm_eps) < 1e-9
-    return close and all(getattr(found, x) == getattr(wanted, x) for x in fields)
+def _same(config: DecoderConfig, wanted: DecoderConfig) -> bool:
+    fields = [name for name in DecoderConfig.__slots__ if name not in ("norm_eps", "architecture")]
+    close = abs(config.norm_eps - wanted.norm_eps) < 1e-9
+    return close and all(getattr(config, name) == getattr(wanted, name) for name in fields)
 
 
 def mixed(name, weights):
@@ -97,13 +97,13 @@ def mixed(name, weights):
 
 def dequantized(model, choose):
     """The model with the weights that such a file means."""
-    for name, value in model.state_dict().items():
+    for name, parameter in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
-        weights = value.float().numpy()
+        weights = parameter.float().numpy()
         kind = choose(name, weights)
         raw = gguf.quants.quantize(weights, kind)
-        value.copy_(torch.from_numpy(gguf.quants.dequantize(raw, kind)))
+        parameter.copy_(torch.from_numpy(gguf.quants.dequantize(raw, kind)))
     return model
 
 
@@ -116,13 +116,13 @@ def test_types_may_differ_within_a_fused_matrix(tmp_path):
     assert isinstance(block.qkv, StackedLinear)
     assert [part.scheme.name for part in block.qkv.parts] == ["q4g32h", "q8g32h"]
     assert block.up.scheme.name == "q4g32h"
-    out = shard.forward(IDS, [Segment(0, 0, len(IDS))])
-    assert (out - truth).norm() < 0.03 * truth.norm()
+    rough = shard.forward(IDS, [Segment(0, 0, len(IDS))])
+    assert (rough - truth).norm() < 0.03 * truth.norm()
     spec = open_checkpoint(path).spec
     stored, table = get_scheme("stored"), spec.layers[0].matrix_bytes(get_scheme("stored"), 0)
-    assert shard.weight_bytes == sum(x.weight_bytes(stored) for x in spec.layers) - table
+    assert shard.weight_bytes == sum(layer.weight_bytes(stored) for layer in spec.layers) - table
     for start, end in ((0, 1), (1, 3), (3, 4)):
-        wanted = sum(x.weight_bytes(stored) for x in spec.layers[start:end])
+        wanted = sum(layer.weight_bytes(stored) for layer in spec.layers[start:end])
         assert load_shard(path, start, end, "stored").weight_bytes == wanted
         room = {"device": "cpu", "slots": 1, "context": 8, "spec": spec}
         made = random_shard(open_checkpoint(path).config, start, end, "stored", **room)
@@ -171,7 +171,7 @@ def test_a_shard_reads_only_its_own_tensors(tmp_path, monkeypatch):
     checkpoint = open_checkpoint(path)
     load_shard(checkpoint, 1, 2, "stored")
     mine = [x for x in checkpoint.header.tensors.values() if x.name.startswith("blk.0.")]
-    assert sum(n for _, n in read) == sum(x.nbytes for x in mine)
+    assert sum(n for _, n in read) == sum(tensor.nbytes for tensor in mine)
     first, last = min(x.offset for x in mine), max(x.offset + x.nbytes for x in mine)
     assert all(first <= at and at + n <= last for at, n in read)
 

@@ -29,9 +29,9 @@ def logits(shard, tokens=TOKENS):
 @pytest.fixture
 def reads(monkeypatch):
     """How often each tensor of a checkpoint is read."""
-    found, read = Counter(), Checkpoint.read
-    monkeypatch.setattr(Checkpoint, "read", lambda self, t: found.update([t]) or read(self, t))
-    return found
+    counts, read = Counter(), Checkpoint.read
+    monkeypatch.setattr(Checkpoint, "read", lambda self, t: counts.update([t]) or read(self, t))
+    return counts
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,10 +59,10 @@ def test_every_cut_equals_the_whole(checkpoint, family):
     whole = load_shard(folder, schemes="q5g32")
     expected = logits(whole)
     for cut in range(1, whole.end):
-        x = TOKENS
+        states = TOKENS
         for part in (load_shard(folder, 0, cut, "q5g32"), load_shard(folder, cut, None, "q5g32")):
-            x = logits(part, x)
-        assert torch.equal(x, expected), cut
+            states = logits(part, states)
+        assert torch.equal(states, expected), cut
 
 
 def test_every_layer_may_take_its_own_scheme(checkpoint):
@@ -74,7 +74,7 @@ def test_every_layer_may_take_its_own_scheme(checkpoint):
     )
     assert shard.weight_bytes == expected
     blocks = [layer for layer in shard.layers if isinstance(layer, Block)]
-    assert [next(x.parameters()).dtype for x in blocks] == [
+    assert [next(block.parameters()).dtype for block in blocks] == [
         torch.bfloat16, torch.bfloat16, torch.bfloat16, torch.float32,
     ]  # fmt: skip
     assert torch.isfinite(logits(shard)).all()
@@ -126,9 +126,9 @@ class TestStore:
         again = load_shard(checkpoint("llama"), 1, 4, "q4g64", store=store)
         matrices = {name for name in reads if not name.endswith("norm.weight")}
         assert all(".layers.2." in name for name in matrices)  # blocks 0 and 1 were there
-        x = torch.randn(LENGTH, 32)
+        states = torch.randn(LENGTH, 32)
         plain = load_shard(checkpoint("llama"), 1, 4, "q4g64")
-        assert torch.equal(logits(again, x), logits(plain, x))
+        assert torch.equal(logits(again, states), logits(plain, states))
         assert torch.equal(first.layers[0].qkv.codes, again.layers[0].qkv.codes)
 
     def test_schemes_methods_and_weights_are_kept_apart(self, checkpoint, store):
@@ -150,9 +150,9 @@ class TestStore:
             with torch.no_grad():
                 model.model.layers[0].mlp.down_proj.weight.mul_(scale)
             model.save_pretrained(tmp_path / "model")
-            found = load_shard(tmp_path / "model", 1, 2, "q8g64", store=store)
+            shard = load_shard(tmp_path / "model", 1, 2, "q8g64", store=store)
             expected = load_shard(tmp_path / "model", 1, 2, "q8g64")
-            assert torch.equal(found.layers[0].down.scale, expected.layers[0].down.scale)
+            assert torch.equal(shard.layers[0].down.scale, expected.layers[0].down.scale)
         assert len(list(store.folder.iterdir())) == 2
 
     @pytest.mark.parametrize("damage", ["half", "empty", "other"])
@@ -166,8 +166,8 @@ class TestStore:
             path.write_bytes(other.read_bytes())
         else:
             path.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
-        found = load_shard(checkpoint("llama"), 1, 2, "q4g64", store=store)
-        assert torch.equal(found.layers[0].qkv.codes, expected.layers[0].qkv.codes)
+        again = load_shard(checkpoint("llama"), 1, 2, "q4g64", store=store)
+        assert torch.equal(again.layers[0].qkv.codes, expected.layers[0].qkv.codes)
         assert path.read_bytes() == whole
 
     def test_the_oldest_make_room(self, checkpoint, store):

@@ -26,9 +26,9 @@ def truth(family):
         return tokens, random_model(family)(tokens[None]).logits[0]
 
 
-def assert_same(found, expected):
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() < TOLERANCE
+def assert_same(actual, expected):
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() < TOLERANCE
 
 
 def test_prefill_in_one_piece(checkpoint, family, truth):
@@ -54,16 +54,16 @@ def test_sequences_of_different_lengths_share_a_step(checkpoint, family, truth):
     shard.forward(tokens[:9], [Segment(7, 0, 9)])
     shard.forward(tokens[:4], [Segment(3, 0, 4)])
     both = torch.cat((tokens[9:10], tokens[4:8]))
-    found = shard.forward(both, [Segment(7, 9, 1), Segment(3, 4, 4)])
-    assert_same(found, torch.cat((logits[9:10], logits[4:8])))
+    actual = shard.forward(both, [Segment(7, 9, 1), Segment(3, 4, 4)])
+    assert_same(actual, torch.cat((logits[9:10], logits[4:8])))
 
 
 def test_a_dropped_sequence_gives_its_slot_back(checkpoint, family, truth):
     tokens, logits = truth
     shard = load_shard(checkpoint(family), slots=1)
     for sequence in range(3):
-        found = shard.forward(tokens, [Segment(sequence, 0, LENGTH)], rows=[LENGTH - 1])
-        assert_same(found, logits[-1:])
+        actual = shard.forward(tokens, [Segment(sequence, 0, LENGTH)], rows=[LENGTH - 1])
+        assert_same(actual, logits[-1:])
         shard.drop(sequence)
 
 
@@ -85,6 +85,6 @@ def test_the_training_decoder_is_the_same_function(checkpoint, family, truth):
 def test_half_precision_stays_close(checkpoint, family, truth):
     tokens, logits = truth
     shard = load_shard(checkpoint(family), schemes="bf16")
-    found = shard.forward(tokens, [Segment(0, 0, LENGTH)])
-    assert found.dtype == torch.float32
-    assert (found - logits).norm() / logits.norm() < 0.05
+    half = shard.forward(tokens, [Segment(0, 0, LENGTH)])
+    assert half.dtype == torch.float32
+    assert (half - logits).norm() / logits.norm() < 0.05

@@ -20,13 +20,13 @@ LENGTH = 11
 def run(shards, tokens):
     """Logits of a prompt of LENGTH - 3 tokens and then three single ones, through all shards."""
     steps = [Segment(0, 0, LENGTH - 3), *[Segment(0, LENGTH - 3 + i, 1) for i in range(3)]]
-    found = []
+    logits = []
     for step in steps:
-        x = tokens[step.start : step.end]
+        states = tokens[step.start : step.end]
         for shard in shards:
-            x = shard.forward(x, [step])
-        found.append(x)
-    return torch.cat(found)
+            states = shard.forward(states, [step])
+        logits.append(states)
+    return torch.cat(logits)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,9 +100,9 @@ def test_a_cache_in_8_bits_changes_what_it_must(checkpoint, family):
     """As the model whose keys and values are rounded without a cache (quality/streaming.py)."""
     folder, tokens = checkpoint(family), torch.randint(VOCABULARY, (LENGTH,))
     config, shard = open_checkpoint(folder).config, load_shard(folder, cache=CacheType.INT8)
-    x = tokens[None]
+    states = tokens[None]
     for number, layer in enumerate(shard.layers):
-        x = run_layer(config, number, layer, x, CacheType.INT8)
+        states = run_layer(config, number, layer, states, CacheType.INT8)
     whole = shard.forward(tokens, [Segment(0, 0, LENGTH)])
     shard.drop(0)
     steps = [shard.forward(tokens[i : i + 1], [Segment(0, i, 1)]) for i in range(LENGTH)]
@@ -110,8 +110,8 @@ def test_a_cache_in_8_bits_changes_what_it_must(checkpoint, family):
     far = (whole - plain).abs().max()
     # A last digit may tip a code over to its neighbour: less than all the rounding, not nothing.
     assert 0 < far < 0.1
-    assert (whole - x[0]).abs().max() < 0.5 * far
-    assert (torch.cat(steps) - x[0]).abs().max() < 0.5 * far
+    assert (whole - states[0]).abs().max() < 0.5 * far
+    assert (torch.cat(steps) - states[0]).abs().max() < 0.5 * far
 
 
 def test_ranges_and_schemes_are_checked(checkpoint):

@@ -16,10 +16,10 @@ def tokenizer():
 
 def streamed(text, stop=()):
     """Stream the bytes of `text` one by one: the worst a byte-level tokenizer can do."""
-    data = text.encode()
+    encoded = text.encode()
     stream = TextStream(lambda ids: bytes(ids).decode(errors="replace"), stop)
     pieces = []
-    for byte in data:
+    for byte in encoded:
         pieces.append(stream.push(byte))
         if stream.stopped:
             return pieces, stream
@@ -36,11 +36,11 @@ def test_the_pieces_are_the_text(text):
 @given(st.text("ab€"), st.lists(st.text("ab€", min_size=1, max_size=4), min_size=1, max_size=3))
 def test_text_ends_where_the_first_stop_string_begins(text, stop):
     pieces, stream = streamed(text, stop)
-    found = [text.find(s) for s in stop if s in text]
+    starts = [text.find(s) for s in stop if s in text]
     shown = "".join(pieces)
-    assert stream.stopped == bool(found)
+    assert stream.stopped == bool(starts)
     assert not any(s in shown for s in stop)
-    if found:
+    if starts:
         assert text.startswith(shown)
         # Nothing that any stop string could have cut later was shown, nor too little.
         ends = [text.find(s) + len(s) for s in stop if s in text]

@@ -12,13 +12,13 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.loading import Loader
 from edgewise.models.shard import load_shard
 from edgewise.quality.calibration import ENGLISH, Calibration, sequences
-from edgewise.quality.evaluate import evaluate, greedy
+from edgewise.quality.evaluate import greedy, measure_quality
 from edgewise.quality.examples import Example, load_examples
 from edgewise.quality.plan_loss import full_states, plan_losses
 from edgewise.quality.prepare import prepare
 from edgewise.quality.streaming import run_observed
 from edgewise.quantization import Store
-from edgewise.quantization.rounding import quantize
+from edgewise.quantization.rounding import quantize_matrix
 from edgewise.schemes import get_scheme
 from tests.seeds import THOROUGH
 
@@ -44,7 +44,7 @@ SQUAD = {
 
 @pytest.fixture(scope="module")
 def full():
-    return evaluate("demo", ["fp32"] * 14, load_examples(None, 12))
+    return measure_quality("demo", ["fp32"] * 14, load_examples(None, 12))
 
 
 class TestEvaluate:
@@ -73,11 +73,11 @@ class TestEvaluate:
         assert full.loss == pytest.approx(total / count, rel=1e-3, abs=1e-7)
 
     def test_few_bits_lose_more(self, full):
-        found = evaluate("demo", ["q2g64"] * 14, load_examples(None, 12))
-        assert found.kl > 1e-4
-        assert found.full_loss == pytest.approx(full.loss)
-        assert found.weight_bytes < full.weight_bytes / 10
-        assert found.perplexity > full.perplexity
+        coarse = measure_quality("demo", ["q2g64"] * 14, load_examples(None, 12))
+        assert coarse.kl > 1e-4
+        assert coarse.full_loss == pytest.approx(full.loss)
+        assert coarse.weight_bytes < full.weight_bytes / 10
+        assert coarse.perplexity > full.perplexity
 
     def test_answers_side_by_side_are_those_one_by_one(self, checkpoint):
         folder, prompts = checkpoint("llama"), [[5, 9, 4], [7], [3, 3, 8, 20, 11]]
@@ -89,7 +89,7 @@ class TestEvaluate:
     def test_questions_beyond_the_context_are_refused(self):
         long = [Example("word " * 600, ("yes",))]
         with pytest.raises(InputError, match=r"has \d+ tokens, but 'demo' has a context of 512"):
-            evaluate("demo", ["bf16"] * 14, long)
+            measure_quality("demo", ["bf16"] * 14, long)
 
 
 class TestExamples:
@@ -99,15 +99,15 @@ class TestExamples:
         return path
 
     def test_the_demos_are_its_held_out_questions(self):
-        found = load_examples(None, 5)
-        assert len(found) == 5
-        assert found[0].prompt.endswith("\nAnswer:")
-        assert len(found[0].answers) == 1
+        examples = load_examples(None, 5)
+        assert len(examples) == 5
+        assert examples[0].prompt.endswith("\nAnswer:")
+        assert len(examples[0].answers) == 1
 
     def test_squad(self, tmp_path):
-        (found,) = load_examples(self.write(tmp_path, "dev.json", json.dumps(SQUAD)), 9)
-        assert found.prompt == "Oak Street has 3 benches.\nHow many?\nAnswer:"
-        assert found.answers == ("3", "3 benches")
+        (example,) = load_examples(self.write(tmp_path, "dev.json", json.dumps(SQUAD)), 9)
+        assert example.prompt == "Oak Street has 3 benches.\nHow many?\nAnswer:"
+        assert example.answers == ("3", "3 benches")
 
     def test_lines(self, tmp_path):
         rows = [
@@ -116,9 +116,9 @@ class TestExamples:
             {"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}},
         ]
         text = "\n".join(map(json.dumps, rows)) + "\n\n"
-        found = load_examples(self.write(tmp_path, "x.jsonl", text), 9)
-        assert [x.answers for x in found] == [("4",), ("a", "b"), ("a",)]
-        assert found[0].prompt == "2 + 2 ="
+        examples = load_examples(self.write(tmp_path, "x.jsonl", text), 9)
+        assert [example.answers for example in examples] == [("4",), ("a", "b"), ("a",)]
+        assert examples[0].prompt == "2 + 2 ="
 
     @pytest.mark.parametrize(
         ("name", "text", "message"),
@@ -147,10 +147,10 @@ class TestExamples:
 class TestCalibration:
     def test_what_a_model_writes_depends_on_the_seed_alone(self):
         asked = [Calibration(count=2, length=12, seed=seed) for seed in (0, 0, 1)]
-        found = [sequences("demo", x) for x in asked]
-        assert found[0].shape == (2, 12)
-        assert torch.equal(found[0], found[1])
-        assert not torch.equal(found[0], found[2])
+        texts = [sequences("demo", x) for x in asked]
+        assert texts[0].shape == (2, 12)
+        assert torch.equal(texts[0], texts[1])
+        assert not torch.equal(texts[0], texts[2])
 
     def test_what_a_model_writes_follows_its_distribution(self):
         """Its own loss on such text is the entropy: most tokens are likely ones."""
@@ -165,8 +165,8 @@ class TestCalibration:
     def test_a_file_is_cut_into_sequences(self, tmp_path):
         path = tmp_path / "text.txt"
         path.write_text("How warm is it at sensor 64? " * 20)
-        found = sequences("demo", Calibration(str(path), count=3, length=10))
-        assert found.shape == (3, 10)
+        ids = sequences("demo", Calibration(str(path), count=3, length=10))
+        assert ids.shape == (3, 10)
 
     @pytest.mark.parametrize(
         ("asked", "message"),
@@ -234,7 +234,7 @@ def test_a_real_tied_matrix_errs_less_by_gptq_where_its_head_looks(real_model):
     )
     weight = head.out.weight[:4096]
     nearest, gptq = (
-        quantize(weight, scheme, method, looked_at["out"]).dequantized() - weight
+        quantize_matrix(weight, scheme, method, looked_at["out"]).dequantized() - weight
         for method in ("nearest", "gptq")
     )
     errors = [float(((x @ held_out["out"]) * x).sum()) for x in (nearest, gptq)]

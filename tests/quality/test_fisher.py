@@ -21,10 +21,10 @@ def test_a_small_change_costs_its_quadratic_form(checkpoint, family):
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(config.vocab_size, (1, 8), generator=generator)
 
-    def run(first, x):
+    def run(first, states):
         for number in range(first, 6):
-            x = run_layer(config, number, layers[number], x)
-        return x
+            states = run_layer(config, number, layers[number], states)
+        return states
 
     states = [ids]
     for number in range(5):

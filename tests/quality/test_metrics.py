@@ -23,7 +23,7 @@ def test_normalization_is_squads(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("found", "answers", "exact", "score"),
+    ("reply", "answers", "exact", "score"),
     [
         ("Denver Broncos", ["Denver Broncos", "The Denver Broncos!"], True, 1.0),
         ("the denver broncos.", ["Denver Broncos"], True, 1.0),
@@ -33,17 +33,17 @@ def test_normalization_is_squads(text, expected):
         ("", ["something"], False, 0.0),
     ],
 )
-def test_exact_match_and_f1(found, answers, exact, score):
-    assert exact_match(found, answers) is exact
-    assert f1(found, answers) == pytest.approx(score)
+def test_exact_match_and_f1(reply, answers, exact, score):
+    assert exact_match(reply, answers) is exact
+    assert f1(reply, answers) == pytest.approx(score)
 
 
 def test_bleu_is_sacrebleus():
-    found = ["The cat sat on the mat today.", "There are 29 degrees now."]
+    replies = ["The cat sat on the mat today.", "There are 29 degrees now."]
     answers = [["The cat sat on a mat today."], ["It is 29 degrees there now.", "29 degrees now."]]
     columns = [[row[0] for row in answers], [answers[0][0], answers[1][1]]]
-    expected = sacrebleu.corpus_bleu(found, columns).score / 100
-    assert bleu(found, answers) == pytest.approx(expected)
+    expected = sacrebleu.corpus_bleu(replies, columns).score / 100
+    assert bleu(replies, answers) == pytest.approx(expected)
     assert 0 < expected < 1
     assert bleu(["one two three four"], [["one two three four"]]) == pytest.approx(1.0)
 
@@ -52,7 +52,7 @@ def test_the_ratio_is_dilemmas(checkpoint):
     spec = open_checkpoint(checkpoint("llama")).spec
     assert quantization_ratio(spec, ["fp32"] * 6) == 1.0
     assert quantization_ratio(spec, ["t4"] * 6) == 0.125
-    weights = [sum(r * c for r, c in x.matrices) for x in spec.layers]
+    weights = [sum(r * c for r, c in layer.matrices) for layer in spec.layers]
     mixed = ["q8g64"] + ["q4g64"] * 5
     expected = (8 * weights[0] + 4 * sum(weights[1:])) / (32 * sum(weights))
     assert quantization_ratio(spec, mixed) == pytest.approx(expected)

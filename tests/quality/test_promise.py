@@ -21,7 +21,7 @@ def planner(least=0.0, asked=None):
     def plan(budget):
         if asked is not None:
             asked.append(budget)
-        usable = [x for x in LADDER if least <= x <= budget]
+        usable = [loss for loss in LADDER if least <= loss <= budget]
         if not usable:
             raise Infeasible(f"nothing within {budget:.3g}", shortage_bytes=7)
         loss = max(usable)
@@ -40,7 +40,7 @@ def test_a_plan_that_holds_is_taken_at_once():
     asked = []
     kept = keep(0.34, planner(asked=asked), truth(1.0))
     assert asked == [0.34 * FIRST]
-    assert [(x.predicted, x.measured) for x in kept.rounds] == [(0.25, 0.25)]
+    assert [(attempt.predicted, attempt.measured) for attempt in kept.rounds] == [(0.25, 0.25)]
 
 
 def test_a_plan_that_loses_more_is_made_again_within_less():
@@ -48,7 +48,7 @@ def test_a_plan_that_loses_more_is_made_again_within_less():
     assert kept.rounds[0].measured == 0.75
     assert kept.rounds[-1].measured <= 0.34
     assert kept.result.estimate.loss == kept.rounds[-1].predicted
-    budgets = [x.budget for x in kept.rounds]
+    budgets = [attempt.budget for attempt in kept.rounds]
     assert budgets == sorted(budgets, reverse=True)
 
 

@@ -25,11 +25,11 @@ def test_layers_lose_together_what_whole_models_lose(
     checkpoint, ids, log_probabilities, kl, family
 ):
     folder = checkpoint(family)
-    found = measure_sensitivity(str(folder), SCHEMES, ids)
+    measured = measure_sensitivity(str(folder), SCHEMES, ids)
     full = log_probabilities(folder, ["fp32"] * 6)
     for scheme in SCHEMES:
         expected = kl(full, log_probabilities(folder, [scheme] * 6))
-        assert sum(found.losses[scheme]) == pytest.approx(expected, abs=1e-6, rel=1e-3)
+        assert sum(measured.losses[scheme]) == pytest.approx(expected, abs=1e-6, rel=1e-3)
 
 
 def test_layers_share_that_as_they_would_lose_alone(checkpoint):
@@ -37,12 +37,12 @@ def test_layers_share_that_as_they_would_lose_alone(checkpoint):
     many = torch.randint(VOCABULARY, (24, 20), generator=torch.Generator().manual_seed(1))
     losses = measure_sensitivity(folder, ["q4g64"], many).losses["q4g64"]
     alone = [
-        x.mean
-        for x in plan_losses(
+        loss.mean
+        for loss in plan_losses(
             folder, [["fp32"] * i + ["q4g64"] + ["fp32"] * (5 - i) for i in range(6)], many
         )
     ]
-    shares, expected = ([x / sum(y) for x in y] for y in (losses, alone))
+    shares, expected = ([loss / sum(each) for loss in each] for each in (losses, alone))
     assert max(expected) > 4 * min(expected)
     assert shares == pytest.approx(expected, rel=0.5, abs=0.08)
 
@@ -52,8 +52,8 @@ def test_the_reference_is_what_transformers_calls_the_loss(checkpoint, ids):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         expected = float(model(ids, labels=ids).loss)
-    found = measure_sensitivity(str(folder), ["bf16"], ids)
-    assert found.reference == pytest.approx(expected, rel=1e-5)
+    measured = measure_sensitivity(str(folder), ["bf16"], ids)
+    assert measured.reference == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -65,8 +65,8 @@ def test_plans_lose_what_whole_models_lose(checkpoint, ids, log_probabilities, k
         ("fp32",) * 6,
     ]
     full = log_probabilities(folder, ["fp32"] * 6)
-    found = plan_losses(str(folder), plans, ids)
-    for plan, loss in zip(plans, found, strict=True):
+    losses = plan_losses(str(folder), plans, ids)
+    for plan, loss in zip(plans, losses, strict=True):
         expected = kl(full, log_probabilities(folder, plan))
         assert loss.mean == pytest.approx(expected, abs=1e-6, rel=1e-4)
 
@@ -83,9 +83,9 @@ def test_one_layer_at_a_time_is_in_memory(checkpoint, ids, monkeypatch):
 
     def counted(self, number, scheme, *rest, **named):
         layer = load(self, number, scheme, *rest, **named)
-        alive[:] = [x for x in alive if x() is not None]
+        alive[:] = [reference for reference in alive if reference() is not None]
         alive.append(weakref.ref(layer))
-        most.append(sum(x() is not None for x in alive))
+        most.append(sum(reference() is not None for reference in alive))
         return layer
 
     monkeypatch.setattr(Loader, "layer", counted)
@@ -97,9 +97,9 @@ def test_one_layer_at_a_time_is_in_memory(checkpoint, ids, monkeypatch):
 
 def test_weights_are_squared_differences_over_all_weights(checkpoint, ids):
     folder = str(checkpoint("llama"))
-    found = measure_sensitivity(folder, ["bf16", "fp32"], ids, "weights")
+    measured = measure_sensitivity(folder, ["bf16", "fp32"], ids, "weights")
     model = open_checkpoint(folder)
-    total = sum(r * c for x in model.spec.layers for r, c in x.matrices)
+    total = sum(r * c for layer in model.spec.layers for r, c in layer.matrices)
     block = [
         f"model.layers.2.{name}.weight"
         for name in (
@@ -112,14 +112,14 @@ def test_weights_are_squared_differences_over_all_weights(checkpoint, ids):
         weight = model.read(name).numpy().astype(np.float64)
         rounded = model.read(name).bfloat16().float().numpy()
         expected += ((rounded - weight) ** 2).sum()
-    assert found.losses["bf16"][3] == pytest.approx(expected / total, rel=1e-6)
-    assert set(found.losses["fp32"]) == {0.0}
+    assert measured.losses["bf16"][3] == pytest.approx(expected / total, rel=1e-6)
+    assert set(measured.losses["fp32"]) == {0.0}
 
 
 def test_variance_is_the_steps_square_times_the_inputs_variance(checkpoint, ids):
     """For the head, whose input `transformers` gives."""
     folder = str(checkpoint("llama"))
-    found = measure_sensitivity(folder, ["q4g64", "q8g64"], ids, "variance")
+    measured = measure_sensitivity(folder, ["q4g64", "q8g64"], ids, "variance")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         inputs = model.model(ids).last_hidden_state.flatten(0, 1).double().numpy()
@@ -127,15 +127,15 @@ def test_variance_is_the_steps_square_times_the_inputs_variance(checkpoint, ids)
     spread = (weight.max(1) - weight.min(1)).max()
     for name, levels in (("q4g64", 7), ("q8g64", 127)):
         expected = (spread / levels) ** 2 * inputs.var(0).sum()
-        assert found.losses[name][-1] == pytest.approx(expected, rel=1e-4)
-    assert found.losses["q4g64"][0] == 0.0  # looking up is no product
+        assert measured.losses[name][-1] == pytest.approx(expected, rel=1e-4)
+    assert measured.losses["q4g64"][0] == 0.0  # looking up is no product
 
 
 def test_it_survives_its_file(checkpoint, ids, tmp_path):
-    found = measure_sensitivity(str(checkpoint("llama")), ["bf16"], ids)
+    measured = measure_sensitivity(str(checkpoint("llama")), ["bf16"], ids)
     path = tmp_path / "s.json"
-    path.write_text(found.to_json())
-    assert Sensitivity.load(path) == found
+    path.write_text(measured.to_json())
+    assert Sensitivity.load(path) == measured
 
 
 def test_what_does_not_exist_is_refused(checkpoint, ids):

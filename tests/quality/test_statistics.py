@@ -11,7 +11,7 @@ from edgewise.quality.calibration import Calibration, written_by
 from edgewise.quality.rounding import rounding_for
 from edgewise.quality.statistics import collect_statistics, statistics_key
 from edgewise.quantization.packed import Packed
-from edgewise.quantization.rounding import quantize
+from edgewise.quantization.rounding import quantize_matrix
 from edgewise.quantization.statistics import Statistics, load_statistics, statistics_path
 from edgewise.schemes import get_scheme
 
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def same(one: Packed, other: Packed) -> bool:
-    return all(torch.equal(x, other.tensors[name]) for name, x in one.tensors.items())
+    return all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 def test_moments_are_of_what_transformers_multiplies(checkpoint, ids):
@@ -45,13 +45,13 @@ def test_moments_are_of_what_transformers_multiplies(checkpoint, ids):
         )
     with torch.no_grad():
         model(ids)
-    found = collect_statistics(str(folder), ids)
+    statistics = collect_statistics(str(folder), ids)
     for name, inputs in seen.items():
         expected = inputs.flatten(0, 1).square().mean(0)
-        assert torch.allclose(found.moments[name], expected, rtol=0.05, atol=1e-4)
+        assert torch.allclose(statistics.moments[name], expected, rtol=0.05, atol=1e-4)
     blocks = {f"{i}.{name}" for i in range(1, 5) for name in ("qkv", "out", "up", "down")}
-    assert set(found.moments) == {*blocks, "5.out"}
-    assert set(found.of(5)) == {"out"}
+    assert set(statistics.moments) == {*blocks, "5.out"}
+    assert set(statistics.of(5)) == {"out"}
 
 
 def test_a_tied_table_takes_the_heads(checkpoint, ids):
@@ -69,10 +69,10 @@ def test_layers_are_rounded_by_what_their_methods_name_says(checkpoint, ids, cac
     assert loader.layer(5, Q4, embedding).out.packed is not None
     for number, name in ((0, "tokens"), (3, "down"), (5, "out")):
         weight = getattr(plain.layer(number, get_scheme("fp32")), name).weight
-        expected = quantize(weight, Q4, None, statistics.moments[f"{number}.{name}"])
+        expected = quantize_matrix(weight, Q4, None, statistics.moments[f"{number}.{name}"])
         made = getattr(loader.layer(number, Q4), name).packed
         assert same(made, expected)
-        assert not same(made, quantize(weight, Q4))
+        assert not same(made, quantize_matrix(weight, Q4))
     assert same(embedding.tokens.packed, loader.layer(5, Q4).out.packed)
 
 

@@ -12,11 +12,11 @@ WIDTHS = (2, 3, 4, 5, 6, 8, 10, 12, 14, 16)
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_planes_make_up_the_width(bits: int) -> None:
-    found = planes(bits)
-    assert sum(width for width, _ in found) == bits
-    assert all(width in (1, 2, 4, 8) for width, _ in found)
-    assert [shift for _, shift in found] == [
-        sum(width for width, _ in found[:i]) for i in range(len(found))
+    layout = planes(bits)
+    assert sum(width for width, _ in layout) == bits
+    assert all(width in (1, 2, 4, 8) for width, _ in layout)
+    assert [shift for _, shift in layout] == [
+        sum(width for width, _ in layout[:i]) for i in range(len(layout))
     ]
 
 
@@ -39,8 +39,8 @@ def test_codes_come_back(bits: int, blocks: int, tiles: int, seed: int) -> None:
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_the_extremes_come_back(bits: int) -> None:
-    for value in (0, 2**bits - 1):
-        codes = torch.full((16, 32), value, dtype=torch.int32)
+    for extreme in (0, 2**bits - 1):
+        codes = torch.full((16, 32), extreme, dtype=torch.int32)
         assert torch.equal(unpack(pack(codes, bits), bits).to(torch.int32), codes)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from edgewise import kernels
 from edgewise.errors import QuantizationError
-from edgewise.quantization import quantize
-from edgewise.quantization.packed import Packed, random_packed
+from edgewise.quantization import quantize_matrix
+from edgewise.quantization.packed import random_packed
 from edgewise.quantization.rounding import descent
 from edgewise.schemes import SCHEMES, Family, Scheme, get_scheme
 
@@ -49,8 +49,8 @@ def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
 
 def groups_of(matrix: Tensor, size: int) -> list[np.ndarray]:
     """Every group of every row, the last of a row shorter."""
-    values = matrix.double().numpy()
-    return [row[i : i + size] for row in values for i in range(0, len(row), size)]
+    numbers = matrix.double().numpy()
+    return [row[i : i + size] for row in numbers for i in range(0, len(row), size)]
 
 
 def allowed_error(group: np.ndarray, scheme: Scheme, row: np.ndarray) -> float:
@@ -68,8 +68,15 @@ def allowed_error(group: np.ndarray, scheme: Scheme, row: np.ndarray) -> float:
     return len(group) * (0.5 * step + off) ** 2 * (1 + 1e-5) + 1e-60
 
 
-def within_bounds(weight: Tensor, values: Tensor, scheme: Scheme) -> bool:
-    size, wrongs = scheme.group, groups_of(values - weight, scheme.group)
+def change(
+    weight: Tensor, scheme: Scheme, method: str | None = None, moments: Tensor | None = None
+) -> Tensor:
+    """What rounding adds to a matrix."""
+    return quantize_matrix(weight, scheme, method, moments).dequantized() - weight
+
+
+def within_bounds(weight: Tensor, rounded: Tensor, scheme: Scheme) -> bool:
+    size, wrongs = scheme.group, groups_of(rounded - weight, scheme.group)
     rows = [row for row in weight.double().numpy() for _ in range(0, len(row), size)]
     return all(
         (wrong**2).sum() <= allowed_error(group, scheme, row)
@@ -80,26 +87,26 @@ def within_bounds(weight: Tensor, values: Tensor, scheme: Scheme) -> bool:
 @pytest.mark.parametrize("scheme", SOME, ids=lambda x: x.name)
 @pytest.mark.parametrize("shape", [(16, 128), (1, 1), (17, 33), (5, 200), (48, 130)])
 def test_bytes_are_those_of_the_formula(scheme: Scheme, shape: tuple[int, int]) -> None:
-    found = quantize(normal(*shape), scheme)
-    assert found.nbytes == scheme.matrix_bytes(*shape)
-    assert found.dequantized().shape == shape
-    assert random_packed(scheme, shape, torch.device("cpu")).nbytes == found.nbytes
+    packed = quantize_matrix(normal(*shape), scheme)
+    assert packed.nbytes == scheme.matrix_bytes(*shape)
+    assert packed.dequantized().shape == shape
+    assert random_packed(scheme, shape, torch.device("cpu")).nbytes == packed.nbytes
 
 
 @pytest.mark.parametrize("scheme", SOME_GROUPED, ids=lambda x: x.name)
 def test_every_group_is_within_its_bound(scheme: Scheme) -> None:
     weight = normal(20, 300)
-    assert within_bounds(weight, quantize(weight, scheme).dequantized(), scheme)
+    assert within_bounds(weight, quantize_matrix(weight, scheme).dequantized(), scheme)
 
 
 @pytest.mark.parametrize("name", [f"t{bits}" for bits in range(4, 17, 2)])
 def test_truncation_loses_less_than_its_last_bit(name: str) -> None:
     scheme, weight = get_scheme(name), normal(20, 70)
-    found = quantize(weight, scheme).dequantized()
+    truncated = quantize_matrix(weight, scheme).dequantized()
     step = weight.abs().max() / 2 ** (scheme.bits - 1)
     inside = weight.abs() < weight.abs().max() - step
-    assert (found.abs() <= weight.abs() * (1 + 1e-6)).all()
-    assert ((weight - found).abs()[inside] <= step * (1 + 1e-5)).all()
+    assert (truncated.abs() <= weight.abs() * (1 + 1e-6)).all()
+    assert ((weight - truncated).abs()[inside] <= step * (1 + 1e-5)).all()
 
 
 @st.composite
@@ -119,16 +126,16 @@ def matrices(draw: st.DrawFn) -> Tensor:
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(weight=matrices(), scheme=st.sampled_from(GROUPED))
 def test_any_matrix_is_within_its_bound(weight: Tensor, scheme: Scheme) -> None:
-    found = quantize(weight, scheme)
-    assert found.nbytes == scheme.matrix_bytes(*weight.shape)
-    values = found.dequantized()
-    assert torch.isfinite(values).all()
-    assert within_bounds(weight, values, scheme)
+    packed = quantize_matrix(weight, scheme)
+    assert packed.nbytes == scheme.matrix_bytes(*weight.shape)
+    rounded = packed.dequantized()
+    assert torch.isfinite(rounded).all()
+    assert within_bounds(weight, rounded, scheme)
 
 
 @pytest.mark.parametrize("scheme", SOME, ids=lambda x: x.name)
 def test_zeros_stay_zeros(scheme: Scheme) -> None:
-    assert not quantize(torch.zeros(3, 40), scheme).dequantized().any()
+    assert not quantize_matrix(torch.zeros(3, 40), scheme).dequantized().any()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -136,7 +143,7 @@ def test_what_is_not_finite_is_refused_by_name(bad: float) -> None:
     weight = normal(4, 64)
     weight[2, 3] = bad
     with pytest.raises(QuantizationError) as caught:
-        quantize(weight, get_scheme("q4g64"), name="model.layers.0.mlp.up_proj.weight")
+        quantize_matrix(weight, get_scheme("q4g64"), name="model.layers.0.mlp.up_proj.weight")
     assert str(caught.value) == (
         "model.layers.0.mlp.up_proj.weight holds numbers that are not finite"
     )
@@ -158,7 +165,7 @@ def test_what_is_not_finite_is_refused_by_name(bad: float) -> None:
 )
 def test_methods_that_do_not_apply_are_refused(scheme: str, method: str, message: str) -> None:
     with pytest.raises(QuantizationError) as caught:
-        quantize(normal(2, 64), get_scheme(scheme), method)
+        quantize_matrix(normal(2, 64), get_scheme(scheme), method)
     assert str(caught.value) == message
 
 
@@ -169,7 +176,7 @@ def test_more_bits_lose_less(scheme: Scheme) -> None:
     wider = get_scheme(scheme.name.replace(f"q{scheme.bits}", f"q{scheme.bits + 1}").replace(
         "q7", "q8"))  # fmt: skip
     weight = normal(32, 256)
-    errors = [(quantize(weight, x).dequantized() - weight).square().sum() for x in (scheme, wider)]
+    errors = [change(weight, x).square().sum() for x in (scheme, wider)]
     assert errors[1] < 0.6 * errors[0]
 
 
@@ -182,8 +189,7 @@ def test_clipping_beats_the_full_range_where_bits_are_few() -> None:
             step = np.abs(group).max() / (2 ** (bits - 1) - 1)
             codes = np.clip(np.round(group / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
             plain += ((codes * step - group) ** 2).sum()
-        found = quantize(weight, get_scheme(f"q{bits}g64")).dequantized()
-        assert float((found - weight).square().sum()) < 0.93 * plain
+        assert float(change(weight, get_scheme(f"q{bits}g64")).square().sum()) < 0.93 * plain
 
 
 @pytest.mark.parametrize("name", ["q2g32", "q3g64", "q4g64", "q4g32a", "q3g128a"])
@@ -196,10 +202,9 @@ def test_gptq_answers_better_than_rounding(name: str) -> None:
     weight = normal(48, columns, 4)
     moments = inputs.T @ inputs / len(inputs)
     errors = {
-        method: float((fresh @ (quantize(weight, scheme, method, moments).dequantized() - weight).T)
-                      .square().sum())
+        method: float((fresh @ change(weight, scheme, method, moments).T).square().sum())
         for method in ("nearest", "gptq")
-    }  # fmt: skip
+    }
     assert errors["gptq"] < 0.75 * errors["nearest"]
 
 
@@ -213,8 +218,8 @@ def test_codes_and_sides_in_turn_lower_gptqs_error_on_other_text(
     weight, moments, errors = normal(48, 128), seen.T @ seen / len(seen), {}
     for rounds in (0, 1, 3):
         monkeypatch.setattr(descent, "ROUNDS", rounds)
-        found = quantize(weight, get_scheme("q3g32ad"), "gptq", moments).dequantized().float()
-        errors[rounds] = float((other @ (found - weight).T).square().mean())
+        lost = change(weight, get_scheme("q3g32ad"), "gptq", moments)
+        errors[rounds] = float((other @ lost.T).square().mean())
     assert errors[3] <= errors[1] < errors[0]
 
 
@@ -223,7 +228,7 @@ def test_gptq_without_correlation_is_rounding() -> None:
     gained is scales that fit once more."""
     scheme, weight = get_scheme("q4g64"), normal(32, 64, 5)
     gptq, nearest = (
-        float((quantize(weight, scheme, method, torch.eye(64) * 8).dequantized() - weight).norm())
+        float(change(weight, scheme, method, torch.eye(64) * 8).norm())
         for method in ("gptq", "nearest")
     )
     assert 0.99 * nearest < gptq <= nearest
@@ -232,7 +237,7 @@ def test_gptq_without_correlation_is_rounding() -> None:
 def test_gptq_refuses_moments_that_say_nothing() -> None:
     with pytest.raises(QuantizationError, match="moments of the inputs are not finite"):
         moments = torch.full((64, 64), math.nan)
-        quantize(normal(2, 64), get_scheme("q4g64"), "gptq", moments)
+        quantize_matrix(normal(2, 64), get_scheme("q4g64"), "gptq", moments)
 
 
 @pytest.mark.parametrize("name", ["q2g16d", "q3g32ad", "q4g64a", "q4g32d", "q6g16d"])
@@ -240,8 +245,7 @@ def test_errors_are_weighed_by_what_columns_are_multiplied_with(name: str) -> No
     scheme, weight = get_scheme(name), normal(64, 256)
     moments = torch.logspace(2, -2, 256)[torch.randperm(256)]
     errors = [
-        float(((quantize(weight, scheme, None, x).dequantized() - weight).square() @ moments).sum())
-        for x in (None, moments)
+        float((change(weight, scheme, None, x).square() @ moments).sum()) for x in (None, moments)
     ]
     assert errors[1] < 0.8 * errors[0]
 
@@ -250,26 +254,26 @@ def test_errors_are_weighed_by_what_columns_are_multiplied_with(name: str) -> No
 def test_double_quantization_costs_little_where_groups_are_alike(scheme: Scheme) -> None:
     weight = normal(32, 256)
     single = get_scheme(scheme.name.removesuffix("d"))
-    errors = [(quantize(weight, x).dequantized() - weight).square().sum() for x in (single, scheme)]
+    errors = [change(weight, x).square().sum() for x in (single, scheme)]
     assert errors[1] < 1.1 * errors[0]
 
 
 @pytest.mark.parametrize("scheme", SOME, ids=lambda x: x.name)
 def test_rows_and_slices_are_those_of_the_whole(scheme: Scheme) -> None:
-    found: Packed = quantize(normal(50, 70), scheme)
-    whole = found.dequantized()
-    assert torch.equal(found.dequantized(7, 33), whole[7:33])
+    packed = quantize_matrix(normal(50, 70), scheme)
+    whole = packed.dequantized()
+    assert torch.equal(packed.dequantized(7, 33), whole[7:33])
     numbers = torch.tensor([[0, 49], [17, 17]])
-    assert torch.equal(found.rows(numbers), whole[numbers])
+    assert torch.equal(packed.rows(numbers), whole[numbers])
 
 
 def test_large_matrices_are_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = normal(70, 130)
     for name in ("q3g32", "q4g64a"):
-        whole = quantize(weight, get_scheme(name))
+        whole = quantize_matrix(weight, get_scheme(name))
         module = sys.modules["edgewise.quantization.rounding.nearest"]
         monkeypatch.setattr(module, "AT_ONCE", 32 * 130)
-        parts = quantize(weight, get_scheme(name))
+        parts = quantize_matrix(weight, get_scheme(name))
         assert parts.shape == whole.shape
         assert torch.equal(parts.codes, whole.codes)
         assert torch.equal(parts.dequantized(), whole.dequantized())

@@ -21,27 +21,27 @@ def cluster(latency=0.0, memory=10**9, names=NAMES):
     return Cluster(tuple(Device(name, memory) for name in names), tuple(links), names[0])
 
 
-def plan_of(model, *stages):
+def plan_of(model, *ends):
     """A plan from (device, end) pairs, in fp32."""
     spec = open_checkpoint(model).spec
-    found, at = [], 0
-    for device, end in stages:
-        found.append(Stage(device, at, end, ("fp32",) * (end - at)))
+    stages, at = [], 0
+    for device, end in ends:
+        stages.append(Stage(device, at, end, ("fp32",) * (end - at)))
         at = end
-    return spec, Plan(spec.name, spec.digest, spec.num_layers, tuple(found))
+    return spec, Plan(spec.name, spec.digest, spec.num_layers, tuple(stages))
 
 
 def reference(model, request):
     """The tokens of a request by the unsharded model, one sequence, one process."""
     shard = load_shard(model)
-    tokens, x, at = [], torch.tensor(request.prompt), 0
+    tokens, entering, at = [], torch.tensor(request.prompt), 0
     while True:
-        logits = shard.forward(x, [Segment(0, at, len(x))], rows=[len(x) - 1])
-        at += len(x)
+        logits = shard.forward(entering, [Segment(0, at, len(entering))], rows=[len(entering) - 1])
+        at += len(entering)
         tokens.append(sample(logits[0], request.sampling, at))
         if tokens[-1] in request.stop_ids or len(tokens) == request.max_tokens:
             return tokens
-        x = torch.tensor(tokens[-1:])
+        entering = torch.tensor(tokens[-1:])
 
 
 @pytest.fixture

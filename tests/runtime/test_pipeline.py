@@ -73,13 +73,13 @@ def test_requests_run_side_by_side_and_wait_for_room(devices, checkpoint, prompt
     ]
     numbers = [engine.submit(request) for request in requests]
     assert (engine.stats().running, engine.stats().waiting) == (2, 2)
-    found = {number: [] for number in numbers}
+    answers = {number: [] for number in numbers}
     while batch := engine.step():
         for token in batch:
-            found[token.request].append(token.id)
-    assert list(found.values()) == [reference(model, request) for request in requests]
+            answers[token.request].append(token.id)
+    assert list(answers.values()) == [reference(model, request) for request in requests]
     assert (engine.stats().running, engine.stats().waiting) == (0, 0)
-    assert engine.stats().tokens == sum(map(len, found.values()))
+    assert engine.stats().tokens == sum(map(len, answers.values()))
 
 
 def test_a_cancelled_request_sends_no_more_tokens_and_frees_its_place(devices, checkpoint, prompt):
@@ -176,7 +176,8 @@ def test_a_plan_for_another_model_or_over_a_missing_link_is_refused(checkpoint):
         open_engine(str(model), plan, cluster(), WORKLOAD, spec=other)
     whole = cluster()
     cut = dataclasses.replace(
-        whole, links=tuple(x for x in whole.links if (x.source, x.target) != ("jetson", "pi"))
+        whole,
+        links=tuple(link for link in whole.links if (link.source, link.target) != ("jetson", "pi")),
     )
     with pytest.raises(PlanError) as error:
         open_engine(str(model), plan, cut, WORKLOAD, spec=spec)

@@ -25,11 +25,11 @@ def test_the_same_seed_and_position_draw_the_same_token():
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_frequencies_follow_the_softmax(temperature):
-    found = torch.bincount(torch.tensor(draws(Sampling(temperature=temperature))), minlength=5)
+    counts = torch.bincount(torch.tensor(draws(Sampling(temperature=temperature))), minlength=5)
     expected = (LOGITS / temperature).softmax(-1)
     # Four standard deviations of a binomial share over 4,000 draws.
     allowed = 4 * (expected * (1 - expected) / 4000).sqrt()
-    assert ((found / 4000 - expected).abs() <= allowed).all()
+    assert ((counts / 4000 - expected).abs() <= allowed).all()
 
 
 def test_top_k_keeps_the_k_likeliest():
@@ -51,7 +51,7 @@ def test_adding_a_constant_or_a_tie_changes_nothing_unexpected():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("settings", "message"),
     [
         ({"temperature": -1.0}, "temperature must be zero or more, not -1.0"),
         ({"temperature": float("nan")}, "temperature must be zero or more, not nan"),
@@ -60,9 +60,9 @@ def test_adding_a_constant_or_a_tie_changes_nothing_unexpected():
         ({"seed": -1}, "the seed must be between 0 and 2^63 - 1, not -1"),
     ],
 )
-def test_nonsense_is_refused(values, message):
+def test_nonsense_is_refused(settings, message):
     with pytest.raises(PromptError) as error:
-        Sampling(**values)
+        Sampling(**settings)
     assert str(error.value) == message
 
 

@@ -11,7 +11,7 @@ import zmq
 from edgewise.clusters import Link
 from edgewise.errors import DeviceTimeout
 from edgewise.runtime import transport
-from edgewise.runtime.transport import Inbox, Message, Outbox, decode, encode
+from edgewise.runtime.transport import Inbox, Message, Outbox, frames_of, message_of
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_target_that_stops_reading_is_a_timeout(tmp_path, monkeypatch):
 
 
 def malformed(**changes):
-    header = json.loads(encode(Message("step", "pi", {}, torch.zeros(2, 2)))[0])
+    header = json.loads(frames_of(Message("step", "pi", {}, torch.zeros(2, 2)))[0])
     return [json.dumps({**header, **changes}).encode(), bytes(16)]
 
 
@@ -131,7 +131,7 @@ def malformed(**changes):
 )
 def test_malformed_frames_are_refused(frames):
     with pytest.raises((ValueError, KeyError)):
-        decode(frames)
+        message_of(frames)
 
 
 def test_a_closed_descriptor_is_not_lost_behind_a_message(pair):

@@ -162,12 +162,12 @@ def decoded(kind: str, raw: Tensor) -> Decoded:
     """Rows uint8 [R, bytes] of blocks of a type -> codes [R, columns] and sides [R, groups]. Raises
     ModelError where scales or minima are not finite."""
     rows, block = len(raw), BLOCK_TYPES[kind]
-    found = block.decode(raw.reshape(rows * (raw.shape[1] // _bytes(kind)), -1))
-    sides = [None if x is None else x.view(rows, -1) for x in (found.scale, found.minimum)]
+    blocks = block.decode(raw.reshape(rows * (raw.shape[1] // _bytes(kind)), -1))
+    sides = [None if x is None else x.view(rows, -1) for x in (blocks.scale, blocks.minimum)]
     if not all(x is None or x.isfinite().all() for x in sides):
         raise ModelError("scales or minima are not finite; the file is damaged")
     assert sides[0] is not None
-    return Decoded(found.codes.view(rows, -1), sides[0], sides[1])
+    return Decoded(blocks.codes.view(rows, -1), sides[0], sides[1])
 
 
 def _bytes(kind: str) -> int:
@@ -178,21 +178,21 @@ def _bytes(kind: str) -> int:
 
 def values(kind: str, raw: Tensor) -> Tensor:
     """Rows uint8 [R, bytes] as the float32 numbers [R, columns] that the file means."""
-    found, scheme = decoded(kind, raw), BLOCK_TYPES[kind].scheme
-    codes = found.codes.float().view(*found.scale.shape, scheme.group)
-    if found.minimum is None:
-        return ((codes - offset(scheme)) * found.scale.unsqueeze(-1)).flatten(1)
-    return (codes * found.scale.unsqueeze(-1) + found.minimum.unsqueeze(-1)).flatten(1)
+    blocks, scheme = decoded(kind, raw), BLOCK_TYPES[kind].scheme
+    codes = blocks.codes.float().view(*blocks.scale.shape, scheme.group)
+    if blocks.minimum is None:
+        return ((codes - offset(scheme)) * blocks.scale.unsqueeze(-1)).flatten(1)
+    return (codes * blocks.scale.unsqueeze(-1) + blocks.minimum.unsqueeze(-1)).flatten(1)
 
 
 def repacked(kind: str, raw: Tensor) -> Packed:
     """Rows uint8 [R, bytes] as a matrix in the type's scheme."""
-    found, scheme = decoded(kind, raw), BLOCK_TYPES[kind].scheme
-    rows, columns = found.codes.shape
+    blocks, scheme = decoded(kind, raw), BLOCK_TYPES[kind].scheme
+    rows, columns = blocks.codes.shape
     row = torch.arange(-(-rows // TILE_ROWS) * TILE_ROWS).clamp(max=rows - 1)
     codes, *sides = (
         None if x is None else (x if len(row) == rows else x[row])
-        for x in (found.codes, found.scale, found.minimum)
+        for x in (blocks.codes, blocks.scale, blocks.minimum)
     )
     assert codes is not None
     dtype = side_type(scheme)

@@ -109,7 +109,7 @@ class _Keys:
             raise ModelError(f"{self.where}: key '{self._name}.{key}' is missing from the file")
         if isinstance(value, list):
             # One number per block; only models whose blocks are alike are supported.
-            if not value or any(x != value[0] for x in value):
+            if not value or any(number != value[0] for number in value):
                 raise ModelError(
                     f"{self.where}: key '{self._name}.{key}' differs between blocks, which is not "
                     "supported"
@@ -135,5 +135,5 @@ class _Keys:
             raise self._wrong(key, value, "a text")
         return value
 
-    def _wrong(self, key: str, value: Value, what: str) -> ModelError:
-        return ModelError(f"{self.where}: key '{self._name}.{key}' is {value!r}, not {what}")
+    def _wrong(self, key: str, value: Value, expected: str) -> ModelError:
+        return ModelError(f"{self.where}: key '{self._name}.{key}' is {value!r}, not {expected}")

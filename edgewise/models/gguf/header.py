@@ -46,7 +46,7 @@ Value = int | float | bool | str | list[int | float | bool | str]
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorEntry:
     """`shape` with the fastest dimension last, as in torch; `kind` is ggml's name of the type, such
     as "Q4_K"; the `nbytes` bytes lie at `offset` in the file."""
 
@@ -62,14 +62,14 @@ class Header:
     """`metadata` without what only tokenizers need: arrays of strings are left out."""
 
     metadata: Mapping[str, Value]
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, TensorEntry]
 
 
 def read_header(path: Path) -> Header:
     """Raises ModelError where the file is none, truncated, or says what cannot be."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _header(_Cursor(path, data, len(data)))
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            return _header(_Cursor(path, whole, len(whole)))
     except (OSError, ValueError) as error:  # mmap refuses empty files with a ValueError
         raise ModelError(f"{path}: not readable as GGUF: {error}") from None
 
@@ -79,46 +79,46 @@ class _Cursor:
     """Reads one value after the other, never beyond the end."""
 
     path: Path
-    data: mmap.mmap
+    content: mmap.mmap
     size: int
     at: int = 0
     items: int = 0
 
-    def fail(self, what: str) -> ModelError:
-        return ModelError(f"{self.path}: damaged GGUF file: {what} (at byte {self.at})")
+    def fail(self, fault: str) -> ModelError:
+        return ModelError(f"{self.path}: damaged GGUF file: {fault} (at byte {self.at})")
 
-    def skip(self, count: int, what: str) -> int:
+    def skip(self, count: int, part: str) -> int:
         """Move on by `count` bytes; returns where they begin."""
         start = self.at
         if not 0 <= count <= self.size - start:
-            raise self.fail(f"{what} goes beyond the end; the file has {self.size} bytes")
+            raise self.fail(f"{part} goes beyond the end; the file has {self.size} bytes")
         self.at = start + count
         return start
 
-    def scalar(self, code: str, what: str) -> int | float | bool:
+    def scalar(self, code: str, part: str) -> int | float | bool:
         layout = "<" + code
-        start = self.skip(struct.calcsize(layout), what)
-        value: int | float | bool = struct.unpack_from(layout, self.data, start)[0]
-        return value
+        start = self.skip(struct.calcsize(layout), part)
+        number: int | float | bool = struct.unpack_from(layout, self.content, start)[0]
+        return number
 
-    def count(self, code: str, most: int, what: str) -> int:
-        value = int(self.scalar(code, what))
-        if value > most:
-            raise self.fail(f"{what} is {value}, more than the {most} that are supported")
-        return value
+    def count(self, code: str, most: int, part: str) -> int:
+        number = int(self.scalar(code, part))
+        if number > most:
+            raise self.fail(f"{part} is {number}, more than the {most} that are supported")
+        return number
 
-    def text(self, most: int, what: str) -> str:
-        length = self.count("Q", most, f"the length of {what}")
-        start = self.skip(length, what)
+    def text(self, most: int, part: str) -> str:
+        length = self.count("Q", most, f"the length of {part}")
+        start = self.skip(length, part)
         try:
-            return self.data[start : self.at].decode()
+            return self.content[start : self.at].decode()
         except UnicodeDecodeError:
-            raise self.fail(f"{what} is not UTF-8") from None
+            raise self.fail(f"{part} is not UTF-8") from None
 
 
 def _header(cursor: _Cursor) -> Header:
     magic = cursor.skip(4, "the magic number")
-    if cursor.data[magic : magic + 4] != MAGIC:
+    if cursor.content[magic : magic + 4] != MAGIC:
         raise ModelError(f"{cursor.path}: not a GGUF file: it does not begin with 'GGUF'")
     version = int(cursor.scalar("I", "the version"))
     if version not in VERSIONS:
@@ -146,34 +146,35 @@ def _header(cursor: _Cursor) -> Header:
 
 def _value(cursor: _Cursor, kind: int, key: str) -> Value | None:
     """A value; None for an array of strings, which is only checked."""
-    what = f"the value of '{key}'"
+    part = f"the value of '{key}'"
     if kind in SCALARS:
-        return cursor.scalar(SCALARS[kind], what)
+        return cursor.scalar(SCALARS[kind], part)
     if kind == STRING:
-        return cursor.text(MOST_STRING_BYTES, what)
+        return cursor.text(MOST_STRING_BYTES, part)
     if kind != ARRAY:
-        raise cursor.fail(f"{what} has the unknown type {kind}")
-    inner = int(cursor.scalar("I", what))
+        raise cursor.fail(f"{part} has the unknown type {kind}")
+    inner = int(cursor.scalar("I", part))
     count = cursor.count("Q", MOST_ITEMS - cursor.items, f"the number of items of '{key}'")
     cursor.items += count
     if inner in SCALARS:
         layout = f"<{count}{SCALARS[inner]}"
-        start = cursor.skip(struct.calcsize(layout), what)
-        return list(struct.unpack_from(layout, cursor.data, start))
+        start = cursor.skip(struct.calcsize(layout), part)
+        return list(struct.unpack_from(layout, cursor.content, start))
     if inner != STRING:
-        raise cursor.fail(f"{what} is an array of type {inner}, which is not supported")
-    _skip_strings(cursor, count, what)
+        raise cursor.fail(f"{part} is an array of type {inner}, which is not supported")
+    _skip_strings(cursor, count, part)
     return None
 
 
-def _skip_strings(cursor: _Cursor, count: int, what: str) -> None:
+def _skip_strings(cursor: _Cursor, count: int, part: str) -> None:
     # The one loop that a vocabulary makes long, so it does without the cursor's methods.
-    data, at, size, length_of = cursor.data, cursor.at, cursor.size, struct.Struct("<Q").unpack_from
+    content, at, size = cursor.content, cursor.at, cursor.size
+    length_of = struct.Struct("<Q").unpack_from
     for _ in range(count):
         if at + 8 > size:
-            raise cursor.fail(f"{what} goes beyond the end; the file has {size} bytes")
-        at += 8 + length_of(data, at)[0]
-    cursor.skip(at - cursor.at, what)
+            raise cursor.fail(f"{part} goes beyond the end; the file has {size} bytes")
+        at += 8 + length_of(content, at)[0]
+    cursor.skip(at - cursor.at, part)
 
 
 def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
@@ -187,11 +188,11 @@ def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
 
 def _tensors(
     cursor: _Cursor, entries: list[tuple[str, tuple[int, ...], int, int]], start: int
-) -> dict[str, TensorInfo]:
+) -> dict[str, TensorEntry]:
     # Imported late: it takes a quarter of a second, which those who only plan need not wait for.
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    tensors: dict[str, TensorInfo] = {}
+    tensors: dict[str, TensorEntry] = {}
     for name, shape, number, offset in entries:
         if name in tensors:
             raise cursor.fail(f"tensor '{name}' is there twice")
@@ -212,13 +213,13 @@ def _tensors(
                 f"{start + offset + nbytes}, but the file has {cursor.size}; it is truncated or "
                 "damaged: fetch it again"
             )
-        tensors[name] = TensorInfo(name, shape, kind.name, start + offset, nbytes)
+        tensors[name] = TensorEntry(name, shape, kind.name, start + offset, nbytes)
     return _apart(cursor, tensors)
 
 
-def _apart(cursor: _Cursor, tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+def _apart(cursor: _Cursor, tensors: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
     """The tensors, where no two overlap."""
-    in_order = sorted(tensors.values(), key=lambda x: x.offset)
+    in_order = sorted(tensors.values(), key=lambda tensor: tensor.offset)
     for before, after in pairwise(in_order):
         if before.offset + before.nbytes > after.offset:
             raise cursor.fail(f"tensors '{before.name}' and '{after.name}' overlap")

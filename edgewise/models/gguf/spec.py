@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from edgewise.errors import ModelError
 from edgewise.models.config import DecoderConfig
 from edgewise.models.gguf.blocks import BLOCK_TYPES
-from edgewise.models.gguf.header import Header, TensorInfo
+from edgewise.models.gguf.header import Header, TensorEntry
 from edgewise.models.gguf.names import gguf_name
 from edgewise.models.names import parameter_names
 from edgewise.specs import LayerKind, ModelSpec
@@ -24,7 +24,7 @@ _MATRICES = {
 
 def gguf_spec(name: str, config: DecoderConfig, header: Header, where: str) -> ModelSpec:
     """Raises ModelError where tensors are missing, or other than the configuration asks for."""
-    kinds = {x.kind for x in header.tensors.values() if len(x.shape) > 1}
+    kinds = {tensor.kind for tensor in header.tensors.values() if len(tensor.shape) > 1}
     floats = len(kinds) == 1 and kinds <= FLOATS.keys()
     compute = FLOATS[kinds.pop()] if floats else OTHER
     shape = config.spec(name)
@@ -46,7 +46,7 @@ def scheme_name(kind: str) -> str:
     return FLOATS.get(kind, OTHER)
 
 
-def tensor_info(header: Header, tensor: str, where: str) -> TensorInfo:
+def tensor_entry(header: Header, tensor: str, where: str) -> TensorEntry:
     """A tensor by its Hugging Face name. Raises ModelError where it is missing."""
     name = gguf_name(tensor)
     if name not in header.tensors:
@@ -56,17 +56,17 @@ def tensor_info(header: Header, tensor: str, where: str) -> TensorInfo:
 
 def _parts(
     config: DecoderConfig, kind: LayerKind, number: int, header: Header, where: str
-) -> Iterator[list[TensorInfo]]:
+) -> Iterator[list[TensorEntry]]:
     """The tensors of every matrix of a layer."""
     for matrix in _MATRICES[kind]:
         names = parameter_names(config, kind, f"{matrix}.weight", number - 1)
-        yield [tensor_info(header, name, where) for name in names]
+        yield [tensor_entry(header, name, where) for name in names]
 
 
-def _check(parts: list[TensorInfo], rows: int, columns: int, where: str) -> None:
+def _check(parts: list[TensorEntry], rows: int, columns: int, where: str) -> None:
     wide = all(len(part.shape) == 2 and part.shape[1] == columns for part in parts)
     if not wide or sum(part.shape[0] for part in parts) != rows:
-        found = ", ".join(f"'{part.name}' has shape {list(part.shape)}" for part in parts)
+        shapes = ", ".join(f"'{part.name}' has shape {list(part.shape)}" for part in parts)
         raise ModelError(
-            f"{where}: {found}; the configuration asks for {rows} rows of {columns} in all"
+            f"{where}: {shapes}; the configuration asks for {rows} rows of {columns} in all"
         )

@@ -28,4 +28,4 @@ def gguf_tokenizer(path: Path) -> tuple[Any, frozenset[int]]:
         words = str(error) or type(error).__name__
         raise ModelError(f"{path}: the tokenizer does not load: {words}") from None
     stated = [metadata.get(f"tokenizer.ggml.{key}") for key in STOP_KEYS]
-    return hf, frozenset(x for x in (*stated, hf.eos_token_id) if isinstance(x, int))
+    return hf, frozenset(token for token in (*stated, hf.eos_token_id) if isinstance(token, int))

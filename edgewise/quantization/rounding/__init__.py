@@ -9,7 +9,7 @@ from edgewise.errors import QuantizationError
 from edgewise.quantization.packed import Packed
 from edgewise.quantization.rounding.gptq import gptq
 from edgewise.quantization.rounding.nearest import nearest
-from edgewise.quantization.rounding.truncation import truncate
+from edgewise.quantization.rounding.truncation import truncation
 from edgewise.schemes import Family, Scheme
 
 # (weight of any float type [rows, columns], scheme, second moments of the
@@ -18,7 +18,7 @@ Method = Callable[[Tensor, Scheme, Tensor | None], Packed]
 
 METHODS: Mapping[Family, Mapping[str, Method]] = {
     Family.GROUPED: {"nearest": nearest, "gptq": gptq},
-    Family.TRUNCATED: {"truncate": truncate},
+    Family.TRUNCATED: {"truncate": truncation},
 }
 
 # Those that look at pairs of columns, of which nobody keeps the moments.
@@ -45,7 +45,7 @@ def sees_pairs(method: str) -> bool:
     return method.partition(":")[0] in _PAIRS
 
 
-def quantize(
+def quantize_matrix(
     weight: Tensor,
     scheme: Scheme,
     method: str | None = None,

@@ -75,9 +75,9 @@ class _Stand:
                 scale, minimum = (x[j // self.scheme.group] for x in (self.scale, self.minimum))
                 wanted = torch.add(self.values[j], pull[i], alpha=1.0 / float(own[j]))
                 codes = wanted.sub_(minimum).mul_(inverse(scale)).round_().clamp_(*self.allowed)
-                value = torch.addcmul(minimum, codes, scale)
-                torch.sub(value, self.values[j], out=moved[i])
-                self.codes[j], self.values[j] = codes, value
+                rounded = torch.addcmul(minimum, codes, scale)
+                torch.sub(rounded, self.values[j], out=moved[i])
+                self.codes[j], self.values[j] = codes, rounded
                 pull[i + 1 :].addr_(self.moments[j, j + 1 : part.stop], moved[i], alpha=-1.0)
             self.pull.addmm_(self.moments[:, part], moved, alpha=-1.0)
 

@@ -11,26 +11,26 @@ from edgewise.quantization.packed import SIDE_STEPS
 from edgewise.schemes import Scheme
 
 
-def encode(x: Tensor, scale: Tensor, minimum: Tensor | None, scheme: Scheme) -> Tensor:
-    """The nearest codes, whole numbers in x's type, of groups [..., g]. A scale of 0 gives 0."""
+def encode(groups: Tensor, scale: Tensor, minimum: Tensor | None, scheme: Scheme) -> Tensor:
+    """The nearest codes, whole numbers in the groups' type [..., g]. A scale of 0 gives 0."""
     by = inverse(scale).unsqueeze(-1)
     lowest, highest = code_range(scheme)
     offset = 0.0 if minimum is None else minimum.unsqueeze(-1)
-    return ((x - offset) * by).round().clamp(lowest, highest)
+    return ((groups - offset) * by).round().clamp(lowest, highest)
 
 
 def decode(codes: Tensor, scale: Tensor, minimum: Tensor | None) -> Tensor:
     """The numbers that codes [..., g] stand for."""
-    values = codes * scale.unsqueeze(-1)
-    return values if minimum is None else values + minimum.unsqueeze(-1)
+    numbers = codes * scale.unsqueeze(-1)
+    return numbers if minimum is None else numbers + minimum.unsqueeze(-1)
 
 
 def error(
-    x: Tensor, scale: Tensor, minimum: Tensor | None, weight: Tensor, scheme: Scheme
+    groups: Tensor, scale: Tensor, minimum: Tensor | None, weight: Tensor, scheme: Scheme
 ) -> Tensor:
     """What rounding groups [..., g] costs: the squares, weighed by `weight` [..., g], summed."""
-    values = decode(encode(x, scale, minimum, scheme), scale, minimum)
-    return ((values - x).square() * weight).sum(-1)
+    rounded = decode(encode(groups, scale, minimum, scheme), scale, minimum)
+    return ((rounded - groups).square() * weight).sum(-1)
 
 
 def code_range(scheme: Scheme) -> tuple[int, int]:
@@ -46,9 +46,9 @@ def unit_of(side: Tensor) -> Tensor:
     return unit.to(torch.bfloat16).float()
 
 
-def inverse(x: Tensor) -> Tensor:
-    """1 / x, and 0 where that is none."""
-    return torch.where(x == 0, 0.0, 1.0 / x)
+def inverse(divisor: Tensor) -> Tensor:
+    """1 / divisor, and 0 where that is none."""
+    return torch.where(divisor == 0, 0.0, 1.0 / divisor)
 
 
 def multiples(side: Tensor, unit: Tensor) -> Tensor:

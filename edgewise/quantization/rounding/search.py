@@ -62,10 +62,12 @@ class _Best:
             self.minimum = torch.where(better, minimum, self.minimum)
 
 
-def best_sides(x: Tensor, weight: Tensor, scheme: Scheme) -> Sides:
-    """Sides of the groups x [R, G, g] of a matrix; weight [R or 1, G, g], none negative."""
-    weight = weight.expand_as(x)
-    tried = [_least_squares(x, weight, *sides, scheme) for sides in _candidates(x, scheme)]
+def best_sides(groups: Tensor, weight: Tensor, scheme: Scheme) -> Sides:
+    """Sides of the groups [R, G, g] of a matrix; weight [R or 1, G, g], none negative."""
+    weight = weight.expand_as(groups)
+    tried = [
+        _least_squares(groups, weight, *sides, scheme) for sides in _candidates(groups, scheme)
+    ]
     costs = torch.stack([one.cost for one in tried])
     scales = torch.stack([one.scale for one in tried])
     least = [one.minimum for one in tried if one.minimum is not None]
@@ -77,9 +79,9 @@ def best_sides(x: Tensor, weight: Tensor, scheme: Scheme) -> Sides:
             for sides in (scales, minima)
         )
         assert scale is not None
-        best = _refitted(x, weight, scale, minimum, scheme, best)
+        best = _refitted(groups, weight, scale, minimum, scheme, best)
     assert best is not None  # there are always candidates
-    return _storable(x, weight, best, scheme)
+    return _storable(groups, weight, best, scheme)
 
 
 def ranges(scheme: Scheme) -> Tensor:
@@ -92,20 +94,20 @@ def ranges(scheme: Scheme) -> Tensor:
     return torch.tensor([(share / end, 0.0) for share in shares for end in code_range(scheme)])
 
 
-def _candidates(x: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _candidates(groups: Tensor, scheme: Scheme) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The sides [R, G] of these ranges."""
     if not scheme.asymmetric:
-        largest = x.gather(-1, x.abs().argmax(-1, keepdim=True)).squeeze(-1)
+        largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
         yield from ((largest * factor, None) for factor, _ in ranges(scheme))
         return
-    low, high = x.amin(-1), x.amax(-1)
+    low, high = groups.amin(-1), groups.amax(-1)
     middle, half = (low + high) / 2, (high - low) / 2
     for below, above in ranges(scheme):
         yield half * (below + above) / code_range(scheme)[1], middle - half * below
 
 
 def _refitted(
-    x: Tensor,
+    groups: Tensor,
     weight: Tensor,
     scale: Tensor,
     minimum: Tensor | None,
@@ -114,24 +116,24 @@ def _refitted(
 ) -> _Best:
     """The better of `best` and what codes and sides of least squares in turn lead to."""
     for refit in range(REFITS + 1):
-        cost = error(x, scale, minimum, weight, scheme)
+        cost = error(groups, scale, minimum, weight, scheme)
         best = best or _Best(cost, scale, minimum)
         best.take(cost, scale, minimum)
         if refit < REFITS:
-            sides = _least_squares(x, weight, scale, minimum, scheme)
+            sides = _least_squares(groups, weight, scale, minimum, scheme)
             scale, minimum = sides.scale, sides.minimum
     assert best is not None
     return best
 
 
 def _least_squares(
-    x: Tensor, weight: Tensor, scale: Tensor, minimum: Tensor | None, scheme: Scheme
+    groups: Tensor, weight: Tensor, scale: Tensor, minimum: Tensor | None, scheme: Scheme
 ) -> _Best:
     """The sides of least weighted error for the codes q that these give, and that error. With what
     is left, d = x - s q - m, the normal equations [sum wq^2, sum wq; sum wq, sum w] (ds, dm) =
     (sum wqd, sum wd) say how the sides change."""
-    codes = encode(x, scale, minimum, scheme)
-    left = x - decode(codes, scale, minimum)
+    codes = encode(groups, scale, minimum, scheme)
+    left = groups - decode(codes, scale, minimum)
     by_codes, weighed = weight * codes, weight * left
     squares, products = (by_codes * codes).sum(-1), (by_codes * left).sum(-1)
     cost = (weighed * left).sum(-1)
@@ -152,19 +154,20 @@ def _least_squares(
     )
 
 
-def _storable(x: Tensor, weight: Tensor, best: _Best, scheme: Scheme) -> Sides:
+def _storable(groups: Tensor, weight: Tensor, best: _Best, scheme: Scheme) -> Sides:
     """Sides that the scheme can hold: the nearest to the best scale and its neighbours, for each
     the nearest to the minimum that then is best and its neighbours."""
     unit = unit_of(best.scale) if scheme.double else None
     least_unit = None if unit is None or best.minimum is None else unit_of(best.minimum)
-    scale, minimum = _covering(x, scheme, unit, least_unit)
-    kept = _Best(error(x, scale, minimum, weight, scheme), scale, minimum)
+    scale, minimum = _covering(groups, scheme, unit, least_unit)
+    kept = _Best(error(groups, scale, minimum, weight, scheme), scale, minimum)
     for scale in _neighbours(best.scale, unit):
         if best.minimum is None:
-            kept.take(error(x, scale, None, weight, scheme), scale, None)
+            kept.take(error(groups, scale, None, weight, scheme), scale, None)
             continue
-        for minimum in _neighbours(_minimum(x, weight, scale, best.minimum, scheme), least_unit):
-            kept.take(error(x, scale, minimum, weight, scheme), scale, minimum)
+        wanted = _minimum(groups, weight, scale, best.minimum, scheme)
+        for minimum in _neighbours(wanted, least_unit):
+            kept.take(error(groups, scale, minimum, weight, scheme), scale, minimum)
     if unit is None:
         return Sides(kept.scale, kept.minimum)
     least = None
@@ -174,21 +177,23 @@ def _storable(x: Tensor, weight: Tensor, best: _Best, scheme: Scheme) -> Sides:
 
 
 def _covering(
-    x: Tensor, scheme: Scheme, unit: Tensor | None, least_unit: Tensor | None
+    groups: Tensor, scheme: Scheme, unit: Tensor | None, least_unit: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Storable sides whose codes reach over the whole group, as far as their units let them."""
     if not scheme.asymmetric:
-        return _neighbours(x.abs().amax(-1) / code_range(scheme)[1], unit)[1], None
-    low = x.amin(-1)
+        return _neighbours(groups.abs().amax(-1) / code_range(scheme)[1], unit)[1], None
+    low = groups.amin(-1)
     near, up, down = _neighbours(low, least_unit)
     least = torch.where(near <= low, near, torch.minimum(up, down))
-    return _neighbours((x.amax(-1) - least) / code_range(scheme)[1], unit)[1], least
+    return _neighbours((groups.amax(-1) - least) / code_range(scheme)[1], unit)[1], least
 
 
-def _minimum(x: Tensor, weight: Tensor, scale: Tensor, minimum: Tensor, scheme: Scheme) -> Tensor:
+def _minimum(
+    groups: Tensor, weight: Tensor, scale: Tensor, minimum: Tensor, scheme: Scheme
+) -> Tensor:
     """The minimum of least error for the codes that a scale gives."""
-    codes, total = encode(x, scale, minimum, scheme), weight.sum(-1)
-    left = (weight * (x - codes * scale.unsqueeze(-1))).sum(-1)
+    codes, total = encode(groups, scale, minimum, scheme), weight.sum(-1)
+    left = (weight * (groups - codes * scale.unsqueeze(-1))).sum(-1)
     return torch.where(total > 0, left / total, minimum)
 
 

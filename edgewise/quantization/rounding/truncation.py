@@ -13,7 +13,7 @@ from edgewise.quantization.packed import Packed, filled_up, offset, shape_of
 from edgewise.schemes import Scheme
 
 
-def truncate(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packed:
+def truncation(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Packed:
     """weight [rows, columns]; `moments` do not matter."""
     zero = offset(scheme)
     step = (weight.abs().amax().float() / zero).float()

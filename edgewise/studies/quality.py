@@ -16,7 +16,6 @@ from edgewise.quality.examples import load_examples
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.rounding import rounding_for
 from edgewise.quality.sensitivity import measure_sensitivity
-from edgewise.quality.statistics import LOOKED_AT
 from edgewise.quantization import METHODS
 from edgewise.quantization.store import Store
 from edgewise.schemes import CANDIDATES, RECIPES, Family, get_scheme
@@ -65,12 +64,8 @@ def quality_page(
 
 
 TEXT = (
-    "KL is the divergence of next-token distributions from those at full precision, in nats per "
-    f"token, on {HELD_OUT.count} x {HELD_OUT.length} tokens that `{{model}}` wrote itself (its own "
-    "loss there is about {reference:.3f}): text that no measurement below was made on but where it "
-    "says so. The loss of a plan in question is predicted from "
-    f"{MEASURED_ON.count} x {MEASURED_ON.length} other tokens. Everything is measured on the code "
-    "that answers."
+    f"KL, in nats per token, on {HELD_OUT.count} x {HELD_OUT.length} tokens that `{{model}}` wrote "
+    "itself (its own loss there is about {reference:.3f}), text that nothing was fitted to."
 )
 
 
@@ -92,15 +87,12 @@ def recipes_section(
             rows.append((name, f"{schemes[1]}, ends {schemes[-1]}", rounding,
                          spec.weight_bytes(schemes), own.mean, other.mean))  # fmt: skip
             on_step(f"{name}, {rounding}")
-    text = (
-        f"Recipes, and how their blocks and ends are stored. Ways to round: to the nearest with "
-        "errors weighed alike (plain), by the second moments of what each column is multiplied "
-        f"with (nearest, the default), and GPTQ; both looked at {LOOKED_AT.count} x "
-        f"{LOOKED_AT.length} tokens that the model wrote. English: pieces of Python's "
-        "documentation."
+    caption = (
+        "How a recipe stores blocks and ends, and what it loses by every way to round; English: "
+        "pieces of Python's documentation."
     )
     columns = ("recipe", "stored in", "rounding", "bytes", "KL", "KL, English")
-    return Section("Recipes", text, columns, tuple(rows))
+    return Section("Recipes", caption, columns, tuple(rows))
 
 
 def answers_section(
@@ -112,19 +104,16 @@ def answers_section(
     for name in schemes:
         for method in METHODS.get(get_scheme(name).family, {"-": None}):
             by = None if method == "-" else rounding_for(BUILT_IN, [name], method)
-            found = evaluate(BUILT_IN, (name,) * layers, examples, method=by, store=store)
+            measured = evaluate(BUILT_IN, (name,) * layers, examples, method=by, store=store)
             rows.append(
-                (name, method, found.weight_bytes, found.kl, found.loss,
-                 f"{found.perplexity:.5f}", found.bleu, f"{found.exact_match:.1%}")
+                (name, method, measured.weight_bytes, measured.kl, measured.loss,
+                 f"{measured.perplexity:.5f}", measured.bleu, f"{measured.exact_match:.1%}")
             )  # fmt: skip
             on_step(f"{BUILT_IN}: {name}, {method}")
     columns = ("scheme", "rounding", "bytes", "KL of answers", "loss of answers", "perplexity",
                "BLEU", "exact match")  # fmt: skip
-    text = (
-        f"{questions} held-out questions of the demo, greedy answers. So small and so sure a model "
-        "says next to nothing about real ones."
-    )
-    return Section(f"The built-in model, `{BUILT_IN}`", text, columns, tuple(rows))
+    caption = f"Greedy answers to {questions} held-out questions of the demo."
+    return Section(f"The built-in model, `{BUILT_IN}`", caption, columns, tuple(rows))
 
 
 def additivity_section(
@@ -140,12 +129,11 @@ def additivity_section(
     rows = tuple(
         (int(i), predicted[i], measured[i], float(ratio[i]), _counts(plans[i])) for i in worst
     )
-    text = (
-        f"{count} random plans, a scheme for every layer, from nearly all wide to nearly all "
-        f"narrow, that are predicted to lose {MOST_LOSS:g} at most. Rank correlation (Spearman) of "
-        f"predicted and measured loss: **{rank_correlation(predicted, measured):.3f}**; measured / "
-        f"predicted: median {np.median(ratio):.2f}, 5 % to 95 % {np.quantile(ratio, 0.05):.2f} to "
-        f"{np.quantile(ratio, 0.95):.2f}. The worst:"
+    caption = (
+        f"{count} random plans that are predicted to lose {MOST_LOSS:g} at most. Rank correlation "
+        f"of predicted and measured loss: **{rank_correlation(predicted, measured):.3f}**; "
+        f"measured / predicted: median {np.median(ratio):.2f}, 5 % to 95 % "
+        f"{np.quantile(ratio, 0.05):.2f} to {np.quantile(ratio, 0.95):.2f}. The worst:"
     )
     figure = Figure(
         "quality-additivity",
@@ -154,8 +142,8 @@ def additivity_section(
             x="predicted: sum over layers (nats per token)", y="measured (nats per token)",
         ),
     )  # fmt: skip
-    return Section("Additivity", text, ("plan", "predicted", "measured", "ratio", "schemes"), rows,
-                   figure)  # fmt: skip
+    columns = ("plan", "predicted", "measured", "ratio", "schemes")
+    return Section("Additivity", caption, columns, rows, figure)
 
 
 def random_plans(sensitivity: Sensitivity, count: int, seed: int = 0) -> list[tuple[str, ...]]:
@@ -196,8 +184,8 @@ def frontier_section(
     best = [least_loss(loss, size, _bytes(size, plan)) for plan in uniform]
     small = [fewest_bytes(loss, size, predicted_loss(sensitivity, plan)) for plan in uniform]
     method = rounding_for(model, MIXED)
-    found = plan_losses(model, [*uniform, *best, *small], held_out, method=method, store=store)
-    measured = [x.mean for x in found]
+    outcomes = plan_losses(model, [*uniform, *best, *small], held_out, method=method, store=store)
+    measured = [x.mean for x in outcomes]
     losses = np.array(measured).reshape(3, -1)
     rows: list[tuple[Value, ...]] = []
     for i, name in enumerate(UNIFORM):
@@ -215,14 +203,10 @@ def frontier_section(
             y="weights, MB", log_x=True,
         ),
     )  # fmt: skip
-    text = (
-        "Mixed plans are those of the planner's own trade: the least predicted loss within the "
-        "uniform plan's bytes, and the fewest bytes within its predicted loss. All losses are "
-        "measured, on held-out text."
-    )
+    caption = "A scheme per layer, chosen by predicted loss; all losses are measured."
     columns = ("scheme", "bytes", "KL", "KL mixed, same bytes", "less loss",
                "bytes mixed, same loss", "its KL", "fewer bytes")  # fmt: skip
-    return Section("Mixed against uniform", text, columns, tuple(rows), figure)
+    return Section("Mixed against uniform", caption, columns, tuple(rows), figure)
 
 
 def _tables(model: str, sensitivity: Sensitivity) -> tuple[Floats, Floats]:

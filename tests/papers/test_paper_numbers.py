@@ -47,9 +47,9 @@ def test_edgeshard_relays_past_the_slow_link_and_hardly_minds_another_source() -
 
 def test_edgeshards_throughput_uses_more_devices_and_beats_the_cut() -> None:
     problem = paper_testbed(1, objective=Objective.THROUGHPUT, micro_batches=8)
-    found, cut = edgeshard_throughput(problem), cloud_edge_opt(problem)
-    assert found.estimate.bottleneck_seconds < cut.estimate.bottleneck_seconds / 5
-    assert len(found.plan.devices) == len(found.plan.stages) > 2
+    best, cut = edgeshard_throughput(problem), cloud_edge_opt(problem)
+    assert best.estimate.bottleneck_seconds < cut.estimate.bottleneck_seconds / 5
+    assert len(best.plan.devices) == len(best.plan.stages) > 2
 
 
 def test_llm_pqs_published_objective_reproduces_its_solvers_log() -> None:

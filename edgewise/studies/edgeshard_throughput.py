@@ -129,8 +129,8 @@ def _bubbles_section(rates: dict[Case, Rates]) -> Section:
         for (model, method, workload), x in rates.items()
     )  # fmt: skip
     caption = (
-        "Tokens per second: bubbles are left where every token of all micro-batches waits for the "
-        f"last one. Simulated: {NEW_TOKENS} tokens, the pace of the second half."
+        "Tokens per second. With bubbles, all micro-batches wait for each other after every token. "
+        f"Simulated: {NEW_TOKENS} tokens, the pace of the second half."
     )
     return Section("Bubbles", caption, columns, rows, _bubbles_figure(rates))
 

@@ -35,6 +35,7 @@ class Comparison:
 
     @property
     def remark(self) -> str:
+        """What is to be said of the cell, and of ours."""
         return "; ".join(part for part in (self.theirs.remark, self.note) if part)
 
 
@@ -145,8 +146,8 @@ def _parts(section: Section) -> list[str]:
 def _table(section: Section) -> str:
     """Markdown's table, numbers to the right."""
     columns = zip(*section.rows, strict=True)
-    texts = (any(isinstance(value, str) for value in column) for column in columns)
-    rules = [" --- |" if text else " ---: |" for text in texts]
+    numeric = (any(isinstance(value, int | float) for value in column) for column in columns)
+    rules = [" ---: |" if numbers else " --- |" for numbers in numeric]
     lines = ["| " + " | ".join(section.columns) + " |", "|" + "".join(rules)]
     for row in section.rows:
         cells = (_show(name, value) for name, value in zip(section.columns, row, strict=True))
@@ -165,4 +166,4 @@ def _show(column: str, value: Value) -> str:
         return f"{value:.2%}"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+    return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"

@@ -26,7 +26,7 @@ _CELL_KEYS = ("value", "tag", "from", "fit", "remark")
 TAGS = {
     "V": "read in the source",
     "V2": "read in a secondary source only",
-    "D": "derived by arithmetic from [V] and [V2]",
+    "D": "derived by arithmetic from what was read",
     "R": "believed, read nowhere",
     "I": "inferred",
 }

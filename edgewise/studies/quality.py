@@ -2,6 +2,7 @@
 plans; and the built-in model's answers. No paper's figures are beside ours."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -135,15 +136,12 @@ def additivity_section(
         f"measured / predicted: median {np.median(ratio):.2f}, 5 % to 95 % "
         f"{np.quantile(ratio, 0.05):.2f} to {np.quantile(ratio, 0.95):.2f}. The worst:"
     )
-    figure = Figure(
-        "quality-additivity",
-        lambda path: save_scatter(
-            predicted, measured, path, title=f"{model}: is loss additive over layers?",
-            x="predicted: sum over layers (nats per token)", y="measured (nats per token)",
-        ),
+    draw = partial(
+        save_scatter, predicted, measured, title=f"{model}: is loss additive over layers?",
+        x="predicted: sum over layers (nats per token)", y="measured (nats per token)",
     )  # fmt: skip
     columns = ("plan", "predicted", "measured", "ratio", "schemes")
-    return Section("Additivity", caption, columns, rows, figure)
+    return Section("Additivity", caption, columns, rows, Figure("quality-additivity", draw))
 
 
 def random_plans(sensitivity: Sensitivity, count: int, seed: int = 0) -> list[tuple[str, ...]]:
@@ -160,6 +158,7 @@ def random_plans(sensitivity: Sensitivity, count: int, seed: int = 0) -> list[tu
 
 
 def predicted_loss(sensitivity: Sensitivity, plan: Sequence[str]) -> float:
+    """The sum of what its layers lose one by one."""
     return sum(sensitivity.losses[name][layer] for layer, name in enumerate(plan))
 
 
@@ -183,30 +182,32 @@ def frontier_section(
     uniform = [(name,) * loss.shape[1] for name in UNIFORM]
     best = [least_loss(loss, size, _bytes(size, plan)) for plan in uniform]
     small = [fewest_bytes(loss, size, predicted_loss(sensitivity, plan)) for plan in uniform]
-    method = rounding_for(model, MIXED)
+    kinds, method = (uniform, best, small), rounding_for(model, MIXED)
     outcomes = plan_losses(model, [*uniform, *best, *small], held_out, method=method, store=store)
-    measured = [x.mean for x in outcomes]
-    losses = np.array(measured).reshape(3, -1)
-    rows: list[tuple[Value, ...]] = []
-    for i, name in enumerate(UNIFORM):
-        sizes = [_bytes(size, plan) for plan in (uniform[i], best[i], small[i])]
-        rows.append((name, sizes[0], losses[0, i], losses[1, i], 1 - losses[1, i] / losses[0, i],
-                     sizes[2], losses[2, i], 1 - sizes[2] / sizes[0]))  # fmt: skip
-    lines = {
-        name: (losses[i].tolist(), [_bytes(size, plan) / 1e6 for plan in plans])
-        for i, (name, plans) in enumerate((("one scheme", uniform), ("a scheme per layer", best)))
-    }
-    figure = Figure(
-        "quality-frontier",
-        lambda path: save_lines(
-            lines, path, title=f"{model}: loss and weights", x="measured KL, nats per token",
-            y="weights, MB", log_x=True,
-        ),
+    losses = np.array([x.mean for x in outcomes]).reshape(len(kinds), -1)
+    sizes = np.array([[_bytes(size, plan) for plan in plans] for plans in kinds])
+    rows: tuple[tuple[Value, ...], ...] = tuple(
+        (name, int(sizes[0, i]), losses[0, i], losses[1, i], 1 - losses[1, i] / losses[0, i],
+         int(sizes[2, i]), losses[2, i], 1 - sizes[2, i] / sizes[0, i])
+        for i, name in enumerate(UNIFORM)
     )  # fmt: skip
     caption = "A scheme per layer, chosen by predicted loss; all losses are measured."
     columns = ("scheme", "bytes", "KL", "KL mixed, same bytes", "less loss",
                "bytes mixed, same loss", "its KL", "fewer bytes")  # fmt: skip
-    return Section("Mixed against uniform", caption, columns, tuple(rows), figure)
+    figure = _frontier_figure(model, losses, sizes / 1e6)
+    return Section("Mixed against uniform", caption, columns, rows, figure)
+
+
+def _frontier_figure(model: str, losses: Floats, megabytes: Floats) -> Figure:
+    lines = {
+        name: (losses[i].tolist(), megabytes[i].tolist())
+        for i, name in enumerate(("one scheme", "a scheme per layer"))
+    }
+    draw = partial(
+        save_lines, lines, title=f"{model}: loss and weights", x="measured KL, nats per token",
+        y="weights, MB", log_x=True,
+    )  # fmt: skip
+    return Figure("quality-frontier", draw)
 
 
 def _tables(model: str, sensitivity: Sensitivity) -> tuple[Floats, Floats]:

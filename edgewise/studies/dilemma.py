@@ -32,7 +32,7 @@ QUALITIES = ("loss", "perplexity", "BLEU")
 WAYS = ("[-1, 1]", "own range", "nearest")  # to use the same bits
 TEXT = (
     "DILEMMA's integer program on the {count} decoder blocks of `{model}`, truncated to 4 to 16 "
-    "bits; {outside} weights lie outside [-1, 1]. **Its quality row (5) could not be read: ours "
+    "bits; {outside}. **Its quality row (5) could not be read: ours "
     "squares the differences because that fits Table 1.**"
 )
 
@@ -66,8 +66,10 @@ def dilemma_page(
         rate_section(blocks, draws, on_step),
         clock_section(blocks, draws, on_step),
     )
-    total, largest = int(truncation.weights.sum()), truncation.largest
-    outside = f"{truncation.outside} of {total:,} (largest {largest:.3g})"
+    outside = (
+        f"{truncation.outside} of {int(truncation.weights.sum()):,} weights lie outside [-1, 1] "
+        f"(the largest is {truncation.largest:.3g})"
+    )
     text = TEXT.format(model=model, count=len(truncation.weights), outside=outside)
     return Page("dilemma", "DILEMMA (arXiv 2503.01704)", text, sections)
 

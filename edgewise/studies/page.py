@@ -164,6 +164,6 @@ def _show(column: str, value: Value) -> str:
         return f"{value:+.1%}"
     if "ratio" in column.split():
         return f"{value:.2%}"
-    if isinstance(value, int):
+    if isinstance(value, int) or column.startswith(STRENGTH):  # theirs with the digits they have
         return f"{value:,}"
     return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"

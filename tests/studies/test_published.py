@@ -91,7 +91,7 @@ def test_only_what_was_read_in_the_paper_is_called_published(tag: str, heading: 
     section = comparison_section("title", "caption", [Comparison("a|b", 90.0, cell, "why")])
     assert section.columns == ("what", "ours", heading, "tag", "difference", "remark")
     text = Page("p", "P", "intro", (section,)).markdown()
-    assert f"| a\\|b | 90.00 | 100.00 | [{tag}] | -10.0% | why |" in text
+    assert f"| a\\|b | 90.00 | 100.0 | [{tag}] | -10.0% | why |" in text
     assert f"[{tag}] {TAGS[tag]}" in text
     assert (BELIEVED in text) is (heading == "believed")
 
@@ -101,7 +101,7 @@ def test_a_table_keeps_what_was_read_and_what_is_believed_apart() -> None:
     section = comparison_section("t", "c", [Comparison("row", 90.0, cell) for cell in cells])
     text = Page("p", "P", "intro", (section, Section("only text", "words"))).markdown()
     assert "| what | ours | published | believed | tag | difference | fit | remark |" in text
-    assert "| row | 90.00 | 100.00 | - | [V] | -10.0% | - |  |" in text
+    assert "| row | 90.00 | 100.0 | - | [V] | -10.0% | - |  |" in text
     assert "| row | 90.00 | - | out of memory | [R] | - | the batch |  |" in text
     assert FIT in text
 

@@ -27,7 +27,7 @@ from edgewise.planning import PLANNERS, Objective, PlanResult, Problem
 from edgewise.planning.joint import joint
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
-from edgewise.simulation.rooflines import Figures, make_profile
+from edgewise.simulation.rooflines import Roofline, make_profile
 from edgewise.simulation.testbeds import LLAMA2_7B, load_testbed
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
@@ -108,10 +108,10 @@ def random_problem(seed: int) -> Problem:
     return Problem(costs, SCHEMES, objective, budget)
 
 
-def figures(rng: np.random.Generator, name: str, kind: Kind) -> Figures:
+def figures(rng: np.random.Generator, name: str, kind: Kind) -> Roofline:
     noise = rng.lognormal(0.0, 0.2, 2)
     overheads = {x: kind.overhead * rng.uniform(0.8, 1.6) for x in SCHEMES}
-    return Figures(
+    return Roofline(
         name, kind.gigaflops * 1e9 * noise[0], kind.gigabytes_per_second * 1e9 * noise[1],
         step_seconds=2e-4, overhead_seconds=kind.overhead, scheme_overheads=overheads,
     )  # fmt: skip

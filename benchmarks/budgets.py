@@ -37,7 +37,7 @@ from edgewise.quality.verification import verify
 from edgewise.quantization.store import Store
 from edgewise.schemes import CANDIDATES, get_scheme
 from edgewise.sensitivities import Sensitivity
-from edgewise.simulation.rooflines import Figures, make_profile
+from edgewise.simulation.rooflines import Roofline, make_profile
 from edgewise.specs import Workload
 
 BUDGETS, SECONDS = (0.005, 0.01, 0.05), 3.0
@@ -60,7 +60,7 @@ def problem(name: str, seed: int, sensitivity: Sensitivity) -> Problem:
     links = tuple(
         Link(a, b, 1e9 / 8, 1e-4 * rng.uniform(1, 10)) for a in names for b in names if a != b
     )
-    kinds = [Figures(x, 1e11, 1e9 * rng.uniform(1, 8), overhead_seconds=2e-5) for x in names]
+    kinds = [Roofline(x, 1e11, 1e9 * rng.uniform(1, 8), overhead_seconds=2e-5) for x in names]
     profile = make_profile(model, kinds, CANDIDATES)
     costs = CostModel(model, Cluster(devices, links, names[0]), profile, WORK, sensitivity)
     return Problem(costs, CANDIDATES)

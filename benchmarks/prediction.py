@@ -30,7 +30,7 @@ from edgewise.profiling import Grid, measure, measure_links
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
-from edgewise.simulation import simulate, together
+from edgewise.simulation import simulate_plan, together
 from edgewise.specs import ModelSpec, Workload
 
 SLOWDOWNS = {"fast": 2.0, "middle": 3.0, "slow": 4.0}
@@ -117,7 +117,7 @@ def predicted(costs: CostModel, plan: Plan) -> Times:
 def simulated(costs: CostModel, plan: Plan) -> Times:
     work = costs.workload
     asked = together(work.sequences, work.prompt_tokens, work.new_tokens)
-    found = [list(x.token_seconds) for x in simulate(costs, plan, asked).requests]
+    found = [list(x.token_seconds) for x in simulate_plan(costs, plan, asked).requests]
     return Times(found[0][0], steady(found), 0.0, 0.0)
 
 

@@ -15,7 +15,7 @@ from edgewise.quality.sensitivity import measure_sensitivity
 from edgewise.quantization.store import Store
 from edgewise.schemes import CANDIDATES
 from edgewise.sensitivities import Sensitivity
-from edgewise.simulation.rooflines import Figures, make_profile
+from edgewise.simulation.rooflines import Roofline, make_profile
 from edgewise.specs import ModelSpec, Workload
 
 LADDER = tuple(name for name in CANDIDATES if name != "bf16")
@@ -35,7 +35,7 @@ def chosen(spec: ModelSpec, uniform: str, sensitivity: Sensitivity) -> list[str]
     whole = Stage("device", 0, spec.num_layers, (uniform,) * spec.num_layers)
     memory = device_bytes(spec, [whole], WORKLOAD)
     cluster = Cluster((Device("device", memory),), (), "device")
-    profile = make_profile(spec, [Figures("device", 1e11, 1e9)], LADDER)
+    profile = make_profile(spec, [Roofline("device", 1e11, 1e9)], LADDER)
     costs = CostModel(spec, cluster, profile, WORKLOAD, sensitivity)
     high = sum(sensitivity.losses[uniform])
     low, best = high / 64, whole.schemes

@@ -12,7 +12,15 @@ from edgewise.costs import CostModel
 from edgewise.errors import InputError, ProfileError
 from edgewise.plans import Plan
 from edgewise.profiles import Profile
-from edgewise.simulation import SHAPES, Jitter, Outcome, load_testbed, poisson, simulate, together
+from edgewise.simulation import (
+    SHAPES,
+    Jitter,
+    Outcome,
+    load_testbed,
+    poisson,
+    simulate_plan,
+    together,
+)
 from edgewise.specs import ModelSpec, Workload
 from edgewise.units import format_seconds
 
@@ -50,7 +58,7 @@ def run_simulate(plan_file: Path, options: SimulateOptions) -> None:
     else:
         requests = poisson(options.requests, options.rate, *lengths, seed=options.seed)
     jitter = Jitter(options.jitter, options.jitter, options.seed)
-    outcome = simulate(costs, plan, requests, bubbles=options.bubbles, jitter=jitter)
+    outcome = simulate_plan(costs, plan, requests, bubbles=options.bubbles, jitter=jitter)
     if options.trace is not None:
         options.trace.write_text(outcome.chrome_trace() + "\n", encoding="utf-8")
     estimate = costs.estimate(plan)

@@ -2,13 +2,14 @@
 
 from edgewise.simulation.arrivals import poisson, together
 from edgewise.simulation.faults import Fault, Jitter, Join, Leave, LinkChange, Recovery, Slowdown
-from edgewise.simulation.pipeline import simulate
+from edgewise.simulation.pipeline import simulate_plan
 from edgewise.simulation.testbeds import SHAPES, TESTBEDS, load_testbed
-from edgewise.simulation.trace import Outcome, Request, RequestOutcome
+from edgewise.simulation.trace import Arrival, Outcome, RequestOutcome
 
 __all__ = [
     "SHAPES",
     "TESTBEDS",
+    "Arrival",
     "Fault",
     "Jitter",
     "Join",
@@ -16,11 +17,10 @@ __all__ = [
     "LinkChange",
     "Outcome",
     "Recovery",
-    "Request",
     "RequestOutcome",
     "Slowdown",
     "load_testbed",
     "poisson",
-    "simulate",
+    "simulate_plan",
     "together",
 ]

@@ -194,8 +194,8 @@ class World:
         return Profile(base.model, tuple(layers), tuple(readings), tuple(links))
 
     def _slow_kinds(self) -> set[tuple[str, str, float]]:
-        found = ((self.base_cluster.device(name), factor) for name, factor in self.slowed.items())
-        return {(device.kind, _slow_kind(device, factor), factor) for device, factor in found}
+        slowed = ((self.base_cluster.device(name), factor) for name, factor in self.slowed.items())
+        return {(device.kind, _slow_kind(device, factor), factor) for device, factor in slowed}
 
 
 def _slow_kind(device: Device, factor: float) -> str:

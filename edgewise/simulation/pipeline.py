@@ -13,8 +13,8 @@
 - After another plan was chosen everything stops, devices load, and unfinished requests prefill
   again (`faults.Recovery`).
 
-Seconds come from the cost model, for the lane's own shape (`routes.Shape`). One lane on quiet links
-therefore takes exactly what `CostModel.estimate` says.
+Seconds come from the cost model, for the lane's own work (`routes.LaneWork`). One lane on quiet
+links therefore takes exactly what `CostModel.estimate` says.
 """
 
 from collections import deque
@@ -27,14 +27,14 @@ from edgewise.errors import ClusterError, PlanError
 from edgewise.plans import Plan
 from edgewise.simulation.events import Clock, Job, Server
 from edgewise.simulation.faults import Fault, Jitter, Leave, Recovery, Replan, World
-from edgewise.simulation.routes import Part, Shape, StepTimes, route, step_times
-from edgewise.simulation.trace import Outcome, Request, RequestOutcome, Resource, Slice
+from edgewise.simulation.routes import LaneWork, Part, StepTimes, route, step_times
+from edgewise.simulation.trace import Arrival, Outcome, RequestOutcome, Resource, Slice
 
 
-def simulate(
+def simulate_plan(
     costs: CostModel,
     plan: Plan,
-    requests: Sequence[Request],
+    requests: Sequence[Arrival],
     *,
     bubbles: bool = False,
     jitter: Jitter | None = None,
@@ -68,7 +68,7 @@ def simulate(
 class _Progress:
     """One request and the clock at each of its tokens so far."""
 
-    request: Request
+    request: Arrival
     token_seconds: list[float] = field(default_factory=list)
 
     @property
@@ -82,7 +82,7 @@ class _Lane:
 
     number: int
     members: list[_Progress] = field(default_factory=list)
-    shape: Shape = field(init=False)
+    work: LaneWork = field(init=False)
     prefilled: bool = False
     moving: bool = False
     token: int = 0
@@ -91,7 +91,7 @@ class _Lane:
         """Prefill everything that the members have so far."""
         prompt = max(m.request.prompt_tokens + len(m.token_seconds) for m in self.members)
         new = max(m.request.new_tokens - len(m.token_seconds) for m in self.members)
-        self.shape = Shape(len(self.members), prompt, new)
+        self.work = LaneWork(len(self.members), prompt, new)
         self.prefilled, self.moving = False, False
 
 
@@ -112,7 +112,7 @@ class _Pipeline:
     parts: tuple[Part, ...] = ()
     servers: dict[Resource, Server] = field(default_factory=dict)
     factors: dict[Resource, Iterator[float]] = field(default_factory=dict)
-    times: dict[Shape, StepTimes] = field(default_factory=dict)
+    times: dict[LaneWork, StepTimes] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
     loading: int = 0
 
@@ -123,15 +123,15 @@ class _Pipeline:
     def plan(self) -> Plan:
         return self.plans[-1][1]
 
-    def run(self, requests: Sequence[Request], faults: Sequence[Fault]) -> Outcome:
-        found = [_Progress(request) for request in requests]
-        self.unfinished = len(found)
-        for progress in sorted(found, key=lambda p: p.request.arrival_seconds):
+    def run(self, requests: Sequence[Arrival], faults: Sequence[Fault]) -> Outcome:
+        progresses = [_Progress(request) for request in requests]
+        self.unfinished = len(progresses)
+        for progress in sorted(progresses, key=lambda p: p.request.arrival_seconds):
             self.clock.at(progress.request.arrival_seconds, partial(self._arrive, progress))
         for fault in faults:
             self.clock.at(fault.at_seconds, partial(self._suffer, fault))
         self.clock.run()
-        outcomes = tuple(RequestOutcome(p.request, tuple(p.token_seconds)) for p in found)
+        outcomes = tuple(RequestOutcome(p.request, tuple(p.token_seconds)) for p in progresses)
         return Outcome(outcomes, tuple(self.slices), tuple(self.plans))
 
     def use(self, plan: Plan) -> None:
@@ -140,21 +140,21 @@ class _Pipeline:
         self.parts = route(plan, self.costs.cluster.source)
         self.plans.append((self.clock.now, plan))
         self.times.clear()
-        if not sum(self._seconds(Shape(1, 1, 1)).delays) < float("inf"):
+        if not sum(self._seconds(LaneWork(1, 1, 1)).delays) < float("inf"):
             raise ClusterError("the plan sends between devices that nothing connects")
         for part in self.parts:
-            found = part.resource
-            if found not in self.factors:
-                link = found.target is not None
-                self.factors[found] = self.jitter.factors(str(found), link=link)
+            resource = part.resource
+            if resource not in self.factors:
+                link = resource.target is not None
+                self.factors[resource] = self.jitter.factors(str(resource), link=link)
         self.servers = {
             part.resource: Server(self.clock, self.factors[part.resource]) for part in self.parts
         }
 
-    def _seconds(self, shape: Shape) -> StepTimes:
-        if shape not in self.times:
-            self.times[shape] = step_times(self.costs, self.plan, shape)
-        return self.times[shape]
+    def _seconds(self, work: LaneWork) -> StepTimes:
+        if work not in self.times:
+            self.times[work] = step_times(self.costs, self.plan, work)
+        return self.times[work]
 
     # -- lanes
 
@@ -182,12 +182,12 @@ class _Pipeline:
         if lane.prefilled:
             self._advance(lane, None, 0)
             return
-        for chunk in range(len(self._seconds(lane.shape).chunks)):
+        for chunk in range(len(self._seconds(lane.work).chunks)):
             self._advance(lane, chunk, 0)
 
     def _advance(self, lane: _Lane, chunk: int | None, at: int) -> None:
         """Hand a lane's token, or a chunk of its prompts, to part `at` of the route."""
-        last = len(self._seconds(lane.shape).chunks) - 1
+        last = len(self._seconds(lane.work).chunks) - 1
         if at == len(self.parts) - 1 and chunk is not None and chunk < last:
             return  # only the last chunk brings a token
         if at == len(self.parts):
@@ -196,7 +196,7 @@ class _Pipeline:
         part = self.parts[at]
 
         def seconds() -> float:
-            times = self._seconds(lane.shape)
+            times = self._seconds(lane.work)
             return (times.decode if chunk is None else times.chunks[chunk])[at]
 
         job = Job(
@@ -213,7 +213,7 @@ class _Pipeline:
             if plans == len(self.plans):
                 self._advance(lane, chunk, at + 1)
 
-        delay = self._seconds(lane.shape).delays[at]
+        delay = self._seconds(lane.work).delays[at]
         if delay:
             self.clock.at(self.clock.now + delay, arrive)
         else:
@@ -222,8 +222,8 @@ class _Pipeline:
     def _record(self, part: Part, phase: str, lane: _Lane | None, start: float, end: float) -> None:
         if end > start:
             number, token = (lane.number, lane.token) if lane is not None else (-1, 0)
-            found = Slice(part.resource, part.name, phase, number, token, start, end)
-            self.slices.append(found)
+            piece = Slice(part.resource, part.name, phase, number, token, start, end)
+            self.slices.append(piece)
 
     def _token(self, lane: _Lane) -> None:
         """A token of every member is back at the source."""
@@ -231,7 +231,7 @@ class _Pipeline:
             member.token_seconds.append(self.clock.now)
         lane.members, before = [m for m in lane.members if not m.finished], len(lane.members)
         self.unfinished -= before - len(lane.members)
-        lane.shape = replace(lane.shape, sequences=len(lane.members))
+        lane.work = replace(lane.work, sequences=len(lane.members))
         lane.prefilled, lane.moving, lane.token = True, False, lane.token + 1
         self._dispatch()
 

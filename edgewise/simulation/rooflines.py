@@ -42,7 +42,7 @@ _PREFILL = tuple((b, tokens, 0) for b in (1, 4) for tokens in (8, 32, 128, 512))
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Roofline:
     """What a kind of device can do. `layer_seconds` holds measured seconds per layer of the
     reference model in fp32, in place of `bytes_per_second`."""
 
@@ -108,51 +108,51 @@ def _flops(model: ModelSpec, layer: LayerSpec, shape: tuple[int, int, int]) -> f
 
 def make_profile(
     model: ModelSpec,
-    kinds: Iterable[Figures],
+    kinds: Iterable[Roofline],
     schemes: Sequence[str],
     reference: ModelSpec | None = None,
 ) -> Profile:
     """A profile as if every kind of device had been timed on a small grid of shapes. It knows no
     links: those of the cluster count."""
-    found = tuple(kinds)
+    rooflines = tuple(kinds)
     timings = tuple(
         timing
-        for figures in found
+        for roofline in rooflines
         for name in schemes
-        for timing in _timings(model, figures, get_scheme(name), reference)
+        for timing in _timings(model, roofline, get_scheme(name), reference)
     )
-    readings = tuple(DeviceReading(f.name, f.step_seconds, machine="synthetic") for f in found)
+    readings = tuple(DeviceReading(x.name, x.step_seconds, machine="synthetic") for x in rooflines)
     return Profile(model.digest, timings, readings, ())
 
 
 def _timings(
-    model: ModelSpec, figures: Figures, scheme: Scheme, reference: ModelSpec | None
+    model: ModelSpec, roofline: Roofline, scheme: Scheme, reference: ModelSpec | None
 ) -> Iterator[LayerTiming]:
     alike = {layer.kind: layer for layer in model.layers}
     for kind, layer in alike.items():
         # A head never sees more than the last position of each prompt.
         for shape in (*_DECODE, *(() if kind is LayerKind.HEAD else _PREFILL)):
-            seconds = figures.seconds(model, layer, scheme, shape, reference)
-            yield LayerTiming(figures.name, kind, scheme.name, *shape, seconds)
+            seconds = roofline.seconds(model, layer, scheme, shape, reference)
+            yield LayerTiming(roofline.name, kind, scheme.name, *shape, seconds)
 
 
-def load_figures(path: Path) -> tuple[Figures, ...]:
+def load_rooflines(path: Path) -> tuple[Roofline, ...]:
     """Read [[kind]] tables. Raises ProfileError naming the file and the key."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         _only(table, ("kind",), "the file")
-        found = tuple(_figures(entry) for entry in table.get("kind", ()))
+        rooflines = tuple(_roofline(entry) for entry in table.get("kind", ()))
     except OSError as error:
         raise ProfileError(f"cannot read {path}: {error.strerror}") from None
     except (InputError, ValueError, TypeError, RecursionError) as error:  # of TOML, too
         raise ProfileError(f"{path}: {error}") from None
-    names = [figures.name for figures in found]
+    names = [roofline.name for roofline in rooflines]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ProfileError(f"{path}: two kinds are called '{twice[0]}'")
-    return found
+    return rooflines
 
 
-def _figures(entry: Mapping[str, Any]) -> Figures:
+def _roofline(entry: Mapping[str, Any]) -> Roofline:
     _only(entry, _KEYS, "a kind")
     name = entry.get("name", "")
     where = f"kind '{name}'"
@@ -169,7 +169,7 @@ def _figures(entry: Mapping[str, Any]) -> Figures:
     if unusable := [key for key, rate in rates.items() if not rate > 0]:
         raise ProfileError(f"{where}: {unusable[0]} must be positive")
     measured = entry.get("layer_milliseconds", {})
-    return Figures(
+    return Roofline(
         name=name,
         flops_per_second=rates["gigaflops"] * 1e9,
         bytes_per_second=rates.get("gigabytes_per_second", float("inf")) * 1e9,

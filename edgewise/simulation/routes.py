@@ -25,7 +25,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class LaneWork:
     """What a lane carries: `sequences` requests of up to `prompt_tokens` and `new_tokens` each.
 
     The cost model's workload for it: all prompts count as the longest, and every new token costs
@@ -66,9 +66,9 @@ def _link(device: str, target: str) -> Part:
     return Part(resource, str(resource))
 
 
-def step_times(costs: CostModel, plan: Plan, shape: Shape) -> StepTimes:
-    """Seconds of each part of `route`, as the cost model has them for `shape`."""
-    workload = Workload(shape.prompt_tokens, shape.new_tokens, shape.sequences)
+def step_times(costs: CostModel, plan: Plan, work: LaneWork) -> StepTimes:
+    """Seconds of each part of `route`, as the cost model has them for `work`."""
+    workload = Workload(work.prompt_tokens, work.new_tokens, work.sequences)
     costs = replace(costs, workload=workload)
     estimate, count = costs.estimate(plan), len(costs.chunks)
     stages, back = estimate.stages, estimate.back

@@ -16,7 +16,7 @@ from edgewise.clusters import Cluster, Link
 from edgewise.errors import InputError
 from edgewise.profiles import Profile
 from edgewise.schemes import DEFAULT
-from edgewise.simulation.rooflines import load_figures, make_profile
+from edgewise.simulation.rooflines import load_rooflines, make_profile
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec
 
 TESTBEDS = ("edgeshard", "home", "campus")
@@ -70,7 +70,7 @@ def load_testbed(
     if name not in TESTBEDS:
         raise InputError(f"unknown testbed '{name}'; known testbeds: {', '.join(TESTBEDS)}")
     cluster = load_cluster(_FOLDER / f"{name}.toml")
-    kinds = load_figures(_FOLDER / f"{name}.kinds.toml")
+    kinds = load_rooflines(_FOLDER / f"{name}.kinds.toml")
     profile = make_profile(model, kinds, schemes, reference=LLAMA2_7B)
     return _with_source(cluster, source or cluster.source, source_bytes_per_second), profile
 

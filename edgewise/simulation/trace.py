@@ -1,4 +1,4 @@
-"""What a simulation found: times of every request, and every slice of work, also for a browser."""
+"""What a simulation shows: times of every request, and every slice of work, also for a browser."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Arrival:
     """What arrives at the source, and when. It always gets exactly `new_tokens` tokens."""
 
     arrival_seconds: float
@@ -69,7 +69,7 @@ class RequestOutcome:
     """When each token of a request was back at the source, on the simulation's clock. Fewer than it
     asked for where the pipeline broke down."""
 
-    request: Request
+    request: Arrival
     token_seconds: tuple[float, ...]
 
     @property
@@ -104,28 +104,28 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        return all(found.finished for found in self.requests)
+        return all(outcome.finished for outcome in self.requests)
 
     @property
     def makespan_seconds(self) -> float:
         """From the first arrival to the last token of all."""
-        first = min(found.request.arrival_seconds for found in self.requests)
-        last = max((found.token_seconds[-1:] or (first,))[0] for found in self.requests)
+        first = min(outcome.request.arrival_seconds for outcome in self.requests)
+        last = max((outcome.token_seconds[-1:] or (first,))[0] for outcome in self.requests)
         return last - first
 
     @property
     def tokens_per_second(self) -> float:
         """Of all requests together, over the makespan."""
-        tokens = sum(len(found.token_seconds) for found in self.requests)
+        tokens = sum(len(outcome.token_seconds) for outcome in self.requests)
         return tokens / self.makespan_seconds if self.makespan_seconds else 0.0
 
     def busy_seconds(self) -> dict[Resource, float]:
         """How long each device and link that did anything computed or sent."""
         busy: dict[Resource, float] = {}
-        for found in self.slices:
-            if found.phase != "load":
-                seconds = found.end_seconds - found.start_seconds
-                busy[found.resource] = busy.get(found.resource, 0.0) + seconds
+        for piece in self.slices:
+            if piece.phase != "load":
+                seconds = piece.end_seconds - piece.start_seconds
+                busy[piece.resource] = busy.get(piece.resource, 0.0) + seconds
         return busy
 
     def utilisation(self) -> dict[str, float]:
@@ -139,7 +139,7 @@ class Outcome:
         done = self.finished
         return {
             "requests": len(self.requests),
-            "finished": sum(found.finished for found in self.requests),
+            "finished": sum(outcome.finished for outcome in self.requests),
             "makespan_seconds": self.makespan_seconds,
             "tokens_per_second": self.tokens_per_second,
             "mean_first_token_seconds": fmean(r.first_token_seconds for r in self.requests)
@@ -155,8 +155,8 @@ class Outcome:
     def chrome_trace(self) -> str:
         """JSON that chrome://tracing and ui.perfetto.dev open: one process per device, in it one
         thread per stage and per link that it sends on."""
-        owners = _numbered(found.resource.owner for found in self.slices)
-        threads = _numbered(_thread(found) for found in self.slices)
+        owners = _numbered(piece.resource.owner for piece in self.slices)
+        threads = _numbered(_thread(piece) for piece in self.slices)
         events: list[dict[str, object]] = [
             {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
             for name, pid in owners.items()
@@ -165,25 +165,25 @@ class Outcome:
             args = {"name": name}
             event = {"ph": "M", "name": "thread_name", "pid": owners[owner], "tid": tid}
             events.append({**event, "args": args})
-        for found in self.slices:
-            lane = f" lane {found.lane}" if found.lane >= 0 else ""
+        for piece in self.slices:
+            lane = f" lane {piece.lane}" if piece.lane >= 0 else ""
             events.append(
                 {
                     "ph": "X",
-                    "name": f"{found.phase}{lane}",
-                    "cat": "compute" if found.resource.target is None else "link",
-                    "pid": owners[found.resource.owner],
-                    "tid": threads[_thread(found)],
-                    "ts": found.start_seconds * _MICROSECONDS,
-                    "dur": (found.end_seconds - found.start_seconds) * _MICROSECONDS,
-                    "args": {"lane": found.lane, "token": found.token},
+                    "name": f"{piece.phase}{lane}",
+                    "cat": "compute" if piece.resource.target is None else "link",
+                    "pid": owners[piece.resource.owner],
+                    "tid": threads[_thread(piece)],
+                    "ts": piece.start_seconds * _MICROSECONDS,
+                    "dur": (piece.end_seconds - piece.start_seconds) * _MICROSECONDS,
+                    "args": {"lane": piece.lane, "token": piece.token},
                 }
             )
         return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, allow_nan=False)
 
 
-def _thread(found: Slice) -> tuple[str, str]:
-    return found.resource.owner, found.name
+def _thread(piece: Slice) -> tuple[str, str]:
+    return piece.resource.owner, piece.name
 
 
 def _numbered(items: Iterable[T]) -> dict[T, int]:

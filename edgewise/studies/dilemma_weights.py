@@ -31,8 +31,8 @@ class Truncation:
     @property
     def error(self) -> NDArray[np.float64]:
         """e[b, l]: each layer's share of the model's mean squared weight difference."""
-        found: NDArray[np.float64] = self.squared / self.weights.sum()
-        return found
+        shares: NDArray[np.float64] = self.squared / self.weights.sum()
+        return shares
 
 
 def truncate(weights: torch.Tensor, bits: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """LLM-PQ's closed form, and its planners on a small synthetic cluster (arXiv 2403.01136).
 
-Facts and tags: section 3 of the notes on planning papers.
+Its cells: published/llm-pq.toml. Assumptions and how to read it: docs/studies/llm-pq.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +16,18 @@ from edgewise.planning import PLANNERS, Objective, PlanResult, Problem
 from edgewise.planning.llm_pq import llm_pq
 from edgewise.planning.llm_pq_heuristic import llm_pq_heuristic
 from edgewise.planning.pipeline import published_makespan
+from edgewise.planning.tables import Floats
 from edgewise.plots import save_lines
 from edgewise.sensitivities import Sensitivity
-from edgewise.simulation import SHAPES, simulate, together
-from edgewise.simulation.rooflines import Figures, make_profile
+from edgewise.simulation import SHAPES, simulate_plan, together
+from edgewise.simulation.rooflines import Roofline, make_profile
 from edgewise.specs import LayerSpec, ModelSpec, Workload
-from edgewise.studies.page import Compared, Figure, Page, Section, Value, compared
+from edgewise.studies.page import Comparison, Figure, Page, Section, Value, comparison_section
+from edgewise.studies.published import Table, load_published
 
-PROMPT, NEW, SEQUENCES = 512, 100, 32
+STAGES, LOGGED_MICRO_BATCHES, LOGGED_TOKENS = 4, 4, 100  # of cluster 3's log
+IDLE = np.zeros(STAGES)
+PROMPT, NEW, SEQUENCES = 512, 100, 32  # the code's defaults [V]
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 BLOCKS = 16
 SECONDS = 5.0
@@ -35,61 +39,69 @@ PLANNED: dict[str, Callable[[Problem], PlanResult]] = {
     "uniform, then place": PLANNERS["edgeshard-throughput"],
 }
 TEXT = (
-    "**What is missing.** The profiles that the paper's plans rest on (per device, shape and "
-    "bit-width) lie behind personal cloud links and were not found, nor was its main table of "
-    "throughput per cluster, nor the generated omega files. So no cluster of the paper can be "
-    "planned again here: only the solver's log can be recomputed, and the planners compared on "
-    "devices of our own invention. Stored schemes are fp32, bf16 and fp16 so far; the paper's 3, "
-    "4 and 8 bits come with quantized weights."
+    "Neither the paper's main table nor the profiles that its plans rest on were found, so none of "
+    "its clusters can be planned again: only a solver's log is added up, and the planners are "
+    "compared on **devices of our own invention**."
 )
 
 
 def llm_pq_page(micro_batches: Sequence[int] = MICRO_BATCHES) -> Page:
-    sections = (closed_form(), flaw(), synthetic(micro_batches))
+    """The log's arithmetic, the objective's flaw, and the planners side by side."""
+    tables = load_published("llm-pq")
+    stages = {phase: _stages(tables["stages"], phase) for phase in ("prefill", "decode")}
+    sections = (
+        log_section(stages["prefill"], stages["decode"], tables["objective"]),
+        flaw_section(stages["decode"]),
+        synthetic_section(micro_batches),
+    )
     return Page("llm-pq", "LLM-PQ (arXiv 2403.01136)", TEXT, sections)
 
 
-PREFILL = np.array([1611.0, 1730.9, 1730.9, 1730.9])  # ms per stage, cluster 3's log
-DECODE = np.array([156.13, 82.90, 82.90, 82.90])
-NONE = np.zeros(4)
+def _stages(logged: Table, phase: str) -> Floats:
+    """Milliseconds of each of the log's stages."""
+    row = logged[phase]
+    return np.array([row["first"].value, *[row["others"].value] * (STAGES - 1)], float)
 
 
-def closed_form() -> Section:
-    """Section 3.4: cluster 3 (3 T4, 1 V100, OPT-30b)."""
-    cells = [
-        Compared(what, published_makespan(prefill, decode, 4, 4, NEW), published, "[D]", remark)
-        for what, prefill, decode, published, remark in (
-            ("prefill, ms", PREFILL, NONE, 11_996.1, "stages are printed to 0.1 ms"),
-            ("decode, ms", NONE, DECODE, 46_775.1, "stages are printed to 0.01 ms, counted 300 x"),
-            ("objective without loss, ms", PREFILL, DECODE, 58_771.25, ""),
+def log_section(prefill: Floats, decode: Floats, objective: Table) -> Section:
+    """The published objective without its loss, of cluster 3's stage times."""
+    comparisons = [
+        Comparison(f"{phase}, ms", _logged_makespan(*times), objective[phase]["total"])
+        for phase, times in (
+            ("prefill", (prefill, IDLE)),
+            ("decode", (IDLE, decode)),
+            ("both", (prefill, decode)),
         )
     ]
-    return compared(
+    return comparison_section(
         "Cluster 3's objective, closed form",
-        "The stage times of the repository's solver log, put into the objective of section 3.4 "
-        "with m = m' = 4 and n = 100. 58,771.25 ms is the log's total; the notes derived its "
-        "parts.",
-        cells,
+        "The log's stage times put into the objective's formula: arithmetic, no reproduction.",
+        comparisons,
     )
 
 
-def flaw() -> Section:
+def _logged_makespan(prefill: Floats, decode: Floats, tokens: int = LOGGED_TOKENS) -> float:
+    counts = LOGGED_MICRO_BATCHES, LOGGED_MICRO_BATCHES
+    return published_makespan(prefill, decode, *counts, tokens)
+
+
+def flaw_section(decode: Floats) -> Section:
+    """What one micro-batch is charged for decoding."""
     rows: tuple[tuple[Value, ...], ...] = tuple(
-        (str(m), *(published_makespan(NONE, DECODE, m, m, n) for n in (100, 200)))
+        (str(m), *(published_makespan(IDLE, decode, m, m, tokens) for tokens in (100, 200)))
         for m in (1, 2, 4)
     )
     return Section(
         "What the published objective leaves out",
-        "The same decode stages by number of micro-batches m'. With one micro-batch the objective "
-        "counts a single decode step, however long the answer [D]; the fixed objective "
-        "(planning/llm_pq.py) counts a round trip for every token.",
+        "The same decode stages by number of micro-batches m': with one, an answer of any length "
+        "costs a single step [D].",
         ("m'", "decode ms, n = 100", "decode ms, n = 200"),
         rows,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class PlannerRun:
     """One planner at one number of micro-batches, tokens per second: of decoding by the cost
     model, and of whole answers by the simulator."""
 
@@ -105,88 +117,74 @@ def synthetic_problem(micro_batches: int) -> Problem:
     """Three slow devices and a fast one, with invented sensitivities."""
     model = replace(SHAPES[0], name=f"{BLOCKS} blocks of Llama-2-7b", layers=_some(SHAPES[0]))
     kinds = (
-        Figures("slow", 65e12, 320e9, step_seconds=1e-3),
-        Figures("fast", 112e12, 900e9, step_seconds=1e-3),
+        Roofline("slow", 65e12, 320e9, step_seconds=1e-3),
+        Roofline("fast", 112e12, 900e9, step_seconds=1e-3),
     )
+    losses = tuple(0.01 * (1 + layer % 4) for layer in range(model.num_layers))
+    sensitivity = Sensitivity(
+        model.digest, "invented", 1.0, {"fp32": (0.0,) * model.num_layers, "bf16": losses}
+    )
+    profile = make_profile(model, kinds, SCHEMES)
+    work = Workload(PROMPT, NEW, SEQUENCES, micro_batches)
+    costs = CostModel(model, _synthetic_cluster(), profile, work, sensitivity)
+    return Problem(costs, SCHEMES, Objective.THROUGHPUT, budget=sum(losses) / 2)
+
+
+def _synthetic_cluster() -> Cluster:
     devices = (
         *[Device(f"slow-{n}", 8 * 10**9, kind="slow", processor="gpu") for n in (1, 2, 3)],
         Device("fast", 16 * 10**9, processor="gpu"),
     )
     network = Network(tuple(device.name for device in devices), 10e9 / 8, 1e-4)
-    cluster = Cluster(devices, (), "slow-1", (network,))
-    losses = tuple(0.01 * (1 + layer % 4) for layer in range(model.num_layers))
-    sensitivity = Sensitivity(
-        model.digest, "invented", 1.0, {"fp32": (0.0,) * model.num_layers, "bf16": losses}
-    )
-    costs = CostModel(
-        model,
-        cluster,
-        make_profile(model, kinds, SCHEMES),
-        Workload(PROMPT, NEW, SEQUENCES, micro_batches),
-        sensitivity,
-    )
-    return Problem(costs, SCHEMES, Objective.THROUGHPUT, budget=sum(losses) / 2)
+    return Cluster(devices, (), "slow-1", (network,))
 
 
 def _some(model: ModelSpec) -> tuple[LayerSpec, ...]:
     return (*model.layers[: BLOCKS + 1], model.layers[-1])
 
 
-SYNTHETIC = (
-    f"Invented, and only for comparing planners: {BLOCKS} blocks of Llama-2-7b's shape; three "
-    "slow devices (8 GB, 320 GB/s, 65 TFLOP/s) and a fast one (16 GB, 900 GB/s, 112 TFLOP/s) by "
-    "roofline, 1 ms per step, 10 Gbps and 0.1 ms between any two; schemes fp32 (no loss) and bf16 "
-    "(0.01 to 0.04 per layer, in turn); the budget is half of what bf16 throughout would lose, so "
-    f"that uniform bits means fp32, which favours mixing; theta = 0. {PROMPT} tokens in, "
-    f"{NEW} out, {SEQUENCES} sequences [V: the code's defaults]. Both objectives count "
-    "whole answers, so the simulated "
-    "makespan is the fair measure; each solve has "
-    f"{SECONDS:g} s. Uniform, then place: the least bottleneck (PipeEdge's rule) in one scheme."
-)
-
-
-def synthetic(micro_batches: Sequence[int]) -> Section:
-    points = [point for count in micro_batches for point in _points(count)]
+def synthetic_section(micro_batches: Sequence[int]) -> Section:
+    """Every planner at every number of micro-batches."""
+    runs = [_run(name, plan, count) for count in micro_batches for name, plan in PLANNED.items()]
     rows: tuple[tuple[Value, ...], ...] = tuple(
-        (p.planner, str(p.micro_batches), p.predicted, p.simulated, p.loss, p.note) for p in points
+        (x.planner, str(x.micro_batches), x.predicted, x.simulated, x.loss, x.note) for x in runs
     )
     columns = ("planner", "micro-batches", "tokens/s, decoding (predicted)",
                "tokens/s, whole answers (simulated)", "loss", "how")  # fmt: skip
-    title = "Throughput against micro-batches, synthetic cluster"
-    return Section(title, SYNTHETIC, columns, rows, _figure(points))
-
-
-def _points(micro_batches: int) -> list[Point]:
-    asked = synthetic_problem(micro_batches)
-    requests = together(SEQUENCES, PROMPT, NEW)
-    points = []
-    for name, plan in PLANNED.items():
-        try:
-            found = plan(asked)
-        except Infeasible as error:
-            points.append(Point(name, micro_batches, None, None, None, f"no plan: {error}"))
-            continue
-        outcome = simulate(asked.costs, found.plan, requests)
-        predicted, loss = found.estimate.tokens_per_second, found.estimate.loss
-        points.append(Point(name, micro_batches, predicted, outcome.tokens_per_second, loss,
-                            found.explanation))  # fmt: skip
-    return points
-
-
-def _figure(points: Sequence[Point]) -> Figure:
-    series: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in PLANNED}
-    for point in points:
-        if point.simulated is not None:
-            series[point.planner][0].append(point.micro_batches)
-            series[point.planner][1].append(point.simulated)
-    return Figure(
-        "llm-pq-micro-batches",
-        lambda path: save_lines(
-            series,
-            path,
-            title=f"{SEQUENCES} sequences on a synthetic cluster, whole answers simulated",
-            x="micro-batches",
-            y="tokens per second",
-            log_x=True,
-        ),
+    return Section(
+        "Throughput against micro-batches, synthetic cluster",
+        f"{SEQUENCES} sequences, {PROMPT} tokens in, {NEW} out, fp32 or bf16 for each layer; "
+        f"{SECONDS:g} s for each solve. Whole answers are the fair measure.",
+        columns,
+        rows,
+        _micro_batches_figure(runs),
     )
+
+
+def _run(name: str, plan: Callable[[Problem], PlanResult], micro_batches: int) -> PlannerRun:
+    problem = synthetic_problem(micro_batches)
+    try:
+        result = plan(problem)
+    except Infeasible as error:
+        return PlannerRun(name, micro_batches, None, None, None, f"no plan: {error}")
+    outcome = simulate_plan(problem.costs, result.plan, together(SEQUENCES, PROMPT, NEW))
+    predicted, loss = result.estimate.tokens_per_second, result.estimate.loss
+    simulated = outcome.tokens_per_second
+    return PlannerRun(name, micro_batches, predicted, simulated, loss, result.explanation)
+
+
+def _micro_batches_figure(runs: Sequence[PlannerRun]) -> Figure:
+    series: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in PLANNED}
+    for run in runs:
+        if run.simulated is not None:
+            series[run.planner][0].append(run.micro_batches)
+            series[run.planner][1].append(run.simulated)
+    draw = partial(
+        save_lines,
+        series,
+        title=f"{SEQUENCES} sequences on a synthetic cluster, whole answers simulated",
+        x="micro-batches",
+        y="tokens per second",
+        log_x=True,
+    )
+    return Figure("llm-pq-micro-batches", draw)

@@ -2,6 +2,7 @@
 plans; and the built-in model's answers. No paper's figures are beside ours."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +17,6 @@ from edgewise.quality.examples import load_examples
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.rounding import rounding_for
 from edgewise.quality.sensitivity import measure_sensitivity
-from edgewise.quality.statistics import LOOKED_AT
 from edgewise.quantization import METHODS
 from edgewise.quantization.store import Store
 from edgewise.schemes import CANDIDATES, RECIPES, Family, get_scheme
@@ -65,12 +65,8 @@ def quality_page(
 
 
 TEXT = (
-    "KL is the divergence of next-token distributions from those at full precision, in nats per "
-    f"token, on {HELD_OUT.count} x {HELD_OUT.length} tokens that `{{model}}` wrote itself (its own "
-    "loss there is about {reference:.3f}): text that no measurement below was made on but where it "
-    "says so. The loss of a plan in question is predicted from "
-    f"{MEASURED_ON.count} x {MEASURED_ON.length} other tokens. Everything is measured on the code "
-    "that answers."
+    f"KL, in nats per token, on {HELD_OUT.count} x {HELD_OUT.length} tokens that `{{model}}` wrote "
+    "itself (its own loss there is about {reference:.3f}), text that nothing was fitted to."
 )
 
 
@@ -92,15 +88,12 @@ def recipes_section(
             rows.append((name, f"{schemes[1]}, ends {schemes[-1]}", rounding,
                          spec.weight_bytes(schemes), own.mean, other.mean))  # fmt: skip
             on_step(f"{name}, {rounding}")
-    text = (
-        f"Recipes, and how their blocks and ends are stored. Ways to round: to the nearest with "
-        "errors weighed alike (plain), by the second moments of what each column is multiplied "
-        f"with (nearest, the default), and GPTQ; both looked at {LOOKED_AT.count} x "
-        f"{LOOKED_AT.length} tokens that the model wrote. English: pieces of Python's "
-        "documentation."
+    caption = (
+        "How a recipe stores blocks and ends, and what it loses by every way to round; English: "
+        "pieces of Python's documentation."
     )
     columns = ("recipe", "stored in", "rounding", "bytes", "KL", "KL, English")
-    return Section("Recipes", text, columns, tuple(rows))
+    return Section("Recipes", caption, columns, tuple(rows))
 
 
 def answers_section(
@@ -112,19 +105,16 @@ def answers_section(
     for name in schemes:
         for method in METHODS.get(get_scheme(name).family, {"-": None}):
             by = None if method == "-" else rounding_for(BUILT_IN, [name], method)
-            found = measure_quality(BUILT_IN, (name,) * layers, examples, method=by, store=store)
+            measured = measure_quality(BUILT_IN, (name,) * layers, examples, method=by, store=store)
             rows.append(
-                (name, method, found.weight_bytes, found.kl, found.loss,
-                 f"{found.perplexity:.5f}", found.bleu, f"{found.exact_match:.1%}")
+                (name, method, measured.weight_bytes, measured.kl, measured.loss,
+                 f"{measured.perplexity:.5f}", measured.bleu, f"{measured.exact_match:.1%}")
             )  # fmt: skip
             on_step(f"{BUILT_IN}: {name}, {method}")
     columns = ("scheme", "rounding", "bytes", "KL of answers", "loss of answers", "perplexity",
                "BLEU", "exact match")  # fmt: skip
-    text = (
-        f"{questions} held-out questions of the demo, greedy answers. So small and so sure a model "
-        "says next to nothing about real ones."
-    )
-    return Section(f"The built-in model, `{BUILT_IN}`", text, columns, tuple(rows))
+    caption = f"Greedy answers to {questions} held-out questions of the demo."
+    return Section(f"The built-in model, `{BUILT_IN}`", caption, columns, tuple(rows))
 
 
 def additivity_section(
@@ -140,22 +130,18 @@ def additivity_section(
     rows = tuple(
         (int(i), predicted[i], measured[i], float(ratio[i]), _counts(plans[i])) for i in worst
     )
-    text = (
-        f"{count} random plans, a scheme for every layer, from nearly all wide to nearly all "
-        f"narrow, that are predicted to lose {MOST_LOSS:g} at most. Rank correlation (Spearman) of "
-        f"predicted and measured loss: **{rank_correlation(predicted, measured):.3f}**; measured / "
-        f"predicted: median {np.median(ratio):.2f}, 5 % to 95 % {np.quantile(ratio, 0.05):.2f} to "
-        f"{np.quantile(ratio, 0.95):.2f}. The worst:"
+    caption = (
+        f"{count} random plans that are predicted to lose {MOST_LOSS:g} at most. Rank correlation "
+        f"of predicted and measured loss: **{rank_correlation(predicted, measured):.3f}**; "
+        f"measured / predicted: median {np.median(ratio):.2f}, 5 % to 95 % "
+        f"{np.quantile(ratio, 0.05):.2f} to {np.quantile(ratio, 0.95):.2f}. The worst:"
     )
-    figure = Figure(
-        "quality-additivity",
-        lambda path: save_scatter(
-            predicted, measured, path, title=f"{model}: is loss additive over layers?",
-            x="predicted: sum over layers (nats per token)", y="measured (nats per token)",
-        ),
+    draw = partial(
+        save_scatter, predicted, measured, title=f"{model}: is loss additive over layers?",
+        x="predicted: sum over layers (nats per token)", y="measured (nats per token)",
     )  # fmt: skip
-    return Section("Additivity", text, ("plan", "predicted", "measured", "ratio", "schemes"), rows,
-                   figure)  # fmt: skip
+    columns = ("plan", "predicted", "measured", "ratio", "schemes")
+    return Section("Additivity", caption, columns, rows, Figure("quality-additivity", draw))
 
 
 def random_plans(sensitivity: Sensitivity, count: int, seed: int = 0) -> list[tuple[str, ...]]:
@@ -172,6 +158,7 @@ def random_plans(sensitivity: Sensitivity, count: int, seed: int = 0) -> list[tu
 
 
 def predicted_loss(sensitivity: Sensitivity, plan: Sequence[str]) -> float:
+    """The sum of what its layers lose one by one."""
     return sum(sensitivity.losses[name][layer] for layer, name in enumerate(plan))
 
 
@@ -195,34 +182,32 @@ def frontier_section(
     uniform = [(name,) * loss.shape[1] for name in UNIFORM]
     best = [least_loss(loss, size, _bytes(size, plan)) for plan in uniform]
     small = [fewest_bytes(loss, size, predicted_loss(sensitivity, plan)) for plan in uniform]
-    method = rounding_for(model, MIXED)
-    found = plan_losses(model, [*uniform, *best, *small], held_out, method=method, store=store)
-    measured = [x.mean for x in found]
-    losses = np.array(measured).reshape(3, -1)
-    rows: list[tuple[Value, ...]] = []
-    for i, name in enumerate(UNIFORM):
-        sizes = [_bytes(size, plan) for plan in (uniform[i], best[i], small[i])]
-        rows.append((name, sizes[0], losses[0, i], losses[1, i], 1 - losses[1, i] / losses[0, i],
-                     sizes[2], losses[2, i], 1 - sizes[2] / sizes[0]))  # fmt: skip
-    lines = {
-        name: (losses[i].tolist(), [_bytes(size, plan) / 1e6 for plan in plans])
-        for i, (name, plans) in enumerate((("one scheme", uniform), ("a scheme per layer", best)))
-    }
-    figure = Figure(
-        "quality-frontier",
-        lambda path: save_lines(
-            lines, path, title=f"{model}: loss and weights", x="measured KL, nats per token",
-            y="weights, MB", log_x=True,
-        ),
+    kinds, method = (uniform, best, small), rounding_for(model, MIXED)
+    outcomes = plan_losses(model, [*uniform, *best, *small], held_out, method=method, store=store)
+    losses = np.array([x.mean for x in outcomes]).reshape(len(kinds), -1)
+    sizes = np.array([[_bytes(size, plan) for plan in plans] for plans in kinds])
+    rows: tuple[tuple[Value, ...], ...] = tuple(
+        (name, int(sizes[0, i]), losses[0, i], losses[1, i], 1 - losses[1, i] / losses[0, i],
+         int(sizes[2, i]), losses[2, i], 1 - sizes[2, i] / sizes[0, i])
+        for i, name in enumerate(UNIFORM)
     )  # fmt: skip
-    text = (
-        "Mixed plans are those of the planner's own trade: the least predicted loss within the "
-        "uniform plan's bytes, and the fewest bytes within its predicted loss. All losses are "
-        "measured, on held-out text."
-    )
+    caption = "A scheme per layer, chosen by predicted loss; all losses are measured."
     columns = ("scheme", "bytes", "KL", "KL mixed, same bytes", "less loss",
                "bytes mixed, same loss", "its KL", "fewer bytes")  # fmt: skip
-    return Section("Mixed against uniform", text, columns, tuple(rows), figure)
+    figure = _frontier_figure(model, losses, sizes / 1e6)
+    return Section("Mixed against uniform", caption, columns, rows, figure)
+
+
+def _frontier_figure(model: str, losses: Floats, megabytes: Floats) -> Figure:
+    lines = {
+        name: (losses[i].tolist(), megabytes[i].tolist())
+        for i, name in enumerate(("one scheme", "a scheme per layer"))
+    }
+    draw = partial(
+        save_lines, lines, title=f"{model}: loss and weights", x="measured KL, nats per token",
+        y="weights, MB", log_x=True,
+    )  # fmt: skip
+    return Figure("quality-frontier", draw)
 
 
 def _tables(model: str, sensitivity: Sensitivity) -> tuple[Floats, Floats]:

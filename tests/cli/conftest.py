@@ -11,7 +11,7 @@ from edgewise.cli import main
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
-from edgewise.simulation.rooflines import Figures, make_profile
+from edgewise.simulation.rooflines import Roofline, make_profile
 
 SLOW = """
 source = "laptop"
@@ -102,7 +102,7 @@ def profiled(tmp_path):
 
     def call(schemes, kinds=("laptop", "jetson", "pi")):
         path = tmp_path / "profile.json"
-        figures = [Figures(name, 1e11, 1e9) for name in kinds]
+        figures = [Roofline(name, 1e11, 1e9) for name in kinds]
         path.write_text(make_profile(open_checkpoint("demo").spec, figures, schemes).to_json())
         return path
 

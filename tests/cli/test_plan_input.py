@@ -6,7 +6,7 @@ import pytest
 
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.sensitivities import Sensitivity
-from edgewise.simulation.rooflines import Figures, make_profile
+from edgewise.simulation.rooflines import Roofline, make_profile
 
 CLUSTER = """
 source = "a"
@@ -26,7 +26,7 @@ SPEC = open_checkpoint("demo").spec
 @pytest.fixture
 def profile():
     """As JSON: two devices of which nobody measured anything here."""
-    kinds = [Figures(name, 1e12, 1e10) for name in ("a", "b")]
+    kinds = [Roofline(name, 1e12, 1e10) for name in ("a", "b")]
     return json.loads(make_profile(SPEC, kinds, ("fp32", "bf16")).to_json())
 
 

@@ -11,7 +11,7 @@ from edgewise.quality.calibration import sequences
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.verification import text_of
 from edgewise.sensitivities import Sensitivity
-from edgewise.simulation.rooflines import Figures, make_profile
+from edgewise.simulation.rooflines import Roofline, make_profile
 
 FEW = ("--sequences", 2, "--length", 16)
 SCHEMES = ("q2g64", "q4g64", "bf16")
@@ -91,7 +91,7 @@ def files(tmp_path):
         'source = "a"\n[[device]]\nname = "a"\nmemory = "3.2 MB"\n[[device]]\nname = "b"\n'
         'memory = "3.2 MB"\n[[link]]\nbetween = ["a", "b"]\nbandwidth = "1 Gbps"\n'
     )
-    kinds = [Figures(name, 1e11, 1e9) for name in ("a", "b")]
+    kinds = [Roofline(name, 1e11, 1e9) for name in ("a", "b")]
     (tmp_path / "profile.json").write_text(make_profile(SPEC, kinds, SCHEMES).to_json())
     losses = {
         "q2g64": (0.005,) * SPEC.num_layers,

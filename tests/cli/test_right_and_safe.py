@@ -19,7 +19,7 @@ from edgewise.quality.calibration import Calibration
 from edgewise.quality.examples import load_examples
 from edgewise.quality.statistics import statistics_key
 from edgewise.sensitivities import Sensitivity
-from edgewise.simulation.rooflines import load_figures
+from edgewise.simulation.rooflines import load_rooflines
 from tests.seeds import cases
 
 FEW = ("--sequences", "1", "--length", "16")
@@ -111,7 +111,7 @@ def test_toml_that_cannot_be_read_is_named(tmp_path, text):
     with pytest.raises(ClusterError, match=r"c\.toml: "):
         load_cluster(path)
     with pytest.raises(ProfileError, match=r"c\.toml: "):
-        load_figures(path)
+        load_rooflines(path)
 
 
 @pytest.mark.parametrize("read", [Plan.load, Profile.load, Sensitivity.load])

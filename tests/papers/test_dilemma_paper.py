@@ -69,15 +69,15 @@ def test_equals_brute_force(several: bool, own: bool, count: int) -> None:
         x = random_instance(seed)
         best = brute(x, several=several, own=own)
         try:
-            found = solve_instance(x, several_layers=several, own_activations=own)
+            solution = solve_instance(x, several_layers=several, own_activations=own)
         except Infeasible as error:
             assert best == INFINITY, seed
             assert str(error).startswith(("(2d)", "(2e)", "(6)", "no placement")), str(error)
             refused += 1
             continue
-        assert found.seconds == pytest.approx(best, rel=1e-9), seed
-        assert (found.status, found.gap) == ("optimal", 0.0)
-        assert set(found.bits) <= set(x.bits)
+        assert solution.seconds == pytest.approx(best, rel=1e-9), seed
+        assert (solution.status, solution.gap) == ("optimal", 0.0)
+        assert set(solution.bits) <= set(x.bits)
         solved += 1
     assert solved >= count / 2
     assert refused >= 5
@@ -111,8 +111,8 @@ def test_with_storage_relaxed_a_tighter_delta_never_means_fewer_bits_in_all() ->
     )
     seconds = []
     for delta, uniform in ((1e-2, 4), (1e-3, 6), (1e-4, 8), (1e-5, 8), (1e-6, 10), (1e-7, 12)):
-        found = solve_instance(replace(x, delta=delta))
-        assert max(found.bits) <= uniform, delta  # mixed widths may do with less than uniform ones
-        assert max(found.bits) > uniform - 4, delta
-        seconds.append(found.seconds)
+        solution = solve_instance(replace(x, delta=delta))
+        assert max(solution.bits) <= uniform, delta  # mixed widths may do with less
+        assert max(solution.bits) > uniform - 4, delta
+        seconds.append(solution.seconds)
     assert seconds == sorted(seconds)

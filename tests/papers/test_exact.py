@@ -30,12 +30,12 @@ def solve(planner: Planner, problem: Problem) -> PlanResult | Infeasible:
         return error
 
 
-def check(problem: Problem, plans: EveryPlan, found: PlanResult, where: int) -> float:
+def check(problem: Problem, plans: EveryPlan, result: PlanResult, where: int) -> float:
     """The score of a result, after checking that its plan is one that may be and costs what adding
     up by hand gives."""
-    row = plans.row(found.plan)
+    row = plans.row(result.plan)
     assert plans.feasible[row], where
-    score = problem.score(found.estimate)
+    score = problem.score(result.estimate)
     assert score == pytest.approx(float(plans.score()[row]), rel=ROUNDING), where
     return score
 
@@ -46,19 +46,19 @@ def test_latency_is_the_least_of_all_plans(planner: Planner, per_layer: bool) ->
     for seed in SEEDS:
         problem = random_problem(seed, per_layer=per_layer, most=6000)
         plans = EveryPlan(problem, per_layer=per_layer)
-        best, found = plans.least(plans.score()), solve(planner, problem)
-        if isinstance(found, Infeasible):
+        best, result = plans.least(plans.score()), solve(planner, problem)
+        if isinstance(result, Infeasible):
             assert best == INFINITY, seed
             counts["infeasible"] += 1
             continue
-        assert check(problem, plans, found, seed) == pytest.approx(best, rel=1e-8), seed
+        assert check(problem, plans, result, seed) == pytest.approx(best, rel=1e-8), seed
         # The least plan of one scheme throughout is proven so, but mixed ones may be better.
         proven = per_layer or len(problem.schemes) == 1
         expected = ("optimal", 0.0) if proven else ("heuristic", None)
-        assert (found.status, found.gap) == expected, seed
-        counts["several" if len(found.plan.devices) > 1 else "alone"] += 1
-        counts["again"] += len(found.plan.stages) > len(found.plan.devices)
-        counts["mixed"] += len(set(found.plan.schemes)) > 1
+        assert (result.status, result.gap) == expected, seed
+        counts["several" if len(result.plan.devices) > 1 else "alone"] += 1
+        counts["again"] += len(result.plan.stages) > len(result.plan.devices)
+        counts["mixed"] += len(set(result.plan.schemes)) > 1
     tried = len(SEEDS)
     assert counts["several"] >= tried // 5
     assert counts["infeasible"] >= tried // 20
@@ -87,19 +87,19 @@ def test_bottleneck_is_the_least_of_all_plans_with_one_block_per_device() -> Non
         problem = random_problem(seed, objective=Objective.THROUGHPUT, most=6000)
         for scheme in problem.schemes:
             one = replace(problem, schemes=(scheme,), pins=problem.pins)
-            plans, found = EveryPlan(one), solve(edgeshard_throughput, one)
+            plans, result = EveryPlan(one), solve(edgeshard_throughput, one)
             least = plans.least(plans.bottleneck, one_block=True)
-            if isinstance(found, Infeasible):
+            if isinstance(result, Infeasible):
                 assert least == INFINITY, seed
                 continue
-            check(one, plans, found, seed)
-            assert plans.one_block[plans.row(found.plan)], seed
-            bottleneck = found.estimate.bottleneck_seconds
+            check(one, plans, result, seed)
+            assert plans.one_block[plans.row(result.plan)], seed
+            bottleneck = result.estimate.bottleneck_seconds
             assert bottleneck == pytest.approx(least, rel=ROUNDING), seed
             tied = plans.bottleneck <= least * (1 + ROUNDING)
             mask = plans.feasible & plans.one_block & tied
             shortest = float(plans.decode[mask].min())
-            assert found.estimate.decode_seconds == pytest.approx(shortest, rel=ROUNDING), seed
+            assert result.estimate.decode_seconds == pytest.approx(shortest, rel=ROUNDING), seed
             solved += 1
     assert solved >= len(SEEDS) * 2 / 3
 

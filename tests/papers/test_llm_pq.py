@@ -34,14 +34,14 @@ def test_the_mended_objective_is_the_least_of_all_plans_with_one_block_per_devic
         values = plans.makespan() + 2.0 * plans.loss
         best = plans.least(values, one_block=True)
         try:
-            found = llm_pq(problem, 2.0)
+            result = llm_pq(problem, 2.0)
         except Infeasible:
             assert best == INFINITY, seed
             continue
-        row = plans.row(found.plan)
+        row = plans.row(result.plan)
         assert plans.feasible[row], seed
         assert values[row] == pytest.approx(best, rel=1e-8), seed
-        assert found.status == "heuristic"
+        assert result.status == "heuristic"
         solved += 1
         try:
             row = plans.row(llm_pq_heuristic(problem, 2.0).plan)

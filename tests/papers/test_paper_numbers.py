@@ -8,6 +8,7 @@ from edgewise.planning.cloud_edge import cloud_edge_even, cloud_edge_opt
 from edgewise.planning.edgeshard_exact import edgeshard_exact
 from edgewise.planning.edgeshard_throughput import edgeshard_throughput
 from edgewise.planning.pipeline import published_makespan
+from edgewise.studies.published import load_published
 from tests.papers.papers import testbed as paper_testbed
 
 MEANS = 0.015  # the notes used exact per-layer times, these tests their means
@@ -47,18 +48,21 @@ def test_edgeshard_relays_past_the_slow_link_and_hardly_minds_another_source() -
 
 def test_edgeshards_throughput_uses_more_devices_and_beats_the_cut() -> None:
     problem = paper_testbed(1, objective=Objective.THROUGHPUT, micro_batches=8)
-    found, cut = edgeshard_throughput(problem), cloud_edge_opt(problem)
-    assert found.estimate.bottleneck_seconds < cut.estimate.bottleneck_seconds / 5
-    assert len(found.plan.devices) == len(found.plan.stages) > 2
+    best, cut = edgeshard_throughput(problem), cloud_edge_opt(problem)
+    assert best.estimate.bottleneck_seconds < cut.estimate.bottleneck_seconds / 5
+    assert len(best.plan.devices) == len(best.plan.stages) > 2
 
 
-def test_llm_pqs_published_objective_reproduces_its_solvers_log() -> None:
-    prefill = np.array([1611.0, 1730.9, 1730.9, 1730.9])
-    decode = np.array([156.13, 82.90, 82.90, 82.90])
+def test_llm_pqs_published_objective_adds_up_to_its_solvers_log() -> None:
+    log = load_published("llm-pq")
+    prefill, decode = (
+        np.array([row["first"].value, *[row["others"].value] * 3], float)
+        for row in log["stages"].values()
+    )
+    filling, steps, both = (row["total"].value for row in log["objective"].values())
     zeros = np.zeros(4)
-    filling = published_makespan(prefill, zeros, 4, 4, 100)
-    steps = published_makespan(zeros, decode, 4, 4, 100)
-    assert filling == pytest.approx(11_996.1, abs=7 * 0.05)  # stages are printed to 0.1 ms,
-    assert steps == pytest.approx(46_775.1, abs=300 * 0.005 + 0.02)  # and to 0.01 ms
-    assert published_makespan(prefill, decode, 4, 4, 100) == pytest.approx(58_771.25, abs=2)
+    # Stages are printed to 0.1 ms and count seven times, to 0.01 ms and count three hundred times.
+    assert published_makespan(prefill, zeros, 4, 4, 100) == pytest.approx(filling, abs=7 * 0.05)
+    assert published_makespan(zeros, decode, 4, 4, 100) == pytest.approx(steps, abs=1.52)
+    assert published_makespan(prefill, decode, 4, 4, 100) == pytest.approx(both, abs=2)
     assert published_makespan(zeros, decode, 4, 1, 100) == pytest.approx(decode.sum())  # the flaw

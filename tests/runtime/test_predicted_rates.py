@@ -12,7 +12,7 @@ from edgewise.profiling import Grid, measure
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
-from edgewise.simulation import simulate, together
+from edgewise.simulation import simulate_plan, together
 from edgewise.specs import Workload
 
 FAR = Cluster(
@@ -51,7 +51,7 @@ def test_requests_share_a_link_of_30_ms_without_waiting_for_each_other() -> None
         measured = tokens_per_second(devices, plan)
     costs = CostModel(spec, FAR, profile, work)
     predicted = costs.estimate(plan).tokens_per_second
-    simulated = simulate(costs, plan, together(LANES, 16, NEW)).tokens_per_second
+    simulated = simulate_plan(costs, plan, together(LANES, 16, NEW)).tokens_per_second
     # A loaded machine is slower than its profile; what it cannot be is twice as quick.
     assert 0.5 * predicted < measured < 1.3 * predicted
     assert 0.5 * simulated < measured < 1.5 * simulated

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.simulation import Request, simulate
+from edgewise.simulation import Arrival, simulate_plan
 from tests.simulation.chains import chain
 
 EXACT = 1e-9
@@ -25,7 +25,7 @@ ANY_PLAN = st.booleans()
 
 
 def requests(new=UP_TO_SIX):
-    return st.builds(Request, st.integers(0, 30).map(float), st.integers(2, 9), new)
+    return st.builds(Arrival, st.integers(0, 30).map(float), st.integers(2, 9), new)
 
 
 @st.composite
@@ -44,7 +44,8 @@ def cases(draw, lanes, new=UP_TO_SIX, revisit=ANY_PLAN):
 
 
 def finishes(made, arriving, **options) -> list[float]:
-    return [found.finish_seconds for found in simulate(*made, arriving, **options).requests]
+    outcome = simulate_plan(*made, arriving, **options)
+    return [request.finish_seconds for request in outcome.requests]
 
 
 def assert_nobody_gains(made, arriving, extra, **options) -> None:
@@ -80,9 +81,9 @@ def test_work_is_conserved(case, bubbles: bool) -> None:
     """Another request adds its own work to every device and link, and none is ever busy for longer
     than the makespan."""
     made, arriving, extra = case
-    before = simulate(*made, arriving, bubbles=bubbles).busy_seconds()
-    outcome = simulate(*made, [*arriving, extra], bubbles=bubbles)
-    added = simulate(*made, [extra]).busy_seconds()
+    before = simulate_plan(*made, arriving, bubbles=bubbles).busy_seconds()
+    outcome = simulate_plan(*made, [*arriving, extra], bubbles=bubbles)
+    added = simulate_plan(*made, [extra]).busy_seconds()
     for resource, busy in outcome.busy_seconds().items():
         expected = before.get(resource, 0.0) + added.get(resource, 0.0)
         assert busy == pytest.approx(expected, abs=EXACT)
@@ -91,14 +92,14 @@ def test_work_is_conserved(case, bubbles: bool) -> None:
 
 def test_more_load_can_let_someone_finish_earlier_by_sharing_a_lane() -> None:
     made = chain([0.5, 0.5], [0.0], size=2)
-    two = [Request(1.0, 4, 3), Request(1.5, 4, 3)]
+    two = [Arrival(1.0, 4, 3), Arrival(1.5, 4, 3)]
     assert finishes(made, two) == pytest.approx([4.0, 7.0])
-    assert finishes(made, [*two, Request(0.0, 4, 3)])[1] == pytest.approx(6.0)
+    assert finishes(made, [*two, Arrival(0.0, 4, 3)])[1] == pytest.approx(6.0)
 
 
 def test_more_load_can_let_someone_finish_earlier_by_keeping_another_out() -> None:
     """The second request used to slip in between the first one's tokens; now it finds no lane."""
     made = chain([1.0, 1.0], [0.0], lanes=2)
-    two = [Request(0.0, 4, 2), Request(1.5, 4, 2)]
+    two = [Arrival(0.0, 4, 2), Arrival(1.5, 4, 2)]
     assert finishes(made, two) == pytest.approx([4.5, 5.5])
-    assert finishes(made, [*two, Request(0.0, 4, 2)])[0] == pytest.approx(4.0)
+    assert finishes(made, [*two, Arrival(0.0, 4, 2)])[0] == pytest.approx(4.0)

@@ -11,7 +11,7 @@ from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
 from edgewise.errors import ClusterError, PlanError
 from edgewise.plans import Plan, Stage
-from edgewise.simulation import Jitter, Request, poisson, simulate, together
+from edgewise.simulation import Arrival, Jitter, poisson, simulate_plan, together
 from edgewise.simulation.testbeds import LLAMA2_7B, load_testbed
 from edgewise.simulation.trace import Resource
 from edgewise.specs import LayerKind, Workload
@@ -52,11 +52,11 @@ def test_one_request_takes_what_the_cost_model_says(made, prompt: int, new: int)
     costs, plan = made
     costs = CostModel(costs.model, costs.cluster, costs.profile, Workload(prompt, new))
     estimate = costs.estimate(plan)
-    found = simulate(costs, plan, [Request(3.0, prompt, new)]).requests[0]
-    assert found.first_token_seconds == pytest.approx(estimate.prefill_seconds, abs=EXACT)
+    request = simulate_plan(costs, plan, [Arrival(3.0, prompt, new)]).requests[0]
+    assert request.first_token_seconds == pytest.approx(estimate.prefill_seconds, abs=EXACT)
     expected = [3.0 + estimate.prefill_seconds + i * estimate.decode_seconds for i in range(new)]
-    assert found.token_seconds == pytest.approx(expected, abs=EXACT)
-    assert found.latency_seconds == found.finish_seconds - 3.0
+    assert request.token_seconds == pytest.approx(expected, abs=EXACT)
+    assert request.latency_seconds == request.finish_seconds - 3.0
 
 
 @pytest.mark.parametrize("bubbles", [False, True])
@@ -70,7 +70,7 @@ def test_a_full_lane_takes_what_the_cost_model_says_about_its_batch(bubbles: boo
     )
     plan = Plan(LLAMA2_7B.name, LLAMA2_7B.digest, LLAMA2_7B.num_layers, stages)
     estimate = costs.estimate(plan)
-    outcome = simulate(costs, plan, together(4, 64, 16), bubbles=bubbles)
+    outcome = simulate_plan(costs, plan, together(4, 64, 16), bubbles=bubbles)
     whole = estimate.prefill_seconds + 15 * estimate.decode_seconds
     assert outcome.makespan_seconds == pytest.approx(whole, abs=EXACT)
     assert outcome.tokens_per_second == pytest.approx(64 / whole)
@@ -83,7 +83,7 @@ def test_a_round_with_bubbles_takes_the_sum_and_the_slowest_part_for_each_other_
     costs, and the barrier empties the pipeline before every round."""
     costs, plan = made
     lanes, estimate = costs.workload.micro_batches, costs.estimate(plan)
-    outcome = simulate(costs, plan, together(lanes, 1, 8), bubbles=True)
+    outcome = simulate_plan(costs, plan, together(lanes, 1, 8), bubbles=True)
     period = estimate.decode_seconds + (lanes - 1) * slowest_part(made)
     ends = [max(r.token_seconds[i] for r in outcome.requests) for i in range(8)]
     assert ends == pytest.approx([(i + 1) * period for i in range(8)], abs=EXACT)
@@ -99,11 +99,11 @@ def test_without_bubbles_every_token_follows_the_closed_form(made) -> None:
     lanes, estimate = costs.workload.micro_batches, costs.estimate(plan)
     slowest = slowest_part(made)
     period = max(estimate.decode_seconds, lanes * slowest)
-    outcome = simulate(costs, plan, together(lanes, 1, 8))
-    for lane, found in enumerate(outcome.requests):
+    outcome = simulate_plan(costs, plan, together(lanes, 1, 8))
+    for lane, request in enumerate(outcome.requests):
         start = estimate.decode_seconds + lane * slowest
         expected = [start + k * period for k in range(8)]
-        assert found.token_seconds == pytest.approx(expected, abs=EXACT)
+        assert request.token_seconds == pytest.approx(expected, abs=EXACT)
     assert period == pytest.approx(estimate.round_seconds(), abs=EXACT)
 
 
@@ -117,10 +117,10 @@ def test_after_long_prompts_the_steady_state_is_reached_within_40_rounds(made) -
     costs = CostModel(costs.model, costs.cluster, costs.profile, Workload(8, new, lanes, lanes))
     estimate = costs.estimate(plan)
     period = max(estimate.decode_seconds, lanes * slowest_part(made))
-    outcome = simulate(costs, plan, together(lanes, 8, new))
-    begun = max(found.token_seconds[0] for found in outcome.requests) + 40 * period
-    for found in outcome.requests:
-        late = [t for t in found.token_seconds if t > begun]
+    outcome = simulate_plan(costs, plan, together(lanes, 8, new))
+    begun = max(request.token_seconds[0] for request in outcome.requests) + 40 * period
+    for request in outcome.requests:
+        late = [t for t in request.token_seconds if t > begun]
         ended = min(f.finish_seconds for f in outcome.requests)  # then a lane is missing
         gaps = [b - a for a, b in pairwise(late) if b <= ended]
         assert gaps == pytest.approx([period] * len(gaps), abs=EXACT)
@@ -134,14 +134,14 @@ def test_a_device_visited_twice_never_beats_the_closed_form(made, bubbles: bool)
     nothing can be faster than it."""
     costs, plan = made
     lanes, estimate = costs.workload.micro_batches, costs.estimate(plan)
-    outcome = simulate(costs, plan, together(lanes, 4, 12), bubbles=bubbles)
+    outcome = simulate_plan(costs, plan, together(lanes, 4, 12), bubbles=bubbles)
     work = 12 * max(estimate.decode_seconds, lanes * estimate.bottleneck_seconds)
     assert outcome.makespan_seconds >= work - EXACT
 
 
 def test_requests_that_arrive_together_share_a_lane_and_others_wait() -> None:
     costs, plan = chain([1.0, 2.0], [0.5], back=0.5, lanes=1, size=2)
-    outcome = simulate(costs, plan, [*together(2, 4, 3), Request(1.0, 4, 3)])
+    outcome = simulate_plan(costs, plan, [*together(2, 4, 3), Arrival(1.0, 4, 3)])
     assert [r.finish_seconds for r in outcome.requests] == pytest.approx([12.0, 12.0, 24.0])
     assert outcome.requests[2].first_token_seconds == pytest.approx(15.0)
     assert outcome.utilisation() == pytest.approx({"d0": 6 / 24, "d1": 12 / 24})
@@ -150,7 +150,7 @@ def test_requests_that_arrive_together_share_a_lane_and_others_wait() -> None:
 
 def test_a_link_is_busy_with_bytes_and_not_with_latency() -> None:
     costs, plan = chain([1.0, 2.0], [0.5], busy=[0.25], back=0.5, lanes=2)
-    outcome = simulate(costs, plan, together(2, 1, 3))
+    outcome = simulate_plan(costs, plan, together(2, 1, 3))
     busy = outcome.busy_seconds()
     assert busy[Resource("d0", "d1")] == pytest.approx(2 * 3 * 0.25)
     assert Resource("d1", "d0") not in busy
@@ -158,11 +158,11 @@ def test_a_link_is_busy_with_bytes_and_not_with_latency() -> None:
 
 def test_with_bubbles_requests_enter_at_the_barrier() -> None:
     costs, plan = chain([1.0, 1.0], [0.0], lanes=2)
-    requests = [Request(0.0, 4, 3), Request(0.5, 4, 3)]
-    outcome = simulate(costs, plan, requests, bubbles=True)
+    requests = [Arrival(0.0, 4, 3), Arrival(0.5, 4, 3)]
+    outcome = simulate_plan(costs, plan, requests, bubbles=True)
     assert outcome.requests[0].token_seconds == pytest.approx([2.0, 4.0, 7.0])
     assert outcome.requests[1].token_seconds == pytest.approx([5.0, 8.0, 10.0])
-    free = simulate(costs, plan, requests)
+    free = simulate_plan(costs, plan, requests)
     assert free.requests[1].token_seconds == pytest.approx([3.0, 5.0, 7.0])
 
 
@@ -170,7 +170,8 @@ def test_the_same_seed_gives_the_same_outcome_and_another_does_not() -> None:
     costs, plan = chain([0.3, 0.5, 0.2], [0.1, 0.1], back=0.1, lanes=3)
     requests = poisson(20, 0.5, 4, 8, seed=1)
     noisy = [
-        simulate(costs, plan, requests, jitter=Jitter(0.2, 0.2, seed=seed)) for seed in (7, 7, 8)
+        simulate_plan(costs, plan, requests, jitter=Jitter(0.2, 0.2, seed=seed))
+        for seed in (7, 7, 8)
     ]
     assert noisy[0] == noisy[1]
     assert noisy[0] != noisy[2]
@@ -189,16 +190,16 @@ def test_jitter_has_mean_one_and_its_own_stream_per_device() -> None:
 def test_what_cannot_be_simulated_is_refused() -> None:
     costs, plan = chain([1.0, 1.0], [0.0])
     with pytest.raises(PlanError, match="no requests"):
-        simulate(costs, plan, [])
+        simulate_plan(costs, plan, [])
     with pytest.raises(PlanError, match="context of 4096"):
-        simulate(costs, plan, [Request(0.0, 4096, 1)])
+        simulate_plan(costs, plan, [Arrival(0.0, 4096, 1)])
     backwards = spread(costs.model, ["d1", "d1"])
     alone = replace(costs, cluster=Cluster(costs.cluster.devices, (), "d0"))
     with pytest.raises(ClusterError, match="nothing connects"):
-        simulate(alone, backwards, together(1, 4, 1))
+        simulate_plan(alone, backwards, together(1, 4, 1))
     for wrong in ((-1.0, 4, 4), (0.0, 0, 4), (0.0, 4, 0)):
         with pytest.raises(ValueError):
-            Request(*wrong)
+            Arrival(*wrong)
     with pytest.raises(ValueError):
         poisson(3, 0.0, 4, 4)
 
@@ -214,7 +215,7 @@ def test_a_lane_that_empties_carries_less() -> None:
     plan = Plan(LLAMA2_7B.name, LLAMA2_7B.digest, LLAMA2_7B.num_layers, stages)
     both = costs.estimate(plan)
     one = replace(costs, workload=Workload(64, 8)).estimate(plan)
-    outcome = simulate(costs, plan, [Request(0.0, 64, 4), Request(0.0, 64, 8)])
+    outcome = simulate_plan(costs, plan, [Arrival(0.0, 64, 4), Arrival(0.0, 64, 8)])
     shared = both.prefill_seconds + 3 * both.decode_seconds
     assert outcome.requests[0].finish_seconds == pytest.approx(shared, abs=EXACT)
     expected = shared + 4 * one.decode_seconds

@@ -12,8 +12,8 @@ from edgewise.errors import ClusterError, InputError, ProfileError
 from edgewise.models.config import DecoderConfig
 from edgewise.plans import Plan, Stage
 from edgewise.schemes import get_scheme
-from edgewise.simulation import SHAPES, TESTBEDS, load_testbed, simulate, together
-from edgewise.simulation.rooflines import Figures, load_figures, make_profile
+from edgewise.simulation import SHAPES, TESTBEDS, load_testbed, simulate_plan, together
+from edgewise.simulation.rooflines import Roofline, load_rooflines, make_profile
 from edgewise.simulation.testbeds import LLAMA2_7B, LLAMA2_13B, LLAMA2_70B
 from edgewise.specs import LayerKind, ModelSpec, Workload
 
@@ -94,8 +94,8 @@ def test_other_models_and_schemes_scale_with_their_weights() -> None:
             seconds = small.decode_seconds("agx", kind, "fp32", 80)
             for scheme in (fp32, fp16):
                 expected = seconds * grown.weight_bytes(scheme) / reference
-                found = large.decode_seconds("agx", kind, scheme.name, 80)
-                assert found == pytest.approx(expected, rel=0.02)
+                scaled = large.decode_seconds("agx", kind, scheme.name, 80)
+                assert scaled == pytest.approx(expected, rel=0.02)
 
 
 def test_the_source_and_the_link_to_the_cloud_can_be_changed() -> None:
@@ -104,9 +104,9 @@ def test_the_source_and_the_link_to_the_cloud_can_be_changed() -> None:
     )
     assert cluster.source == "nx-1"
     rates = {
-        ends: found.bytes_per_second / MEGABIT
+        ends: link.bytes_per_second / MEGABIT
         for ends in (("nx-1", "rtx3090"), ("rtx3090", "nx-1"), ("agx-1", "rtx3090"))
-        if (found := cluster.link(*ends))
+        if (link := cluster.link(*ends))
     }
     assert list(rates.values()) == pytest.approx([10, 10, 50])
     cloud, _ = load_testbed("edgeshard", LLAMA2_7B, source="rtx3090")
@@ -144,8 +144,8 @@ def test_edgeshard_plans_take_what_the_notes_computed(
     cluster, profile = load_testbed("edgeshard", LLAMA2_7B, source_bytes_per_second=rate)
     costs, plan = CostModel(LLAMA2_7B, cluster, profile, Workload(32, 96)), placed(cuts, names)
     costs.check_memory(plan)
-    found = simulate(costs, plan, together(1, 32, 96)).requests[0].token_seconds
-    assert (found[-1] - found[0]) / 95 * 1e3 == pytest.approx(milliseconds, rel=0.015)
+    times = simulate_plan(costs, plan, together(1, 32, 96)).requests[0].token_seconds
+    assert (times[-1] - times[0]) / 95 * 1e3 == pytest.approx(milliseconds, rel=0.015)
 
 
 def test_a_thousand_devices_load_quickly() -> None:
@@ -163,7 +163,7 @@ def test_a_thousand_devices_load_quickly() -> None:
 
 
 def test_a_roofline_is_the_slower_of_reading_and_computing() -> None:
-    device = Figures("x", 1e12, 1e10, overhead_seconds=1e-3, scheme_overheads={"bf16": 5e-3})
+    device = Roofline("x", 1e12, 1e10, overhead_seconds=1e-3, scheme_overheads={"bf16": 5e-3})
     block, fp32 = LLAMA2_7B.layers[1], get_scheme("fp32")
     weights, cache = 202_383_360 * 4, 101 * 8192 * 4
     states = 2 * 4096 * 4
@@ -186,18 +186,18 @@ def test_a_roofline_is_the_slower_of_reading_and_computing() -> None:
 def test_the_fitted_profile_stays_near_the_roofline(name: str) -> None:
     """The regressions know no kink: near the ridge they are off by up to a fifth."""
     folder = Path(load_testbed.__code__.co_filename).with_name("testbeds")
-    kinds = load_figures(folder / f"{name}.kinds.toml")
+    kinds = load_rooflines(folder / f"{name}.kinds.toml")
     profile = make_profile(LLAMA2_7B, kinds, ("fp32",), LLAMA2_7B)
     block, fp32 = LLAMA2_7B.layers[1], get_scheme("fp32")
     for kind in kinds:
         for context in (64, 512, 1000):
             exact = kind.seconds(LLAMA2_7B, block, fp32, (1, 1, context), LLAMA2_7B)
-            found = profile.decode_seconds(kind.name, LayerKind.BLOCK, "fp32", context)
-            assert found == pytest.approx(exact, rel=0.05)
+            fitted = profile.decode_seconds(kind.name, LayerKind.BLOCK, "fp32", context)
+            assert fitted == pytest.approx(exact, rel=0.05)
         for tokens in (32, 128, 256):
             exact = kind.seconds(LLAMA2_7B, block, fp32, (1, tokens, 0), LLAMA2_7B)
-            found = profile.prefill_seconds(kind.name, LayerKind.BLOCK, "fp32", tokens)
-            assert found == pytest.approx(exact, rel=0.21)
+            fitted = profile.prefill_seconds(kind.name, LayerKind.BLOCK, "fp32", tokens)
+            assert fitted == pytest.approx(exact, rel=0.21)
 
 
 @pytest.mark.parametrize(
@@ -230,5 +230,5 @@ def test_wrong_figures_are_named(tmp_path: Path, text: str, reason: str) -> None
     path = tmp_path / "kinds.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=reason) as caught:
-        load_figures(path)
+        load_rooflines(path)
     assert str(path) in str(caught.value)

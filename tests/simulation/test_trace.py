@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from itertools import pairwise
 
-from edgewise.simulation import Jitter, Leave, Outcome, Recovery, poisson, simulate
+from edgewise.simulation import Jitter, Leave, Outcome, Recovery, poisson, simulate_plan
 from tests.simulation.chains import chain, spread
 
 
@@ -13,7 +13,7 @@ def busy_outcome() -> Outcome:
         [0.5, 0.4, 0.3], [0.1, 0.2], busy=[0.1, 0.1, 0.1], back=0.1, lanes=3, size=2, revisit=True
     )
     fallback = spread(costs.model, ["d0"] * 4)
-    return simulate(
+    return simulate_plan(
         costs,
         plan,
         poisson(20, 0.5, 4, 8),
@@ -26,9 +26,9 @@ def busy_outcome() -> Outcome:
 
 def test_nothing_does_two_things_at_a_time() -> None:
     by_resource = defaultdict(list)
-    for found in busy_outcome().slices:
-        assert found.end_seconds > found.start_seconds
-        by_resource[found.resource].append((found.start_seconds, found.end_seconds))
+    for piece in busy_outcome().slices:
+        assert piece.end_seconds > piece.start_seconds
+        by_resource[piece.resource].append((piece.start_seconds, piece.end_seconds))
     assert len(by_resource) > 5
     for slices in by_resource.values():
         assert all(a[1] <= b[0] for a, b in pairwise(sorted(slices)))
@@ -63,8 +63,8 @@ def test_the_chrome_trace_is_what_a_browser_opens() -> None:
 
 def test_the_summary_is_json() -> None:
     outcome = busy_outcome()
-    found = json.loads(json.dumps(outcome.summary()))
-    assert found["requests"] == found["finished"] == 20
-    assert found["tokens_per_second"] * found["makespan_seconds"] == 160
-    assert 0 < found["utilisation"]["d0"] <= 1
-    assert len(found["plans"]) == 2
+    summary = json.loads(json.dumps(outcome.summary()))
+    assert summary["requests"] == summary["finished"] == 20
+    assert summary["tokens_per_second"] * summary["makespan_seconds"] == 160
+    assert 0 < summary["utilisation"]["d0"] <= 1
+    assert len(summary["plans"]) == 2

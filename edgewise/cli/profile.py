@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 from edgewise import __version__, kernels
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
@@ -43,21 +43,20 @@ def run_profile(
     )
     if out is not None:
         out.write_text(profile.to_json() + "\n", encoding="utf-8")
-    errors = profile.held_out_errors()
-    mean_error = fmean(errors.values()) if errors else 0.0
+    errors = profile.errors.values()
+    error = median(errors) if errors else None
     screen = console(as_json)
     screen.print(profile_table(profile, min(spec.max_context, WIDE_CONTEXT) // 2))
     source = "from the cache" if cached else "measured now"
-    screen.print(
-        f"Held-out error of the regressions: {mean_error:.1%} ({source}: {path or 'not kept'})"
-    )
+    shown = "-" if error is None else f"{error:.1%} in the median, {max(errors):.1%} at most"
+    screen.print(f"Error of the regressions: {shown} ({source}: {path or 'not kept'})")
     if as_json:
         document = {
             "profile": json.loads(profile.to_json()),
             "cached": cached,
             "path": path and str(path),
         }
-        print_json({**document, "held_out_error": mean_error})
+        print_json({**document, "error": error})
 
 
 def cached_profile(

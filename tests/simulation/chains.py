@@ -14,11 +14,11 @@ HIDDEN = 8
 
 
 def small_model(blocks: int) -> ModelSpec:
-    block = LayerSpec(LayerKind.BLOCK, ((HIDDEN, HIDDEN),), 0)
+    block = LayerSpec(LayerKind.BLOCK, ((HIDDEN, HIDDEN),), 0, kv_width=2 * HIDDEN)
     table = ((16, HIDDEN),)
     layers = (LayerSpec(LayerKind.EMBEDDING, table, 0), *[block] * blocks)
     layers = (*layers, LayerSpec(LayerKind.HEAD, table, 0))
-    return ModelSpec("small", layers, HIDDEN, 16, 4096, 2 * HIDDEN, False)
+    return ModelSpec("small", layers, HIDDEN, 16, 4096, False)
 
 
 def timings(device: str, block: float, per_prompt_token: float) -> list[LayerTiming]:

@@ -104,5 +104,5 @@ def profile_key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> st
     cluster = replace(cluster, devices=tuple(replace(x, memory_bytes=1) for x in cluster.devices))
     machine = (platform.node(), platform.machine(), os.cpu_count(), version("torch"))
     # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: both show here.
-    code = (__version__, kernels.instruction_set(), os.environ.get("EDGEWISE_KERNELS", ""))
+    code = (__version__, kernels.instruction_set(), kernels.library_digest())
     return cache_key(VERSION, spec.digest, cluster, tuple(schemes), machine, code)

@@ -17,7 +17,8 @@ PipeEdge).
 Prompts travel in chunks, one behind the other: the time to the first token is when the last chunk
 is through, devices and links serving chunks first come, first served.
 
-Memory of a device: weights at their schemes + cache for the workload + workspace.
+Memory of a device: weights at their schemes + cache for the workload + workspace. That is what its
+cap is for; the process that holds them is counted against what the machine has free.
 """
 
 import math
@@ -168,28 +169,19 @@ class CostModel:
         return float("inf") if values is None else values[layer]
 
     def memory_limit(self, device: str) -> int:
-        """Memory of a device: its cap, or its share of what its machine has free, less headroom."""
-        cap = self.cluster.device(device).memory_bytes
-        machine, free = self._machine(device)
-        if not free:
-            return cap
-        names = (
-            [device]
-            if not machine
-            else [
-                other.name
-                for other in self.cluster.devices
-                if self._machine(other.name)[0] == machine
-            ]
-        )
-        caps = [self.cluster.device(name).memory_bytes for name in names]
-        return min(cap, fair_share(caps, round(free * (1 - HEADROOM))))
-
-    def _machine(self, device: str) -> tuple[str, int]:
-        """The machine that a device was measured on, "" where that is not known, and the memory
-        that it had free."""
-        reading = self.profile.reading(self.cluster.device(device).kind)
-        return reading.machine, reading.free_bytes
+        """Memory of a device for weights, cache and workspace: its cap, or its share of what its
+        machine has free besides the processes of its devices, less headroom."""
+        this = self.cluster.device(device)
+        reading = self.profile.reading(this.kind)
+        if not reading.free_bytes:
+            return this.memory_bytes
+        caps, free = [], reading.free_bytes
+        for other in self.cluster.devices if reading.machine else (this,):
+            beside = self.profile.reading(other.kind)
+            if beside.machine == reading.machine:
+                caps.append(other.memory_bytes)
+                free -= beside.process_bytes
+        return min(this.memory_bytes, fair_share(caps, max(round(free * (1 - HEADROOM)), 0)))
 
     def capacity_bytes(self, device: str) -> int:
         """Memory of a device that is left for layers."""
@@ -210,8 +202,9 @@ class CostModel:
             has = self.memory_limit(name)
             if needed > has:
                 raise Infeasible(
-                    f"device '{name}' has {format_bytes(has)} but would need "
-                    f"{format_bytes(needed)}: {format_bytes(needed - has)} too little",
+                    f"device '{name}' has {format_bytes(has)} for weights, cache and workspace "
+                    f"but would need {format_bytes(needed)}: {format_bytes(needed - has)} too "
+                    "little",
                     shortage_bytes=needed - has,
                 )
 

@@ -8,7 +8,7 @@ It belongs to a model shape (`ModelSpec.digest`), not to weights. Equal layers a
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,14 @@ class LayerTiming:
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
     """What a step costs a kind of device however many layers it runs (waking up with cold caches),
-    its free memory, and what machine it is."""
+    what its machine has free without any worker, 0 where nobody knows, which machine that is, and
+    what a worker takes of it before it loads anything: the interpreter, torch."""
 
     device: str
     step_seconds: float
     free_bytes: int = 0
     machine: str = ""
+    process_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,13 @@ class Profile:
                 "measure again with `edgewise profile`"
             ) from None
 
+    def with_free_memory(self, machine: str, free_bytes: int) -> "Profile":
+        """The same where that machine has so much memory free now."""
+        devices = tuple(
+            replace(x, free_bytes=free_bytes) if x.machine == machine else x for x in self.devices
+        )
+        return replace(self, devices=devices)
+
     def to_json(self) -> str:
         document = {
             "version": VERSION,
@@ -202,8 +211,12 @@ def _check(profile: Profile) -> None:
             raise ProfileError(
                 f"profile: a step on '{reading.device}' takes {reading.step_seconds} seconds"
             )
-        if not (isinstance(reading.free_bytes, int) and reading.free_bytes >= 0):
-            raise ProfileError(f"profile: '{reading.device}' has {reading.free_bytes!r} bytes free")
+        for count in (reading.free_bytes, reading.process_bytes):
+            if not (isinstance(count, int) and count >= 0):
+                raise ProfileError(
+                    f"profile: '{reading.device}' has {reading.free_bytes!r} bytes free, of which "
+                    f"a worker takes {reading.process_bytes!r}"
+                )
     for size in profile.memory:
         if not (isinstance(size.weight_bytes, int) and size.weight_bytes >= 0):
             raise ProfileError(

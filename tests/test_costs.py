@@ -623,7 +623,10 @@ class TestMemory:
     def test_the_device_and_the_shortage_are_named(self) -> None:
         with pytest.raises(Infeasible) as caught:
             costs(b=2800).check_memory(THERE_AND_BACK)
-        assert str(caught.value) == "device 'b' has 2.8 kB but would need 3.05 kB: 248 B too little"
+        assert str(caught.value) == (
+            "device 'b' has 2.8 kB for weights, cache and workspace but would need 3.05 kB: 248 B "
+            "too little"
+        )
         assert caught.value.shortage_bytes == 248
         assert caught.value.exit_code == 3
 
@@ -681,6 +684,24 @@ class TestMemoryLimit:
         assert self.shared(1000, 2000, 5000) == [1000, 2000, 5000]  # all fit
         assert self.shared(3000, 3001, 3000) == [3000, 3000, 3000]
         assert self.shared(10**6, 10**6, machine="") == [9000, 9000]  # nobody knows
+
+    def test_is_what_the_processes_of_the_machines_devices_leave(self) -> None:
+        """Of 10,000 bytes 1,000 and 2,000 are taken by two workers; a tenth is left alone."""
+        readings = (
+            DeviceReading("a", 0.5, 10_000, "one", process_bytes=1000),
+            DeviceReading("b", 0.25, 10_000, "one", process_bytes=2000),
+        )
+        profile = dataclasses.replace(PROFILE, devices=readings)
+        model = dataclasses.replace(costs(a=2000, b=10**6), profile=profile)
+        assert [model.memory_limit(name) for name in "ab"] == [2000, 6300 - 2000]
+        elsewhere = (readings[0], dataclasses.replace(readings[1], machine="two"))
+        apart = dataclasses.replace(model, profile=dataclasses.replace(profile, devices=elsewhere))
+        assert [apart.memory_limit(name) for name in "ab"] == [2000, 7200]
+
+    def test_is_nothing_where_the_processes_take_more_than_is_free(self) -> None:
+        readings = (PROFILE.devices[0], DeviceReading("b", 0.25, 1000, process_bytes=1001))
+        profile = dataclasses.replace(PROFILE, devices=readings)
+        assert dataclasses.replace(costs(), profile=profile).memory_limit("b") == 0
 
     def test_is_what_a_plan_must_fit(self) -> None:
         needed = TestMemory.needed

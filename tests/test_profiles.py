@@ -220,7 +220,13 @@ class TestLookUp:
         read = Profile("abc123", (), (one, other), ())
         assert read.reading("a") == one
         assert read.reading("b") == other
-        assert (other.free_bytes, other.machine) == (0, "")
+        assert (other.free_bytes, other.machine, other.process_bytes) == (0, "", 0)
+
+    def test_free_memory_read_again_is_of_one_machine(self) -> None:
+        readings = tuple(DeviceReading(x, 0.5, 100, y, 7) for x, y in ("a1", "b2", "c1"))
+        again = Profile("abc123", (), readings, ()).with_free_memory("1", 50)
+        assert [x.free_bytes for x in again.devices] == [50, 100, 50]
+        assert all(x.process_bytes == 7 for x in again.devices)
 
 
 class TestErrors:
@@ -400,9 +406,12 @@ class TestFile:
     def test_sizes_of_no_work_are_refused(self, key: str, value: int) -> None:
         self.message(self.edited(lambda d: d["layers"][0].update({key: value})))
 
-    @pytest.mark.parametrize("free", ["8 GB", -1, None])
-    def test_free_memory_that_cannot_be_is_refused(self, free: object) -> None:
-        self.message(self.edited(lambda d: d["devices"][0].update(free_bytes=free)))
+    @pytest.mark.parametrize("key", ["free_bytes", "process_bytes"])
+    @pytest.mark.parametrize("count", ["8 GB", -1, None])
+    def test_memory_that_cannot_be_is_refused(self, key: str, count: object) -> None:
+        message = self.message(self.edited(lambda d: d["devices"][0].update({key: count})))
+        assert message.startswith("p.json: 'a' has ")
+        assert repr(count) in message
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "profile.json"

@@ -20,6 +20,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import VERSION, Profile
 from edgewise.profiling import Grid
 from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.machine import free_bytes, machine_name
 from edgewise.schemes import get_scheme
 from edgewise.specs import ModelSpec
 
@@ -81,13 +82,19 @@ def cached_profile(
     path = folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
     if not fresh and path is not None and is_cached(path):
         try:
-            return Profile.load(path), path, True
+            return load_profile(path), path, True
         except ProfileError:
             remove(path)  # written by half, or by hand: measure again
     with LocalDevices(cluster) as devices:
         grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
         profile = measure_cluster(devices, model, spec, schemes, grid, quiet)
     return profile, write_text_atomically(path, profile.to_json() + "\n"), False
+
+
+def load_profile(path: Path) -> Profile:
+    """A profile from a file, with the memory that this machine has free now, where it was measured
+    here."""
+    return Profile.load(path).with_free_memory(machine_name(), free_bytes())
 
 
 def check_reachable(cluster: Cluster) -> None:

@@ -16,10 +16,11 @@ from statistics import median
 from typing import TypeVar
 
 from edgewise.clusters import Cluster
-from edgewise.profiles import DeviceReading, LayerMemory, LayerTiming, Profile
-from edgewise.profiling.bench import TIME_SECONDS, Bench, Progress, Run
+from edgewise.profiles import LayerMemory, LayerTiming, Profile
+from edgewise.profiling.bench import Bench, Progress, Run
 from edgewise.profiling.grid import ENDS, Grid, Shape
 from edgewise.profiling.links import measure_links
+from edgewise.profiling.memory import read_memory
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import Family, get_scheme
 from edgewise.specs import LayerSpec, ModelSpec
@@ -47,6 +48,7 @@ def measure(
     kinds: dict[str, str] = {}
     for device in devices.cluster.devices:
         kinds.setdefault(device.kind, device.name)
+    readings = read_memory(devices)  # before anything is loaded
     bench = Bench(devices, tuple(kinds.values()), model, grid, on_progress)
     layers: list[LayerTiming] = []
     memory: list[LayerMemory] = []
@@ -59,9 +61,7 @@ def measure(
                 held = timed[name].weight_bytes[layer]
                 memory.append(LayerMemory(kind, layer, scheme, held))
                 layers += [LayerTiming(kind, layer, scheme, *x, t) for x, t in seconds.items()]
-    readings = tuple(
-        _read(devices, kind, name, median(steps[kind])) for kind, name in kinds.items()
-    )
+    readings = tuple(replace(x, step_seconds=median(steps[x.device])) for x in readings)
     links = measure_links(devices, on_progress)
     return Profile(spec.digest, tuple(layers), readings, links, tuple(memory))
 
@@ -164,11 +164,6 @@ def step_and_blocks(
         for shape in grid.prefill:
             blocks[block][shape] = max(seconds[shape] - step, blocks[block][first])
     return step, {**blocks}
-
-
-def _read(devices: LocalDevices, kind: str, name: str, step: float) -> DeviceReading:
-    body = devices.call(name, "describe", {}, "described", TIME_SECONDS).body
-    return DeviceReading(kind, step, body["free_bytes"], body["machine"])
 
 
 def num_measurements(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str], grid: Grid) -> int:

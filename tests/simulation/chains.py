@@ -24,7 +24,7 @@ def small_model(blocks: int) -> ModelSpec:
 def timings(device: str, block: float, per_prompt_token: float) -> list[LayerTiming]:
     """Blocks take `block` seconds per token, whatever the context and the batch, and a prompt
     `per_prompt_token` seconds per token more. Embedding and head are free."""
-    found = []
+    measured = []
     for kind, seconds in (
         (LayerKind.EMBEDDING, 0.0),
         (LayerKind.HEAD, 0.0),
@@ -33,11 +33,11 @@ def timings(device: str, block: float, per_prompt_token: float) -> list[LayerTim
         extra = per_prompt_token if kind is LayerKind.BLOCK else 0.0
         for sequences in (1, 4):
             for context in (0, 512):
-                found.append(LayerTiming(device, kind, "fp32", sequences, 1, context, seconds))
+                measured.append(LayerTiming(device, kind, "fp32", sequences, 1, context, seconds))
             for tokens in (2, 4, 8):
                 whole = seconds + sequences * tokens * extra
-                found.append(LayerTiming(device, kind, "fp32", sequences, tokens, 0, whole))
-    return found
+                measured.append(LayerTiming(device, kind, "fp32", sequences, tokens, 0, whole))
+    return measured
 
 
 def chain(

@@ -49,6 +49,7 @@ from edgewise.specs import (
 from edgewise.units import format_bytes
 
 PREFILL_CHUNK = 256  # tokens of a prompt that travel together
+UNKNOWN = 0.1  # share of the layers' seconds whose error need not be known
 HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
 
 
@@ -234,7 +235,8 @@ class CostModel:
     ) -> float | None:
         """The relative error to expect of the whole seconds, of which steps and links are taken to
         be right. Layers of one class in one scheme on one kind of device err alike, so their
-        errors add up; those of others do so as squares."""
+        errors add up; those of others do so as squares. A layer whose error is not known may be off
+        by all it takes; None where such layers take more than a tenth."""
         alike: dict[Key, float] = {}
         for stage in plan.stages:
             kind = self.cluster.device(stage.device).kind
@@ -242,11 +244,12 @@ class CostModel:
                 decodes = decode or self.model.layers[i].kind is LayerKind.HEAD
                 key = kind, self.model.classes[i], scheme, decodes
                 alike[key] = alike.get(key, 0.0) + seconds(i, stage.device, scheme)
-        errors = [(t, self.profile.error(key)) for key, t in alike.items() if t > 0]
-        if not errors or any(error is None for _, error in errors):
+        known = {key: self.profile.error(key) for key in alike}
+        layers = sum(alike.values())
+        if sum(alike[key] for key, error in known.items() if error is None) > layers * UNKNOWN:
             return None
-        layers = sum(t for t, _ in errors)
-        return math.hypot(*(t * (error or 0.0) for t, error in errors)) / max(layers, whole)
+        off = (alike[key] * (1.0 if error is None else error) for key, error in known.items())
+        return math.hypot(*off) / max(layers, whole) if layers else 0.0
 
     def _stage(self, before: Stage | None, stage: Stage) -> StageEstimate:
         layers = list(zip(range(stage.start, stage.end), stage.schemes, strict=True))

@@ -339,13 +339,27 @@ class TestErrors:
         off = math.hypot(self.off("block 1", 9), self.off("block 2", 9), head)
         assert estimate.prefill_error == pytest.approx(off / estimate.prefill_seconds)
 
-    def test_are_not_known_where_one_of_a_layer_is_not(self) -> None:
+    def timed_twice(self, costs: CostModel, layer: str, share: float) -> CostModel:
+        """One of the layers takes a share of its seconds, and too few timings to tell its error."""
+        few = tuple(
+            dataclasses.replace(x, seconds=share * x.seconds) if x.layer == layer else x
+            for x in costs.profile.layers
+            if x.layer != layer or x.seconds > 1
+        )
+        return dataclasses.replace(costs, profile=dataclasses.replace(costs.profile, layers=few))
+
+    def test_are_not_known_where_those_of_many_layers_are_not(self) -> None:
         costs = self.costs(blocks=1)
-        few = tuple(x for x in costs.profile.layers if x.layer != "block 2" or x.seconds > 1)
-        profile = dataclasses.replace(costs.profile, layers=few)
-        plan = self.plan(costs, ("a", 4))
-        assert costs.estimate(plan).decode_error is not None
-        assert dataclasses.replace(costs, profile=profile).estimate(plan).decode_error is None
+        few, plan = self.timed_twice(costs, "block 2", 1.0), self.plan(costs, ("a", 4))
+        assert few.profile.error(("a", "block 2", "fp32", True)) is None
+        assert few.estimate(plan).decode_error is None
+
+    def test_count_wholly_where_few_layers_have_no_known_one(self) -> None:
+        costs = self.costs(blocks=1)
+        few, plan = self.timed_twice(costs, "block 2", 0.1), self.plan(costs, ("a", 4))
+        estimate = few.estimate(plan)
+        off = math.hypot(self.off("block 1", 1), self.off(HEAD, 1), 0.1 * 1.2)
+        assert estimate.decode_error == pytest.approx(off / estimate.decode_seconds)
 
 
 class TestChunks:

@@ -22,7 +22,7 @@ from edgewise.profiling import Grid
 from edgewise.runtime.local import LocalDevices
 from edgewise.runtime.machine import free_bytes, machine_name
 from edgewise.schemes import get_scheme
-from edgewise.specs import ModelSpec
+from edgewise.specs import LayerKind, ModelSpec
 
 WIDE_CONTEXT = 1024
 
@@ -44,13 +44,13 @@ def run_profile(
     )
     if out is not None:
         out.write_text(profile.to_json() + "\n", encoding="utf-8")
-    errors = profile.errors.values()
+    errors = [x for key, x in profile.errors.items() if key[1].startswith(LayerKind.BLOCK)]
     error = median(errors) if errors else None
     screen = console(as_json)
     screen.print(profile_table(profile, min(spec.max_context, WIDE_CONTEXT) // 2))
     source = "from the cache" if cached else "measured now"
     shown = "-" if error is None else f"{error:.1%} in the median, {max(errors):.1%} at most"
-    screen.print(f"Error of the regressions: {shown} ({source}: {path or 'not kept'})")
+    screen.print(f"Error of the blocks' regressions: {shown} ({source}: {path or 'not kept'})")
     if as_json:
         document = {
             "profile": json.loads(profile.to_json()),

@@ -126,15 +126,16 @@ def comparison_table(outcomes: dict[str, PlanResult | Infeasible], chosen: str |
             table.add_row(name, "-", escape(f"does not fit: {outcome}"))
         else:
             stages = escape("\n".join(map(str, outcome.plan.stages)))
-            table.add_row(name + mark, _expected(outcome.estimate), stages)
+            seconds = outcome.estimate.decode_seconds
+            expected = f"{seconds * 1e3:.2f}{_spread(outcome.estimate)}"
+            table.add_row(name + mark, expected, stages)
     return table
 
 
-def _expected(estimate: Estimate) -> str:
-    """Milliseconds per token, and how sure that is."""
+def _spread(estimate: Estimate) -> str:
+    """How sure the time per token is."""
     error = estimate.decode_error
-    spread = "" if error is None else f" \N{PLUS-MINUS SIGN} {error * 100:.0f} %"
-    return f"{estimate.decode_seconds * 1e3:.2f}{spread}"
+    return "" if error is None else f" \N{PLUS-MINUS SIGN} {error * 100:.0f} %"
 
 
 def timing_table(estimate: Estimate, measured: list[float], total: float) -> Table:
@@ -159,7 +160,8 @@ def plan_table(result: PlanResult) -> Table:
     estimate, caption = result.estimate, escape(result.explanation)
     if estimate.decode_error is not None:
         caption += f"\n{SURE}"
-    title = f"{result.planner}: {_expected(estimate)} ms per token (predicted)"
+    seconds = f"{estimate.decode_seconds * 1e3:.2f} ms{_spread(estimate)}"
+    title = f"{result.planner}: {seconds} per token (predicted)"
     table = Table("stage", "ms/token", "hop ms", title=title, caption=caption)
     for part in estimate.stages:
         times = f"{part.decode_seconds * 1e3:.2f}", f"{part.hop_seconds * 1e3:.2f}"

@@ -10,7 +10,7 @@ from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
-from tests.planning.problems import unlike
+from tests.planning.problems import shares
 
 AMPLE_BYTES = 10**9
 SCHEMES = ("fp32", "bf16", "fp16")
@@ -149,7 +149,7 @@ def _profile(
                     seconds = slowness * faster * (tokens + context / 8) * rng.uniform(2e-4, 1e-3)
                     layers += [
                         LayerTiming(kind, layer, scheme, 1, tokens, context, share * seconds)
-                        for layer, share in unlike(model, layers_kind).items()
+                        for layer, share in shares(model, layers_kind).items()
                     ]
     figures = {
         (a, b): None

@@ -1,6 +1,7 @@
 """Small random planning problems, few enough placements to try them all. A seed is a problem."""
 
 import random
+from dataclasses import replace
 from functools import cache
 
 from edgewise.clusters import Cluster, Device, Link, Network
@@ -133,7 +134,19 @@ def _bytes_of(model: ModelSpec, workload: Workload) -> int:
     return weights + 4 * cached * workload.context * workload.sequences
 
 
-def unlike(model: ModelSpec, kind: LayerKind) -> dict[str, float]:
+def unlike_problem(seed: int) -> Problem:
+    """The mixed problem with blocks that take seconds in proportion to their matrices."""
+    problem = mixed_problem(seed)
+    costs = problem.costs
+    larger = shares(costs.model, LayerKind.BLOCK)
+    layers = tuple(
+        replace(x, seconds=x.seconds * larger.get(x.layer, 1.0)) for x in costs.profile.layers
+    )
+    profile = replace(costs.profile, layers=layers)
+    return replace(problem, costs=replace(costs, profile=profile))
+
+
+def shares(model: ModelSpec, kind: LayerKind) -> dict[str, float]:
     """The classes of layers of a kind, and how much larger each is than the first."""
     sizes = {
         name: float(sum(rows * columns for rows, columns in layer.matrices))
@@ -172,8 +185,8 @@ def _profile(
                 for sequences, tokens, context in shapes:
                     work = sequences * (tokens + context / 8)
                     seconds = slowness * work * rng.uniform(2e-4, 1e-3)
-                    for layer, share in unlike(model, kind).items():
-                        timing = (name, layer, scheme, sequences, tokens, context, share * seconds)
+                    for layer in shares(model, kind):  # equal seconds, whatever their bytes
+                        timing = (name, layer, scheme, sequences, tokens, context, seconds)
                         layers.append(LayerTiming(*timing))
     within = Link(source, source, 1e9, rng.uniform(0, 1e-4))
     return Profile(model.digest, tuple(layers), tuple(readings), (within, *links))

@@ -24,9 +24,10 @@ class Grid:
 
     @property
     def ends(self) -> tuple[Shape, ...]:
-        """Those at which embedding and head, which know no context, are timed."""
-        decode, prefill = ({shape[:2]: shape for shape in x} for x in (self.decode, self.prefill))
-        return (*decode.values(), *sorted(prefill.values(), key=lambda x: x[0] * x[1])[:ENDS])
+        """Those at which embedding and head are timed. They know no context: decoding after several
+        says how sure their seconds are."""
+        prefill = {shape[:2]: shape for shape in self.prefill}.values()
+        return (*self.decode, *sorted(prefill, key=lambda x: x[0] * x[1])[:ENDS])
 
     @property
     def sequences(self) -> int:

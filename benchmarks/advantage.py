@@ -66,10 +66,10 @@ def shape(blocks: int, hidden: int, ffn: int, vocabulary: int) -> ModelSpec:
     ends = ((vocabulary, hidden),)
     layers = (
         LayerSpec(LayerKind.EMBEDDING, ends, 0),
-        *[LayerSpec(LayerKind.BLOCK, matrices, 2 * hidden)] * blocks,
+        *[LayerSpec(LayerKind.BLOCK, matrices, 2 * hidden, kv_width=2 * kv)] * blocks,
         LayerSpec(LayerKind.HEAD, ends, hidden),
     )
-    return ModelSpec(f"llama-{blocks}x{hidden}", layers, hidden, vocabulary, 4096, 2 * kv, False)
+    return ModelSpec(f"llama-{blocks}x{hidden}", layers, hidden, vocabulary, 4096, False)
 
 
 MODELS = (

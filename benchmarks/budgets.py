@@ -52,7 +52,7 @@ def problem(name: str, seed: int, sensitivity: Sensitivity) -> Problem:
     weights = sum(layer.weight_bytes(get_scheme("bf16")) for layer in model.layers)
     room = weights * rng.uniform(0.2, 0.6) * share / share.sum()
     room[0] = max(room[0], model.layers[0].weight_bytes(get_scheme("q8g32d")))
-    cache = WORK.context * model.kv_width * 2 * model.num_blocks
+    cache = WORK.context * 2 * sum(layer.kv_width for layer in model.layers)
     devices = tuple(
         Device(name, int(size + cache + workspace_bytes(model, WORK)))
         for name, size in zip(names, room, strict=True)

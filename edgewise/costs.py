@@ -17,10 +17,12 @@ PipeEdge).
 Prompts travel in chunks, one behind the other: the time to the first token is when the last chunk
 is through, devices and links serving chunks first come, first served.
 
-Memory of a device: weights at their schemes + cache for the workload + workspace.
+Memory of a device: weights at their schemes + cache for the workload + workspace. That is what its
+cap is for; the process that holds them is counted against what the machine has free.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -34,7 +36,7 @@ from edgewise.estimates import (
     last_chunk_seconds,
 )
 from edgewise.plans import Plan, Stage
-from edgewise.profiles import Profile
+from edgewise.profiles import Key, Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import (
@@ -47,17 +49,15 @@ from edgewise.specs import (
 from edgewise.units import format_bytes
 
 PREFILL_CHUNK = 256  # tokens of a prompt that travel together
+UNKNOWN = 0.1  # share of the layers' seconds whose error need not be known
 HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
 
 
 def layer_bytes(model: ModelSpec, layer: int, scheme: str, workload: Workload) -> int:
     """Weights of one layer plus its cache for the workload."""
     spec, stored = model.layers[layer], get_scheme(scheme)
-    cache = 0
-    if spec.kind is LayerKind.BLOCK:
-        tokens = workload.context * workload.sequences
-        cache = tokens * model.cached_bytes(stored, workload.cache)
-    return spec.weight_bytes(stored) + cache
+    tokens = workload.context * workload.sequences
+    return spec.weight_bytes(stored) + tokens * spec.cached_bytes(stored, workload.cache)
 
 
 def workspace_bytes(model: ModelSpec, workload: Workload) -> int:
@@ -92,8 +92,8 @@ class CostModel:
     def decode_seconds(self, layer: int, device: str, scheme: str) -> float:
         """One layer, one token of each sequence of a lane, midway through the answer (LLM-PQ)."""
         middle = self.workload.prompt_tokens + self.workload.new_tokens // 2
-        kind, on = self.model.layers[layer].kind, self.cluster.device(device).kind
-        return self.profile.decode_seconds(on, kind, scheme, middle, self.workload.batch)
+        where = self.cluster.device(device).kind, self.model.classes[layer], scheme
+        return self.profile.decode_seconds(*where, middle, self.workload.batch)
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -103,13 +103,13 @@ class CostModel:
 
     def chunk_seconds(self, layer: int, device: str, scheme: str) -> tuple[float, ...]:
         """One layer, each chunk of a lane's prompts."""
-        work, kind, chunks = self.workload, self.model.layers[layer].kind, self.chunks
-        on = self.cluster.device(device).kind
-        if kind is LayerKind.HEAD:  # only the last position's logits are needed
-            last = self.profile.decode_seconds(on, kind, scheme, work.prompt_tokens, work.batch)
+        work, chunks = self.workload, self.chunks
+        where = self.cluster.device(device).kind, self.model.classes[layer], scheme
+        if self.model.layers[layer].kind is LayerKind.HEAD:  # sees the last position only
+            last = self.profile.decode_seconds(*where, work.prompt_tokens, work.batch)
             return (0.0,) * (len(chunks) - 1) + (last,)
         return tuple(
-            self.profile.prefill_seconds(on, kind, scheme, tokens, work.batch, i * PREFILL_CHUNK)
+            self.profile.prefill_seconds(*where, tokens, work.batch, i * PREFILL_CHUNK)
             for i, tokens in enumerate(chunks)
         )
 
@@ -170,28 +170,19 @@ class CostModel:
         return float("inf") if values is None else values[layer]
 
     def memory_limit(self, device: str) -> int:
-        """Memory of a device: its cap, or its share of what its machine has free, less headroom."""
-        cap = self.cluster.device(device).memory_bytes
-        machine, free = self._machine(device)
-        if not free:
-            return cap
-        names = (
-            [device]
-            if not machine
-            else [
-                other.name
-                for other in self.cluster.devices
-                if self._machine(other.name)[0] == machine
-            ]
-        )
-        caps = [self.cluster.device(name).memory_bytes for name in names]
-        return min(cap, fair_share(caps, round(free * (1 - HEADROOM))))
-
-    def _machine(self, device: str) -> tuple[str, int]:
-        """The machine that a device was measured on, "" where that is not known, and the memory
-        that it had free."""
-        reading = self.profile.reading(self.cluster.device(device).kind)
-        return reading.machine, reading.free_bytes
+        """Memory of a device for weights, cache and workspace: its cap, or its share of what its
+        machine has free besides the processes of its devices, less headroom."""
+        this = self.cluster.device(device)
+        reading = self.profile.reading(this.kind)
+        if not reading.free_bytes:
+            return this.memory_bytes
+        caps, free = [], reading.free_bytes
+        for other in self.cluster.devices if reading.machine else (this,):
+            beside = self.profile.reading(other.kind)
+            if beside.machine == reading.machine:
+                caps.append(other.memory_bytes)
+                free -= beside.process_bytes
+        return min(this.memory_bytes, fair_share(caps, max(round(free * (1 - HEADROOM)), 0)))
 
     def capacity_bytes(self, device: str) -> int:
         """Memory of a device that is left for layers."""
@@ -212,8 +203,9 @@ class CostModel:
             has = self.memory_limit(name)
             if needed > has:
                 raise Infeasible(
-                    f"device '{name}' has {format_bytes(has)} but would need "
-                    f"{format_bytes(needed)}: {format_bytes(needed - has)} too little",
+                    f"device '{name}' has {format_bytes(has)} for weights, cache and workspace "
+                    f"but would need {format_bytes(needed)}: {format_bytes(needed - has)} too "
+                    "little",
                     shortage_bytes=needed - has,
                 )
 
@@ -223,16 +215,41 @@ class CostModel:
             self._stage(before, stage) for before, stage in pairwise((None, *plan.stages)) if stage
         )
         back = self.return_hop(plan.stages[-1].device)
+        decode = sum(s.decode_seconds + s.hop_seconds for s in stages) + back.seconds
+        prefill = last_chunk_seconds(stages) + back.seconds
         return Estimate(
             stages=stages,
             back=back,
-            decode_seconds=sum(s.decode_seconds + s.hop_seconds for s in stages) + back.seconds,
-            prefill_seconds=last_chunk_seconds(stages) + back.seconds,
+            decode_seconds=decode,
+            prefill_seconds=prefill,
             bottleneck_seconds=max(busy_seconds(stages, back).values()),
             workload=self.workload,
             memory_bytes=self.memory_bytes(plan),
             loss=sum(self.loss(i, scheme) for i, scheme in enumerate(plan.schemes)),
+            decode_error=self._error(plan, self.decode_seconds, True, decode),
+            prefill_error=self._error(plan, self.prefill_seconds, False, prefill),
         )
+
+    def _error(
+        self, plan: Plan, seconds: Callable[[int, str, str], float], decode: bool, whole: float
+    ) -> float | None:
+        """The relative error to expect of the whole seconds, of which steps and links are taken to
+        be right. Layers of one class in one scheme on one kind of device err alike, so their
+        errors add up; those of others do so as squares. A layer whose error is not known may be off
+        by all it takes; None where such layers take more than a tenth."""
+        alike: dict[Key, float] = {}
+        for stage in plan.stages:
+            kind = self.cluster.device(stage.device).kind
+            for i, scheme in enumerate(stage.schemes, start=stage.start):
+                decodes = decode or self.model.layers[i].kind is LayerKind.HEAD
+                key = kind, self.model.classes[i], scheme, decodes
+                alike[key] = alike.get(key, 0.0) + seconds(i, stage.device, scheme)
+        known = {key: self.profile.error(key) for key in alike}
+        layers = sum(alike.values())
+        if sum(alike[key] for key, error in known.items() if error is None) > layers * UNKNOWN:
+            return None
+        off = (alike[key] * (1.0 if error is None else error) for key, error in known.items())
+        return math.hypot(*off) / max(layers, whole) if layers else 0.0
 
     def _stage(self, before: Stage | None, stage: Stage) -> StageEstimate:
         layers = list(zip(range(stage.start, stage.end), stage.schemes, strict=True))

@@ -56,7 +56,8 @@ class Estimate:
     `decode_seconds` is a lane's round trip per token, `prefill_seconds` the time to its first
     token, `bottleneck_seconds` how long the busiest device or link is busy for a token of a lane,
     `tokens_per_second` of all sequences together without bubbles, `loss` the predicted loss of
-    quality.
+    quality. Of the first two, `decode_error` and `prefill_error` are the relative errors to expect,
+    None where they are not known.
     """
 
     stages: tuple[StageEstimate, ...]
@@ -67,6 +68,8 @@ class Estimate:
     workload: Workload
     memory_bytes: dict[str, int]
     loss: float
+    decode_error: float | None = None
+    prefill_error: float | None = None
 
     def round_seconds(self, *, bubbles: bool = False) -> float:
         """Time in which every sequence gets one token."""

@@ -13,7 +13,7 @@ from edgewise.errors import ClusterError, PlanError, SchemeError
 from edgewise.schemes import CacheType, get_scheme
 from edgewise.specs import ModelSpec
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,8 @@ class Plan:
         _only(document, keys, where, optional=("rounding", "cache"))
         if document["version"] != VERSION:
             raise PlanError(
-                f"{where}: version {document['version']}, but this Edgewise reads {VERSION}"
+                f"{where}: version {document['version']}, but this Edgewise reads {VERSION}; "
+                "make a new plan with `edgewise plan`"
             )
         types = {"model": str, "digest": str, "num_layers": int, "stages": list}
         types |= {"rounding": str, "cache": str}

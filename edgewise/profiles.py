@@ -1,24 +1,24 @@
 """A profile: measured seconds of layers on devices, and of bytes on links.
 
-It belongs to a model shape (`ModelSpec.digest`), not to weights. Times of layers are looked up
-through regressions (regressions.py), so any batch, length and context can be asked for.
+It belongs to a model shape (`ModelSpec.digest`), not to weights. Equal layers are measured once:
+`layer` is the name of a shape class (`ModelSpec.classes`). Times are looked up through regressions
+(regressions.py), so any batch, length and context can be asked for.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgewise.clusters import Link
 from edgewise.errors import ClusterError, ProfileError
-from edgewise.regressions import Fit, fit, held_out_error
-from edgewise.specs import LayerKind
+from edgewise.regressions import Fit, fit
 
-VERSION = 3
+VERSION = 4
 
-Key = tuple[str, LayerKind, str, bool]
+Key = tuple[str, str, str, bool]  # device, class of layer, scheme, decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class LayerTiming:
     cached ones, in each of `sequences` sequences."""
 
     device: str
-    kind: LayerKind
+    layer: str
     scheme: str
     sequences: int
     tokens: int
@@ -36,7 +36,7 @@ class LayerTiming:
 
     @property
     def key(self) -> Key:
-        return (self.device, self.kind, self.scheme, self.tokens == 1)
+        return (self.device, self.layer, self.scheme, self.tokens == 1)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,12 +46,14 @@ class LayerTiming:
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
     """What a step costs a kind of device however many layers it runs (waking up with cold caches),
-    its free memory, and what machine it is."""
+    what its machine has free without any worker, 0 where nobody knows, which machine that is, and
+    what a worker takes of it before it loads anything: the interpreter, torch."""
 
     device: str
     step_seconds: float
     free_bytes: int = 0
     machine: str = ""
+    process_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class LayerMemory:
     """Bytes that a loaded layer's weights were found to take on a kind of device."""
 
     device: str
-    kind: LayerKind
+    layer: str
     scheme: str
     weight_bytes: int
 
@@ -80,11 +82,11 @@ class Profile:
     def __post_init__(self) -> None:
         _check(self)
         fits = {
-            key: fit([t.shape for t in found], [t.seconds for t in found], decode=key[-1])
-            for key, found in _by_key(self.layers).items()
+            key: fit([x.shape for x in timings], [x.seconds for x in timings], decode=key[-1])
+            for key, timings in _by_key(self.layers).items()
         }
         object.__setattr__(self, "_fits", fits)
-        object.__setattr__(self, "_devices", {found.device: found for found in self.devices})
+        object.__setattr__(self, "_devices", {reading.device: reading for reading in self.devices})
         object.__setattr__(self, "_links", {(x.source, x.target): x for x in self.links})
 
     @property
@@ -92,18 +94,23 @@ class Profile:
         """The schemes that were measured, in the order in which they were."""
         return tuple(dict.fromkeys(timing.scheme for timing in self.layers))
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of layers that were measured, in the order in which they were."""
+        return tuple(dict.fromkeys(timing.layer for timing in self.layers))
+
     def decode_seconds(
-        self, device: str, kind: LayerKind, scheme: str, context: int, sequences: int = 1
+        self, device: str, layer: str, scheme: str, context: int, sequences: int = 1
     ) -> float:
         """Seconds of one layer for one new token after `context` cached ones, per sequence."""
-        return self._fit(device, kind, scheme, True).seconds(sequences, 1, context)
+        return self._fit(device, layer, scheme, True).seconds(sequences, 1, context)
 
     def prefill_seconds(
-        self, device: str, kind: LayerKind, scheme: str, tokens: int, sequences: int = 1,
+        self, device: str, layer: str, scheme: str, tokens: int, sequences: int = 1,
         context: int = 0,
     ) -> float:  # fmt: skip
         """Seconds of one layer for `tokens` tokens of each prompt after `context` others of it."""
-        return self._fit(device, kind, scheme, False).seconds(sequences, tokens, context)
+        return self._fit(device, layer, scheme, False).seconds(sequences, tokens, context)
 
     def reading(self, device: str) -> DeviceReading:
         try:
@@ -114,25 +121,31 @@ class Profile:
     def link(self, source: str, target: str) -> Link | None:
         return self._links.get((source, target))
 
-    def held_out_errors(self) -> dict[Key, float]:
-        """Mean relative error of each block's regression on shapes it was not fitted to."""
-        found = {}
-        for key, timings in _by_key(self.layers).items():
-            if key[1] is LayerKind.BLOCK and len(timings) > 2:
-                shapes, seconds = [t.shape for t in timings], [t.seconds for t in timings]
-                errors = held_out_error(shapes, seconds, decode=key[-1])
-                found[key] = sum(errors) / len(errors)
-        return found
+    def error(self, key: Key) -> float | None:
+        """The relative error to expect of what is looked up; None where it is not known."""
+        return self._fit(*key).error
 
-    def _fit(self, device: str, kind: LayerKind, scheme: str, decode: bool) -> Fit:
+    @property
+    def errors(self) -> dict[Key, float]:
+        """All that are known."""
+        return {key: fit.error for key, fit in self._fits.items() if fit.error is not None}
+
+    def _fit(self, device: str, layer: str, scheme: str, decode: bool) -> Fit:
         try:
-            return self._fits[device, kind, scheme, decode]
+            return self._fits[device, layer, scheme, decode]
         except KeyError:
             phase = "decode" if decode else "prefill"
             raise ProfileError(
-                f"profile: no {phase} time of {kind} in {scheme} on '{device}'; "
+                f"profile: no {phase} time of {layer} in {scheme} on '{device}'; "
                 "measure again with `edgewise profile`"
             ) from None
+
+    def with_free_memory(self, machine: str, free_bytes: int) -> "Profile":
+        """The same where that machine has so much memory free now."""
+        devices = tuple(
+            replace(x, free_bytes=free_bytes) if x.machine == machine else x for x in self.devices
+        )
+        return replace(self, devices=devices)
 
     def to_json(self) -> str:
         document = {
@@ -141,7 +154,7 @@ class Profile:
             "layers": [asdict(timing) for timing in self.layers],
             "devices": [asdict(reading) for reading in self.devices],
             "links": [asdict(link) for link in self.links],
-            "memory": [asdict(found) for found in self.memory],
+            "memory": [asdict(size) for size in self.memory],
         }
         return json.dumps(document, indent=1)
 
@@ -152,12 +165,13 @@ class Profile:
             document: Mapping[str, Any] = json.loads(text)
             if document.get("version") != VERSION:
                 raise ProfileError(
-                    f"{where}: version {document.get('version')}, but this Edgewise reads {VERSION}"
+                    f"{where}: version {document.get('version')}, but this Edgewise reads "
+                    f"{VERSION}; measure again with `edgewise profile`"
                 )
-            layers = tuple(LayerTiming(**_typed(entry)) for entry in document["layers"])
+            layers = tuple(LayerTiming(**entry) for entry in document["layers"])
             devices = tuple(DeviceReading(**entry) for entry in document["devices"])
             links = tuple(Link(**entry) for entry in document["links"])
-            memory = tuple(LayerMemory(**_typed(entry)) for entry in document["memory"])
+            memory = tuple(LayerMemory(**entry) for entry in document["memory"])
             return Profile(document["model"], layers, devices, links, memory)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ProfileError(f"{where}: not a profile: {error!r}") from None
@@ -176,10 +190,6 @@ class Profile:
             raise ProfileError(f"{path}: not a profile: not UTF-8 text") from None
 
 
-def _typed(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {**entry, "kind": LayerKind(entry["kind"])}
-
-
 def _check(profile: Profile) -> None:
     for timing in profile.layers:
         least = (1, 1, 0)
@@ -188,12 +198,12 @@ def _check(profile: Profile) -> None:
             for size, low in zip(timing.shape, least, strict=True)
         ):
             raise ProfileError(
-                f"profile: {timing.kind} on '{timing.device}': sizes must be whole numbers, at "
+                f"profile: {timing.layer} on '{timing.device}': sizes must be whole numbers, at "
                 f"least {least}, not {timing.shape}"
             )
         if not (math.isfinite(timing.seconds) and timing.seconds >= 0):
             raise ProfileError(
-                f"profile: {timing.kind} in {timing.scheme} on '{timing.device}' takes "
+                f"profile: {timing.layer} in {timing.scheme} on '{timing.device}' takes "
                 f"{timing.seconds} seconds"
             )
     for reading in profile.devices:
@@ -201,18 +211,22 @@ def _check(profile: Profile) -> None:
             raise ProfileError(
                 f"profile: a step on '{reading.device}' takes {reading.step_seconds} seconds"
             )
-        if not (isinstance(reading.free_bytes, int) and reading.free_bytes >= 0):
-            raise ProfileError(f"profile: '{reading.device}' has {reading.free_bytes!r} bytes free")
-    for found in profile.memory:
-        if not (isinstance(found.weight_bytes, int) and found.weight_bytes >= 0):
+        for count in (reading.free_bytes, reading.process_bytes):
+            if not (isinstance(count, int) and count >= 0):
+                raise ProfileError(
+                    f"profile: '{reading.device}' has {reading.free_bytes!r} bytes free, of which "
+                    f"a worker takes {reading.process_bytes!r}"
+                )
+    for size in profile.memory:
+        if not (isinstance(size.weight_bytes, int) and size.weight_bytes >= 0):
             raise ProfileError(
-                f"profile: {found.kind} in {found.scheme} on '{found.device}' takes "
-                f"{found.weight_bytes!r} bytes"
+                f"profile: {size.layer} in {size.scheme} on '{size.device}' takes "
+                f"{size.weight_bytes!r} bytes"
             )
 
 
 def _by_key(layers: Iterable[LayerTiming]) -> dict[Key, list[LayerTiming]]:
-    found: dict[Key, list[LayerTiming]] = {}
+    timings: dict[Key, list[LayerTiming]] = {}
     for timing in layers:
-        found.setdefault(timing.key, []).append(timing)
-    return found
+        timings.setdefault(timing.key, []).append(timing)
+    return timings

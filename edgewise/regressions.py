@@ -11,15 +11,29 @@ each.)
 
 Coefficients are not negative, so a prediction never is, and longer never means quicker. Errors are
 relative: each row is divided by its seconds.
+
+Kernels go another way from some number of tokens in a step on (docs/kernels.md), b s of them: where
+the law breaks there, two laws hold, one up to the switch and one beyond. Which switch, if any, is
+what leaves the least error: the standard error of a regression, sqrt(sum of squares / (shapes -
+coefficients that are not 0)), which more laws do not lower by themselves.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Shape = tuple[int, int, int]  # sequences, new tokens, cached tokens
+
+SWITCHES = (16, 32, 64)  # tokens of a step up to which kernels may go one way
+LEAST_SHAPES = 3  # on each side of a switch
+LEAST_SPARE = 2  # shapes beyond the coefficients: one may lie on the law by chance
+GOOD = 0.02  # an error as of single timings: one law is enough
+BELIEVED = 0.75  # a switch that leaves more of the error than this may be noise
 
 
 def features(sequences: float, tokens: float, context: float, *, decode: bool) -> list[float]:
@@ -30,23 +44,63 @@ def features(sequences: float, tokens: float, context: float, *, decode: bool) -
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """Coefficients of one regression."""
+class Law:
+    """Coefficients of one regression, for steps of up to `most_tokens`."""
 
     coefficients: tuple[float, ...]
+    most_tokens: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One law, or two. `error` is the relative error to expect; None where there are not shapes
+    enough to tell."""
+
+    laws: tuple[Law, ...]
     decode: bool
+    error: float | None = None
 
     def seconds(self, sequences: int, tokens: int, context: int) -> float:
+        law = next(x for x in self.laws if sequences * tokens <= x.most_tokens)
         row = features(sequences, tokens, context, decode=self.decode)
-        return sum(c * x for c, x in zip(self.coefficients, row, strict=True))
+        return sum(c * x for c, x in zip(law.coefficients, row, strict=True))
 
 
-def fit(shapes: Sequence[tuple[int, int, int]], seconds: Sequence[float], *, decode: bool) -> Fit:
+def fit(shapes: Sequence[Shape], seconds: Sequence[float], *, decode: bool) -> Fit:
     """Least squares of the relative error over (sequences, tokens, context) shapes."""
-    rows = np.array([features(b, s, i, decode=decode) for b, s, i in shapes])
-    weights = 1 / np.maximum(np.array(seconds), 1e-9)
-    solution = nonnegative_least_squares(rows * weights[:, None], np.array(seconds) * weights)
-    return Fit(tuple(float(c) for c in solution), decode)
+    whole = _fit([(math.inf, shapes, seconds)], decode)
+    if whole.error is None or whole.error < GOOD:
+        return whole
+    divided = (_divided(shapes, seconds, decode, switch) for switch in SWITCHES)
+    known = [(x.error, x) for x in divided if x is not None and x.error is not None]
+    error, best = min(known, key=lambda x: x[0], default=(whole.error, whole))
+    return best if error < BELIEVED * whole.error else whole
+
+
+def _divided(
+    shapes: Sequence[Shape], seconds: Sequence[float], decode: bool, switch: int
+) -> Fit | None:
+    """With a law up to the switch and one beyond; None where one has too few shapes."""
+    small = [b * s <= switch for b, s, _ in shapes]
+    large = [not x for x in small]
+    if min(sum(small), sum(large)) < LEAST_SHAPES:
+        return None
+    sides = (switch, small), (math.inf, large)
+    return _fit([(x, [*compress(shapes, y)], [*compress(seconds, y)]) for x, y in sides], decode)
+
+
+def _fit(sides: Sequence[tuple[float, Sequence[Shape], Sequence[float]]], decode: bool) -> Fit:
+    """A law for each side: the shapes of up to so many tokens, and their seconds."""
+    laws, squares, spare = [], 0.0, 0
+    for most_tokens, shapes, seconds in sides:
+        weights = 1 / np.maximum(np.array(seconds), 1e-9)
+        rows = np.array([features(*x, decode=decode) for x in shapes]) * weights[:, None]
+        target = np.array(seconds) * weights
+        solution = nonnegative_least_squares(rows, target)
+        laws.append(Law(tuple(float(c) for c in solution), most_tokens))
+        squares += float(((target - rows @ solution) ** 2).sum())
+        spare += len(shapes) - int((solution > 0).sum())
+    return Fit(tuple(laws), decode, math.sqrt(squares / spare) if spare >= LEAST_SPARE else None)
 
 
 def nonnegative_least_squares(rows: Array, target: Array) -> Array:
@@ -74,18 +128,5 @@ def nonnegative_least_squares(rows: Array, target: Array) -> Array:
             if not free.any():
                 break
         x = trial if free.any() else np.zeros_like(x)
-    found: Array = x / scale
-    return found
-
-
-def held_out_error(
-    shapes: Sequence[tuple[int, int, int]], seconds: Sequence[float], *, decode: bool
-) -> list[float]:
-    """Relative errors of each shape when the fit has not seen it (leave one out)."""
-    errors = []
-    for skip in range(len(shapes)):
-        kept = [i for i in range(len(shapes)) if i != skip]
-        found = fit([shapes[i] for i in kept], [seconds[i] for i in kept], decode=decode)
-        off = abs(found.seconds(*shapes[skip]) - seconds[skip])
-        errors.append(off / max(seconds[skip], 1e-6))
-    return errors
+    solution: Array = x / scale
+    return solution

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgewise.errors import InputError, ProfileError
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class Sensitivity:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document["version"] != VERSION:
-                raise ProfileError(f"{path}: version {document['version']}, not {VERSION}")
+                raise ProfileError(
+                    f"{path}: version {document['version']}, but this Edgewise reads {VERSION}; "
+                    "measure again with `edgewise sensitivity`"
+                )
             losses = {scheme: tuple(values) for scheme, values in document["losses"].items()}
             return Sensitivity(document["model"], document["metric"], document["reference"], losses)
         except OSError as error:

@@ -6,7 +6,7 @@ of layers are half-open everywhere.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgewise.schemes import CACHE_SCALE_BYTES, DEFAULT, CacheType, Family, Scheme, get_scheme
@@ -27,18 +27,39 @@ class LayerSpec:
     norms, biases and position tables, which stay in the scheme's compute type.
 
     What the scheme `stored` means here: of every matrix the parts, one below the other, as (rows,
-    scheme); empty where all are floating point of the type `compute`, in which the rest is, too."""
+    scheme); empty where all are floating point of the type `compute`, in which the rest is, too.
+
+    `kv_width` is the number of values cached per token: keys and values of `kv_heads` heads. Of
+    them a block sees its last `window` tokens, None: all. Layers that are equal take equal bytes
+    and seconds."""
 
     kind: LayerKind
     matrices: tuple[tuple[int, int], ...]
     other_weights: int
     stored: tuple[tuple[tuple[int, str], ...], ...] = ()
     compute: str = DEFAULT
+    kv_width: int = 0
+    kv_heads: int = 0
+    window: int | None = None
 
     def weight_bytes(self, scheme: Scheme) -> int:
         """Bytes that the layer's weights take in memory."""
         matrices = sum(self.matrix_bytes(scheme, i) for i in range(len(self.matrices)))
         return matrices + self.other_weights * self.compute_bytes(scheme)
+
+    def read_bytes(self, scheme: Scheme, tokens: int) -> float:
+        """Bytes of weights that a step of so many tokens reads at most: of an embedding the rows
+        that are looked up, else all."""
+        held = self.weight_bytes(scheme)
+        if self.kind is LayerKind.EMBEDDING:
+            return held * min(tokens / self.matrices[0][0], 1.0)
+        return held
+
+    def cached_bytes(self, scheme: Scheme, cache: CacheType) -> int:
+        """Bytes of one token's keys and values."""
+        if cache is CacheType.INT8:
+            return self.kv_width + 2 * self.kv_heads * CACHE_SCALE_BYTES
+        return self.kv_width * self.compute_bytes(scheme)
 
     def concrete(self, scheme: Scheme) -> Scheme:
         """What a scheme means for this layer: a recipe its part; `stored`, where that is floating
@@ -66,19 +87,23 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model's shape. `kv_width` is the number of cached values per token and block, keys and
-    values of `kv_heads` heads. In a `tied` model embedding and head share their matrix where one
-    stage holds both. `computation` identifies the rest of what layers do: windows, positions."""
+    """A model's shape. In a `tied` model embedding and head share their matrix where one stage
+    holds both. `computation` identifies what layers do beyond their own fields: norms, positions.
+
+    `classes[i]` names the shape class of layer i. Equal layers are of one class, measured once: its
+    kind, "block", where all of that kind are alike, else "block 1", "block 2" and so on."""
 
     name: str
     layers: tuple[LayerSpec, ...]
     hidden_size: int
     vocab_size: int
     max_context: int
-    kv_width: int
     tied: bool
-    kv_heads: int = 1
     computation: str = ""
+    classes: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", _classes(self.layers))
 
     @property
     def num_layers(self) -> int:
@@ -87,13 +112,6 @@ class ModelSpec:
     @property
     def num_blocks(self) -> int:
         return sum(layer.kind is LayerKind.BLOCK for layer in self.layers)
-
-    def cached_bytes(self, scheme: Scheme, cache: CacheType) -> int:
-        """Bytes of one token's keys and values in a block of that scheme."""
-        if cache is CacheType.INT8:
-            return self.kv_width + 2 * self.kv_heads * CACHE_SCALE_BYTES
-        block = next(layer for layer in self.layers if layer.kind is LayerKind.BLOCK)
-        return self.kv_width * block.compute_bytes(scheme)
 
     def shared_bytes(self, schemes: Sequence[str]) -> int:
         """Bytes that a device which holds all layers in these schemes saves: a table that is the
@@ -113,9 +131,19 @@ class ModelSpec:
     def digest(self) -> str:
         """Identifies what seconds and bytes depend on, not the name or the weights: plans and
         profiles belong to it."""
-        cache = (self.kv_width, self.kv_heads, self.computation)
-        shape = repr((self.layers, self.hidden_size, self.max_context, *cache, self.tied))
+        sizes = (self.hidden_size, self.vocab_size, self.max_context)
+        shape = repr((self.layers, *sizes, self.tied, self.computation))
         return hashlib.sha256(shape.encode()).hexdigest()[:16]
+
+
+def _classes(layers: Sequence[LayerSpec]) -> tuple[str, ...]:
+    unlike = list(dict.fromkeys(layers))
+    names = {}
+    for kind in LayerKind:
+        alike = [layer for layer in unlike if layer.kind is kind]
+        for number, layer in enumerate(alike, start=1):
+            names[layer] = kind.value if len(alike) == 1 else f"{kind.value} {number}"
+    return tuple(names[layer] for layer in layers)
 
 
 @dataclass(frozen=True, slots=True)

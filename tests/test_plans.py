@@ -157,8 +157,8 @@ class TestTiling:
 class TestCheck:
     block = LayerSpec(LayerKind.BLOCK, ((4, 4),), 0)
     ends = tuple(LayerSpec(kind, ((9, 4),), 0) for kind in (LayerKind.EMBEDDING, LayerKind.HEAD))
-    model = ModelSpec("tiny", (ends[0], block, ends[1]), 4, 9, 32, 8, tied=False)
-    larger = ModelSpec("large", (ends[0], block, block, ends[1]), 4, 9, 32, 8, tied=False)
+    model = ModelSpec("tiny", (ends[0], block, ends[1]), 4, 9, 32, tied=False)
+    larger = ModelSpec("large", (ends[0], block, block, ends[1]), 4, 9, 32, tied=False)
     cluster = Cluster((Device("a", 1), Device("b", 1)), (), "a")
 
     def plan(self, *devices: str) -> Plan:
@@ -194,7 +194,7 @@ class TestCheck:
 
 
 GOOD: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "model": "tiny",
     "digest": "abc123",
     "num_layers": 2,
@@ -252,8 +252,9 @@ class TestFile:
                 lambda d: d.pop("digest"), "p.json: key 'digest' is missing", id="a missing key"
             ),
             pytest.param(
-                lambda d: d.update(version=2),
-                "p.json: version 2, but this Edgewise reads 1",
+                lambda d: d.update(version=1),
+                "p.json: version 1, but this Edgewise reads 2; "
+                "make a new plan with `edgewise plan`",
                 id="another version",
             ),
             pytest.param(

@@ -1,6 +1,5 @@
 """Profiles: look-ups at and beyond what was measured, files, and figures that cannot be."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from edgewise.clusters import Link
 from edgewise.errors import ClusterError, ProfileError
 from edgewise.profiles import VERSION, DeviceReading, LayerMemory, LayerTiming, Profile
-from edgewise.regressions import held_out_error
 from edgewise.specs import LayerKind
 
 BLOCK, HEAD = LayerKind.BLOCK, LayerKind.HEAD
@@ -68,28 +66,28 @@ def prompt_law(b: int, s: int) -> float:
 class TestLookUp:
     def test_a_measured_point_is_given_back(self) -> None:
         measured = decoding((10, 1.0), (20, 2.0), (40, 4.0))
-        found = [measured.decode_seconds("a", BLOCK, "fp32", x) for x in (10, 20, 40)]
-        assert found == pytest.approx([1, 2, 4], rel=1e-9)
+        looked_up = [measured.decode_seconds("a", BLOCK, "fp32", x) for x in (10, 20, 40)]
+        assert looked_up == pytest.approx([1, 2, 4], rel=1e-9)
 
     @pytest.mark.parametrize(("context", "seconds"), [(15, 2.0), (11, 1.2 + 0.4), (40, 4.5)])
     def test_between_points_and_beyond_them_decoding_is_linear(
         self, context: int, seconds: float
     ) -> None:
         measured = decoding((10, 1.5), (20, 2.5), (30, 3.5))
-        found = measured.decode_seconds("a", BLOCK, "fp32", context)
-        assert found == pytest.approx(seconds, rel=1e-9)
+        looked_up = measured.decode_seconds("a", BLOCK, "fp32", context)
+        assert looked_up == pytest.approx(seconds, rel=1e-9)
 
     def test_a_prompt_grows_with_the_square_of_its_tokens(self) -> None:
         measured = prefilling((10, 1.0), (20, 4.0), (40, 16.0))
-        found = measured.prefill_seconds("a", BLOCK, "fp32", 100)
-        assert found == pytest.approx(100, rel=1e-9)
+        looked_up = measured.prefill_seconds("a", BLOCK, "fp32", 100)
+        assert looked_up == pytest.approx(100, rel=1e-9)
 
     def test_noise_does_not_make_more_tokens_cheaper(self) -> None:
         measured = prefilling((10, 1.0), (20, 0.9))
         constant = (1 + 1 / 0.9) / (1 + 1 / 0.81)  # the least relative error
         for tokens in (1, 10, 20, 1000):
-            found = measured.prefill_seconds("a", BLOCK, "fp32", tokens)
-            assert found == pytest.approx(constant, rel=1e-9)
+            looked_up = measured.prefill_seconds("a", BLOCK, "fp32", tokens)
+            assert looked_up == pytest.approx(constant, rel=1e-9)
 
     def test_a_steep_rise_does_not_make_few_tokens_take_less_than_nothing(self) -> None:
         measured = decoding((10, 1.0), (20, 3.0))
@@ -107,10 +105,10 @@ class TestLookUp:
     @pytest.mark.parametrize("size", [0, 2, 100, 1000])
     def test_any_batch_can_be_asked_for(self, sequences: int, size: int) -> None:
         decode, prompts = by_law(decode_law, decode=True), by_law(prompt_law, decode=False)
-        found = decode.decode_seconds("a", BLOCK, "fp32", size, sequences)
-        assert found == pytest.approx(decode_law(sequences, size), rel=1e-6)
-        found = prompts.prefill_seconds("a", BLOCK, "fp32", size, sequences)
-        assert found == pytest.approx(prompt_law(sequences, size), rel=1e-6)
+        looked_up = decode.decode_seconds("a", BLOCK, "fp32", size, sequences)
+        assert looked_up == pytest.approx(decode_law(sequences, size), rel=1e-6)
+        looked_up = prompts.prefill_seconds("a", BLOCK, "fp32", size, sequences)
+        assert looked_up == pytest.approx(prompt_law(sequences, size), rel=1e-6)
 
     def test_one_sequence_is_what_is_asked_for_unless_said(self) -> None:
         decode, prompts = by_law(decode_law, decode=True), by_law(prompt_law, decode=False)
@@ -130,10 +128,10 @@ class TestLookUp:
     def test_decoding_goes_by_the_cached_tokens_and_a_prompt_by_its_own(self) -> None:
         decode, prompts = by_law(decode_law, decode=True), by_law(prompt_law, decode=False)
         both = profile(*decode.layers, *prompts.layers)
-        found = both.decode_seconds("a", BLOCK, "fp32", 15)
-        assert found == pytest.approx(decode_law(1, 15), rel=1e-6)
-        found = both.prefill_seconds("a", BLOCK, "fp32", 15)
-        assert found == pytest.approx(prompt_law(1, 15), rel=1e-6)
+        looked_up = both.decode_seconds("a", BLOCK, "fp32", 15)
+        assert looked_up == pytest.approx(decode_law(1, 15), rel=1e-6)
+        looked_up = both.prefill_seconds("a", BLOCK, "fp32", 15)
+        assert looked_up == pytest.approx(prompt_law(1, 15), rel=1e-6)
 
     def test_devices_kinds_and_schemes_are_kept_apart(self) -> None:
         measured = profile(
@@ -143,8 +141,10 @@ class TestLookUp:
             LayerTiming("a", BLOCK, "bf16", 1, 1, 10, 4.0),
         )
         asked = (("a", BLOCK, "fp32"), ("b", BLOCK, "fp32"), ("a", HEAD, "fp32"))
-        found = [measured.decode_seconds(*where, 10) for where in (*asked, ("a", BLOCK, "bf16"))]
-        assert found == pytest.approx([1, 2, 3, 4], rel=1e-9)
+        looked_up = [
+            measured.decode_seconds(*where, 10) for where in (*asked, ("a", BLOCK, "bf16"))
+        ]
+        assert looked_up == pytest.approx([1, 2, 3, 4], rel=1e-9)
 
     @quickly
     @given(
@@ -152,7 +152,7 @@ class TestLookUp:
             st.tuples(st.integers(1, 4), st.integers(2, 2000)),
             st.floats(0, 10),
             min_size=1,
-            max_size=6,
+            max_size=5,
         ),
         st.integers(0, 4000),
         st.integers(0, 4000),
@@ -170,7 +170,7 @@ class TestLookUp:
                 LayerTiming("a", BLOCK, "fp32", b, x, 0, y),
             )
         ]
-        measured, most = profile(*layers), 1 + 1e-12
+        measured, most = profile(*layers), 1 + 1e-12  # too few shapes for two laws
         for look_up in (measured.decode_seconds, measured.prefill_seconds):
             seconds = look_up("a", BLOCK, "fp32", less, sequences)
             assert 0 <= seconds <= look_up("a", BLOCK, "fp32", more, sequences) * most
@@ -195,13 +195,18 @@ class TestLookUp:
             )
         )
         expected = plain @ (sequences * (1 + context), sequences, context, 1)
-        found = measured.decode_seconds("a", BLOCK, "fp32", context, sequences)
-        assert found == pytest.approx(expected, rel=1e-8)
+        looked_up = measured.decode_seconds("a", BLOCK, "fp32", context, sequences)
+        assert looked_up == pytest.approx(expected, rel=1e-8)
 
     def test_the_schemes_are_those_measured_in_their_order(self) -> None:
         names = ("fp16", "fp32", "fp16", "bf16")
         measured = profile(*(LayerTiming("a", BLOCK, x, 1, 1, 10, 1.0) for x in names))
         assert measured.schemes == ("fp16", "fp32", "bf16")
+
+    def test_the_classes_are_those_measured_in_their_order(self) -> None:
+        names = ("embedding", "block 1", "block 2", "block 1", "head")
+        measured = profile(*(LayerTiming("a", x, "fp32", 1, 1, 10, 1.0) for x in names))
+        assert measured.classes == ("embedding", "block 1", "block 2", "head")
 
     def test_a_link_has_a_direction(self) -> None:
         link = Link("a", "b", 100.0, 0.5)
@@ -215,38 +220,41 @@ class TestLookUp:
         read = Profile("abc123", (), (one, other), ())
         assert read.reading("a") == one
         assert read.reading("b") == other
-        assert (other.free_bytes, other.machine) == (0, "")
+        assert (other.free_bytes, other.machine, other.process_bytes) == (0, "", 0)
+
+    def test_free_memory_read_again_is_of_one_machine(self) -> None:
+        readings = tuple(DeviceReading(x, 0.5, 100, y, 7) for x, y in ("a1", "b2", "c1"))
+        again = Profile("abc123", (), readings, ()).with_free_memory("1", 50)
+        assert [x.free_bytes for x in again.devices] == [50, 100, 50]
+        assert all(x.process_bytes == 7 for x in again.devices)
 
 
-class TestHeldOutErrors:
-    def test_are_nothing_where_the_law_holds(self) -> None:
-        exact = profile(
-            *by_law(decode_law, decode=True).layers, *by_law(prompt_law, decode=False).layers
+class TestErrors:
+    def test_are_of_each_regression(self) -> None:
+        both = profile(
+            *by_law(decode_law, decode=True, noise=0.1).layers,
+            *by_law(prompt_law, decode=False).layers,
         )
-        errors = exact.held_out_errors()
-        assert set(errors) == {("a", BLOCK, "fp32", True), ("a", BLOCK, "fp32", False)}
-        assert max(errors.values()) < 1e-6
+        decoding, prompts = ("a", BLOCK, "fp32", True), ("a", BLOCK, "fp32", False)
+        assert set(both.errors) == {decoding, prompts}
+        assert 0.01 < both.errors[decoding] < 0.15
+        assert both.errors[prompts] < 1e-6
+        assert both.error(decoding) == both.errors[decoding]
 
-    def test_are_the_mean_over_the_shapes(self) -> None:
-        noisy = by_law(decode_law, decode=True, noise=0.1)
-        shapes = [timing.shape for timing in noisy.layers]
-        errors = held_out_error(shapes, [x.seconds for x in noisy.layers], decode=True)
-        found = noisy.held_out_errors()
-        assert found == {("a", BLOCK, "fp32", True): pytest.approx(np.mean(errors))}
-        assert 0.01 < min(found.values()) < 0.2
-
-    def test_are_of_blocks_that_were_measured_often_enough(self) -> None:
+    def test_are_of_layers_that_were_measured_often_enough(self) -> None:
         block = by_law(decode_law, decode=True).layers
-        heads = tuple(dataclasses.replace(timing, kind=HEAD) for timing in block)
-        assert profile(*heads, *block[:2]).held_out_errors() == {}
-        assert len(profile(*heads, *block[:3]).held_out_errors()) == 1
+        few = profile(*block[:2])
+        assert few.errors == {}
+        assert few.error(("a", BLOCK, "fp32", True)) is None
+        with pytest.raises(ProfileError, match="no prefill time of block in fp32 on 'a'"):
+            few.error(("a", BLOCK, "fp32", False))
 
 
 class TestMissing:
     measured = decoding((10, 1.0))
 
     @pytest.mark.parametrize(
-        ("device", "kind", "scheme", "message"),
+        ("device", "layer", "scheme", "message"),
         [
             ("b", BLOCK, "fp32", "profile: no decode time of block in fp32 on 'b'" + AGAIN),
             ("a", HEAD, "fp32", "profile: no decode time of head in fp32 on 'a'" + AGAIN),
@@ -254,10 +262,10 @@ class TestMissing:
         ],
     )
     def test_a_layer_that_was_not_measured_is_named(
-        self, device: str, kind: LayerKind, scheme: str, message: str
+        self, device: str, layer: str, scheme: str, message: str
     ) -> None:
         with pytest.raises(ProfileError) as caught:
-            self.measured.decode_seconds(device, kind, scheme, 10)
+            self.measured.decode_seconds(device, layer, scheme, 10)
         assert str(caught.value) == message
 
     def test_decoding_says_nothing_about_prompts(self) -> None:
@@ -330,8 +338,8 @@ class TestFile:
         again = Profile.from_json(COMPLETE.to_json())
         assert again == COMPLETE
         assert again.layers[1].seconds == 0.1 + 0.2
-        found = again.prefill_seconds("a", BLOCK, "bf16", 16, 4)
-        assert found == COMPLETE.prefill_seconds("a", BLOCK, "bf16", 16, 4)
+        looked_up = again.prefill_seconds("a", BLOCK, "bf16", 16, 4)
+        assert looked_up == COMPLETE.prefill_seconds("a", BLOCK, "bf16", 16, 4)
         assert again.reading("a") == COMPLETE.devices[0]
         assert again.link("b", "a") == COMPLETE.links[1]
 
@@ -341,12 +349,12 @@ class TestFile:
         assert Profile.load(path) == COMPLETE
 
     def test_the_file_says_its_version(self) -> None:
-        assert json.loads(COMPLETE.to_json())["version"] == VERSION == 3
+        assert json.loads(COMPLETE.to_json())["version"] == VERSION == 4
 
-    @pytest.mark.parametrize("version", [2, 4, "3", None])
+    @pytest.mark.parametrize("version", [3, 5, "4", None])
     def test_another_version_is_refused(self, version: object) -> None:
         assert self.message(self.edited(lambda d: d.update(version=version))) == (
-            f"p.json: version {version}, but this Edgewise reads 3"
+            f"p.json: version {version}, but this Edgewise reads 4" + AGAIN
         )
 
     @pytest.mark.parametrize(
@@ -354,13 +362,11 @@ class TestFile:
         [
             pytest.param(lambda d: d.pop("links"), "KeyError('links')", id="no links"),
             pytest.param(lambda d: d.pop("model"), "KeyError('model')", id="no model"),
+            pytest.param(lambda d: d["layers"][0].pop("layer"), "'layer'", id="no class of layer"),
             pytest.param(
-                lambda d: d["layers"][0].pop("kind"), "KeyError('kind')", id="no kind of layer"
-            ),
-            pytest.param(
-                lambda d: d["layers"][0].update(kind="tail"),
-                "ValueError(\"'tail' is not a valid LayerKind\")",
-                id="an unknown kind of layer",
+                lambda d: d["layers"][0].update(layer=["block"]),
+                "unhashable",
+                id="a class of layers that is no name",
             ),
             pytest.param(lambda d: d["layers"][0].pop("seconds"), "'seconds'", id="no seconds"),
             pytest.param(lambda d: d["devices"][0].update(x=1), "'x'", id="an unknown key"),
@@ -400,9 +406,12 @@ class TestFile:
     def test_sizes_of_no_work_are_refused(self, key: str, value: int) -> None:
         self.message(self.edited(lambda d: d["layers"][0].update({key: value})))
 
-    @pytest.mark.parametrize("free", ["8 GB", -1, None])
-    def test_free_memory_that_cannot_be_is_refused(self, free: object) -> None:
-        self.message(self.edited(lambda d: d["devices"][0].update(free_bytes=free)))
+    @pytest.mark.parametrize("key", ["free_bytes", "process_bytes"])
+    @pytest.mark.parametrize("count", ["8 GB", -1, None])
+    def test_memory_that_cannot_be_is_refused(self, key: str, count: object) -> None:
+        message = self.message(self.edited(lambda d: d["devices"][0].update({key: count})))
+        assert message.startswith("p.json: 'a' has ")
+        assert repr(count) in message
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "profile.json"

@@ -1,6 +1,8 @@
 """Regressions: laws found again from what they generate, and the least squares behind them."""
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.regressions import Fit, features, fit, held_out_error, nonnegative_least_squares
+from edgewise.regressions import Fit, Law, features, fit, nonnegative_least_squares
 
 quickly = settings(max_examples=150, derandomize=True, deadline=None)
 DECODING = tuple((b, 1, i) for b, i in product((1, 2, 4), (0, 16, 128)))
@@ -43,10 +45,10 @@ class TestFit:
         coefficients = [0.0] * (4 if decode else 5)
         coefficients[only % len(coefficients)] = 0.25
         measured = DECODING if decode else PROMPTS
-        found = fit(
+        again = fit(
             measured, [law(coefficients, x, decode=decode) for x in measured], decode=decode
         )
-        assert found.coefficients == pytest.approx(coefficients, abs=1e-9)
+        assert again.laws == (Law(pytest.approx(coefficients, abs=1e-9)),)
 
     @quickly
     @given(laws, st.booleans(), shapes)
@@ -56,11 +58,11 @@ class TestFit:
         coefficients = coefficients[: 4 if decode else 5]
         at = (at[0], 1, at[2]) if decode else (*at[:2], 0)
         measured = DECODING if decode else PROMPTS
-        found = fit(
+        fitted = fit(
             measured, [law(coefficients, x, decode=decode) for x in measured], decode=decode
         )
         expected = law(coefficients, at, decode=decode)
-        assert found.seconds(*at) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        assert fitted.seconds(*at) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
     @quickly
     @given(
@@ -76,56 +78,61 @@ class TestFit:
         one: tuple[int, int, int],
         other: tuple[int, int, int],
     ) -> None:
-        found = fit(list(measured), list(measured.values()), decode=decode)
-        assert len(found.coefficients) == (4 if decode else 5)
-        assert min(found.coefficients) >= 0
+        fitted = fit(list(measured), list(measured.values()), decode=decode)
         less = tuple(map(min, one, other))
         more = tuple(map(max, one, other))
-        assert 0 <= found.seconds(*less) <= found.seconds(*more) * (1 + 1e-12)
+        for part in (Fit((x,), decode) for x in fitted.laws):
+            assert len(part.laws[0].coefficients) == (4 if decode else 5)
+            assert min(part.laws[0].coefficients) >= 0
+            below = dataclasses.replace(part.laws[0], most_tokens=math.inf)
+            part = Fit((below,), decode)
+            assert 0 <= part.seconds(*less) <= part.seconds(*more) * (1 + 1e-12)
 
     @pytest.mark.parametrize("decode", [True, False])
     def test_one_shape_is_given_back(self, decode: bool) -> None:
-        found = fit([(2, 1, 7)], [0.375], decode=decode)
-        assert found.seconds(2, 1, 7) == pytest.approx(0.375, rel=1e-9)
+        fitted = fit([(2, 1, 7)], [0.375], decode=decode)
+        assert fitted.seconds(2, 1, 7) == pytest.approx(0.375, rel=1e-9)
 
     def test_errors_are_relative(self) -> None:
         # Two measurements of one shape: absolute errors would give the mean, 2.
-        found = fit([(1, 1, 5)] * 2, [1.0, 3.0], decode=True)
-        assert found.seconds(1, 1, 5) == pytest.approx((1 + 1 / 3) / (1 + 1 / 9), rel=1e-9)
+        fitted = fit([(1, 1, 5)] * 2, [1.0, 3.0], decode=True)
+        assert fitted.seconds(1, 1, 5) == pytest.approx((1 + 1 / 3) / (1 + 1 / 9), rel=1e-9)
 
     def test_a_fall_is_taken_for_noise_about_a_constant(self) -> None:
-        found = fit([(1, 1, 10), (1, 1, 20)], [1.0, 0.9], decode=True)
+        fitted = fit([(1, 1, 10), (1, 1, 20)], [1.0, 0.9], decode=True)
         constant = (1 + 1 / 0.9) / (1 + 1 / 0.81)
         for context in (0, 10, 20, 1000):
-            assert found.seconds(1, 1, context) == pytest.approx(constant, rel=1e-9)
+            assert fitted.seconds(1, 1, context) == pytest.approx(constant, rel=1e-9)
 
     def test_a_line_that_would_begin_below_zero_begins_at_zero(self) -> None:
         # A line through both would be 0.2 i - 1. The best k i has the least relative error.
-        found = fit([(1, 1, 10), (1, 1, 20)], [1.0, 3.0], decode=True)
+        fitted = fit([(1, 1, 10), (1, 1, 20)], [1.0, 3.0], decode=True)
         slope = (10 + 20 / 3) / (10**2 + (20 / 3) ** 2)
-        assert found.seconds(1, 1, 40) == pytest.approx(40 * slope, rel=1e-9)
-        assert found.seconds(1, 1, 0) == pytest.approx(0, abs=1e-12)
+        assert fitted.seconds(1, 1, 40) == pytest.approx(40 * slope, rel=1e-9)
+        assert fitted.seconds(1, 1, 0) == pytest.approx(0, abs=1e-12)
 
     def test_times_of_nothing_are_nothing(self) -> None:
-        found = fit(DECODING, [0.0] * len(DECODING), decode=True)
-        assert found == Fit((0.0,) * 4, True)
-        assert found.seconds(9, 1, 999) == 0.0
+        fitted = fit(DECODING, [0.0] * len(DECODING), decode=True)
+        assert fitted == Fit((Law((0.0,) * 4),), True, 0.0)
+        assert fitted.seconds(9, 1, 999) == 0.0
 
     def test_microseconds_and_hours_are_found_alike(self) -> None:
         for scale in (1e-6, 1.0, 1e4):
             coefficients = [0.02 * scale, 0.5 * scale, 0.0, 3 * scale]
             seconds = [law(coefficients, x, decode=True) for x in DECODING]
-            found = fit(DECODING, seconds, decode=True)
-            assert found.coefficients == pytest.approx(coefficients, rel=1e-6, abs=1e-9 * scale)
+            fitted = fit(DECODING, seconds, decode=True)
+            assert fitted.laws[0].coefficients == pytest.approx(
+                coefficients, rel=1e-6, abs=1e-9 * scale
+            )
 
     def test_a_little_noise_moves_it_a_little(self) -> None:
         rng = np.random.default_rng(0)
         coefficients = [1e-5, 2e-3, 1e-5, 5e-3]
         exact = [law(coefficients, x, decode=True) for x in DECODING]
         noisy = [y * float(rng.uniform(0.98, 1.02)) for y in exact]
-        found = fit(DECODING, noisy, decode=True)
+        fitted = fit(DECODING, noisy, decode=True)
         for shape, seconds in zip(DECODING, exact, strict=True):
-            assert found.seconds(*shape) == pytest.approx(seconds, rel=0.02)
+            assert fitted.seconds(*shape) == pytest.approx(seconds, rel=0.02)
 
 
 def squares(rows: np.ndarray, target: np.ndarray, x: np.ndarray) -> float:
@@ -154,10 +161,10 @@ class TestNonNegativeLeastSquares:
         rows[:, 0] *= 10 ** rng.uniform(-6, 6)  # columns of any length
         if seed % 3 == 0:
             rows[:, -1] = rows[:, 0]  # and columns that are alike
-        found = nonnegative_least_squares(rows, target)
-        assert found.min() >= 0
+        fitted = nonnegative_least_squares(rows, target)
+        assert fitted.min() >= 0
         best = by_trying_every_subset(rows, target)
-        assert squares(rows, target, found) == pytest.approx(best, rel=1e-8, abs=1e-12)
+        assert squares(rows, target, fitted) == pytest.approx(best, rel=1e-8, abs=1e-12)
 
     def test_is_ordinary_least_squares_where_that_is_positive(self) -> None:
         rng = np.random.default_rng(0)
@@ -185,29 +192,67 @@ class TestNonNegativeLeastSquares:
         assert (target == before[1]).all()
 
 
-class TestHeldOutError:
-    @pytest.mark.parametrize(("decode", "measured"), [(True, DECODING), (False, PROMPTS)])
-    def test_is_nothing_where_the_law_holds(
-        self, decode: bool, measured: tuple[tuple[int, int, int], ...]
-    ) -> None:
-        coefficients = [1e-4, 2e-3, 1e-5, 5e-3, 1e-3][: 4 if decode else 5]
-        seconds = [law(coefficients, x, decode=decode) for x in measured]
-        errors = held_out_error(measured, seconds, decode=decode)
-        assert len(errors) == len(measured)
-        assert max(errors) < 1e-6
+def prompts(law: Callable[[int], float], noise: float = 0.0) -> dict[tuple[int, int, int], float]:
+    """Seconds of prompts by the number of their tokens."""
+    rng = np.random.default_rng(0)
+    shapes = [(b, s, 0) for s in (4, 12, 16, 20, 32, 40, 64, 96, 200) for b in (1, 2, 4)]
+    return {x: law(x[0] * x[1]) * float(1 + noise * rng.normal()) for x in shapes}
 
-    def test_judges_each_shape_by_a_fit_to_the_others(self) -> None:
-        measured = [(1, 1, 10), (1, 1, 20), (2, 1, 10), (2, 1, 40)]
-        seconds = [1.0, 1.5, 2.5, 3.0]
-        expected = []
-        for at, (shape, actual) in enumerate(zip(measured, seconds, strict=True)):
-            others = measured[:at] + measured[at + 1 :]
-            found = fit(others, seconds[:at] + seconds[at + 1 :], decode=True)
-            expected.append(abs(found.seconds(*shape) - actual) / actual)
-        assert held_out_error(measured, seconds, decode=True) == pytest.approx(expected)
 
-    def test_of_two_shapes_is_known_by_hand(self) -> None:
-        # From one shape the law is what went in there, in the feature that grows with nothing
-        # else: the same context and batch, measured twice.
-        errors = held_out_error([(1, 1, 8)] * 2, [1.0, 4.0], decode=True)
-        assert errors == pytest.approx([3 / 1, 3 / 4])
+class TestSwitches:
+    @pytest.mark.parametrize("switch", [16, 32, 64])
+    def test_two_laws_are_told_apart(self, switch: int) -> None:
+        """Steep and small up to the switch, flat and large beyond, as kernels and torch are."""
+
+        def law(tokens: int) -> float:
+            return 1 + 0.5 * tokens if tokens <= switch else 10 + 0.1 * tokens
+
+        measured = prompts(law)
+        both = fit(list(measured), list(measured.values()), decode=False)
+        assert [x.most_tokens for x in both.laws] == [switch, math.inf]
+        for tokens in (1, 10, switch, switch + 1, 300):
+            assert both.seconds(1, tokens, 0) == pytest.approx(law(tokens), rel=1e-6)
+
+    def test_noise_is_no_switch(self) -> None:
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            noisy = {
+                x: y * float(1 + 0.05 * rng.normal()) for x, y in prompts(lambda t: 1 + t).items()
+            }
+            assert len(fit(list(noisy), list(noisy.values()), decode=False).laws) == 1, seed
+
+    def test_takes_three_shapes_on_each_side(self) -> None:
+        few = {
+            (1, 4, 0): 1.0,
+            (1, 8, 0): 2.0,
+            (1, 100, 0): 9.0,
+            (1, 200, 0): 9.5,
+            (1, 250, 0): 10.0,
+        }
+        assert len(fit(list(few), list(few.values()), decode=False).laws) == 1
+
+
+class TestError:
+    def test_is_nothing_where_the_law_holds(self) -> None:
+        coefficients = [1e-4, 2e-3, 1e-5, 5e-3]
+        seconds = [law(coefficients, x, decode=True) for x in DECODING]
+        assert fit(DECODING, seconds, decode=True).error == pytest.approx(0, abs=1e-9)
+
+    def test_is_the_standard_error_by_hand(self) -> None:
+        # One shape four times: the constant of least relative error, one coefficient, three spare.
+        seconds = [1.0, 2.0, 2.0, 4.0]
+        best = sum(1 / x for x in seconds) / sum(1 / x**2 for x in seconds)
+        squares = sum((1 - best / x) ** 2 for x in seconds)
+        error = fit([(1, 1, 8)] * 4, seconds, decode=True).error
+        assert error == pytest.approx(math.sqrt(squares / 3))
+
+    @pytest.mark.parametrize("noise", [0.03, 0.1])
+    def test_is_the_noise_that_was_put_in(self, noise: float) -> None:
+        measured = prompts(lambda tokens: 1 + 0.5 * tokens, noise)
+        error = fit(list(measured), list(measured.values()), decode=False).error
+        assert error == pytest.approx(noise, rel=0.4)
+
+    def test_is_not_known_of_a_law_through_all_its_shapes(self) -> None:
+        assert fit([(1, 1, 8)], [1.0], decode=True).error is None
+        assert fit([(1, 1, 8), (1, 1, 16)], [1.0, 1.5], decode=True).error is None
+        assert fit([(1, 1, 8), (1, 1, 16), (1, 1, 32)], [1, 1.5, 2.0], decode=True).error is None

@@ -50,12 +50,15 @@ class TestFile:
         assert isinstance(again.losses["bf16"], tuple)
 
     def test_the_file_says_its_version(self) -> None:
-        assert json.loads(COMPLETE.to_json())["version"] == VERSION == 1
+        assert json.loads(COMPLETE.to_json())["version"] == VERSION == 2
 
-    @pytest.mark.parametrize("version", [0, 2, "1", None])
+    @pytest.mark.parametrize("version", [1, 3, "2", None])
     def test_another_version_is_refused(self, tmp_path: Path, version: object) -> None:
         text = self.edited(lambda d: d.update(version=version))
-        assert self.message(tmp_path, text) == f"s.json: version {version}, not 1"
+        assert self.message(tmp_path, text) == (
+            f"s.json: version {version}, but this Edgewise reads 2; measure again with "
+            "`edgewise sensitivity`"
+        )
 
     @pytest.mark.parametrize("key", ["version", "model", "metric", "reference", "losses"])
     def test_a_key_that_is_missing_is_named(self, tmp_path: Path, key: str) -> None:

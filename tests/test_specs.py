@@ -16,9 +16,9 @@ from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
 EMBEDDING = LayerSpec(LayerKind.EMBEDDING, ((10, 4),), 0)
-BLOCK = LayerSpec(LayerKind.BLOCK, ((8, 4), (4, 4)), 3)
+BLOCK = LayerSpec(LayerKind.BLOCK, ((8, 4), (4, 4)), 3, kv_width=8, kv_heads=2)
 HEAD = LayerSpec(LayerKind.HEAD, ((10, 4),), 4)
-MODEL = ModelSpec("tiny", (EMBEDDING, BLOCK, BLOCK, HEAD), 4, 10, 32, 8, tied=False)
+MODEL = ModelSpec("tiny", (EMBEDDING, BLOCK, BLOCK, HEAD), 4, 10, 32, tied=False)
 
 A = """
 source = "a"
@@ -74,20 +74,50 @@ class TestModel:
         "change",
         [
             {"layers": (EMBEDDING, BLOCK, HEAD)},
-            {"layers": (EMBEDDING, BLOCK, dataclasses.replace(BLOCK, other_weights=4), HEAD)},
             {"hidden_size": 8},
+            {"vocab_size": 11},
             {"max_context": 64},
-            {"kv_width": 4},
             {"tied": True},
+            {"computation": "other norms"},
         ],
         ids=lambda change: next(iter(change)),
     )
     def test_the_digest_changes_with_the_shape(self, change: dict[str, object]) -> None:
         assert dataclasses.replace(MODEL, **change).digest != MODEL.digest
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"matrices": ((8, 4), (4, 5))},
+            {"other_weights": 4},
+            {"stored": (((8, "q4g64"),), ((4, "q6g64"),))},
+            {"compute": "bf16"},
+            {"kv_width": 4},
+            {"kv_heads": 1},
+            {"window": 16},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_a_block_unlike_the_others_is_a_class_of_its_own(self, change) -> None:
+        other = dataclasses.replace(BLOCK, **change)
+        layers = (EMBEDDING, BLOCK, other, BLOCK, HEAD)
+        model, alike = (
+            dataclasses.replace(MODEL, layers=x) for x in (layers, (EMBEDDING, *[BLOCK] * 3, HEAD))
+        )
+        assert model.classes == ("embedding", "block 1", "block 2", "block 1", "head")
+        assert alike.classes == ("embedding", "block", "block", "block", "head")
+        assert model.digest != alike.digest
+
+    def test_of_an_embedding_only_what_is_looked_up_is_read(self) -> None:
+        fp32 = get_scheme("fp32")
+        assert EMBEDDING.read_bytes(fp32, 3) == 3 * 4 * 4
+        assert EMBEDDING.read_bytes(fp32, 20) == EMBEDDING.weight_bytes(fp32)
+        assert BLOCK.read_bytes(fp32, 1) == BLOCK.weight_bytes(fp32)
+
     def test_the_digest_is_the_same_in_every_process(self) -> None:
-        # Profiles and plans on disk refer to it: were it to change, all of them would be refused.
-        assert MODEL.digest == "72dd5e5479108db2"
+        # Files refer to it: where it changes, so must the VERSION of profiles, plans and
+        # sensitivities, or old ones are said to be of another model.
+        assert MODEL.digest == "dcea10319f631f3c"
 
 
 class TestWorkload:
@@ -205,8 +235,8 @@ class TestCluster:
 
     def test_all_links_are_what_link_says_of_every_pair(self) -> None:
         cluster = networked(Network(("a", "b"), 5.0), links=(Link("c", "d", 2.0),))
-        found = {(link.source, link.target): link for link in cluster.all_links()}
-        assert found == {pair: x for pair in permutations("abcd", 2) if (x := cluster.link(*pair))}
+        links = {(link.source, link.target): link for link in cluster.all_links()}
+        assert links == {pair: x for pair in permutations("abcd", 2) if (x := cluster.link(*pair))}
 
     def test_a_cluster_without_connections_has_no_links(self) -> None:
         assert networked().all_links() == ()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgewise.cli.default_scheme import ORDER, description, schemes_that_fit, too_large
 from edgewise.cli.prepare import best, compare, comparison_json
-from edgewise.cli.profile import cached_profile, check_reachable
+from edgewise.cli.profile import cached_profile, check_reachable, load_profile
 from edgewise.cli.promise import keep_promise
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
 from edgewise.cli.terminal import (
@@ -131,7 +131,7 @@ def make_problem(model: str, spec: ModelSpec, options: PlanOptions) -> Problem:
             f"'{model}', {spec.max_context}"
         )
     if options.profile is not None:
-        profile = Profile.load(options.profile)
+        profile = load_profile(options.profile)
         if profile.model != spec.digest:
             raise ProfileError(
                 f"profile {options.profile} is for another model shape ({profile.model}), not for "

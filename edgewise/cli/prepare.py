@@ -22,7 +22,7 @@ def measure_cluster(
     quiet: bool,
 ) -> Profile:
     """Profile a model on running devices, with a progress bar."""
-    total = num_measurements(devices.cluster, schemes, grid)
+    total = num_measurements(spec, devices.cluster, schemes, grid)
     with progress("measuring", total, quiet) as advance:
         return measure(devices, model, spec, schemes, grid, on_progress=advance)
 
@@ -64,7 +64,9 @@ def comparison_json(outcomes: Outcomes) -> list[dict[str, object]]:
             "planner": name,
             "feasible": True,
             "predicted_seconds_per_token": outcome.estimate.decode_seconds,
+            "predicted_error": outcome.estimate.decode_error,
             "predicted_prefill_seconds": outcome.estimate.prefill_seconds,
+            "predicted_prefill_error": outcome.estimate.prefill_error,
             "memory_bytes": outcome.estimate.memory_bytes,
             "predicted_tokens_per_second": outcome.estimate.tokens_per_second,
             "predicted_loss": finite(outcome.estimate.loss),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 from edgewise import __version__, kernels
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
@@ -20,8 +20,9 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import VERSION, Profile
 from edgewise.profiling import Grid
 from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.machine import free_bytes, machine_name
 from edgewise.schemes import get_scheme
-from edgewise.specs import ModelSpec
+from edgewise.specs import LayerKind, ModelSpec
 
 WIDE_CONTEXT = 1024
 
@@ -43,21 +44,20 @@ def run_profile(
     )
     if out is not None:
         out.write_text(profile.to_json() + "\n", encoding="utf-8")
-    errors = profile.held_out_errors()
-    mean_error = fmean(errors.values()) if errors else 0.0
+    errors = [x for key, x in profile.errors.items() if key[1].startswith(LayerKind.BLOCK)]
+    error = median(errors) if errors else None
     screen = console(as_json)
     screen.print(profile_table(profile, min(spec.max_context, WIDE_CONTEXT) // 2))
     source = "from the cache" if cached else "measured now"
-    screen.print(
-        f"Held-out error of the regressions: {mean_error:.1%} ({source}: {path or 'not kept'})"
-    )
+    shown = "-" if error is None else f"{error:.1%} in the median, {max(errors):.1%} at most"
+    screen.print(f"Error of the blocks' regressions: {shown} ({source}: {path or 'not kept'})")
     if as_json:
         document = {
             "profile": json.loads(profile.to_json()),
             "cached": cached,
             "path": path and str(path),
         }
-        print_json({**document, "held_out_error": mean_error})
+        print_json({**document, "error": error})
 
 
 def cached_profile(
@@ -82,13 +82,19 @@ def cached_profile(
     path = folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
     if not fresh and path is not None and is_cached(path):
         try:
-            return Profile.load(path), path, True
+            return load_profile(path), path, True
         except ProfileError:
             remove(path)  # written by half, or by hand: measure again
     with LocalDevices(cluster) as devices:
         grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
         profile = measure_cluster(devices, model, spec, schemes, grid, quiet)
     return profile, write_text_atomically(path, profile.to_json() + "\n"), False
+
+
+def load_profile(path: Path) -> Profile:
+    """A profile from a file, with the memory that this machine has free now, where it was measured
+    here."""
+    return Profile.load(path).with_free_memory(machine_name(), free_bytes())
 
 
 def check_reachable(cluster: Cluster) -> None:
@@ -105,5 +111,5 @@ def profile_key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> st
     cluster = replace(cluster, devices=tuple(replace(x, memory_bytes=1) for x in cluster.devices))
     machine = (platform.node(), platform.machine(), os.cpu_count(), version("torch"))
     # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: both show here.
-    code = (__version__, kernels.instruction_set(), os.environ.get("EDGEWISE_KERNELS", ""))
+    code = (__version__, kernels.instruction_set(), kernels.library_digest())
     return cache_key(VERSION, spec.digest, cluster, tuple(schemes), machine, code)

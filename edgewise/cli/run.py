@@ -21,11 +21,13 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
-from edgewise.profiling import Grid
+from edgewise.profiles import Profile
+from edgewise.profiling import Grid, read_memory
 from edgewise.quality.rounding import rounding_for
 from edgewise.runtime.coordinator import Coordinator, check_request, check_route
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.machine import free_bytes
 from edgewise.runtime.sampling import Sampling
 from edgewise.schemes import CacheType, get_scheme
 from edgewise.sensitivities import parse_quality
@@ -77,6 +79,8 @@ def run_prompt(
     with LocalDevices(cluster) as devices:
         if plan is None:
             plan = _plan(devices, model, spec, workload, scheme, as_json)
+        else:
+            _check_memory(devices, spec, workload, plan)
         rounding = rounding_for(model, plan.schemes, plan.rounding, bars(as_json))
         plan = replace(plan, rounding=rounding)
         with progress("loading", spec.num_layers, as_json) as advance:
@@ -89,7 +93,7 @@ def run_prompt(
 def this_machine() -> Cluster:
     """This machine as the only device: its physical cores, its free memory."""
     threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return Cluster.of_this_machine(psutil.virtual_memory().available, threads)
+    return Cluster.of_this_machine(free_bytes(), threads)
 
 
 def _request(
@@ -128,11 +132,19 @@ def _plan(
             profile = measure_cluster(devices, model, spec, [name], grid, quiet)
             problem = Problem(CostModel(spec, cluster, profile, workload), (name,))
             return best(problem, compare(problem)).plan
-        # One device leaves nothing to choose, so nothing has to be measured.
+        # One device leaves nothing to choose, so no seconds have to be measured.
         stage = Stage(cluster.source, 0, spec.num_layers, (name,) * spec.num_layers)
-        return Plan(spec.name, spec.digest, spec.num_layers, (stage,), cache=workload.cache)
+        plan = Plan(spec.name, spec.digest, spec.num_layers, (stage,), cache=workload.cache)
+        _check_memory(devices, spec, workload, plan)
+        return plan
 
     return first_plan(spec, cluster, workload, plan_in) if scheme is None else plan_in(scheme)
+
+
+def _check_memory(devices: LocalDevices, spec: ModelSpec, workload: Workload, plan: Plan) -> None:
+    """Raises Infeasible where the plan takes more than the machines have free now."""
+    profile = Profile(spec.digest, (), read_memory(devices), ())
+    CostModel(spec, devices.cluster, profile, workload).check_memory(plan)
 
 
 def _report(found: Answer, plan: Plan, as_json: bool) -> None:

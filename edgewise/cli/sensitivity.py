@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from edgewise import kernels
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
 from edgewise.cli.terminal import bars, console, print_json, progress
 from edgewise.errors import ProfileError
@@ -76,7 +77,9 @@ def _measured(asked: Asked, quiet: bool) -> Sensitivity:
 
 def _key(asked: Asked) -> str:
     text = text_key(asked.model, asked.calibration)
-    return cache_key(VERSION, MEASURING, text, asked.schemes, asked.metric, asked.rounding)
+    # Kernels round activations, torch does not.
+    how = asked.schemes, asked.metric, asked.rounding, kernels.available()
+    return cache_key(VERSION, MEASURING, text, *how)
 
 
 def sensitivity_table(found: Sensitivity) -> Table:

@@ -16,10 +16,14 @@ from edgewise.errors import EdgewiseError, Infeasible
 from edgewise.estimates import Estimate
 from edgewise.planning import PlanResult
 from edgewise.profiles import Profile
-from edgewise.specs import LayerKind
 from edgewise.units import format_bytes, format_rate, format_seconds
 
 Advance = Callable[[object], None]
+
+SURE = (
+    "\N{PLUS-MINUS SIGN}: how far measured layers are off the profile's regressions; errors of "
+    "equal layers add up, those of unlike ones as squares"
+)
 
 
 def console(as_json: bool) -> Console:
@@ -122,8 +126,16 @@ def comparison_table(outcomes: dict[str, PlanResult | Infeasible], chosen: str |
             table.add_row(name, "-", escape(f"does not fit: {outcome}"))
         else:
             stages = escape("\n".join(map(str, outcome.plan.stages)))
-            table.add_row(name + mark, f"{outcome.estimate.decode_seconds * 1e3:.2f}", stages)
+            seconds = outcome.estimate.decode_seconds
+            expected = f"{seconds * 1e3:.2f}{_spread(outcome.estimate)}"
+            table.add_row(name + mark, expected, stages)
     return table
+
+
+def _spread(estimate: Estimate) -> str:
+    """How sure the time per token is."""
+    error = estimate.decode_error
+    return "" if error is None else f" \N{PLUS-MINUS SIGN} {error * 100:.0f} %"
 
 
 def timing_table(estimate: Estimate, measured: list[float], total: float) -> Table:
@@ -145,31 +157,32 @@ def _compared(predicted: float, measured: float) -> tuple[str, str, str]:
 
 def plan_table(result: PlanResult) -> Table:
     """One plan: its stages, their schemes, time and memory, and why it is so."""
-    estimate = result.estimate
-    title = f"{result.planner}: {estimate.decode_seconds * 1e3:.2f} ms per token (predicted)"
-    table = Table("stage", "ms/token", "hop ms", title=title, caption=escape(result.explanation))
-    for found in estimate.stages:
-        times = f"{found.decode_seconds * 1e3:.2f}", f"{found.hop_seconds * 1e3:.2f}"
-        table.add_row(escape(str(found.stage)), *times)
+    estimate, caption = result.estimate, escape(result.explanation)
+    if estimate.decode_error is not None:
+        caption += f"\n{SURE}"
+    seconds = f"{estimate.decode_seconds * 1e3:.2f} ms{_spread(estimate)}"
+    title = f"{result.planner}: {seconds} per token (predicted)"
+    table = Table("stage", "ms/token", "hop ms", title=title, caption=caption)
+    for part in estimate.stages:
+        times = f"{part.decode_seconds * 1e3:.2f}", f"{part.hop_seconds * 1e3:.2f}"
+        table.add_row(escape(str(part.stage)), *times)
     table.add_row("back to the source", "", f"{estimate.return_seconds * 1e3:.2f}")
     return table
 
 
 def profile_table(profile: Profile, context: int) -> Table:
-    """Milliseconds of each kind of layer, decoding one token at a middle context."""
+    """Milliseconds of each class of layers, decoding one token at a middle context, and their
+    weights."""
     title = f"Milliseconds per token after {context} tokens"
-    columns = ("step", *(str(kind) for kind in LayerKind), "block's weights")
-    table = Table("device", "scheme", *columns, title=title)
-    sizes = {(x.device, x.scheme, x.kind): format_bytes(x.weight_bytes) for x in profile.memory}
-    for reading in profile.devices:
+    table = Table("device", "scheme", "step", *profile.classes, title=title)
+    sizes = {(x.device, x.scheme, x.layer): format_bytes(x.weight_bytes) for x in profile.memory}
+    for device in (reading.device for reading in profile.devices):
         for scheme in profile.schemes:
-            times = (
-                profile.decode_seconds(reading.device, kind, scheme, context) for kind in LayerKind
+            layers = (
+                f"{profile.decode_seconds(device, layer, scheme, context) * 1e3:.3f} "
+                f"({sizes.get((device, scheme, layer), '-')})"
+                for layer in profile.classes
             )
-            table.add_row(
-                escape(reading.device),
-                scheme,
-                *(f"{seconds * 1e3:.3f}" for seconds in (reading.step_seconds, *times)),
-                sizes.get((reading.device, scheme, LayerKind.BLOCK), "-"),
-            )
+            step = f"{profile.reading(device).step_seconds * 1e3:.3f}"
+            table.add_row(escape(device), scheme, step, *layers)
     return table

@@ -1,6 +1,7 @@
 """The C++ library through ctypes: its structs, its functions, and whether it is there."""
 
 import ctypes
+import hashlib
 import itertools
 import math
 import os
@@ -138,6 +139,12 @@ def instruction_set() -> str | None:
     """What the kernels use; None where there are none."""
     lib = library()
     return None if lib is None else str(lib.edgewise_isa().decode())
+
+
+def library_digest() -> str | None:
+    """Identifies the kernels' code as it was built; None where there are none."""
+    lib = library()
+    return None if lib is None else hashlib.sha256(Path(lib._name).read_bytes()).hexdigest()[:16]
 
 
 @cache

@@ -127,12 +127,15 @@ class DecoderConfig:
             ((q + 2 * kv, h), (h, q), (up, h), (h, self.ffn_size)),
             2 * norm + biases + 2 * self.head_dim * self.qk_norm,
             compute=compute,
+            kv_width=2 * kv,
+            kv_heads=self.num_kv_heads,
         )
+        blocks = [replace(block, window=window) for window in self.windows]
         table = (self.vocab_size, self.embed_size)
         embedding = LayerSpec(LayerKind.EMBEDDING, (table, *project), positions, compute=compute)
-        matrices = (table, *((b, a) for a, b in project))
-        head = LayerSpec(LayerKind.HEAD, matrices, norm * self.final_norm, compute=compute)
-        layers = [embedding, *[block] * self.num_blocks, head]
+        out = tuple((b, a) for a, b in project)
+        head = LayerSpec(LayerKind.HEAD, (table, *out), norm * self.final_norm, compute=compute)
+        layers = [embedding, *blocks, head]
         if stored is not None:
             pairs = zip(layers, stored, strict=True)
             layers = [replace(layer, stored=parts) for layer, parts in pairs]
@@ -142,9 +145,7 @@ class DecoderConfig:
             hidden_size=h,
             vocab_size=self.vocab_size,
             max_context=self.max_context,
-            kv_width=2 * kv,
             tied=self.tied,
-            kv_heads=self.num_kv_heads,
             computation=hashlib.sha256(repr(self).encode()).hexdigest()[:16],
         )
 

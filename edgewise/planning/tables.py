@@ -66,18 +66,18 @@ def tables(problem: Problem) -> Tables:
     model, layers, chunks = costs.model, range(problem.num_layers), len(costs.chunks)
     tokens = -(-costs.workload.prompt_tokens // chunks)
     width = costs.workload.batch * model.hidden_size * ACTIVATION_BYTES
-    first = {layer.kind: i for i, layer in reversed(list(enumerate(model.layers)))}
+    first = {name: i for i, name in reversed(list(enumerate(model.classes)))}
 
     @cache
-    def seconds(s: str, kind: int, name: str) -> tuple[float, float]:
-        return costs.decode_seconds(kind, name, s), costs.prefill_seconds(kind, name, s) / chunks
+    def seconds(s: str, layer: int, name: str) -> tuple[float, float]:
+        return costs.decode_seconds(layer, name, s), costs.prefill_seconds(layer, name, s) / chunks
 
     delay, rate = _links(costs, names)
     busy, chunk_busy = width / rate, width * tokens / rate
     entry = [costs.entry_hop(name) for name in names]
     back = [costs.return_hop(name) for name in names]
     times = np.array(
-        [[[seconds(s, first[model.layers[i].kind], n) for n in names] for i in layers]
+        [[[seconds(s, first[model.classes[i]], n) for n in names] for i in layers]
          for s in schemes]
     )  # fmt: skip
     return Tables(

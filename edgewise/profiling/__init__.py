@@ -1,5 +1,8 @@
 """Measure a model's layers on every device, through its worker, and every directed link."""
 
-from edgewise.profiling.measure import Grid, measure, measure_links, num_measurements
+from edgewise.profiling.grid import Grid
+from edgewise.profiling.links import measure_links
+from edgewise.profiling.measure import measure, num_measurements
+from edgewise.profiling.memory import read_memory
 
-__all__ = ["Grid", "measure", "measure_links", "num_measurements"]
+__all__ = ["Grid", "measure", "measure_links", "num_measurements", "read_memory"]

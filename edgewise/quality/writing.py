@@ -57,7 +57,7 @@ def draw(odds: Tensor, generator: torch.Generator) -> Tensor:
 
 def _precision(checkpoint: Checkpoint, count: int, length: int) -> str:
     spec, room = checkpoint.spec, MOST_MEMORY * _free_bytes()
-    cache = 2 * count * length * spec.kv_width * spec.num_blocks
+    cache = 2 * count * length * sum(layer.kv_width for layer in spec.layers)
     backend = backend_of(torch.device("cpu"))
     integers = backend is not None and backend.most_tokens(None) >= count
     for name in INTEGERS if integers else FLOATS:

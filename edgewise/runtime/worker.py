@@ -6,7 +6,6 @@ It lives as long as that pipe is open: when the coordinator dies, however it die
 
 import json
 import os
-import platform
 import sys
 import time
 import traceback
@@ -15,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import zmq
 from torch import Tensor
@@ -28,6 +26,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import Shard, load_shard, random_shard
 from edgewise.plans import Stage
 from edgewise.quantization.store import Store
+from edgewise.runtime.machine import free_bytes, machine_name, process_bytes
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Inbox, Message, Outbox, wait_until
@@ -123,8 +122,8 @@ class Worker:
             layers = ", ".join(f"{s.start}-{s.end - 1}" for s in mine)
             raise DeviceMemoryError(
                 self.device.name,
-                f"has {format_bytes(self.device.memory_bytes)} of memory, but layers {layers} "
-                f"need {format_bytes(needed)}",
+                f"has {format_bytes(self.device.memory_bytes)} for weights, cache and workspace, "
+                f"but layers {layers} need {format_bytes(needed)}",
             )
         for number, stage in enumerate(stages):
             if stage.device == self.device.name:
@@ -228,10 +227,10 @@ class Worker:
         self.outbox.send(COORDINATOR, "timed", {"seconds": seconds})
 
     def describe(self, message: Message) -> None:
-        """Say what this machine is and what memory it has free."""
-        machine = f"{platform.node()}, {platform.machine()}, torch {torch.__version__}"
-        free = psutil.virtual_memory().available
-        self.outbox.send(COORDINATOR, "described", {"machine": machine, "free_bytes": free})
+        """Say what this machine is, what memory it has free, and what this process takes."""
+        body = {"machine": machine_name(), "free_bytes": free_bytes()}
+        body |= {"process_bytes": process_bytes()}
+        self.outbox.send(COORDINATOR, "described", body)
 
     def probe(self, message: Message) -> None:
         """Time one round trip to another device: `size` bytes there, an empty answer back."""

@@ -16,6 +16,7 @@ Another model or scheme then takes time in proportion to its weights. Reading th
 such measurements, so no longer context costs more.
 """
 
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from typing import Any
 
 from edgewise.errors import InputError, ProfileError
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
-from edgewise.schemes import SCHEMES, Scheme, get_scheme
+from edgewise.schemes import SCHEMES, CacheType, Scheme, get_scheme
 from edgewise.specs import ACTIVATION_BYTES, LayerKind, LayerSpec, ModelSpec
 from edgewise.units import parse_seconds
 
@@ -87,13 +88,9 @@ def _bytes(
     sequences, tokens, past = shape
     rows = sequences * tokens
     states = 2 * rows * model.hidden_size * ACTIVATION_BYTES
-    if layer.kind is LayerKind.EMBEDDING:
-        vocabulary = layer.matrices[0][0]
-        return states + layer.weight_bytes(scheme) * min(rows / vocabulary, 1.0)
-    cache = 0
-    if layer.kind is LayerKind.BLOCK:
-        cache = sequences * (past + tokens) * model.kv_width * layer.compute_bytes(scheme)
-    return states + cache + layer.weight_bytes(scheme)
+    seen = min(past + tokens, layer.window or math.inf)
+    cache = sequences * seen * layer.cached_bytes(scheme, CacheType.FULL)
+    return states + cache + layer.read_bytes(scheme, rows)
 
 
 def _flops(model: ModelSpec, layer: LayerSpec, shape: tuple[int, int, int]) -> float:
@@ -101,7 +98,8 @@ def _flops(model: ModelSpec, layer: LayerSpec, shape: tuple[int, int, int]) -> f
     if layer.kind is LayerKind.EMBEDDING:
         return 0.0
     weights = sum(rows * columns for rows, columns in layer.matrices)
-    seen = past + (tokens + 1) / 2  # cached tokens that a new token attends to, on average
+    # Cached tokens that a new token attends to, on average.
+    seen = min(past + (tokens + 1) / 2, layer.window or math.inf)
     attention = 4 * seen * model.hidden_size if layer.kind is LayerKind.BLOCK else 0.0
     return sequences * tokens * (2 * weights + attention)
 
@@ -128,12 +126,11 @@ def make_profile(
 def _timings(
     model: ModelSpec, roofline: Roofline, scheme: Scheme, reference: ModelSpec | None
 ) -> Iterator[LayerTiming]:
-    alike = {layer.kind: layer for layer in model.layers}
-    for kind, layer in alike.items():
+    for name, layer in dict(zip(model.classes, model.layers, strict=True)).items():
         # A head never sees more than the last position of each prompt.
-        for shape in (*_DECODE, *(() if kind is LayerKind.HEAD else _PREFILL)):
+        for shape in (*_DECODE, *(() if layer.kind is LayerKind.HEAD else _PREFILL)):
             seconds = roofline.seconds(model, layer, scheme, shape, reference)
-            yield LayerTiming(roofline.name, kind, scheme.name, *shape, seconds)
+            yield LayerTiming(roofline.name, name, scheme.name, *shape, seconds)
 
 
 def load_rooflines(path: Path) -> tuple[Roofline, ...]:

@@ -30,6 +30,8 @@ def _llama2(name: str, hidden: int, ffn: int, blocks: int, kv_size: int) -> Mode
         LayerKind.BLOCK,
         ((hidden + 2 * kv_size, hidden), (hidden, hidden), (2 * ffn, hidden), (hidden, ffn)),
         2 * hidden,
+        kv_width=2 * kv_size,
+        kv_heads=kv_size // 128,
     )
     return ModelSpec(
         name=name,
@@ -41,9 +43,7 @@ def _llama2(name: str, hidden: int, ffn: int, blocks: int, kv_size: int) -> Mode
         hidden_size=hidden,
         vocab_size=vocabulary,
         max_context=4096,
-        kv_width=2 * kv_size,
         tied=False,
-        kv_heads=kv_size // 128,
     )
 
 

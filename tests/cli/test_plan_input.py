@@ -155,3 +155,15 @@ def sensitivity_file(folder):
     path = folder / "sensitivity.json"
     path.write_text(Sensitivity(SPEC.digest, "kl", 1.0, losses).to_json())
     return path
+
+
+def test_a_plan_says_how_sure_its_prediction_is(command, slow_cluster, profiled):
+    asked = ("plan", "demo", "--cluster", slow_cluster, "--profile", profiled(["fp32"]))
+    chosen = json.loads(command(*asked, "--json").out)["plans"][0]
+    assert 0 < chosen["predicted_error"] < 0.5  # rooflines are not quite what regressions expect
+    assert 0 < chosen["predicted_prefill_error"] < 0.5
+    shown = command(*asked).out
+    predicted = chosen["predicted_seconds_per_token"] * 1e3
+    assert f"{predicted:.2f} ms \N{PLUS-MINUS SIGN} {chosen['predicted_error']:.0%}" in (
+        shown.replace(" %", "%")
+    )

@@ -1,25 +1,32 @@
 """Commands under bad luck: no cache, no UTF-8, contradictory wishes, files of other kinds."""
 
+import contextlib
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from edgewise import kernels
+from edgewise.cli.default_scheme import needed_bytes
 from edgewise.cli.plan import parse_pins
-from edgewise.cli.profile import profile_key
+from edgewise.cli.profile import cached_profile
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
+from edgewise.costs import HEADROOM, CostModel
 from edgewise.errors import ClusterError, InputError, PlanError, ProfileError
+from edgewise.kernels.library import VARIABLE, library
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
-from edgewise.profiles import Profile
+from edgewise.profiles import DeviceReading, Profile
 from edgewise.quality.calibration import Calibration
 from edgewise.quality.examples import load_examples
 from edgewise.quality.statistics import statistics_key
+from edgewise.runtime.machine import machine_name
 from edgewise.sensitivities import Sensitivity
-from edgewise.simulation.rooflines import load_rooflines
+from edgewise.simulation.rooflines import Roofline, load_rooflines, make_profile
+from edgewise.specs import Workload
 from tests.seeds import cases
 
 FEW = ("--sequences", "1", "--length", "16")
@@ -136,17 +143,85 @@ def test_plans_use_the_schemes_of_a_sensitivity(command, profiled, tmp_path):
     assert set(chosen["stages"][0]["schemes"]) <= set(names)
 
 
-def test_a_profile_is_of_the_code_that_was_timed(monkeypatch):
+@pytest.fixture
+def profiled_again(monkeypatch, tmp_path):
+    """Whether a profile of the demo model on one device of so many bytes is measured, or comes from
+    the cache. Nothing is timed: that takes long, and is not what is asked here."""
     spec = open_checkpoint("demo").spec
-    cluster = Cluster((Device("a", 10**9),), (), "a")
-    keys = {profile_key(spec, cluster, ["fp32"])}
-    monkeypatch.setattr(kernels, "instruction_set", lambda: "another")
-    keys.add(profile_key(spec, cluster, ["fp32"]))
-    monkeypatch.setenv("EDGEWISE_KERNELS", "off")
-    keys.add(profile_key(spec, cluster, ["fp32"]))
+    profile = make_profile(spec, [Roofline("a", 1e11, 1e9)], ["fp32"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("edgewise.cli.profile.measure_cluster", lambda *_: profile)
+    monkeypatch.setattr("edgewise.cli.profile.LocalDevices", contextlib.nullcontext)
+
+    def call(schemes=("fp32",), memory_bytes=10**9):
+        cluster = Cluster((Device("a", memory_bytes),), (), "a")
+        return not cached_profile("demo", spec, cluster, schemes)[2]
+
+    return call
+
+
+def test_a_profile_is_of_the_code_that_was_timed(profiled_again, monkeypatch):
+    assert profiled_again()
+    assert not profiled_again()
+    monkeypatch.setattr(kernels, "library_digest", lambda: "built anew")
+    assert profiled_again()
     monkeypatch.setattr("edgewise.cli.profile.__version__", "9.9")
-    keys.add(profile_key(spec, cluster, ["fp32"]))
-    assert len(keys) == 4
+    assert profiled_again()
+    assert profiled_again(schemes=("fp32", "bf16"))
+    assert not profiled_again(memory_bytes=10**8)  # seconds do not depend on it
+
+
+@pytest.mark.parametrize("wanted", ["off", "portable"])
+def test_other_kernels_are_measured_by_themselves(profiled_again, monkeypatch, wanted):
+    used = kernels.instruction_set()
+    if used in (None, wanted):
+        pytest.skip("there are no other kernels to choose from")
+    assert profiled_again()
+    try:
+        monkeypatch.setenv(VARIABLE, wanted)
+        library.cache_clear()
+        assert kernels.instruction_set() == (None if wanted == "off" else wanted)
+        assert profiled_again()
+        assert not profiled_again()
+    finally:
+        monkeypatch.delenv(VARIABLE)
+        library.cache_clear()
+        kernels.use(used)
+    assert not profiled_again()
+
+
+def test_free_memory_is_read_when_a_kept_profile_is_used(profiled_again, monkeypatch, tmp_path):
+    spec, cluster = open_checkpoint("demo").spec, Cluster((Device("a", 10**9),), (), "a")
+    asked = "demo", spec, cluster, ("fp32",)
+    here = DeviceReading("a", 0.0, 10**8, machine_name(), 10**7)
+    profile = replace(make_profile(spec, [Roofline("a", 1e11, 1e9)], ["fp32"]), devices=(here,))
+    monkeypatch.setattr("edgewise.cli.profile.measure_cluster", lambda *_: profile)
+    cached_profile(*asked)
+    monkeypatch.setattr("edgewise.cli.profile.free_bytes", lambda: 3 * 10**7)
+    again, path, cached = cached_profile(*asked)
+    assert cached
+    limit = CostModel(spec, cluster, again, Workload()).memory_limit("a")
+    assert limit == round(2 * 10**7 * (1 - HEADROOM))
+    path.write_text(replace(profile, devices=(replace(here, machine="other"),)).to_json())
+    assert cached_profile(*asked)[0].devices[0].free_bytes == 10**8
+
+
+def test_a_run_on_this_machine_leaves_a_tenth_of_its_memory_free(command, monkeypatch):
+    """With memory for something between 4 bits and all of the file's, less what a worker takes."""
+    spec, work = open_checkpoint("demo").spec, Workload(16, 8)
+    all_bits, few = (needed_bytes(spec, name, work, 1) for name in ("stored", "4bit"))
+    process = 10**8
+    free = round((all_bits + few) / 2 / (1 - HEADROOM)) + process
+    reading = DeviceReading("local", 0.0, free, "here", process)
+    monkeypatch.setattr("edgewise.cli.run.read_memory", lambda devices: (reading,))
+    asked = ("run", "demo", "Hello", "--max-tokens", "2", "--json")
+    result = command(*asked, "--scheme", "stored")
+    assert result.code == 3
+    assert "for weights, cache and workspace but would need" in result.err
+    result = command(*asked)
+    assert result.code == 0, result.err
+    schemes = json.loads(result.out)["plan"]["stages"][0]["schemes"]
+    assert set(schemes) not in ({"stored"}, {"fp32"})
 
 
 def test_what_gptq_looked_at_is_in_its_name(command, tmp_path, monkeypatch):

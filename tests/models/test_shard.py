@@ -92,7 +92,7 @@ def test_bytes_equal_the_specification(checkpoint, family, scheme):
         assert shard.weight_bytes == layer.weight_bytes(get_scheme(scheme))
     for cache in CacheType:
         block = load_shard(checkpoint(family), 1, 2, scheme, slots=3, context=10, cache=cache)
-        assert block.cache.bytes == 30 * spec.cached_bytes(get_scheme(scheme), cache)
+        assert block.cache.bytes == 30 * spec.layers[1].cached_bytes(get_scheme(scheme), cache)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -58,7 +58,7 @@ class EveryPlan:
         carried[every, start, first] += token_occupied[source, first]
         carried[every, last, end] += token_occupied[last, source]
         starts = np.ones(rows, dtype=bool)
-        for i, spec in enumerate(model.layers):
+        for i, (spec, layer) in enumerate(zip(model.layers, model.classes, strict=True)):
             here, scheme = self.device[:, i], self.scheme[:, i]
             if i:
                 before = self.device[:, i - 1]
@@ -72,13 +72,13 @@ class EveryPlan:
                 moved = np.where(starts, prompt_occupied[before, here], 0.0)
                 carried_prompt[every, before, here] += moved
             times = np.array([
-                [profile.decode_seconds(kinds[n], spec.kind, s, middle, batch) for n in self.names]
+                [profile.decode_seconds(kinds[n], layer, s, middle, batch) for n in self.names]
                 for s in problem.schemes
             ])  # fmt: skip
             fresh = np.array([
-                [profile.decode_seconds(kinds[n], spec.kind, s, work.prompt_tokens, batch)
+                [profile.decode_seconds(kinds[n], layer, s, work.prompt_tokens, batch)
                  if spec.kind is LayerKind.HEAD
-                 else profile.prefill_seconds(kinds[n], spec.kind, s, work.prompt_tokens, batch)
+                 else profile.prefill_seconds(kinds[n], layer, s, work.prompt_tokens, batch)
                  for n in self.names]
                 for s in problem.schemes
             ])  # fmt: skip
@@ -172,10 +172,10 @@ def layer_bytes(model: ModelSpec, work: Workload, schemes: tuple[str, ...]) -> I
     sizes = []
     for scheme in map(get_scheme, schemes):
         width = 4 if scheme.compute == "float32" else 2
-        cache_bytes = model.kv_width * (work.prompt_tokens + work.new_tokens) * work.sequences
+        cached = (work.prompt_tokens + work.new_tokens) * work.sequences
         sizes.append([
             sum(rows * columns * scheme.bits // 8 for rows, columns in spec.matrices)
-            + width * (spec.other_weights + (cache_bytes if spec.kind is LayerKind.BLOCK else 0))
+            + width * (spec.other_weights + cached * spec.kv_width)
             for spec in model.layers
         ])  # fmt: skip
     return np.array(sizes)

@@ -27,7 +27,7 @@ def llama_7b(blocks: int = 32) -> ModelSpec:
         *[BLOCK] * blocks,
         LayerSpec(LayerKind.HEAD, (TABLE,), 4096),
     )
-    return ModelSpec("llama-2-7b", layers, 4096, 32000, 4096, 0, tied=False)
+    return ModelSpec("llama-2-7b", layers, 4096, 32000, 4096, tied=False)
 
 
 def testbed(

@@ -10,6 +10,7 @@ from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
+from tests.planning.problems import shares
 
 AMPLE_BYTES = 10**9
 SCHEMES = ("fp32", "bf16", "fp16")
@@ -98,7 +99,7 @@ def _model(rng: random.Random, blocks: int) -> ModelSpec:
         [rng.randint(10, 60)] * blocks if equal else [rng.randint(10, 60) for _ in range(blocks)]
     )
     inner = [
-        LayerSpec(LayerKind.BLOCK, ((width, hidden), (hidden, hidden)), 2 * hidden)
+        LayerSpec(LayerKind.BLOCK, ((width, hidden), (hidden, hidden)), 2 * hidden, kv_width=8)
         for width in widths
     ]
     layers = (
@@ -106,7 +107,7 @@ def _model(rng: random.Random, blocks: int) -> ModelSpec:
         *inner,
         LayerSpec(LayerKind.HEAD, (table,), hidden),
     )
-    return ModelSpec("random", layers, hidden, vocabulary, 64, 8, tied=rng.random() < 0.3)
+    return ModelSpec("random", layers, hidden, vocabulary, 64, tied=rng.random() < 0.3)
 
 
 def _devices(
@@ -118,7 +119,7 @@ def _devices(
     tight: bool,
 ) -> tuple[Device, ...]:
     whole = sum(layer.weight_bytes(get_scheme(scheme)) for layer in model.layers)
-    cache_bytes = get_scheme(scheme).compute_bytes * model.kv_width * model.num_blocks
+    cache_bytes = get_scheme(scheme).compute_bytes * sum(layer.kv_width for layer in model.layers)
     whole += cache_bytes * workload.context * workload.sequences
     workspace = workspace_bytes(model, workload)
     memory = {
@@ -143,10 +144,13 @@ def _profile(
         readings.append(DeviceReading(kind, overhead * rng.random()))
         for rank, scheme in enumerate(schemes):
             faster = rng.uniform(0.6, 1.1) ** rank
-            for layer in LayerKind:
+            for layers_kind in LayerKind:
                 for tokens, context in ((1, 4), (1, 20), (2, 0), (16, 0)):
                     seconds = slowness * faster * (tokens + context / 8) * rng.uniform(2e-4, 1e-3)
-                    layers.append(LayerTiming(kind, layer, scheme, 1, tokens, context, seconds))
+                    layers += [
+                        LayerTiming(kind, layer, scheme, 1, tokens, context, share * seconds)
+                        for layer, share in shares(model, layers_kind).items()
+                    ]
     figures = {
         (a, b): None
         if rng.random() < missing

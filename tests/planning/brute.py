@@ -59,20 +59,20 @@ class Arithmetic:
         self.decode = np.empty((model.num_layers, len(devices), len(problem.schemes)))
         self.prefill = np.empty_like(self.decode)
         for layer, device, scheme in np.ndindex(self.decode.shape):
-            where = devices[device].kind, model.layers[layer].kind, problem.schemes[scheme]
+            where = devices[device].kind, model.classes[layer], problem.schemes[scheme]
             at = (layer, device, scheme)
             self.decode[at] = profile.decode_seconds(*where, middle, batch)
-            if where[1] is LayerKind.HEAD:  # of a prompt, the head sees the last token only
+            if model.layers[layer].kind is LayerKind.HEAD:  # sees a prompt's last token only
                 self.prefill[at] = profile.decode_seconds(*where, work.prompt_tokens, batch)
             else:
                 self.prefill[at] = profile.prefill_seconds(*where, work.prompt_tokens, batch)
         self.width = np.array([BYTES[scheme] for scheme in problem.schemes])
-        cached = model.kv_width * work.sequences * (work.prompt_tokens + work.new_tokens)
+        cached = work.sequences * (work.prompt_tokens + work.new_tokens)
         self.values = np.array(
             [
                 sum(rows * columns for rows, columns in spec.matrices)
                 + spec.other_weights
-                + (cached if spec.kind is LayerKind.BLOCK else 0)
+                + cached * spec.kv_width
                 for spec in model.layers
             ]
         )

@@ -1,6 +1,7 @@
 """Small random planning problems, few enough placements to try them all. A seed is a problem."""
 
 import random
+from dataclasses import replace
 from functools import cache
 
 from edgewise.clusters import Cluster, Device, Link, Network
@@ -113,18 +114,46 @@ def _model(rng: random.Random, blocks: int) -> ModelSpec:
     hidden, vocabulary = 16, rng.randint(20, 120)
     table = (vocabulary, hidden)
     middle = [
-        LayerSpec(LayerKind.BLOCK, ((rng.randint(10, 60), hidden), (hidden, hidden)), 2 * hidden)
+        LayerSpec(
+            LayerKind.BLOCK,
+            ((rng.randint(10, 60), hidden), (hidden, hidden)),
+            2 * hidden,
+            kv_width=8,
+        )
         for _ in range(rng.randint(1, blocks))
     ]
     embedding = LayerSpec(LayerKind.EMBEDDING, (table,), 0)
     head = LayerSpec(LayerKind.HEAD, (table,), hidden)
     layers = (embedding, *middle, head)
-    return ModelSpec("random", layers, hidden, vocabulary, 64, 8, tied=rng.random() < 0.3)
+    return ModelSpec("random", layers, hidden, vocabulary, 64, tied=rng.random() < 0.3)
 
 
 def _bytes_of(model: ModelSpec, workload: Workload) -> int:
     weights = sum(layer.weight_bytes(get_scheme(DEFAULT)) for layer in model.layers)
-    return weights + 4 * model.kv_width * model.num_blocks * workload.context * workload.sequences
+    cached = sum(layer.kv_width for layer in model.layers)
+    return weights + 4 * cached * workload.context * workload.sequences
+
+
+def unlike_problem(seed: int) -> Problem:
+    """The mixed problem with blocks that take seconds in proportion to their matrices."""
+    problem = mixed_problem(seed)
+    costs = problem.costs
+    larger = shares(costs.model, LayerKind.BLOCK)
+    layers = tuple(
+        replace(x, seconds=x.seconds * larger.get(x.layer, 1.0)) for x in costs.profile.layers
+    )
+    profile = replace(costs.profile, layers=layers)
+    return replace(problem, costs=replace(costs, profile=profile))
+
+
+def shares(model: ModelSpec, kind: LayerKind) -> dict[str, float]:
+    """The classes of layers of a kind, and how much larger each is than the first."""
+    sizes = {
+        name: float(sum(rows * columns for rows, columns in layer.matrices))
+        for name, layer in zip(model.classes, model.layers, strict=True)
+        if layer.kind is kind
+    }
+    return {name: size / next(iter(sizes.values())) for name, size in sizes.items()}
 
 
 def _links(rng: random.Random, names: list[str], missing: float) -> list[Link]:
@@ -156,7 +185,8 @@ def _profile(
                 for sequences, tokens, context in shapes:
                     work = sequences * (tokens + context / 8)
                     seconds = slowness * work * rng.uniform(2e-4, 1e-3)
-                    timing = (name, kind, scheme, sequences, tokens, context, seconds)
-                    layers.append(LayerTiming(*timing))
+                    for layer in shares(model, kind):  # equal seconds, whatever their bytes
+                        timing = (name, layer, scheme, sequences, tokens, context, seconds)
+                        layers.append(LayerTiming(*timing))
     within = Link(source, source, 1e9, rng.uniform(0, 1e-4))
     return Profile(model.digest, tuple(layers), tuple(readings), (within, *links))

@@ -921,7 +921,6 @@ TINY = ModelSpec(
     hidden_size=4,
     vocab_size=16,
     max_context=8,
-    kv_width=0,
     tied=False,
 )
 LEAST = 4 * (2 * (2 * 16 + 4 * 4) + 16)  # what a device needs before it holds a layer

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from edgewise.clusters import Cluster, Device, Link, Network
+from edgewise.costs import CostModel
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.planning import PLANNERS, Problem
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure, num_measurements
-from edgewise.profiling.measure import LEAST_SHARE, PRECISION, is_known, step_and_block
+from edgewise.profiling.bench import PRECISION, is_known
+from edgewise.profiling.measure import LEAST_SHARE, step_and_blocks
 from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, Workload
@@ -28,14 +31,15 @@ def measured(checkpoint):
     progress = []
     with LocalDevices(CLUSTER) as devices:
         profile = measure(devices, model, spec, ["fp32"], GRID, progress.append)
-    return profile, progress
+    return profile, progress, spec
 
 
 def test_every_kind_of_layer_is_timed_on_every_device(measured):
-    profile, _ = measured
+    profile = measured[0]
     for device in ("fast", "slow"):
         assert profile.reading(device).step_seconds >= 0
-        assert profile.reading(device).free_bytes > 0
+        assert profile.reading(device).free_bytes > 2 * profile.reading(device).process_bytes
+        assert 2**25 < profile.reading(device).process_bytes < 2**30  # Python and torch
         for kind in LayerKind:
             assert profile.decode_seconds(device, kind, "fp32", 25) >= 0
         assert profile.prefill_seconds(device, LayerKind.BLOCK, "fp32", 20) > 0
@@ -43,17 +47,17 @@ def test_every_kind_of_layer_is_timed_on_every_device(measured):
 
 
 def test_layers_take_the_bytes_that_the_cost_model_counts(measured, checkpoint):
-    profile, _ = measured
+    profile = measured[0]
     spec = open_checkpoint(str(checkpoint("llama"))).spec
-    found = {(x.device, x.kind): x.weight_bytes for x in profile.memory}
-    assert len(found) == 6
-    for layer in spec.layers:
+    held = {(x.device, x.layer): x.weight_bytes for x in profile.memory}
+    assert len(held) == 6
+    for name, layer in zip(spec.classes, spec.layers, strict=True):
         for device in ("fast", "slow"):
-            assert found[device, layer.kind] == layer.weight_bytes(get_scheme("fp32"))
+            assert held[device, name] == layer.weight_bytes(get_scheme("fp32"))
 
 
 def test_a_slowdown_shows(measured):
-    profile, _ = measured
+    profile = measured[0]
     fast, slow = (
         profile.reading(name).step_seconds
         + 4 * profile.decode_seconds(name, LayerKind.BLOCK, "fp32", 25)
@@ -63,7 +67,7 @@ def test_a_slowdown_shows(measured):
 
 
 def test_links_are_as_emulated(measured):
-    profile, _ = measured
+    profile = measured[0]
     there, back = profile.link("fast", "slow"), profile.link("slow", "fast")
     assert there.latency_seconds == pytest.approx(LATENCY, rel=0.5)
     assert there.bytes_per_second == pytest.approx(RATE, rel=0.25)
@@ -72,12 +76,12 @@ def test_links_are_as_emulated(measured):
 
 
 def test_a_profile_survives_its_file(measured):
-    profile, _ = measured
+    profile = measured[0]
     assert Profile.from_json(profile.to_json()) == profile
 
 
 def test_progress_is_reported(measured):
-    assert len(measured[1]) <= num_measurements(CLUSTER, ["fp32"], GRID)
+    assert len(measured[1]) <= num_measurements(measured[2], CLUSTER, ["fp32"], GRID)
     assert any("link" in what for what in measured[1])
 
 
@@ -130,17 +134,57 @@ TWO = Grid(decode=((1, 1, 10), (1, 1, 20)), prefill=((1, 20, 0),))
 def test_a_step_and_a_block_are_told_apart():
     one = {(1, 1, 10): 3.0, (1, 1, 20): 4.0, (1, 20, 0): 12.0}
     several = {(1, 1, 10): 9.0, (1, 1, 20): 13.0}
-    step, block = step_and_block(one, several, 4, TWO)
+    step, blocks = step_and_blocks({"block": one}, several, {"block": 4}, TWO)
     assert step == pytest.approx(1.0)
-    assert block == pytest.approx({(1, 1, 10): 2.0, (1, 1, 20): 3.0, (1, 20, 0): 11.0})
+    expected = {(1, 1, 10): 2.0, (1, 1, 20): 3.0, (1, 20, 0): 11.0}
+    assert blocks == {"block": pytest.approx(expected)}
+
+
+def test_a_step_and_blocks_of_three_classes_are_told_apart():
+    """A step of 1; blocks of 2, 5 and 7 after 10 tokens, 3, 5 and 9 after 20; the third is none of
+    those that ran together, two of the first and one of the second."""
+    alone = {
+        "narrow": {(1, 1, 10): 3.0, (1, 1, 20): 4.0, (1, 20, 0): 12.0},
+        "wide": {(1, 1, 10): 6.0, (1, 1, 20): 6.0, (1, 20, 0): 31.0},
+        "last": {(1, 1, 10): 8.0, (1, 1, 20): 10.0, (1, 20, 0): 41.0},
+    }
+    together = {(1, 1, 10): 1.0 + 2 + 2 + 5, (1, 1, 20): 1.0 + 3 + 3 + 5}
+    step, blocks = step_and_blocks(alone, together, {"narrow": 2, "wide": 1}, TWO)
+    assert step == pytest.approx(1.0)
+    assert blocks == {
+        "narrow": pytest.approx({(1, 1, 10): 2.0, (1, 1, 20): 3.0, (1, 20, 0): 11.0}),
+        "wide": pytest.approx({(1, 1, 10): 5.0, (1, 1, 20): 5.0, (1, 20, 0): 30.0}),
+        "last": pytest.approx({(1, 1, 10): 7.0, (1, 1, 20): 9.0, (1, 20, 0): 40.0}),
+    }
 
 
 def test_noise_never_says_that_a_block_takes_nothing():
     one = {(1, 1, 10): 3.0, (1, 1, 20): 4.0, (1, 20, 0): 2.0}  # a prompt quicker than a token
     several = {(1, 1, 10): 2.5, (1, 1, 20): 4.0}  # four blocks quicker than one
-    step, block = step_and_block(one, several, 4, TWO)
+    step, blocks = step_and_blocks({"block": one}, several, {"block": 4}, TWO)
     least = 3.0 * LEAST_SHARE
-    assert step == pytest.approx(3.0 - least)
-    assert block == pytest.approx(
-        {(1, 1, 10): least, (1, 1, 20): 4.0 * LEAST_SHARE, (1, 20, 0): least}
+    assert step == pytest.approx((3.0 - least + 4.0 - 4.0 * LEAST_SHARE) / 2)
+    expected = {(1, 1, 10): least, (1, 1, 20): 4.0 * LEAST_SHARE, (1, 20, 0): least}
+    assert blocks == {"block": pytest.approx(expected)}
+
+
+def test_unlike_blocks_are_timed_each_by_itself_and_priced(checkpoint):
+    """Two blocks see everything, the others the last five tokens."""
+    model = str(checkpoint("qwen2-window"))
+    spec = open_checkpoint(model).spec
+    assert set(spec.classes) == {"embedding", "block 1", "block 2", "head"}
+    cluster = Cluster((Device("fast", 10**9),), (), "fast")
+    grid = Grid(decode=((1, 1, 10), (1, 1, 60)), prefill=((1, 2, 0), (1, 20, 0)))
+    with LocalDevices(cluster) as devices:
+        profile = measure(devices, model, spec, ["fp32"], grid)
+    assert profile.classes == ("embedding", "block 1", "block 2", "head")
+    assert {x.layer: x.weight_bytes for x in profile.memory} == {
+        name: layer.weight_bytes(get_scheme("fp32"))
+        for name, layer in zip(spec.classes, spec.layers, strict=True)
+    }
+    costs = CostModel(spec, cluster, profile, Workload(20, 20))
+    plan = PLANNERS["joint"](Problem(costs)).plan
+    seconds = profile.reading("fast").step_seconds + sum(
+        profile.decode_seconds("fast", name, "fp32", 30) for name in spec.classes
     )
+    assert costs.estimate(plan).stages[0].decode_seconds == pytest.approx(seconds)

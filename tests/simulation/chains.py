@@ -14,17 +14,17 @@ HIDDEN = 8
 
 
 def small_model(blocks: int) -> ModelSpec:
-    block = LayerSpec(LayerKind.BLOCK, ((HIDDEN, HIDDEN),), 0)
+    block = LayerSpec(LayerKind.BLOCK, ((HIDDEN, HIDDEN),), 0, kv_width=2 * HIDDEN)
     table = ((16, HIDDEN),)
     layers = (LayerSpec(LayerKind.EMBEDDING, table, 0), *[block] * blocks)
     layers = (*layers, LayerSpec(LayerKind.HEAD, table, 0))
-    return ModelSpec("small", layers, HIDDEN, 16, 4096, 2 * HIDDEN, False)
+    return ModelSpec("small", layers, HIDDEN, 16, 4096, False)
 
 
 def timings(device: str, block: float, per_prompt_token: float) -> list[LayerTiming]:
     """Blocks take `block` seconds per token, whatever the context and the batch, and a prompt
     `per_prompt_token` seconds per token more. Embedding and head are free."""
-    timings = []
+    measured = []
     for kind, seconds in (
         (LayerKind.EMBEDDING, 0.0),
         (LayerKind.HEAD, 0.0),
@@ -33,11 +33,11 @@ def timings(device: str, block: float, per_prompt_token: float) -> list[LayerTim
         extra = per_prompt_token if kind is LayerKind.BLOCK else 0.0
         for sequences in (1, 4):
             for context in (0, 512):
-                timings.append(LayerTiming(device, kind, "fp32", sequences, 1, context, seconds))
+                measured.append(LayerTiming(device, kind, "fp32", sequences, 1, context, seconds))
             for tokens in (2, 4, 8):
                 whole = seconds + sequences * tokens * extra
-                timings.append(LayerTiming(device, kind, "fp32", sequences, tokens, 0, whole))
-    return timings
+                measured.append(LayerTiming(device, kind, "fp32", sequences, tokens, 0, whole))
+    return measured
 
 
 def chain(

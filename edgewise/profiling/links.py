@@ -1,0 +1,62 @@
+"""What every link carries, and how long a message is under way."""
+
+import time
+from statistics import median
+
+from edgewise.clusters import Link
+from edgewise.profiling.bench import PAUSE_SECONDS, TIME_SECONDS, Progress
+from edgewise.runtime.local import LocalDevices
+
+FASTEST = 1e-12  # seconds per byte: below this a slope is noise
+LINK_BYTES, MOST_LINK_BYTES = 2**15, 2**21  # on the way there; more where that passes at once
+LINK_PART_SECONDS = 0.02  # a message that takes so long says how fast a link is
+LINK_REPEATS = 10
+LEAST_LINK_REPEATS = 3
+LINK_SECONDS = 0.6  # of probes of one link and size, beyond the first few: slow links vary less
+
+
+def measure_links(
+    devices: LocalDevices, on_progress: Progress = lambda what: None
+) -> tuple[Link, ...]:
+    """Every link that has a way back, and the way from the coordinator into the source's worker."""
+    cluster = devices.cluster
+    on_progress(f"link into {cluster.source}")
+    within = median(_enter(devices) for _ in range(LINK_REPEATS))
+    links = [Link(cluster.source, cluster.source, 1 / FASTEST, within / 2)]
+    for link in cluster.all_links():
+        if cluster.link(link.target, link.source) is None:
+            continue
+        on_progress(f"link {link.source} -> {link.target}")
+        size, (empty, more) = LINK_BYTES, _probes(devices, link, LINK_BYTES)
+        while more < LINK_PART_SECONDS and size < MOST_LINK_BYTES:
+            size *= 8
+            empty, more = _probes(devices, link, size)
+        # Without synchronised clocks a round trip cannot be split, so each direction gets half of
+        # it; the bandwidth, from the larger message, is the link's own.
+        rate = 1 / max(more / size, FASTEST)
+        links.append(Link(link.source, link.target, rate, empty / 2))
+    return tuple(links)
+
+
+def _enter(devices: LocalDevices) -> float:
+    time.sleep(PAUSE_SECONDS)
+    return devices.round_trip(devices.cluster.source)
+
+
+def _probes(devices: LocalDevices, link: Link, size: int) -> tuple[float, float]:
+    """Seconds of an empty round trip over a link, and how many more with so many bytes on the way
+    there: by turns, so that what else the machine does weighs on both."""
+    empty, more = list[float](), list[float]()
+    while len(more) < LEAST_LINK_REPEATS or (
+        len(more) < LINK_REPEATS and 2 * sum(empty) + sum(more) < LINK_SECONDS
+    ):
+        empty.append(_probe(devices, link, 0))
+        more.append(_probe(devices, link, size) - empty[-1])
+    return median(empty), median(more)
+
+
+def _probe(devices: LocalDevices, link: Link, size: int) -> float:
+    time.sleep(PAUSE_SECONDS)
+    body = {"target": link.target, "size": size}
+    message = devices.call(link.source, "probe", body, "probed", TIME_SECONDS)
+    return float(message.body["seconds"])

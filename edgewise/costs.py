@@ -93,7 +93,15 @@ class CostModel:
         """One layer, one token of each sequence of a lane, midway through the answer (LLM-PQ)."""
         middle = self.workload.prompt_tokens + self.workload.new_tokens // 2
         where = self.cluster.device(device).kind, self.model.classes[layer], scheme
-        return self.profile.decode_seconds(*where, middle, self.workload.batch)
+        seconds = self.profile.decode_seconds(*where, middle, self.workload.batch)
+        return seconds * self._busy_ratio(device)
+
+    def _busy_ratio(self, device: str) -> float:
+        """Of several lanes one is always there for the busiest device, which is what counts; of a
+        single one every device waits for the others."""
+        if self.workload.micro_batches == 1:
+            return 1.0
+        return self.profile.reading(self.cluster.device(device).kind).busy_ratio
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -119,7 +127,8 @@ class CostModel:
 
     def step_seconds(self, device: str) -> float:
         """What a step costs a device besides its layers."""
-        return self.profile.reading(self.cluster.device(device).kind).step_seconds
+        reading = self.profile.reading(self.cluster.device(device).kind)
+        return reading.step_seconds * self._busy_ratio(device)
 
     def link(self, source: str, target: str) -> Link | None:
         """A link as measured, else as the cluster file says; None where nothing connects them."""

@@ -47,13 +47,15 @@ class LayerTiming:
 class DeviceReading:
     """What a step costs a kind of device however many layers it runs (waking up with cold caches),
     what its machine has free without any worker, 0 where nobody knows, which machine that is, and
-    what a worker takes of it before it loads anything: the interpreter, torch."""
+    what a worker takes of it before it loads anything: the interpreter, torch. Where it never waits
+    for its next step, decoding takes `busy_ratio` of what it takes after a pause."""
 
     device: str
     step_seconds: float
     free_bytes: int = 0
     machine: str = ""
     process_bytes: int = 0
+    busy_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ TIME_SECONDS = 300.0
 WARM_UP = 1
 PAUSE_SECONDS = 0.005  # after longer pauses, steps hardly get slower
 LEAST_REPEATS = 5
+BUSY_REPEATS = 8
 PRECISION = 0.02  # of a median: its standard error, after which nothing is timed again
 LONG_SECONDS = 0.5  # of all devices' steps of one shape: no more of them are needed
 
@@ -54,6 +55,18 @@ class Bench:
                 seconds[name][shape] = median(row[name] for row in rounds)
         return {name: Run(seconds[name], weight_bytes[name]) for name in self.names}
 
+    def busy_ratios(self, runs: dict[str, Run], shape: Shape) -> dict[str, float]:
+        """By device, what the layers of the last `runs` take without pauses, of what they took."""
+        ratios = {}
+        for name in self.names:
+            seconds = [self._time(name, shape) for _ in range(WARM_UP + BUSY_REPEATS)]
+            ratios[name] = min(median(seconds[WARM_UP:]) / runs[name].seconds[shape], 1.0)
+        return ratios
+
+    def _time(self, name: str, shape: Shape) -> float:
+        message = self.devices.call(name, "time", {"shape": shape}, "timed", TIME_SECONDS)
+        return float(message.body["seconds"])
+
     def _rounds(self, shape: Shape, most: int) -> list[dict[str, float]]:
         """Seconds of a step on every device, one device after the other: round by round until all
         medians are known, or until that has taken long."""
@@ -63,8 +76,7 @@ class Bench:
             rounds.append({})
             for name in self.names:
                 time.sleep(PAUSE_SECONDS)
-                message = self.devices.call(name, "time", {"shape": shape}, "timed", TIME_SECONDS)
-                rounds[-1][name] = float(message.body["seconds"])
+                rounds[-1][name] = self._time(name, shape)
             spent += sum(rounds[-1].values())
             if all(is_known([row[name] for row in rounds]) for name in self.names):
                 break

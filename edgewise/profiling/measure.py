@@ -25,8 +25,8 @@ from edgewise.runtime.local import LocalDevices
 from edgewise.schemes import Family, get_scheme
 from edgewise.specs import LayerSpec, ModelSpec
 
-SMALL_BLOCK_BYTES = 64 * 2**20  # the cost of a step shows only beside blocks smaller than this
-MOST_BLOCKS = 12  # timed together: the smaller they are, the more it takes to tell them from noise
+SMALL_BLOCK_BYTES = 2**26  # the cost of a step shows only beside blocks smaller than this
+TOGETHER_BYTES, MOST_BLOCKS = 2**28, 32  # timed together: the more, the less noise counts
 LEAST_SHARE = 0.01  # of a step with one block that is the block's: less is noise
 
 Times = Mapping[Shape, float]
@@ -52,26 +52,35 @@ def measure(
     bench = Bench(devices, tuple(kinds.values()), model, grid, on_progress)
     layers: list[LayerTiming] = []
     memory: list[LayerMemory] = []
-    steps: dict[str, list[float]] = {kind: [] for kind in kinds}
+    timed: dict[str, list[_Timed]] = {kind: [] for kind in kinds}
     for scheme in schemes:
-        timed = _time_scheme(bench, spec, scheme)
+        by_device = _time_scheme(bench, spec, scheme)
         for kind, name in kinds.items():
-            steps[kind].append(timed[name].step)
-            for layer, seconds in timed[name].seconds.items():
-                held = timed[name].weight_bytes[layer]
+            timed[kind].append(by_device[name])
+            for layer, seconds in by_device[name].seconds.items():
+                held = by_device[name].weight_bytes[layer]
                 memory.append(LayerMemory(kind, layer, scheme, held))
                 layers += [LayerTiming(kind, layer, scheme, *x, t) for x, t in seconds.items()]
-    readings = tuple(replace(x, step_seconds=median(steps[x.device])) for x in readings)
+    readings = tuple(
+        replace(
+            reading,
+            step_seconds=median(x.step for x in timed[reading.device]),
+            busy_ratio=median(x.busy_ratio for x in timed[reading.device]),
+        )
+        for reading in readings
+    )
     links = measure_links(devices, on_progress)
     return Profile(spec.digest, tuple(layers), readings, links, tuple(memory))
 
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """A device, in a scheme: seconds of a step besides its layers, and by class of layers their
-    seconds and the bytes of their weights."""
+    """A device, in a scheme: seconds of a step besides its layers, what all takes where it never
+    waits, of what it takes else, and by class of layers their seconds and the bytes of their
+    weights."""
 
     step: float
+    busy_ratio: float
     seconds: dict[str, Times]
     weight_bytes: dict[str, int]
 
@@ -84,6 +93,7 @@ class _Runs:
     embedding: Run
     alone: Mapping[LayerSpec, Run]
     together: Run
+    busy_ratio: float
     head: Run
 
     def taken_apart(
@@ -107,14 +117,15 @@ class _Runs:
             others = alone[block] if beside else dict.fromkeys(run.seconds, step)
             seconds[name] = {x: max(t - others[x], 0.0) for x, t in run.seconds.items()}
             held[name] = run.weight_bytes - beside * self.alone[block].weight_bytes
-        return _Timed(step, seconds, held)
+        return _Timed(step, self.busy_ratio, seconds, held)
 
 
 def _time_scheme(bench: Bench, spec: ModelSpec, scheme: str) -> dict[str, _Timed]:
     """By device."""
     layers, last = [_in_memory(layer, scheme) for layer in spec.layers], spec.num_layers - 1
-    alike = SMALL_BLOCK_BYTES // spec.layers[1].weight_bytes(get_scheme(scheme))
-    beside, count = min(alike, 1), min(max(alike, 2), MOST_BLOCKS, spec.num_blocks)
+    each = spec.layers[1].weight_bytes(get_scheme(scheme))
+    beside = int(each <= SMALL_BLOCK_BYTES)
+    count = min(max(TOGETHER_BYTES // each, 2), MOST_BLOCKS, spec.num_blocks)
     grid = bench.grid
     shapes = (*grid.decode, *grid.prefill)
     embedding = bench.run(scheme, 0, 1 + beside, grid.ends)
@@ -124,11 +135,12 @@ def _time_scheme(bench: Bench, spec: ModelSpec, scheme: str) -> dict[str, _Timed
         if layers.index(layers[i]) == i
     }
     together = bench.run(scheme, 1, 1 + count, grid.decode)
+    busy = bench.busy_ratios(together, grid.decode[0])
     head = bench.run(scheme, last - beside, last + 1, [x for x in grid.ends if x in grid.decode])
     timed = {}
     for name in bench.names:
         blocks = {layer: run[name] for layer, run in alone.items()}
-        runs = _Runs(embedding[name], blocks, together[name], head[name])
+        runs = _Runs(embedding[name], blocks, together[name], busy[name], head[name])
         timed[name] = runs.taken_apart(layers, spec.classes, beside, count, grid)
     return timed
 

@@ -223,7 +223,9 @@ class Worker:
     def time(self, message: Message) -> None:
         """Run the prepared layers once, as a step of the pipeline would."""
         assert self.trial is not None
+        began = time.monotonic()
         seconds = self.device.slowdown * _time_once(self.trial, *message.body["shape"])
+        wait_until(began + seconds)
         self.outbox.send(COORDINATOR, "timed", {"seconds": seconds})
 
     def describe(self, message: Message) -> None:

@@ -118,6 +118,14 @@ class ModelSpec:
         return hashlib.sha256(shape.encode()).hexdigest()[:16]
 
 
+class Objective(StrEnum):
+    """What a plan should make small: one lane's time per token, or the time in which every
+    sequence gets one token."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What a plan must serve: `sequences` at a time, each `prompt_tokens` in, `new_tokens` out.

@@ -8,11 +8,18 @@ from edgewise.clusters import Cluster
 from edgewise.costs import HEADROOM, device_bytes, layer_bytes, workspace_bytes
 from edgewise.errors import Infeasible
 from edgewise.plans import Plan, Stage
-from edgewise.schemes import RECIPES, STORED, get_scheme
+from edgewise.schemes import CANDIDATES, RECIPES, STORED, get_scheme
 from edgewise.specs import ModelSpec, Workload
 from edgewise.units import format_bytes
 
 ORDER = (STORED, *RECIPES)  # the most bits first
+
+
+def candidates(spec: ModelSpec) -> tuple[str, ...]:
+    """What plans choose among where nobody said, the fewest bits first: a scheme for each width,
+    and what a file has that is in few bits itself, for that loses nothing more."""
+    in_few_bits = any(layer.stored for layer in spec.layers)
+    return (*CANDIDATES, STORED) if in_few_bits else CANDIDATES
 
 
 def needed_bytes(spec: ModelSpec, scheme: str, workload: Workload, devices: int) -> int:
@@ -61,7 +68,7 @@ def description(spec: ModelSpec, name: str, workload: Workload, devices: int) ->
     blocks = spec.layers[1].concrete(get_scheme(name)).name
     return (
         f"{spec.name} runs in {name} ({size}; blocks in {blocks}), the most bits that fit; "
-        "`edgewise plan --quality 1%` measures what bits cost"
+        "--quality 1% chooses bits by what they cost"
     )
 
 
@@ -81,6 +88,6 @@ def too_large(spec: ModelSpec, name: str, cluster: Cluster, workload: Workload) 
     return Infeasible(
         f"'{spec.name}' needs {format_bytes(needed)} in {name}, but {where} {format_bytes(has)}: "
         f"{format_bytes(max(needed - has, 0))} too little; add devices with --cluster, or store "
-        "fewer bits with --scheme",
+        "fewer bits",
         shortage_bytes=max(needed - has, 0),
     )

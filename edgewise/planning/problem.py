@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import groupby, pairwise
 
 from edgewise.costs import CostModel
@@ -11,14 +10,7 @@ from edgewise.errors import Infeasible, PlanError
 from edgewise.estimates import Estimate
 from edgewise.plans import Plan, Stage
 from edgewise.schemes import DEFAULT
-
-
-class Objective(StrEnum):
-    """What a plan should make small: one lane's time per token, or the time in which every
-    sequence gets one token."""
-
-    LATENCY = "latency"
-    THROUGHPUT = "throughput"
+from edgewise.specs import Objective as Objective
 
 
 @dataclass(frozen=True, slots=True)

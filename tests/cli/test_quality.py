@@ -130,7 +130,7 @@ def test_a_quality_budget_is_kept(answer, files, short):
 def test_an_answer_within_a_quality_budget(answer, short, monkeypatch):
     """The plan's loss is measured, and kept: the second answer measures nothing."""
     candidates = ("q2g64", "q4g64", "bf16")
-    monkeypatch.setattr("edgewise.cli.quality_plan.CANDIDATES", candidates)
+    monkeypatch.setattr("edgewise.cli.default_scheme.CANDIDATES", candidates)
     asked = ("run", "demo", "hello", "--quality", "5%", "--max-tokens", 2)
     ran = answer(*asked)
     plan = Plan.from_json(json.dumps(ran["plan"]))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from edgewise import kernels
-from edgewise.cli.plan import parse_pins
+from edgewise.cli.pins import parse_pins
 from edgewise.cli.profile import profile_key
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device

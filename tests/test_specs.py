@@ -205,8 +205,8 @@ class TestCluster:
 
     def test_all_links_are_what_link_says_of_every_pair(self) -> None:
         cluster = networked(Network(("a", "b"), 5.0), links=(Link("c", "d", 2.0),))
-        found = {(link.source, link.target): link for link in cluster.all_links()}
-        assert found == {pair: x for pair in permutations("abcd", 2) if (x := cluster.link(*pair))}
+        links = {(link.source, link.target): link for link in cluster.all_links()}
+        assert links == {pair: x for pair in permutations("abcd", 2) if (x := cluster.link(*pair))}
 
     def test_a_cluster_without_connections_has_no_links(self) -> None:
         assert networked().all_links() == ()

@@ -28,7 +28,8 @@ def least_loss(problem: Problem, planner: Planner) -> float | None:
             return planner(replace(free, budget=least * (1 + ROUNDING))).estimate.loss
         except Infeasible:
             pass
-    return min((x.estimate.loss for x in uniform_plans(free, planner)), default=None)
+    losses = [plan.estimate.loss for plan in uniform_plans(free, planner)]
+    return min((loss for loss in losses if loss < INFINITY), default=None)
 
 
 def _least_anywhere(problem: Problem) -> float | None:

@@ -9,7 +9,7 @@ import typer
 
 from edgewise import __version__
 from edgewise.cli.commands import COMMANDS
-from edgewise.cli.ending import ending
+from edgewise.cli.ending import run_and_exit
 
 app = typer.Typer(
     name="edgewise",
@@ -55,4 +55,4 @@ for _name, (_options, _target) in COMMANDS.items():
 
 def main() -> None:
     """Run the command line and end the process."""
-    ending(lambda: app(standalone_mode=False))
+    run_and_exit(lambda: app(standalone_mode=False))

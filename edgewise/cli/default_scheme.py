@@ -16,8 +16,8 @@ ORDER = (STORED, *RECIPES)  # the most bits first
 
 
 def candidates(spec: ModelSpec) -> tuple[str, ...]:
-    """What plans choose among where nobody said, the fewest bits first: a scheme for each width,
-    and what a file has that is in few bits itself, for that loses nothing more."""
+    """What plans choose among where nobody said: a scheme for each width, and what a file has that
+    is in few bits itself, for that loses nothing more."""
     in_few_bits = any(layer.stored for layer in spec.layers)
     return (*CANDIDATES, STORED) if in_few_bits else CANDIDATES
 
@@ -29,8 +29,8 @@ def needed_bytes(spec: ModelSpec, scheme: str, workload: Workload, devices: int)
         stage = Stage("", 0, spec.num_layers, (scheme,) * spec.num_layers)
         return device_bytes(spec, [stage], workload)
     layers = range(spec.num_layers)
-    shared = workspace_bytes(spec, workload)
-    return shared + sum(layer_bytes(spec, layer, scheme, workload) for layer in layers)
+    held = sum(layer_bytes(spec, layer, scheme, workload) for layer in layers)
+    return workspace_bytes(spec, workload) + held - spec.shared_bytes((scheme, scheme))
 
 
 def schemes_that_fit(spec: ModelSpec, cluster: Cluster, workload: Workload) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from edgewise.errors import EdgewiseError
 
 
-def ending(run: Callable[[], object]) -> NoReturn:
+def run_and_exit(run: Callable[[], object]) -> NoReturn:
     """Run a command and end the process; errors become a message on standard error, under --json
     also a document, and an exit code."""
     as_json = "--json" in sys.argv

@@ -3,7 +3,7 @@
 import math
 
 from edgewise.cli.commands import PlanOptions, workload_of
-from edgewise.cli.default_scheme import candidates, check_size
+from edgewise.cli.default_scheme import candidates, check_size, needed_bytes
 from edgewise.cli.options import split_names
 from edgewise.cli.pins import all_pins
 from edgewise.cli.profile import cached_profile, check_reachable
@@ -105,8 +105,10 @@ def _offered(
         return tuple(sensitivity.losses)
     if profile is not None:
         return profile.schemes
-    check_size(spec, candidates(spec)[0], cluster, workload)
-    return candidates(spec)
+    names = candidates(spec)
+    smallest = min(names, key=lambda x: needed_bytes(spec, x, workload, len(cluster.devices)))
+    check_size(spec, smallest, cluster, workload)
+    return names
 
 
 def _allowed(

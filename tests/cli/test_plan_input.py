@@ -137,8 +137,8 @@ def test_a_quality_budget_below_what_the_schemes_give(refusal, tmp_path):
     options = ["--sensitivity", sensitivity_file(tmp_path), "--schemes", "bf16"]
     assert refusal(*options, "--quality", "0.02", code=3) == (
         "the least predicted loss in bf16 is 0.14, which exceeds the budget of 0.02 by 0.12; what "
-        "fits loses 0.14 at least, 14.00% of the model's own: try --quality 19%, or add memory or "
-        "devices"
+        "fits loses 0.14 at least as predicted, 14.00% of the model's own: try --quality 23%, or "
+        "add memory or devices"
     )
 
 

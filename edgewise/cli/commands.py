@@ -21,9 +21,7 @@ from edgewise.cli.options import (
     Model,
     NewTokens,
     PromptTokens,
-    Quality,
     Rounding,
-    Scheme,
     Schemes,
     Sequences,
     Text,
@@ -60,8 +58,17 @@ class RunOptions:
     plan: Annotated[
         Path | None, typer.Option(help="Plan file; without it, the best plan is worked out.")
     ] = None
-    scheme: Scheme = None
-    quality: Quality = None
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            help="How weights are stored: 8bit, 4bit, bf16, q4g64, ... (docs/schemes.md); by "
+            "default as the model's file has them if that fits, else in the most bits that do."
+        ),
+    ] = None
+    quality: Annotated[
+        str | None,
+        typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
+    ] = None
     kv_cache: KVCache = CacheType.FULL
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0

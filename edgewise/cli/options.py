@@ -17,17 +17,6 @@ ClusterFile = Annotated[Path, typer.Option("--cluster", help="Cluster file.")]
 ClusterOrNone = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster file; without it, this machine alone.")
 ]
-Scheme = Annotated[
-    str | None,
-    typer.Option(
-        help="How weights are stored: 8bit, 4bit, bf16, q4g64, ... (docs/schemes.md); by default "
-        "as the model's file has them if that fits, else in the most bits that do."
-    ),
-]
-Quality = Annotated[
-    str | None,
-    typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
-]
 Rounding = Annotated[
     str | None,
     typer.Option(

@@ -118,14 +118,6 @@ class ModelSpec:
         return hashlib.sha256(shape.encode()).hexdigest()[:16]
 
 
-class Objective(StrEnum):
-    """What a plan should make small: one lane's time per token, or the time in which every
-    sequence gets one token."""
-
-    LATENCY = "latency"
-    THROUGHPUT = "throughput"
-
-
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What a plan must serve: `sequences` at a time, each `prompt_tokens` in, `new_tokens` out.
@@ -159,3 +151,11 @@ class Workload:
     def context(self) -> int:
         """Tokens a sequence holds at its end: what the cache must have room for."""
         return self.prompt_tokens + self.new_tokens
+
+
+class Objective(StrEnum):
+    """What a plan should make small: one lane's time per token, or the time in which every
+    sequence gets one token."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"

@@ -148,9 +148,9 @@ def plan_table(result: PlanResult) -> Table:
     estimate = result.estimate
     title = f"{result.planner}: {estimate.decode_seconds * 1e3:.2f} ms per token (predicted)"
     table = Table("stage", "ms/token", "hop ms", title=title, caption=escape(result.explanation))
-    for part in estimate.stages:
-        times = f"{part.decode_seconds * 1e3:.2f}", f"{part.hop_seconds * 1e3:.2f}"
-        table.add_row(escape(str(part.stage)), *times)
+    for found in estimate.stages:
+        times = f"{found.decode_seconds * 1e3:.2f}", f"{found.hop_seconds * 1e3:.2f}"
+        table.add_row(escape(str(found.stage)), *times)
     table.add_row("back to the source", "", f"{estimate.return_seconds * 1e3:.2f}")
     return table
 

@@ -1,6 +1,7 @@
 """Small random planning problems, few enough placements to try them all. A seed is a problem."""
 
 import random
+from dataclasses import replace
 from functools import cache
 
 from edgewise.clusters import Cluster, Device, Link, Network
@@ -28,7 +29,7 @@ def random_problem(seed: int, *, tight: bool = False, all_linked: bool = False) 
     rng = random.Random(seed)
     workload = Workload(rng.randint(2, 9), rng.randint(1, 9), rng.randint(1, 3))
     words = f"random {seed}{' tight' * tight}{' all linked' * all_linked}"
-    model = _model(rng, words, blocks=5)
+    model = replace(_model(rng, blocks=5), name=words)
     names = ["a", "b", "c", "d"][: rng.randint(2, 4)]
     source = rng.choice(names)
     links = _links(rng, names, 0.0 if all_linked or rng.random() < 0.5 else 0.3)
@@ -54,7 +55,7 @@ def mixed_problem(seed: int) -> Problem:
     sequences = rng.randint(1, 6)
     lanes = rng.randint(1, min(3, sequences))
     workload = Workload(rng.randint(2, 9), rng.randint(1, 9), sequences, lanes)
-    model = _model(rng, f"mixed {seed}", blocks=3)
+    model = replace(_model(rng, blocks=3), name=f"mixed {seed}")
     names = ["a", "b", "c"][: rng.randint(2, 3)]
     source = rng.choice(names)
     schemes = tuple(rng.sample(MORE_SCHEMES, rng.randint(2, 3)))
@@ -110,7 +111,7 @@ def _sensitivity(rng: random.Random, model: ModelSpec) -> Sensitivity:
     return Sensitivity(model.digest, "nats", 2.0, losses)
 
 
-def _model(rng: random.Random, name: str, blocks: int) -> ModelSpec:
+def _model(rng: random.Random, blocks: int) -> ModelSpec:
     hidden, vocabulary = 16, rng.randint(20, 120)
     table = (vocabulary, hidden)
     middle = [
@@ -120,7 +121,7 @@ def _model(rng: random.Random, name: str, blocks: int) -> ModelSpec:
     embedding = LayerSpec(LayerKind.EMBEDDING, (table,), 0)
     head = LayerSpec(LayerKind.HEAD, (table,), hidden)
     layers = (embedding, *middle, head)
-    return ModelSpec(name, layers, hidden, vocabulary, 64, 8, tied=rng.random() < 0.3)
+    return ModelSpec("random", layers, hidden, vocabulary, 64, 8, tied=rng.random() < 0.3)
 
 
 def _bytes_of(model: ModelSpec, workload: Workload) -> int:
@@ -161,35 +162,3 @@ def _profile(
                     layers.append(LayerTiming(*timing))
     within = Link(source, source, 1e9, rng.uniform(0, 1e-4))
     return Profile(model.digest, tuple(layers), tuple(readings), (within, *links))
-
-
-def told(problem: Problem) -> str:
-    """All of a problem, to be read: for the message of a test that fails."""
-    costs, model, work = problem.costs, problem.costs.model, problem.costs.workload
-    lines = [
-        f"{model.name}: {problem.objective} of {work}, first token weighs "
-        f"{problem.first_token_weight}; loss at most {problem.budget:g}; pinned "
-        f"{dict(problem.pinned)}, forbidden {set(problem.forbidden)}, required "
-        f"{set(problem.required)}; from '{problem.source}'",
-        f"hidden {model.hidden_size}, vocabulary {model.vocab_size}, cached values "
-        f"{model.kv_width}, tied {model.tied}",
-    ]
-    for number, layer in enumerate(model.layers):
-        sizes = {s: costs.layer_bytes(number, s) for s in problem.schemes}
-        losses = {s: round(costs.loss(number, s), 4) for s in problem.schemes}
-        lines.append(f"layer {number} ({layer.kind}): bytes {sizes}, losses {losses}")
-    for name in problem.devices:
-        milliseconds = {
-            s: [round(costs.decode_seconds(i, name, s) * 1e3, 4) for i in range(problem.num_layers)]
-            for s in problem.schemes
-        }
-        lines.append(
-            f"device '{name}': {costs.capacity_bytes(name)} bytes for layers, step "
-            f"{costs.step_seconds(name) * 1e3:.4f} ms, ms per layer {milliseconds}"
-        )
-    for a in problem.devices:
-        for b in problem.devices:
-            if a != b and (link := costs.link(a, b)) is not None:
-                rate, delay = link.bytes_per_second, link.latency_seconds * 1e3
-                lines.append(f"link {a} -> {b}: {rate:.0f} bytes per second, {delay:.4f} ms")
-    return "\n".join(("", *lines))

@@ -26,7 +26,8 @@ from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 from tests.planning.brute import Arithmetic, Numbers, Placement, brute_force
-from tests.planning.problems import mixed_problem, random_problem, told
+from tests.planning.problems import mixed_problem, random_problem
+from tests.planning.told import told
 from tests.seeds import seeds
 
 SEEDS = seeds(100, 300)

@@ -12,6 +12,7 @@ from edgewise.planning.least_loss import least_loss
 from tests.planning.brute import Arithmetic, Choice, placements
 from tests.planning.problems import mixed_problem
 from tests.planning.test_contract import alone
+from tests.planning.told import told
 from tests.seeds import seeds
 
 SEEDS = seeds(60, 200)
@@ -38,10 +39,10 @@ def test_no_placement_that_fits_loses_less(planner: str, among: Choice | None) -
         expected = least_of_all(problem, among)
         least = least_loss(problem, PLANNERS[planner])
         if expected is None:
-            assert least is None, problem
+            assert least is None, told(problem)
             none += 1
         else:
-            assert least == pytest.approx(expected, rel=1e-9, abs=1e-12), problem
+            assert least == pytest.approx(expected, rel=1e-9, abs=1e-12), told(problem)
             some += 1
     assert some >= len(judged()) // 2
     assert none >= 1

@@ -228,6 +228,15 @@ class TestTheTruth:
         assert sum(x.objective is Objective.THROUGHPUT for x in problems) >= len(MIXED) * 50 // 150
 
 
+def test_a_problem_can_be_told() -> None:
+    for seed in range(20):
+        problem = mixed_problem(seed)
+        text = told(problem)
+        assert f"mixed {seed}: {problem.objective}" in text
+        assert all(f"device '{name}': " in text for name in problem.devices)
+        assert all(f"layer {number} (" in text for number in range(problem.num_layers))
+
+
 class TestProblem:
     def check(self, problem: Problem, devices: str) -> None:
         plan = problem.plan(devices, ["fp32"] * len(devices))

@@ -16,10 +16,17 @@ ORDER = (STORED, *RECIPES)  # the most bits first
 
 
 def candidates(spec: ModelSpec) -> tuple[str, ...]:
-    """What plans choose among where nobody said: a scheme for each width, and what a file has that
-    is in few bits itself, for that loses nothing more."""
-    in_few_bits = any(layer.stored for layer in spec.layers)
-    return (*CANDIDATES, STORED) if in_few_bits else CANDIDATES
+    """What plans choose among where nobody said: a scheme for each width. Of a file that is in few
+    bits itself, what it has, which loses nothing more, and those that take less of some layer."""
+    if not any(layer.stored for layer in spec.layers):
+        return CANDIDATES
+    stored = get_scheme(STORED)
+    smaller = [
+        name
+        for name in CANDIDATES
+        if any(x.weight_bytes(get_scheme(name)) < x.weight_bytes(stored) for x in spec.layers)
+    ]
+    return (*smaller, STORED)
 
 
 def needed_bytes(spec: ModelSpec, scheme: str, workload: Workload, devices: int) -> int:

@@ -4,7 +4,7 @@ import math
 
 from edgewise.errors import Infeasible
 from edgewise.planning import Planner, Problem
-from edgewise.planning.least_loss import least_loss
+from edgewise.planning.least_loss import least_planned_loss
 
 # What was measured, the interval's end, over what the sensitivity predicts: 1.2 to 1.35 on SmolLM2,
 # 1.45 on the demo model; and room for the promise to be kept by more than one plan.
@@ -17,7 +17,7 @@ def with_remedy(problem: Problem, planner: Planner, error: Infeasible) -> Infeas
     sensitivity = problem.costs.sensitivity
     if sensitivity is None or problem.budget == math.inf:
         return error
-    least = least_loss(problem, planner)
+    least = least_planned_loss(problem, planner)
     if least is None:
         remedy = "no plan fits whatever it loses: add memory, devices or schemes of fewer bits"
     else:

@@ -15,7 +15,7 @@ SECONDS = 5.0
 ROUNDING = 1e-9  # sums of the same losses in another order differ by less
 
 
-def least_loss(problem: Problem, planner: Planner) -> float | None:
+def least_planned_loss(problem: Problem, planner: Planner) -> float | None:
     """The predicted loss of a plan of this planner's, as small as one was found, whatever the
     problem's budget; None where it finds none.
 

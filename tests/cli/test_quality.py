@@ -2,15 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
+from edgewise.cli.default_scheme import candidates
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.quality.calibration import sequences
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.verification import text_of
+from edgewise.schemes import CANDIDATES
 from edgewise.sensitivities import Sensitivity
 from edgewise.simulation.rooflines import Figures, make_profile
 
@@ -126,6 +129,15 @@ def test_a_quality_budget_is_kept(answer, files, short):
     ran = answer("run", "demo", "hello", "--cluster", files / "cluster.toml", "--plan",
                  files / "plan.json", "--max-tokens", 2)  # fmt: skip
     assert ran["tokens"] == 2
+
+
+def test_a_file_in_few_bits_is_a_candidate_itself_beside_what_takes_less():
+    assert candidates(SPEC) == CANDIDATES
+    layers = tuple(
+        replace(layer, stored=tuple(((rows, "q4g32h"),) for rows, _ in layer.matrices))
+        for layer in SPEC.layers
+    )
+    assert candidates(replace(SPEC, layers=layers)) == ("q2g16ad", "q3g32ad", "stored")
 
 
 def test_plans_keep_within_one_percent_by_default(answer, files):

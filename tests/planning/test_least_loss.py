@@ -8,7 +8,7 @@ import pytest
 
 from edgewise.errors import Infeasible
 from edgewise.planning import PLANNERS, Problem
-from edgewise.planning.least_loss import least_loss
+from edgewise.planning.least_loss import least_planned_loss
 from tests.planning.brute import Arithmetic, Choice, placements
 from tests.planning.problems import mixed_problem
 from tests.planning.test_contract import alone
@@ -37,7 +37,7 @@ def test_no_placement_that_fits_loses_less(planner: str, among: Choice | None) -
     some, none = 0, 0
     for problem in judged():
         expected = least_of_all(problem, among)
-        least = least_loss(problem, PLANNERS[planner])
+        least = least_planned_loss(problem, PLANNERS[planner])
         if expected is None:
             assert least is None, told(problem)
             none += 1
@@ -50,7 +50,7 @@ def test_no_placement_that_fits_loses_less(planner: str, among: Choice | None) -
 
 def test_a_budget_of_that_much_has_a_plan_and_a_smaller_one_none() -> None:
     for problem in judged()[:20]:
-        least = least_loss(problem, PLANNERS["joint"])
+        least = least_planned_loss(problem, PLANNERS["joint"])
         if least is None:
             continue
         within = dataclasses.replace(problem, budget=least)

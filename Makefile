@@ -14,11 +14,12 @@ test: .venv/ready .venv/model  ## install, then run the tests: long sweeps over 
 test-slow: .venv/ready .venv/model  ## the same, sweeps over all of their cases, sanitizers over all shapes
 	EDGEWISE_THOROUGH=1 $(PYTEST)
 
-lint: .venv/ready  ## style, types, import order, generated docs
+lint: .venv/ready  ## style, types, import order, sizes, generated docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_sizes.py
 	$(BIN)/python scripts/write_command_docs.py --check
 
 bench: .venv/ready  ## one script per claim: a table of what holds; each ends with a line of JSON

@@ -145,15 +145,15 @@ def random_sensitivity(rng: np.random.Generator, model: ModelSpec) -> Sensitivit
 
 def uniform(problem: Problem) -> PlanResult:
     """One scheme throughout, placed by `joint`: the best over all schemes within the budget."""
-    found = []
+    plans = []
     for scheme in problem.schemes:
         try:
-            found.append(joint(replace(problem, schemes=(scheme,)), SECONDS))
+            plans.append(joint(replace(problem, schemes=(scheme,)), SECONDS))
         except Infeasible:
             continue
-    if not found:
+    if not plans:
         raise Infeasible("no single scheme fits")
-    return min(found, key=lambda x: problem.score(x.estimate))
+    return min(plans, key=lambda x: problem.score(x.estimate))
 
 
 def asked() -> dict[str, Callable[[Problem], PlanResult]]:
@@ -164,13 +164,13 @@ def asked() -> dict[str, Callable[[Problem], PlanResult]]:
 
 def scores(problem: Problem) -> dict[str, float]:
     """Seconds that each planner's plan takes; none for those that find no plan."""
-    found = {}
+    seconds = {}
     for name, planner in asked().items():
         try:
-            found[name] = problem.score(planner(problem).estimate)
+            seconds[name] = problem.score(planner(problem).estimate)
         except Infeasible:
             continue
-    return found
+    return seconds
 
 
 def on_cluster(seed: int) -> dict[str, float]:
@@ -228,13 +228,13 @@ def main() -> None:
     }
     versions = {"python": platform.python_version(), "highspy": str(highspy.Highs().version())}
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    found = [*rows, *testbed]
+    problems = [*rows, *testbed]
     failed = [
-        f"{name}'s plan is {1 - ratio:.2%} quicker on one of {len(found)} problems"
+        f"{name}'s plan is {1 - ratio:.2%} quicker on one of {len(problems)} problems"
         for name in asked()
-        if name != "joint" and (ratio := least_ratio(found, name)) < 1 - SLACK
+        if name != "joint" and (ratio := least_ratio(problems, name)) < 1 - SLACK
     ]
-    if alone := sum("joint" not in row and len(row) > 0 for row in found):
+    if alone := sum("joint" not in row and len(row) > 0 for row in problems):
         failed.append(f"on {alone} problems others find a plan and joint does not")
     finish("advantage", {"machine": machine, **versions, **tables}, failed)
 

@@ -92,12 +92,12 @@ def measure(config: DecoderConfig, what: str, scheme: str, args: argparse.Namesp
     for threads in args.threads:
         torch.set_num_threads(threads)
         for batch in args.batches:
-            found: list[tuple[float, float]] = []
+            tries: list[tuple[float, float]] = []
             for _ in range(ROUNDS):
                 bandwidth = max(read_bandwidth(buffer, threads) for _ in range(3))
-                found.append((typical(step(shard, batch, args.context), SECONDS / 2), bandwidth))
-            seconds = min(x for x, _ in found)
-            bandwidth = max(x for _, x in found)
+                tries.append((typical(step(shard, batch, args.context), SECONDS / 2), bandwidth))
+            seconds = min(x for x, _ in tries)
+            bandwidth = max(x for _, x in tries)
             rate = weights_read(shard) / seconds / 1e9
             row = {"shape": what, "scheme": scheme, "threads": threads, "batch": batch,
                    "ms": seconds * 1e3, "tokens_per_second": batch / seconds, "GB_per_second": rate,
@@ -119,7 +119,7 @@ def around_products(args: argparse.Namespace) -> dict[str, float]:
     matrix, x = PackedLinear(packed).native(), torch.randn(1, TINY.hidden_size)
     blocks, lanes = shard._parts[0].native, [(0, args.context, 1)]
     turn = (torch.ones(1, TINY.head_dim), torch.zeros(1, TINY.head_dim))
-    found = {}
+    extra_us = {}
     for threads in args.threads:
         torch.set_num_threads(threads)
         extra = []
@@ -129,9 +129,9 @@ def around_products(args: argparse.Namespace) -> dict[str, float]:
             middle = time.perf_counter()
             kernels.linear(matrix, x)
             extra.append((middle - began) - (time.perf_counter() - middle))
-        found[f"{threads} threads"] = round(median(extra) / TINY.num_blocks * 1e6, 1)
-    print(f"around the products of a block, us: {found}")
-    return found
+        extra_us[f"{threads} threads"] = round(median(extra) / TINY.num_blocks * 1e6, 1)
+    print(f"around the products of a block, us: {extra_us}")
+    return extra_us
 
 
 def main() -> None:

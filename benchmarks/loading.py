@@ -92,8 +92,8 @@ def load(folder: str, scheme: str) -> None:
     seconds = time.perf_counter() - began
     running[0] = False
     thread.join()
-    found = {"weight_bytes": shard.weight_bytes, "seconds": seconds, "cache": shard.cache.bytes}
-    print(json.dumps({**found, "peak": peak[0] - before, "after": anonymous_bytes() - before}))
+    figures = {"weight_bytes": shard.weight_bytes, "seconds": seconds, "cache": shard.cache.bytes}
+    print(json.dumps({**figures, "peak": peak[0] - before, "after": anonymous_bytes() - before}))
 
 
 def main() -> None:
@@ -106,19 +106,19 @@ def main() -> None:
         command = [sys.executable, __file__, "load", folder, scheme]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         spec = open_checkpoint(folder).spec
-    found = json.loads(out)
+    figures = json.loads(out)
     largest = max(layer.weight_bytes(get_scheme("fp32")) for layer in spec.layers)
     packed = sum(layer.weight_bytes(get_scheme(scheme)) for layer in spec.layers)
     bound = packed + largest
-    print(f"{count / 1e9:.2f} billion weights in {scheme}: {found['weight_bytes'] / 1e6:.0f} MB "
-          f"(formula {packed / 1e6:.0f} MB), {found['seconds']:.1f} s")  # fmt: skip
-    print(f"peak {found['peak'] / 1e6:.0f} MB, bound {bound / 1e6:.0f} MB (packed and one layer "
+    print(f"{count / 1e9:.2f} billion weights in {scheme}: {figures['weight_bytes'] / 1e6:.0f} MB "
+          f"(formula {packed / 1e6:.0f} MB), {figures['seconds']:.1f} s")  # fmt: skip
+    print(f"peak {figures['peak'] / 1e6:.0f} MB, bound {bound / 1e6:.0f} MB (packed and one layer "
           f"at full precision, {largest / 1e6:.0f} MB)")  # fmt: skip
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    failed = [f"peak of {found['peak'] / 1e6:.0f} MB"] if found["peak"] > bound else []
+    failed = [f"peak of {figures['peak'] / 1e6:.0f} MB"] if figures["peak"] > bound else []
     finish("loading", {"machine": machine, **versions, "scheme": scheme, "weights": count,
-                       "bound": bound, **found}, failed)  # fmt: skip
+                       "bound": bound, **figures}, failed)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -44,13 +44,13 @@ def main() -> None:
         )  # fmt: skip
         for threads in args.threads:
             torch.set_num_threads(threads)
-            found = {
+            seconds_at = {
                 context: min(typical(step(shard, 1, context), SECONDS) for _ in range(ROUNDS))
                 for context in (0, *args.contexts)
             }
             for context in args.contexts:
-                seconds, share = found[context], 1 - found[0] / found[context]
-                attention = (seconds - found[0]) / config.num_blocks
+                seconds, share = seconds_at[context], 1 - seconds_at[0] / seconds_at[context]
+                attention = (seconds - seconds_at[0]) / config.num_blocks
                 rows.append({"cache": cache, "threads": threads, "context": context,
                              "ms": seconds * 1e3, "share": share,
                              "attention_us_a_block": attention * 1e6})  # fmt: skip

@@ -117,8 +117,8 @@ def predicted(costs: CostModel, plan: Plan) -> Times:
 def simulated(costs: CostModel, plan: Plan) -> Times:
     work = costs.workload
     asked = together(work.sequences, work.prompt_tokens, work.new_tokens)
-    found = [list(x.token_seconds) for x in simulate_plan(costs, plan, asked).requests]
-    return Times(found[0][0], steady(found), 0.0, 0.0)
+    times = [list(x.token_seconds) for x in simulate_plan(costs, plan, asked).requests]
+    return Times(times[0][0], steady(times), 0.0, 0.0)
 
 
 def runs(model: str, count: int) -> list[dict[str, object]]:
@@ -186,12 +186,12 @@ def main() -> None:
     for what, (middle, most) in CLAIMS.items():
         for who, name in enumerate(("predicted", "simulated")):
             off = errors(rows, what, who)
-            found = float(np.median(off)), float(np.quantile(off, 0.95))
-            table[f"{name} {what}"] = found
-            good = found[0] <= middle and found[1] <= most
-            print(f"{name:10} {what:6} median error {found[0]:6.1%}, 95 % within {found[1]:6.1%}")
+            spread = float(np.median(off)), float(np.quantile(off, 0.95))
+            table[f"{name} {what}"] = spread
+            good = spread[0] <= middle and spread[1] <= most
+            print(f"{name:10} {what:6} median error {spread[0]:6.1%}, 95 % within {spread[1]:6.1%}")
             if not good:
-                failed.append(f"{name} {what}: {found[0]:.1%}, {found[1]:.1%}")
+                failed.append(f"{name} {what}: {spread[0]:.1%}, {spread[1]:.1%}")
     finish("prediction", {
         "torch": torch.__version__, "runs": len(rows),
         "machine": f"{platform.machine()}, {kernels.instruction_set()}, {os.cpu_count()} cores",

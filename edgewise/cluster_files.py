@@ -119,7 +119,7 @@ def _network(entry: Mapping[str, Any], number: int, devices: Iterable[Device]) -
         raise ClusterError(f"{where}: key 'devices' must be a list of names")
     members: list[str] = []
     for name in names:
-        found = [device.name for device in devices if name in (device.name, device.kind)]
-        members += found or [name]
+        named = [device.name for device in devices if name in (device.name, device.kind)]
+        members += named or [name]
     rate, latency = _speed(entry, where)
     return Network(tuple(members), rate, latency)

@@ -143,9 +143,9 @@ class Cluster:
 
     def link(self, source: str, target: str) -> Link | None:
         """What connects two devices, None where nothing does. A device reaches itself for free."""
-        found = self._by_ends.get((source, target))
-        if found is not None or source == target:
-            return found or Link(source, target)
+        link = self._by_ends.get((source, target))
+        if link is not None or source == target:
+            return link or Link(source, target)
         for network, members in zip(self.networks, self._members, strict=True):
             if source in members and target in members:
                 rate, latency = network.bytes_per_second, network.latency_seconds
@@ -164,9 +164,9 @@ class Cluster:
         rest = [device.name for device in self.devices if device.name != self.source]
         while edge:
             a = edge.pop()
-            found = [b for b in rest if b not in reached and self.link(a, b) is not None]
-            reached.update(found)
-            edge.extend(found)
+            reachable = [b for b in rest if b not in reached and self.link(a, b) is not None]
+            reached.update(reachable)
+            edge.extend(reachable)
         return [name for name in rest if name not in reached]
 
     @staticmethod

@@ -17,17 +17,17 @@ def save_gantt(estimate: Estimate, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     check_ending(path)
-    devices = list(dict.fromkeys(found.stage.device for found in estimate.stages))
+    devices = list(dict.fromkeys(part.stage.device for part in estimate.stages))
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.6 * len(devices)), layout="constrained")
     at, before = 0.0, None
-    for found in estimate.stages:
-        row = devices.index(found.stage.device)
+    for part in estimate.stages:
+        row = devices.index(part.stage.device)
         if before is not None:
-            axes.plot([at, at + found.hop_seconds * 1e3], [before, row], color="0.4", linewidth=1.5)
-        at += found.hop_seconds * 1e3
-        width = found.decode_seconds * 1e3
+            axes.plot([at, at + part.hop_seconds * 1e3], [before, row], color="0.4", linewidth=1.5)
+        at += part.hop_seconds * 1e3
+        width = part.decode_seconds * 1e3
         axes.barh(row, width, left=at, height=0.55, color=f"C{row % 10}")
-        layers = f"{found.stage.start}-{found.stage.end - 1}"
+        layers = f"{part.stage.start}-{part.stage.end - 1}"
         axes.text(
             at + width / 2, row, f"{layers}\n{width:.2f} ms", ha="center", va="center", size=8
         )

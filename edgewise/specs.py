@@ -179,3 +179,11 @@ class Workload:
     def context(self) -> int:
         """Tokens a sequence holds at its end: what the cache must have room for."""
         return self.prompt_tokens + self.new_tokens
+
+
+class Objective(StrEnum):
+    """What a plan should make small: one lane's time per token, or the time in which every
+    sequence gets one token."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"

@@ -62,13 +62,13 @@ def transformers_greedy(folder: Path) -> Greedy:
 
     def greedy(ids: list[int]) -> list[int]:
         tokens = torch.tensor([ids])
-        found = model.generate(
+        generated = model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             max_new_tokens=MAX_ANSWER_TOKENS,
             do_sample=False,
         )
-        return [int(token) for token in found[0, len(ids) :]]
+        return [int(token) for token in generated[0, len(ids) :]]
 
     return greedy
 

@@ -23,8 +23,8 @@ MATRICES = {
 def test_a_scheme_stores_what_it_says(name: str) -> None:
     scheme = get_scheme(name)
     assert scheme.name == name
-    found = (scheme.bits, scheme.compute, scheme.compute_bytes, scheme.matrix_bytes(3, 8))
-    assert found == MATRICES[name]
+    figures = (scheme.bits, scheme.compute, scheme.compute_bytes, scheme.matrix_bytes(3, 8))
+    assert figures == MATRICES[name]
 
 
 def test_every_scheme_stores_twice_the_rows_in_twice_the_bytes() -> None:

@@ -295,8 +295,8 @@ def main() -> None:
     parser.add_argument("--types", type=lambda x: x.split(","), default=list(PAIRS))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    found = subprocess.run([args.peer, __file__, "--describe"], capture_output=True, text=True)
-    about = json.loads(found.stdout.strip().splitlines()[-1])
+    said = subprocess.run([args.peer, __file__, "--describe"], capture_output=True, text=True)
+    about = json.loads(said.stdout.strip().splitlines()[-1])
     from edgewise import kernels
 
     check_peer(about["features"], str(kernels.instruction_set()))

@@ -84,12 +84,12 @@ def _add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     """Vocabulary and merges, so that the file is what a user has; both sides are given ids."""
     import gguf
 
-    found = json.loads((folder / "tokenizer.json").read_text())
-    ids = found["model"]["vocab"] | {x["content"]: x["id"] for x in found["added_tokens"]}
-    control = {x["id"] for x in found["added_tokens"] if x["special"]}
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    ids = tokenizer["model"]["vocab"] | {x["content"]: x["id"] for x in tokenizer["added_tokens"]}
+    control = {x["id"] for x in tokenizer["added_tokens"] if x["special"]}
     tokens = {number: token for token, number in ids.items()}
     count = config["vocab_size"]
-    merges = found["model"]["merges"]
+    merges = tokenizer["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([tokens.get(i, f"[PAD{i}]") for i in range(count)])

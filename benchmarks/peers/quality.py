@@ -66,8 +66,8 @@ def code_digest() -> str:
 def compared(reference: np.ndarray, ids: np.ndarray, logits: Iterable[Tensor]) -> Row:
     """Measures of logits, window by window [T, V], beside the reference's [N, T, V]."""
     losses, divergence, same = [], [], []
-    for full, window, found in zip(reference, ids, logits, strict=True):
-        p, q = torch.from_numpy(full.copy()).log_softmax(-1), found.float().log_softmax(-1)
+    for full, window, approximate in zip(reference, ids, logits, strict=True):
+        p, q = torch.from_numpy(full.copy()).log_softmax(-1), approximate.float().log_softmax(-1)
         divergence.append((p.exp() * (p - q)).sum(-1, dtype=torch.float64))
         same.append(p.argmax(-1) == q.argmax(-1))
         losses.append(-q[:-1].gather(-1, torch.from_numpy(window[1:, None])).double())
@@ -126,13 +126,13 @@ def measure_ours(copy: Copy, rows: Rows, entry: str, method: str, again: bool) -
     began = time.perf_counter()
     shard = models.load_ours(copy.source, schemes, method, copy.text, LENGTH)
     about = {"seconds": time.perf_counter() - began, "code": code_digest()}
-    found = compared(copy.reference, copy.ids, (models.as_run(shard, x) for x in copy.ids))
-    rows.add(file, found | about | {"bits": total * 8 / count, "bytes": total})
+    figures = compared(copy.reference, copy.ids, (models.as_run(shard, x) for x in copy.ids))
+    rows.add(file, figures | about | {"bits": total * 8 / count, "bytes": total})
     copy.whole.restore()
     models.take_weights(copy.whole, shard)
     del shard
-    found = compared(copy.reference, copy.ids, map(copy.whole.logits, copy.ids))
-    rows.add(weights, found | about | {"bits": matrices * 8 / count, "bytes": matrices})
+    figures = compared(copy.reference, copy.ids, map(copy.whole.logits, copy.ids))
+    rows.add(weights, figures | about | {"bits": matrices * 8 / count, "bytes": matrices})
 
 
 def measure_type(copy: Copy, rows: Rows, ggml: Ggml, kind: str, method: str) -> None:
@@ -169,11 +169,11 @@ def measure_file(copy: Copy, rows: Rows, peer: str, kind: str, method: str) -> N
         size, values["types"] = llama_files.contents(target)
         exact = ["exact"] if kind == "F32" and method == "exact" else []
         llama_files.call(peer, "logits", target, ids, out, THREADS, *exact)
-        found = np.memmap(out, np.float32, "r", shape=copy.reference.shape)
-        values |= compared(copy.reference, copy.ids, (torch.from_numpy(x.copy()) for x in found))
+        logits = np.memmap(out, np.float32, "r", shape=copy.reference.shape)
+        values |= compared(copy.reference, copy.ids, (torch.from_numpy(x.copy()) for x in logits))
         if kind == "F32":
             values["largest_difference"] = max(
-                float(np.abs(a - b).max()) for a, b in zip(found, copy.reference, strict=True)
+                float(np.abs(a - b).max()) for a, b in zip(logits, copy.reference, strict=True)
             )
         values |= {"bytes": size, "bits": size * 8 / count, "file_bytes": target.stat().st_size}
     rows.add(about, values)

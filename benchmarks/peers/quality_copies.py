@@ -23,10 +23,10 @@ MOST_DIFFERENCE = 1e-3  # of logits, from what transformers computes
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for part in parts:
-        found.update(part)
-    return found.hexdigest()[:12]
+        sha.update(part)
+    return sha.hexdigest()[:12]
 
 
 @dataclass
@@ -92,9 +92,9 @@ class Copy:
 
         def make(file: Path) -> None:
             self.whole.restore()
-            found = [self.whole.logits(window).numpy() for window in self.ids]
-            self._check_reference(found[0])
-            np.save(file, np.stack(found))
+            logits = [self.whole.logits(window).numpy() for window in self.ids]
+            self._check_reference(logits[0])
+            np.save(file, np.stack(logits))
 
         name = f"reference-{digest([self.ids.tobytes()])}.npy"
         return np.load(self.kept(name, make), mmap_mode="r")

@@ -42,10 +42,10 @@ def chosen(spec: ModelSpec, uniform: str, sensitivity: Sensitivity) -> list[str]
     while high > low * CLOSE:
         middle = (low * high) ** 0.5
         try:
-            found = joint(Problem(costs, LADDER, budget=middle), SECONDS)
+            result = joint(Problem(costs, LADDER, budget=middle), SECONDS)
         except Infeasible:
             low = middle
             continue
-        (stage,) = found.plan.stages
-        high, best = min(middle, found.estimate.loss), stage.schemes
+        (stage,) = result.plan.stages
+        high, best = min(middle, result.estimate.loss), stage.schemes
     return list(best)

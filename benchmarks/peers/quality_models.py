@@ -105,7 +105,7 @@ def importance(model: Whole, ids: Tensor) -> dict[bool, dict[str, np.ndarray]]:
     """Mean squares of the inputs of every tensor's columns on sequences ids [B, T], with (True) and
     without (False) the first token of each, on which some columns grow large. A tied table counts
     as the head's matrix."""
-    found: dict[bool, dict[str, np.ndarray]] = {True: {}, False: {}}
+    means: dict[bool, dict[str, np.ndarray]] = {True: {}, False: {}}
     x = ids
     for number, layer in enumerate(model.layers):
         with watched(layer) as seen:
@@ -115,8 +115,8 @@ def importance(model: Whole, ids: Tensor) -> dict[bool, dict[str, np.ndarray]]:
             for first in (True, False):
                 mean = squares[:, 0 if first else 1 :].mean((0, 1)).float().numpy()
                 for name in model.tensor_names(number, matrix):
-                    found[first][name] = mean
-    return found
+                    means[first][name] = mean
+    return means
 
 
 def layer_schemes(entry: str, spec: ModelSpec) -> list[str]:

@@ -46,11 +46,11 @@ def better_importance(rows: Sequence[Row]) -> list[Row]:
 
 def curve(rows: Sequence[Row]) -> list[tuple[float, float]]:
     """(bits per weight, KL) of the rows that none of no more bits betters, by size."""
-    found: list[tuple[float, float]] = []
+    curve_points: list[tuple[float, float]] = []
     for bits, kl in sorted((row["bits"], row["kl"]) for row in rows):
-        if not found or kl < found[-1][1]:
-            found.append((bits, kl))
-    return found
+        if not curve_points or kl < curve_points[-1][1]:
+            curve_points.append((bits, kl))
+    return curve_points
 
 
 def interpolated(points: Sequence[tuple[float, float]], bits: float) -> float | None:
@@ -66,7 +66,7 @@ def interpolated(points: Sequence[tuple[float, float]], bits: float) -> float | 
 
 def ratios(rows: Sequence[Row]) -> list[Row]:
     """Our KL at each size of the peer's, over the peer's, for every claim."""
-    found = []
+    rows_of_ratios = []
     best = better_importance(rows)
     peers = {"without": [x for x in rows if x["side"] == "llama.cpp" and x["method"] == PLAIN
                          and x["name"] != "F32"], "with": best}  # fmt: skip
@@ -75,13 +75,13 @@ def ratios(rows: Sequence[Row]) -> list[Row]:
             panel = (row["copy"], row["axis"])
             points = [x for x in rows if ours(x) == curve_name and (x["copy"], x["axis"]) == panel]
             kl = interpolated(curve(points), row["bits"])
-            found.append({
+            rows_of_ratios.append({
                 "copy": row["copy"], "axis": row["axis"], "ours": curve_name,
                 "importance": importance, "name": row["name"], "bits": row["bits"],
                 "few": row["bits"] <= FEW, "peer_kl": row["kl"], "kl": kl, "most": most,
                 "ratio": None if kl is None else kl / row["kl"],
             })  # fmt: skip
-    return sorted(found, key=lambda x: (x["copy"], x["axis"], x["ours"], x["importance"],
+    return sorted(rows_of_ratios, key=lambda x: (x["copy"], x["axis"], x["ours"], x["importance"],
                                         -x["bits"]))  # fmt: skip
 
 
@@ -109,20 +109,20 @@ def print_tables(rows: Sequence[Row], code: str) -> None:
                  "ratio"):  # fmt: skip
         table.add_column(name)
     for x in ratios(rows):
-        found = ("-", "-") if x["kl"] is None else (f"{x['kl']:.4f}", f"{x['ratio']:.2f}")
+        cells = ("-", "-") if x["kl"] is None else (f"{x['kl']:.4f}", f"{x['ratio']:.2f}")
         bits = f"{x['bits']:.3f}{'*' if x['few'] else ''}"
         table.add_row(
             x["copy"], x["axis"], x["ours"], x["importance"], x["name"], bits,
-            f"{x['peer_kl']:.4f}", *found,
+            f"{x['peer_kl']:.4f}", *cells,
         )  # fmt: skip
     console.print(table)
     for line in verdicts(ratios(rows)):
         console.print(line)
 
 
-def verdicts(found: Sequence[Row]) -> Iterator[str]:
+def verdicts(table: Sequence[Row]) -> Iterator[str]:
     """For every claim and panel, the range of ratios at few bits, and those beyond it."""
-    few = [x for x in found if x["few"] and x["kl"] is not None]
+    few = [x for x in table if x["few"] and x["kl"] is not None]
     panels = dict.fromkeys((x["copy"], x["axis"]) for x in few)
     for (copy, axis), (curve_name, importance, most) in product(panels, CLAIMS):
         kind = (copy, axis, curve_name, importance)

@@ -8,11 +8,25 @@ from edgewise.clusters import Cluster
 from edgewise.costs import HEADROOM, device_bytes, layer_bytes, workspace_bytes
 from edgewise.errors import Infeasible
 from edgewise.plans import Plan, Stage
-from edgewise.schemes import RECIPES, STORED, get_scheme
+from edgewise.schemes import CANDIDATES, RECIPES, STORED, get_scheme
 from edgewise.specs import ModelSpec, Workload
 from edgewise.units import format_bytes
 
 ORDER = (STORED, *RECIPES)  # the most bits first
+
+
+def candidates(spec: ModelSpec) -> tuple[str, ...]:
+    """What plans choose among where nobody said: a scheme for each width. Of a file that is in few
+    bits itself, what it has, which loses nothing more, and those that take less of some layer."""
+    if not any(layer.stored for layer in spec.layers):
+        return CANDIDATES
+    stored = get_scheme(STORED)
+    smaller = [
+        name
+        for name in CANDIDATES
+        if any(x.weight_bytes(get_scheme(name)) < x.weight_bytes(stored) for x in spec.layers)
+    ]
+    return (*smaller, STORED)
 
 
 def needed_bytes(spec: ModelSpec, scheme: str, workload: Workload, devices: int) -> int:
@@ -22,8 +36,8 @@ def needed_bytes(spec: ModelSpec, scheme: str, workload: Workload, devices: int)
         stage = Stage("", 0, spec.num_layers, (scheme,) * spec.num_layers)
         return device_bytes(spec, [stage], workload)
     layers = range(spec.num_layers)
-    shared = workspace_bytes(spec, workload)
-    return shared + sum(layer_bytes(spec, layer, scheme, workload) for layer in layers)
+    held = sum(layer_bytes(spec, layer, scheme, workload) for layer in layers)
+    return workspace_bytes(spec, workload) + held - spec.shared_bytes((scheme, scheme))
 
 
 def schemes_that_fit(spec: ModelSpec, cluster: Cluster, workload: Workload) -> Iterator[str]:
@@ -61,7 +75,7 @@ def description(spec: ModelSpec, name: str, workload: Workload, devices: int) ->
     blocks = spec.layers[1].concrete(get_scheme(name)).name
     return (
         f"{spec.name} runs in {name} ({size}; blocks in {blocks}), the most bits that fit; "
-        "`edgewise plan --quality 1%` measures what bits cost"
+        "--quality 1% chooses bits by what they cost"
     )
 
 
@@ -81,6 +95,6 @@ def too_large(spec: ModelSpec, name: str, cluster: Cluster, workload: Workload) 
     return Infeasible(
         f"'{spec.name}' needs {format_bytes(needed)} in {name}, but {where} {format_bytes(has)}: "
         f"{format_bytes(max(needed - has, 0))} too little; add devices with --cluster, or store "
-        "fewer bits with --scheme",
+        "fewer bits",
         shortage_bytes=max(needed - has, 0),
     )

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgewise.cli.answer import Answer, answer
+from edgewise.cli.commands import DemoOptions
 from edgewise.cli.prepare import Outcomes, best, compare, comparison_json, measure_cluster
 from edgewise.cli.promise import keep_promise
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
@@ -109,10 +110,11 @@ def chosen_scene(model: str | None, question: int) -> Scene:
     return built_in_scene(question)
 
 
-def run_demo(*, model: str | None, question: int, as_json: bool) -> None:
+def run_demo(options: DemoOptions) -> None:
     """Measure, compare, choose, keep the promise, run, and hold the prediction against the
     clock."""
-    scene, screen = chosen_scene(model, question), console(as_json)
+    as_json = options.as_json
+    scene, screen = chosen_scene(options.model, options.question), console(as_json)
     cluster = load_cluster(scene.cluster_file)
     screen.print(cluster_table(cluster))
     tokenizer = load_tokenizer(scene.model)
@@ -132,11 +134,11 @@ def run_demo(*, model: str | None, question: int, as_json: bool) -> None:
         workload = problem.costs.workload
         with progress("loading", spec.num_layers, as_json) as advance:
             engine = Coordinator(devices, scene.model, plan, workload, on_layer=advance)
-        found = _ask(scene, engine, tokenizer, request, screen)
-    if found.seconds_per_token is not None:
-        screen.print(timing_table(chosen.estimate, found.stage_seconds, found.seconds_per_token))
+        given = _ask(scene, engine, tokenizer, request, screen)
+    if given.seconds_per_token is not None:
+        screen.print(timing_table(chosen.estimate, given.stage_seconds, given.seconds_per_token))
     if as_json:
-        print_json(as_document(Result(scene, cluster, outcomes, chosen, kept, found)))
+        print_json(as_document(Result(scene, cluster, outcomes, chosen, kept, given)))
 
 
 def _problem(scene: Scene, devices: LocalDevices, workload: Workload, quiet: bool) -> Problem:
@@ -162,9 +164,9 @@ def _ask(
     screen.print(f"[bold]Question[/]  {escape(scene.question)}")
     screen.print("[bold]Answer[/]    ", end="")
     on_text = (lambda text: None) if screen.quiet else print_text
-    found = answer(engine, tokenizer, request, on_text=on_text)
+    given = answer(engine, tokenizer, request, on_text=on_text)
     screen.print(f"\n[bold]Expected[/]  {escape(scene.expected)}\n")
-    return found
+    return given
 
 
 def as_document(result: Result) -> dict[str, object]:

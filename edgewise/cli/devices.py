@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 
 from edgewise import kernels
+from edgewise.cli.commands import DevicesOptions
 from edgewise.cli.terminal import cluster_table, console, print_json
 from edgewise.cluster_files import load_cluster
 from edgewise.units import format_bytes
@@ -17,11 +18,11 @@ from edgewise.units import format_bytes
 SLOW = "none: few bits take the slow path through torch (no compiler at installation, or off)"
 
 
-def show_devices(cluster_file: Path | None, *, as_json: bool) -> None:
+def show_devices(options: DevicesOptions) -> None:
     """Print this machine, or the cluster of a file."""
-    screen = console(as_json)
-    if cluster_file is not None:
-        cluster = load_cluster(cluster_file)
+    screen = console(options.as_json)
+    if options.cluster is not None:
+        cluster = load_cluster(options.cluster)
         screen.print(cluster_table(cluster))
         document: dict[str, object] = {
             "source": cluster.source,
@@ -35,7 +36,7 @@ def show_devices(cluster_file: Path | None, *, as_json: bool) -> None:
             text = format_bytes(value) if isinstance(value, int) and value > 2**20 else str(value)
             table.add_row(key.removesuffix("_bytes").replace("_", " "), text)
         screen.print(table)
-    if as_json:
+    if options.as_json:
         print_json(document)
 
 

@@ -1,10 +1,10 @@
 """`edgewise evaluate`: what a model in some schemes is worth."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.table import Table
 
+from edgewise.cli.commands import EvaluateOptions
 from edgewise.cli.terminal import bars, console, finite, print_json, progress
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
@@ -13,35 +13,27 @@ from edgewise.quality.evaluate import Quality, measure_quality, quality_steps
 from edgewise.quality.examples import load_examples
 from edgewise.quality.rounding import rounding_for
 from edgewise.quantization.store import Store
-from edgewise.schemes import CacheType, get_scheme
+from edgewise.schemes import get_scheme
 from edgewise.units import format_bytes
 
 
-def run_evaluate(
-    model: str,
-    *,
-    plan_file: Path | None,
-    scheme: str | None,
-    rounding: str | None,
-    cache: CacheType,
-    data: Path | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+def run_evaluate(options: EvaluateOptions) -> None:
     """Measure a plan, or one scheme throughout, against full precision."""
-    if plan_file is not None and scheme is not None:
+    if options.plan is not None and options.scheme is not None:
         raise InputError("give either --plan or --scheme")
+    model, as_json = options.model, options.as_json
+    rounding, cache = options.rounding, options.kv_cache
     spec = open_checkpoint(model).spec
-    if plan_file is not None:
-        plan = Plan.load(plan_file)
+    if options.plan is not None:
+        plan = Plan.load(options.plan)
         plan.check_model(spec)
         schemes, rounding, cache = plan.schemes, rounding or plan.rounding, plan.cache
     else:
-        schemes = (get_scheme(scheme or "fp32").name,) * spec.num_layers
-    examples = load_examples(data, limit)
+        schemes = (get_scheme(options.scheme or "fp32").name,) * spec.num_layers
+    examples = load_examples(options.data, options.limit)
     rounding = rounding_for(model, tuple(dict.fromkeys(schemes)), rounding, bars(as_json))
     with progress("evaluating", quality_steps(model, len(examples)), as_json) as advance:
-        found = measure_quality(
+        quality = measure_quality(
             model,
             schemes,
             examples,
@@ -50,27 +42,27 @@ def run_evaluate(
             store=Store.default(),
             on_step=advance,
         )
-    console(as_json).print(quality_table(model, schemes, found))
+    console(as_json).print(quality_table(model, schemes, quality))
     if as_json:
         document = {"model": model, "schemes": schemes, "rounding": rounding, "cache": cache}
-        document |= asdict(found)
-        print_json({**document, "perplexity": finite(found.perplexity)})
+        document |= asdict(quality)
+        print_json({**document, "perplexity": finite(quality.perplexity)})
 
 
-def quality_table(model: str, schemes: tuple[str, ...], found: Quality) -> Table:
+def quality_table(model: str, schemes: tuple[str, ...], quality: Quality) -> Table:
     names = ", ".join(f"{name} x{schemes.count(name)}" for name in dict.fromkeys(schemes))
-    title = f"{model} in {names}, {found.count} questions"
+    title = f"{model} in {names}, {quality.count} questions"
     table = Table("", "", show_header=False, title=title)
     for name, text in (
-        ("loss (nats per token of the answer)", f"{found.loss:.4g}"),
-        ("at full precision", f"{found.full_loss:.4g}"),
-        ("perplexity", f"{found.perplexity:.5g}"),
-        ("KL from full precision", f"{found.kl:.3g}"),
-        ("BLEU", f"{found.bleu:.4f}"),
-        ("exact match", f"{found.exact_match:.1%}"),
-        ("F1", f"{found.f1:.1%}"),
-        ("bits kept, of 32 a weight", f"{found.ratio:.2%}"),
-        ("weights", format_bytes(found.weight_bytes)),
+        ("loss (nats per token of the answer)", f"{quality.loss:.4g}"),
+        ("at full precision", f"{quality.full_loss:.4g}"),
+        ("perplexity", f"{quality.perplexity:.5g}"),
+        ("KL from full precision", f"{quality.kl:.3g}"),
+        ("BLEU", f"{quality.bleu:.4f}"),
+        ("exact match", f"{quality.exact_match:.1%}"),
+        ("F1", f"{quality.f1:.1%}"),
+        ("bits kept, of 32 a weight", f"{quality.ratio:.2%}"),
+        ("weights", format_bytes(quality.weight_bytes)),
     ):
         table.add_row(name, text)
     return table

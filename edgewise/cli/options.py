@@ -7,26 +7,15 @@ import typer
 
 from edgewise.errors import InputError
 from edgewise.schemes import CANDIDATES, CacheType
-from edgewise.specs import Workload
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Model = Annotated[
     str,
     typer.Argument(help="A model folder, a hub id such as Qwen/Qwen3-0.6B, 'smollm2' or 'demo'."),
 ]
-ClusterFile = Annotated[
+ClusterFile = Annotated[Path, typer.Option("--cluster", help="Cluster file.")]
+ClusterOrNone = Annotated[
     Path | None, typer.Option("--cluster", help="Cluster file; without it, this machine alone.")
-]
-Scheme = Annotated[
-    str | None,
-    typer.Option(
-        help="How weights are stored: 8bit, 4bit, bf16, q4g64, ... (docs/schemes.md); by default "
-        "as the model's file has them if that fits, else in the most bits that do."
-    ),
-]
-Quality = Annotated[
-    str | None,
-    typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
 ]
 Rounding = Annotated[
     str | None,
@@ -42,11 +31,16 @@ Text = Annotated[
     str | None,
     typer.Option(help="Text to measure on, a file or a data set; else what the model writes."),
 ]
-Sequences = Annotated[int, typer.Option(min=1, help="Sequences of that text.")]
-Length = Annotated[int, typer.Option(min=2, help="Tokens of each sequence.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of what the model writes.")]
+TextSequences = Annotated[int, typer.Option(min=1, help="Sequences of that text.")]
+TextLength = Annotated[int, typer.Option(min=2, help="Tokens of each sequence.")]
+TextSeed = Annotated[int, typer.Option(min=0, help="Seed of what the model writes.")]
 CANDIDATE_NAMES = ",".join(CANDIDATES)
 Schemes = Annotated[str, typer.Option(help="Schemes to choose from, with commas between.")]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Length of a prompt.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="Length of an answer.")]
+Sequences = Annotated[int, typer.Option(min=1, help="Sequences at a time.")]
+MicroBatches = Annotated[int, typer.Option(min=1, help="Groups they travel in.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")]
 
 
 def split_names(schemes: str) -> tuple[str, ...]:
@@ -55,17 +49,3 @@ def split_names(schemes: str) -> tuple[str, ...]:
     if not names:
         raise InputError("--schemes names no scheme; write it like 'fp32,bf16'")
     return names
-
-
-def workload_of(
-    prompt_tokens: int,
-    new_tokens: int,
-    sequences: int,
-    micro_batches: int,
-    cache: CacheType = CacheType.FULL,
-) -> Workload:
-    """Raises InputError where the sizes make no workload."""
-    try:
-        return Workload(prompt_tokens, new_tokens, sequences, micro_batches, cache)
-    except ValueError as error:
-        raise InputError(str(error)) from None

@@ -43,10 +43,10 @@ def best(problem: Problem, outcomes: Outcomes) -> PlanResult:
 
     Raises Infeasible where no planner found one: with the last, most capable planner's reason.
     """
-    found = [outcome for outcome in outcomes.values() if isinstance(outcome, PlanResult)]
-    if not found:
+    plans = [outcome for outcome in outcomes.values() if isinstance(outcome, PlanResult)]
+    if not plans:
         raise next(e for e in reversed(outcomes.values()) if isinstance(e, Infeasible))
-    return min(found, key=lambda result: problem.score(result.estimate))
+    return min(plans, key=lambda result: problem.score(result.estimate))
 
 
 def comparison_json(outcomes: Outcomes) -> list[dict[str, object]]:

@@ -11,6 +11,8 @@ from statistics import median
 
 from edgewise import __version__, kernels
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
+from edgewise.cli.commands import ProfileOptions
+from edgewise.cli.options import split_names
 from edgewise.cli.prepare import measure_cluster
 from edgewise.cli.terminal import console, print_json, profile_table
 from edgewise.cluster_files import load_cluster
@@ -27,20 +29,13 @@ from edgewise.specs import LayerKind, ModelSpec
 WIDE_CONTEXT = 1024
 
 
-def run_profile(
-    model: str,
-    cluster_file: Path,
-    *,
-    schemes: Sequence[str],
-    out: Path | None,
-    fresh: bool,
-    as_json: bool,
-) -> None:
+def run_profile(options: ProfileOptions) -> None:
     """Measure, or take from the cache, and print."""
+    model, out, as_json = options.model, options.out, options.as_json
     spec = open_checkpoint(model).spec
-    cluster = load_cluster(cluster_file)
+    cluster = load_cluster(options.cluster)
     profile, path, cached = cached_profile(
-        model, spec, cluster, schemes, fresh=fresh, quiet=as_json
+        model, spec, cluster, split_names(options.schemes), fresh=options.fresh, quiet=as_json
     )
     if out is not None:
         out.write_text(profile.to_json() + "\n", encoding="utf-8")

@@ -40,13 +40,13 @@ def keep_promise(
             show=bars(screen.quiet),
         )
 
-    def say(found: Round) -> None:
-        share = found.measured / sensitivity.reference
-        held = "within" if found.upper <= problem.budget else "above"
+    def say(attempt: Round) -> None:
+        share = attempt.measured / sensitivity.reference
+        held = "within" if attempt.upper <= problem.budget else "above"
         screen.print(
-            f"Loss: {found.predicted:.4g} predicted, {found.measured:.4g} measured ({share:.2%} of "
-            f"the model's own), surely at most {found.upper:.4g}, {held} the budget of "
-            f"{problem.budget:.4g} nats per token"
+            f"Loss: {attempt.predicted:.4g} predicted, {attempt.measured:.4g} measured "
+            f"({share:.2%} of the model's own), surely at most {attempt.upper:.4g}, {held} the "
+            f"budget of {problem.budget:.4g} nats per token"
         )
 
     kept = keep(problem.budget, plan_within, loss_of, say)

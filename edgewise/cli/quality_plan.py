@@ -4,17 +4,19 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from edgewise.cli.default_scheme import candidates
 from edgewise.cli.profile import cached_profile, check_reachable
 from edgewise.cli.promise import keep_promise
+from edgewise.cli.remedy import with_remedy
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
 from edgewise.cli.terminal import bars
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
+from edgewise.errors import Infeasible
 from edgewise.planning import Problem
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
 from edgewise.quality.rounding import rounding_for
-from edgewise.schemes import CANDIDATES
 from edgewise.specs import ModelSpec, Workload
 
 
@@ -23,15 +25,19 @@ def plan_for_quality(
 ) -> Plan:
     """Measured once, then found in the cache. Raises Infeasible where no plan keeps the budget."""
     check_reachable(cluster)
-    rounding = rounding_for(model, CANDIDATES, None, bars(quiet))
-    sensitivity, _, _ = cached_sensitivity(Asked(model, CANDIDATES), quiet=quiet)
-    profile, _, _ = cached_profile(model, spec, cluster, CANDIDATES, quiet=quiet)
+    schemes = candidates(spec)
+    rounding = rounding_for(model, schemes, None, bars(quiet))
+    sensitivity, _, _ = cached_sensitivity(Asked(model, schemes), quiet=quiet)
+    profile, _, _ = cached_profile(model, spec, cluster, schemes, quiet=quiet)
     problem = Problem(
         CostModel(spec, cluster, profile, _rounded(workload, spec), sensitivity),
-        CANDIDATES,
+        schemes,
         budget=sensitivity.budget(quality),
     )
-    chosen = joint(problem)
+    try:
+        chosen = joint(problem)
+    except Infeasible as error:
+        raise with_remedy(problem, joint, error) from None
     screen = Console(stderr=True, quiet=quiet, highlight=False)
     kept = keep_promise(model, problem, chosen, rounding, screen)
     result = chosen if kept is None else kept.result

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Sequence
+import sys
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 
 from edgewise.cli.answer import Answer, answer
+from edgewise.cli.commands import RunOptions
 from edgewise.cli.default_scheme import ORDER, check_size, first_plan
 from edgewise.cli.prepare import best, compare, measure_cluster
 from edgewise.cli.quality_plan import plan_for_quality
@@ -29,51 +29,34 @@ from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
 from edgewise.runtime.machine import free_bytes
 from edgewise.runtime.sampling import Sampling
-from edgewise.schemes import CacheType, get_scheme
+from edgewise.schemes import get_scheme
 from edgewise.sensitivities import parse_quality
 from edgewise.specs import ModelSpec, Workload
 
 DEFAULT_MAX_TOKENS = 128
 
 
-def run_prompt(
-    model: str,
-    prompt: str,
-    *,
-    cluster_file: Path | None,
-    plan_file: Path | None,
-    scheme: str | None,
-    quality: str | None,
-    cache: CacheType,
-    max_tokens: int | None,
-    sampling: Sampling,
-    stop: Sequence[str],
-    raw: bool,
-    as_json: bool,
-) -> None:
+def run_prompt(options: RunOptions) -> None:
     """Everything that can be wrong is found before a process starts."""
-    if scheme is not None:
-        get_scheme(scheme)
-    if quality is not None:
-        parse_quality(quality)
-    if sum(x is not None for x in (plan_file, scheme, quality)) > 1:
-        raise InputError("a plan file, a scheme and a quality decide alike: give one of them")
+    model, scheme, as_json = options.model, options.scheme, options.as_json
+    _check_wishes(options)
+    prompt = _standard_input() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         raise PromptError("the prompt is empty")
     checkpoint = open_checkpoint(model)
     spec = checkpoint.spec
     print_notes(checkpoint.notes)
-    cluster = load_cluster(cluster_file) if cluster_file else this_machine()
-    plan = Plan.load(plan_file) if plan_file else None
+    cluster = load_cluster(options.cluster) if options.cluster else this_machine()
+    plan = Plan.load(options.plan) if options.plan else None
     if plan is not None:
         plan.check(spec, cluster)
         check_route(plan, cluster)
     tokenizer = load_tokenizer(model)
-    request = _request(tokenizer, prompt, max_tokens, sampling, raw, spec)
-    cache = cache if plan is None else plan.cache
+    request = _request(tokenizer, prompt, options, spec)
+    cache = options.kv_cache if plan is None else plan.cache
     workload = Workload(len(request.prompt), request.max_tokens, cache=cache)
-    if quality is not None:
-        plan = plan_for_quality(model, spec, cluster, workload, quality, as_json)
+    if options.quality is not None:
+        plan = plan_for_quality(model, spec, cluster, workload, options.quality, as_json)
     if plan is None:
         check_size(spec, scheme or ORDER[-1], cluster, workload)
     with LocalDevices(cluster) as devices:
@@ -86,8 +69,26 @@ def run_prompt(
         with progress("loading", spec.num_layers, as_json) as advance:
             engine = Coordinator(devices, model, plan, workload, on_layer=advance)
         on_text = (lambda text: None) if as_json else print_text
-        found = answer(engine, tokenizer, request, stop, on_text)
-    _report(found, plan, as_json)
+        given = answer(engine, tokenizer, request, options.stop or (), on_text)
+    _report(given, plan, as_json)
+
+
+def _check_wishes(options: RunOptions) -> None:
+    if options.scheme is not None:
+        get_scheme(options.scheme)
+    if options.quality is not None:
+        parse_quality(options.quality)
+    if sum(x is not None for x in (options.plan, options.scheme, options.quality)) > 1:
+        raise InputError("a plan file, a scheme and a quality decide alike: give one of them")
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeError as error:
+        raise PromptError(
+            f"standard input is not text in the terminal's encoding: {error}"
+        ) from None
 
 
 def this_machine() -> Cluster:
@@ -96,20 +97,15 @@ def this_machine() -> Cluster:
     return Cluster.of_this_machine(free_bytes(), threads)
 
 
-def _request(
-    tokenizer: Tokenizer,
-    prompt: str,
-    max_tokens: int | None,
-    sampling: Sampling,
-    raw: bool,
-    spec: ModelSpec,
-) -> Request:
-    if raw or not tokenizer.has_chat_template:
+def _request(tokenizer: Tokenizer, prompt: str, options: RunOptions, spec: ModelSpec) -> Request:
+    if options.raw or not tokenizer.has_chat_template:
         ids = tokenizer.encode(prompt)
     else:
         ids = tokenizer.encode_chat([{"role": "user", "content": prompt}])
     room = max(spec.max_context - len(ids), 1)
-    wanted = min(DEFAULT_MAX_TOKENS, room) if max_tokens is None else max_tokens
+    wanted = options.max_tokens
+    wanted = min(DEFAULT_MAX_TOKENS, room) if wanted is None else wanted
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
     request = Request(tuple(ids), wanted, sampling, tokenizer.stop_ids)
     check_request(request, spec.max_context, spec.vocab_size, spec.name)
     return request
@@ -147,16 +143,15 @@ def _check_memory(devices: LocalDevices, spec: ModelSpec, workload: Workload, pl
     CostModel(spec, devices.cluster, profile, workload).check_memory(plan)
 
 
-def _report(found: Answer, plan: Plan, as_json: bool) -> None:
+def _report(given: Answer, plan: Plan, as_json: bool) -> None:
     if not as_json:
         print_text("\n")
         return
-    pace = found.seconds_per_token
     document = {
-        "answer": found.text,
-        "finish": found.finish,
-        "tokens": found.tokens,
-        "seconds_per_token": pace,
+        "answer": given.text,
+        "finish": given.finish,
+        "tokens": given.tokens,
+        "seconds_per_token": given.seconds_per_token,
         "plan": json.loads(plan.to_json()),
     }
     print_json(document)

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from edgewise import kernels
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
+from edgewise.cli.commands import SensitivityOptions
+from edgewise.cli.options import split_names
 from edgewise.cli.terminal import bars, console, print_json, progress
 from edgewise.errors import ProfileError
 from edgewise.quality.calibration import Calibration, text_key
@@ -29,16 +31,21 @@ class Asked:
     calibration: Calibration = field(default_factory=Calibration)
 
 
-def run_sensitivity(asked: Asked, *, out: Path | None, fresh: bool, as_json: bool) -> None:
+def run_sensitivity(options: SensitivityOptions) -> None:
     """Measure, or take from the cache, and print."""
-    found, path, cached = cached_sensitivity(asked, fresh=fresh, quiet=as_json)
-    if out is not None:
-        out.write_text(found.to_json() + "\n", encoding="utf-8")
-    screen = console(as_json)
-    screen.print(sensitivity_table(found))
+    text = Calibration(options.text, options.sequences, options.length, options.seed)
+    schemes = split_names(options.schemes)
+    asked = Asked(options.model, schemes, options.metric, options.rounding, text)
+    sensitivity, path, cached = cached_sensitivity(
+        asked, fresh=options.fresh, quiet=options.as_json
+    )
+    if options.out is not None:
+        options.out.write_text(sensitivity.to_json() + "\n", encoding="utf-8")
+    screen = console(options.as_json)
+    screen.print(sensitivity_table(sensitivity))
     screen.print(f"({'from the cache' if cached else 'measured now'}: {path or 'not kept'})")
-    if as_json:
-        document = {"sensitivity": json.loads(found.to_json()), "cached": cached}
+    if options.as_json:
+        document = {"sensitivity": json.loads(sensitivity.to_json()), "cached": cached}
         print_json({**document, "path": path and str(path)})
 
 
@@ -82,15 +89,15 @@ def _key(asked: Asked) -> str:
     return cache_key(VERSION, MEASURING, text, *how)
 
 
-def sensitivity_table(found: Sensitivity) -> Table:
+def sensitivity_table(sensitivity: Sensitivity) -> Table:
     """Losses of every layer, and their sums: what a plan of one scheme is predicted to lose."""
-    title = f"Loss by layer and scheme ({found.metric})"
-    caption = f"the model's own loss: {found.reference:.4g} nats per token"
-    table = Table("layer", *map(escape, found.losses), title=title, caption=caption)
-    count = len(next(iter(found.losses.values())))
+    title = f"Loss by layer and scheme ({sensitivity.metric})"
+    caption = f"the model's own loss: {sensitivity.reference:.4g} nats per token"
+    table = Table("layer", *map(escape, sensitivity.losses), title=title, caption=caption)
+    count = len(next(iter(sensitivity.losses.values())))
     for number in range(count):
         name = {0: "embedding", count - 1: "head"}.get(number, str(number))
-        table.add_row(name, *(f"{values[number]:.2e}" for values in found.losses.values()))
+        table.add_row(name, *(f"{values[number]:.2e}" for values in sensitivity.losses.values()))
     table.add_section()
-    table.add_row("all", *(f"{sum(values):.2e}" for values in found.losses.values()))
+    table.add_row("all", *(f"{sum(values):.2e}" for values in sensitivity.losses.values()))
     return table

@@ -1,10 +1,8 @@
 """`edgewise simulate`: a plan at work on devices that need not exist."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-
 from rich.table import Table
 
+from edgewise.cli.commands import SimulateOptions, workload_of
 from edgewise.cli.terminal import console, print_json
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
@@ -21,34 +19,16 @@ from edgewise.simulation import (
     simulate_plan,
     together,
 )
-from edgewise.specs import ModelSpec, Workload
+from edgewise.specs import ModelSpec
 from edgewise.units import format_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class SimulateOptions:
-    """What `edgewise simulate` was asked for. `rate` is requests per second; without it, all arrive
-    at once. `jitter` is the standard deviation of the logarithm of every time."""
-
-    testbed: str | None
-    cluster: Path | None
-    profile: Path | None
-    requests: int
-    rate: float | None
-    workload: Workload
-    bubbles: bool
-    jitter: float
-    seed: int
-    trace: Path | None
-    as_json: bool
-
-
-def run_simulate(plan_file: Path, options: SimulateOptions) -> None:
+def run_simulate(options: SimulateOptions) -> None:
     """Print what requests experience, and how busy the devices are. Raises InputError."""
-    plan = Plan.load(plan_file)
+    plan = Plan.load(options.plan)
     model = _model(plan)
     cluster, profile = _devices(plan, model, options)
-    work = replace(options.workload, cache=plan.cache)
+    work = workload_of(options, plan.cache)
     costs = CostModel(model, cluster, profile, work)
     plan.check(model, cluster)
     costs.check_memory(plan)
@@ -101,8 +81,8 @@ def _devices(plan: Plan, model: ModelSpec, options: SimulateOptions) -> tuple[Cl
 def _table(outcome: Outcome, predicted: float) -> Table:
     """Means over requests, rates over the makespan."""
     count = len(outcome.requests)
-    first = sum(found.first_token_seconds for found in outcome.requests) / count
-    latency = sum(found.latency_seconds for found in outcome.requests) / count
+    first = sum(request.first_token_seconds for request in outcome.requests) / count
+    latency = sum(request.latency_seconds for request in outcome.requests) / count
     table = Table("what", "value", title=f"{count} simulated requests")
     table.add_row("time to first token, mean", format_seconds(first))
     table.add_row("time to last token, mean", format_seconds(latency))

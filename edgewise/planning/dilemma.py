@@ -27,7 +27,7 @@ import numpy as np
 
 from edgewise.errors import Infeasible
 from edgewise.planning.edgeshard import edgeshard
-from edgewise.planning.placement import Placement, Start, evaluate, solve
+from edgewise.planning.placement import Placement, Start, placement_seconds, solve
 from edgewise.planning.problem import Objective, PlanResult, Problem, result
 from edgewise.planning.tables import (
     INFINITY,
@@ -77,26 +77,26 @@ def dilemma(problem: Problem, time_limit: float = 60.0, start: Plan | None = Non
     """The fastest plan with a scheme for every layer, proven or bounded by HiGHS, which starts from
     `start` or from EdgeShard's plan. Raises Infeasible where none exists, or none is found in
     `time_limit` seconds."""
-    began, found = time.perf_counter(), tables(problem)
-    data = placement_of(problem, found)
+    began, arrays = time.perf_counter(), tables(problem)
+    data = placement_of(problem, arrays)
     try:
         start = start or edgeshard(problem).plan
         names = [stage.device for stage in start.stages for _ in stage.schemes]
-        devices = [found.names.index(name) for name in names]
-        first: Start | None = (devices, [found.schemes.index(s) for s in start.schemes])
+        devices = [arrays.names.index(name) for name in names]
+        first: Start | None = (devices, [arrays.schemes.index(s) for s in start.schemes])
     except Infeasible:
         first = None
     solved, path, widths = solve(data, time_limit, first)
     if solved.status == "unknown":
         raise Infeasible(f"found no plan in {time_limit:g} s, and no proof that there is none")
     if solved.status == "infeasible":
-        raise why_infeasible(problem, found)
+        raise why_infeasible(problem, arrays)
     best = problem.objective is Objective.LATENCY
     return result(
         problem,
         "dilemma",
-        [found.names[i] for i in path],
-        [found.schemes[b] for b in widths],
+        [arrays.names[i] for i in path],
+        [arrays.schemes[b] for b in widths],
         status=solved.status if best else "heuristic",
         gap=solved.gap if best else None,
         began=began,
@@ -104,24 +104,24 @@ def dilemma(problem: Problem, time_limit: float = 60.0, start: Plan | None = Non
     )
 
 
-def placement_of(problem: Problem, found: Tables) -> Placement:
+def placement_of(problem: Problem, arrays: Tables) -> Placement:
     """The generalised program's data."""
-    costs = latency(found, problem.first_token_weight)
-    ends = np.zeros(found.allowed.shape)
+    costs = latency(arrays, problem.first_token_weight)
+    ends = np.zeros(arrays.allowed.shape)
     ends[0] += costs.first
     ends[-1] += costs.back
-    usable = found.loss[:, :, None] <= problem.budget
-    layers, count = found.allowed.shape
+    usable = arrays.loss[:, :, None] <= problem.budget
+    layers, count = arrays.allowed.shape
     return Placement(
-        compute=np.where(found.allowed & usable, costs.seconds, INFINITY),
+        compute=np.where(arrays.allowed & usable, costs.seconds, INFINITY),
         upload=np.broadcast_to(costs.enter, (1, layers - 1, count, count)),
         ends=ends,
-        size=found.size,
-        room=found.room,
-        error=np.where(usable[..., 0], found.loss, 0.0),
+        size=arrays.size,
+        room=arrays.room,
+        error=np.where(usable[..., 0], arrays.loss, 0.0),
         limits=(-INFINITY, problem.budget),
-        required=found.required,
-        shared=found.shared,
+        required=arrays.required,
+        shared=arrays.shared,
     )
 
 
@@ -162,7 +162,7 @@ def solve_instance(
     if solved.status == "infeasible":
         raise _why_not(data, x.delta)
     chosen = tuple(int(bits[b]) for b in widths)
-    seconds = evaluate(data, path, widths)
+    seconds = placement_seconds(data, path, widths)
     return DilemmaSolution(tuple(path), chosen, seconds, solved.status, solved.gap, solved.seconds)
 
 

@@ -90,7 +90,7 @@ def _extend(
             for device, path in states.items()
             if path.free[target] >= needed
         ]
-        seconds, path = min(reached, key=lambda found: found[0], default=(float("inf"), None))
+        seconds, path = min(reached, key=lambda arrival: arrival[0], default=(float("inf"), None))
         if path is not None and seconds < float("inf"):
             extended[target] = _Path(
                 seconds + costs.decode_seconds(layer, target, scheme),

@@ -47,18 +47,18 @@ SUBGRADIENT_STEPS = 120
 def edgeshard_exact(problem: Problem, time_limit: float = 60.0) -> PlanResult:
     """The fastest placement in one scheme throughout; devices may be visited again. Raises
     Infeasible where none exists, or none is found in `time_limit` seconds."""
-    found, lowest = tables(problem), [INFINITY]
-    costs, groups = latency(found, problem.first_token_weight), equal_devices(problem, found)
+    arrays, lowest = tables(problem), [INFINITY]
+    costs, groups = latency(arrays, problem.first_token_weight), equal_devices(problem, arrays)
     end = time.perf_counter() + time_limit
 
     def place(scheme: str) -> tuple[Sequence[str], str, str]:
-        s = found.schemes.index(scheme)
-        seconds = np.where(found.allowed, costs.seconds[s], INFINITY)
+        s = arrays.schemes.index(scheme)
+        seconds = np.where(arrays.allowed, costs.seconds[s], INFINITY)
         chain = Chain(
-            seconds, costs.enter, costs.first, costs.back, found.size[s], found.room, groups
+            seconds, costs.enter, costs.first, costs.back, arrays.size[s], arrays.room, groups
         )
-        search = _Search(chain, np.flatnonzero(found.required), end)
-        search.try_alone(int(found.shared[s]))
+        search = _Search(chain, np.flatnonzero(arrays.required), end)
+        search.try_alone(int(arrays.shared[s]))
         search.run()
         if search.lower < search.best * (1 - 1e-9) and (left := end - time.perf_counter()) > 1:
             one = dataclasses.replace(problem, schemes=(scheme,), pins=problem.pins)
@@ -68,9 +68,9 @@ def edgeshard_exact(problem: Problem, time_limit: float = 60.0) -> PlanResult:
         if search.path is None and search.lower < INFINITY:
             raise Infeasible(f"found no plan in {scheme} in time, and no proof that there is none")
         if search.path is None:
-            raise why_infeasible(problem, found)
+            raise why_infeasible(problem, arrays)
         why = f"{search.labels} labels; nothing is faster than {search.lower:.4g} s"
-        return [found.names[j] for j in search.path], "optimal", why
+        return [arrays.names[j] for j in search.path], "optimal", why
 
     result = with_uniform_schemes(problem, "edgeshard-exact", place)
     latency_of_one = problem.objective is Objective.LATENCY and len(problem.schemes) == 1

@@ -45,18 +45,18 @@ Block = tuple[int, int, int]  # type, first layer, end
 def edgeshard_throughput(problem: Problem) -> PlanResult:
     """The plan of least bottleneck among those with one block per device and one scheme; the
     shortest round trip of several. Raises Infeasible where none exists."""
-    found = tables(problem)
-    groups, _ = _few_enough(equal_devices(problem, found), found)
+    arrays = tables(problem)
+    groups, _ = _few_enough(equal_devices(problem, arrays), arrays)
 
     def place(scheme: str) -> tuple[Sequence[str], str, str]:
-        s = found.schemes.index(scheme)
-        bottleneck = _program(found, s, groups, INFINITY, busy=True).solve(np.maximum)[0]
+        s = arrays.schemes.index(scheme)
+        bottleneck = _program(arrays, s, groups, INFINITY, busy=True).solve(np.maximum)[0]
         if bottleneck == INFINITY:
-            raise why_infeasible(problem, found)
-        tied = _program(found, s, groups, bottleneck * (1 + 1e-12), busy=False)
+            raise why_infeasible(problem, arrays)
+        tied = _program(arrays, s, groups, bottleneck * (1 + 1e-12), busy=False)
         _, blocks = tied.solve(np.add)
         why = f"no plan in {scheme} has a bottleneck under {bottleneck:.4g} s"
-        return [found.names[j] for j in _devices(blocks, groups)], "optimal", why
+        return [arrays.names[j] for j in _devices(blocks, groups)], "optimal", why
 
     result = with_uniform_schemes(problem, "edgeshard-throughput", place)
     # Plans with several blocks on a device, or several schemes, may be better.
@@ -139,7 +139,7 @@ class BlockProgram:
 
 
 def _program(
-    found: Tables, s: int, groups: tuple[tuple[int, ...], ...], limit: float, *, busy: bool
+    arrays: Tables, s: int, groups: tuple[tuple[int, ...], ...], limit: float, *, busy: bool
 ) -> BlockProgram:
     """With how long hops occupy links (`busy`) or with how long they take; stages and hops that are
     busy for longer than `limit` are forbidden."""
@@ -150,45 +150,45 @@ def _program(
         bad = (occupied > limit) | (whole == INFINITY)
         return np.where(bad, INFINITY, occupied if busy else whole)
 
-    between = within(found.hop, found.busy)
+    between = within(arrays.hop, arrays.busy)
     hop = between[np.ix_(first, first)]
     for t, (a, b) in enumerate(zip(first, other, strict=True)):
         hop[t, t] = between[a, b] if a != b else INFINITY
-    stage = np.array([_stages(found, s, j) for j in first])
+    stage = np.array([_stages(arrays, s, j) for j in first])
     return BlockProgram(
         stage=np.where(stage > limit, INFINITY, stage),
         hop=hop,
-        entry=within(found.entry, found.entry_busy)[first],
-        back=within(found.back, found.back_busy)[first],
+        entry=within(arrays.entry, arrays.entry_busy)[first],
+        back=within(arrays.back, arrays.back_busy)[first],
         counts=tuple(len(group) for group in groups),
-        required=found.required[first],
+        required=arrays.required[first],
     )
 
 
-def _stages(found: Tables, s: int, j: int) -> Floats:
+def _stages(arrays: Tables, s: int, j: int) -> Floats:
     """Seconds of layers m..m'-1 on device j, at [m, m']."""
-    seconds = np.concatenate(([0.0], found.decode[s, :, j].cumsum()))
-    size = np.concatenate(([0], found.size[s].cumsum()))
-    against = np.concatenate(([0], (~found.allowed[:, j]).cumsum()))
+    seconds = np.concatenate(([0.0], arrays.decode[s, :, j].cumsum()))
+    size = np.concatenate(([0], arrays.size[s].cumsum()))
+    against = np.concatenate(([0], (~arrays.allowed[:, j]).cumsum()))
     needed = size[None, :] - size[:, None]
-    needed[0, -1] -= found.shared[s]
-    stage = found.step[j] + seconds[None, :] - seconds[:, None]
-    bad = (needed > found.room[j]) | (against[None, :] > against[:, None])
+    needed[0, -1] -= arrays.shared[s]
+    stage = arrays.step[j] + seconds[None, :] - seconds[:, None]
+    bad = (needed > arrays.room[j]) | (against[None, :] > against[:, None])
     bad |= np.tri(len(size), dtype=bool)
     return np.where(bad, INFINITY, stage)
 
 
 def _few_enough(
-    groups: tuple[tuple[int, ...], ...], found: Tables
+    groups: tuple[tuple[int, ...], ...], arrays: Tables
 ) -> tuple[tuple[tuple[int, ...], ...], bool]:
     """Groups with at most MOST_SETS sets, the slowest devices left out; whether all are in."""
     kept, whole = [list(group) for group in groups], True
-    pinned = found.allowed[found.allowed.sum(axis=1) == 1].any(axis=0)
+    pinned = arrays.allowed[arrays.allowed.sum(axis=1) == 1].any(axis=0)
     while prod(len(group) + 1 for group in kept) > MOST_SETS:
-        spare = [g for g in kept if not (pinned[g[0]] or found.required[g[0]])]
+        spare = [g for g in kept if not (pinned[g[0]] or arrays.required[g[0]])]
         if not spare:
             break
-        slowest = max(spare, key=lambda g: float(found.decode[0, :, g[0]].sum()))
+        slowest = max(spare, key=lambda g: float(arrays.decode[0, :, g[0]].sum()))
         slowest.pop()
         kept, whole = [group for group in kept if group], False
     return tuple(tuple(group) for group in kept), whole

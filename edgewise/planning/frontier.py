@@ -19,7 +19,7 @@ def frontier(
 ) -> list[PlanResult]:
     """Plans under budgets between the least loss any plan can have and the most any can have, or
     the problem's budget; losses ascend, seconds descend, no plan beats another in both."""
-    found: list[PlanResult] = []
+    plans: list[PlanResult] = []
     for budget in budgets(problem, points):
         try:
             result = planner(replace(problem, budget=budget))
@@ -27,9 +27,9 @@ def frontier(
             continue
         finally:
             on_plan(budget)
-        if not found or problem.score(result.estimate) < problem.score(found[-1].estimate):
-            found.append(result)
-    return found
+        if not plans or problem.score(result.estimate) < problem.score(plans[-1].estimate):
+            plans.append(result)
+    return plans
 
 
 def budgets(problem: Problem, points: int) -> list[float]:
@@ -53,12 +53,12 @@ def uniform_plans(
     on_plan: Callable[[str], None] = lambda scheme: None,
 ) -> list[PlanResult]:
     """The plan of every scheme on its own, where one fits and keeps the budget."""
-    found = []
+    plans = []
     for scheme in problem.schemes:
         try:
-            found.append(planner(replace(problem, schemes=(scheme,))))
+            plans.append(planner(replace(problem, schemes=(scheme,))))
         except Infeasible:
             continue
         finally:
             on_plan(scheme)
-    return found
+    return plans

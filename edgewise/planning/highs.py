@@ -103,8 +103,8 @@ class Program:
             solver.setSolution(solution)
         solver.run()
         seconds, info = time.perf_counter() - began, solver.getInfo()
-        found = highspy.HighsModelStatus
-        status = {found.kOptimal: "optimal", found.kInfeasible: "infeasible"}.get(
+        statuses = highspy.HighsModelStatus
+        status = {statuses.kOptimal: "optimal", statuses.kInfeasible: "infeasible"}.get(
             solver.getModelStatus(), "unknown"
         )
         if status == "unknown" and info.primal_solution_status == 2:

@@ -42,8 +42,8 @@ def llm_pq(
 ) -> PlanResult:
     """The plan of least makespan plus `theta` seconds per unit of loss. Raises Infeasible where
     there is none, or none is found in time."""
-    began, found = time.perf_counter(), tables(problem)
-    orders, whole = pipelines(problem, found, theta, most_orders)
+    began, arrays = time.perf_counter(), tables(problem)
+    orders, whole = pipelines(problem, arrays, theta, most_orders)
     best: tuple[float, Pipeline, Choice] | None = None
     bounds = sorted(
         ((relaxation(data, faithful=faithful), n) for n, data in enumerate(orders)),
@@ -67,13 +67,13 @@ def llm_pq(
     if best is None:
         if not proven:
             raise Infeasible(f"found no plan in {time_limit:g} s and {len(orders)} device orders")
-        raise why_infeasible(problem, found)
+        raise why_infeasible(problem, arrays)
     value, data, choice = best
     claim = "least" if proven else "best found"
     return result(
         problem,
         "llm-pq",
-        *to_names(found, data, choice),
+        *to_names(arrays, data, choice),
         status="heuristic",
         began=began,
         why=f"makespan + loss {value:.4g} s, {claim} of {len(orders)} orders, {solved} solved",

@@ -37,8 +37,8 @@ def llm_pq_heuristic(
 ) -> PlanResult:
     """A plan of small makespan plus `theta` seconds per unit of loss, quickly. Raises Infeasible
     where none is found."""
-    began, found = time.perf_counter(), tables(problem)
-    orders, _ = pipelines(problem, found, theta, most_orders)
+    began, arrays = time.perf_counter(), tables(problem)
+    orders, _ = pipelines(problem, arrays, theta, most_orders)
     bits = [get_scheme(name).bits for name in problem.schemes]
     best: tuple[float, Pipeline, Choice] | None = None
     tried = 0
@@ -56,12 +56,12 @@ def llm_pq_heuristic(
     if best is None:
         if tried < len(orders):
             raise Infeasible(f"found no plan in {time_limit:g} s and {tried} device orders")
-        raise why_infeasible(problem, found)
+        raise why_infeasible(problem, arrays)
     value, data, choice = best
     return result(
         problem,
         "llm-pq-heuristic",
-        *to_names(found, data, choice),
+        *to_names(arrays, data, choice),
         status="heuristic",
         began=began,
         why=f"makespan and loss of {value:.4g} s, best found in {tried} of {len(orders)} orders",

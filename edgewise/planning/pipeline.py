@@ -111,67 +111,67 @@ def makespan(
 
 
 def pipelines(
-    problem: Problem, found: Tables, theta: float, most: int
+    problem: Problem, arrays: Tables, theta: float, most: int
 ) -> tuple[list[Pipeline], bool]:
     """A pipeline for every order of device types and number of devices of each, at most `most`;
     whether these are all. Equal devices stay neighbours, as in the paper."""
-    orders = list(islice(_orders(problem, found), most + 1))
-    usable = [_pipeline(problem, found, order, theta) for order in orders[:most]]
+    orders = list(islice(_orders(problem, arrays), most + 1))
+    usable = [_pipeline(problem, arrays, order, theta) for order in orders[:most]]
     linked = [p for p in usable if np.isfinite(p.decode_hop).all() and p.ends < INFINITY]
     return linked, len(orders) <= most
 
 
-def _orders(problem: Problem, found: Tables) -> Iterator[tuple[int, ...]]:
-    groups = equal_devices(problem, found)
-    groups = tuple(sorted(groups, key=lambda g: float(found.decode[0, :, g[0]].sum())))
-    only = found.allowed.sum(axis=1) == 1
-    must = {int(found.allowed[i].argmax()) for i in np.flatnonzero(only)}
-    must |= set(np.flatnonzero(found.required).tolist())
+def _orders(problem: Problem, arrays: Tables) -> Iterator[tuple[int, ...]]:
+    groups = equal_devices(problem, arrays)
+    groups = tuple(sorted(groups, key=lambda g: float(arrays.decode[0, :, g[0]].sum())))
+    only = arrays.allowed.sum(axis=1) == 1
+    must = {int(arrays.allowed[i].argmax()) for i in np.flatnonzero(only)}
+    must |= set(np.flatnonzero(arrays.required).tolist())
     for count in range(1, len(groups) + 1):
         for types in permutations(groups, count):
             first, last = types[0][0], types[-1][0]
-            pinned = found.allowed[0, first] and found.allowed[-1, last]
+            pinned = arrays.allowed[0, first] and arrays.allowed[-1, last]
             if not pinned or not must <= {j for group in types for j in group}:
                 continue
             for counts in product(*(range(1, len(group) + 1) for group in types)):
-                if sum(counts) <= found.num_layers:
+                if sum(counts) <= arrays.num_layers:
                     yield tuple(j for g, n in zip(types, counts, strict=True) for j in g[:n])
 
 
-def _pipeline(problem: Problem, found: Tables, order: tuple[int, ...], theta: float) -> Pipeline:
+def _pipeline(problem: Problem, arrays: Tables, order: tuple[int, ...], theta: float) -> Pipeline:
     work, index = problem.costs.workload, list(order)
-    usable = (found.loss <= problem.budget)[:, :, None]
-    omega = np.where(np.isfinite(found.loss), found.loss, 0.0)
-    if theta and (known := np.isfinite(found.loss)).any(axis=0).all():
+    usable = (arrays.loss <= problem.budget)[:, :, None]
+    omega = np.where(np.isfinite(arrays.loss), arrays.loss, 0.0)
+    if theta and (known := np.isfinite(arrays.loss)).any(axis=0).all():
         usable = usable & known[:, :, None]
     moves = list(pairwise(order))
     return Pipeline(
         devices=order,
-        prefill=np.where(usable, found.prefill[:, :, index], INFINITY),
-        decode=np.where(usable, found.decode[:, :, index], INFINITY),
-        step=found.step[index],
-        prefill_hop=np.array([0.0, *(found.chunk_hop[a, b] for a, b in moves)]),
-        decode_hop=np.array([0.0, *(found.hop[a, b] for a, b in moves)]),
-        prefill_busy=np.array([0.0, *(found.chunk_busy[a, b] for a, b in moves)]),
-        decode_busy=np.array([0.0, *(found.busy[a, b] for a, b in moves)]),
-        ends=float(found.entry[order[0]] + found.back[order[-1]]),
-        ends_busy=float(max(found.entry_busy[order[0]], found.back_busy[order[-1]])),
-        size=found.size,
-        room=found.room[index],
-        shared=found.shared,
+        prefill=np.where(usable, arrays.prefill[:, :, index], INFINITY),
+        decode=np.where(usable, arrays.decode[:, :, index], INFINITY),
+        step=arrays.step[index],
+        prefill_hop=np.array([0.0, *(arrays.chunk_hop[a, b] for a, b in moves)]),
+        decode_hop=np.array([0.0, *(arrays.hop[a, b] for a, b in moves)]),
+        prefill_busy=np.array([0.0, *(arrays.chunk_busy[a, b] for a, b in moves)]),
+        decode_busy=np.array([0.0, *(arrays.busy[a, b] for a, b in moves)]),
+        ends=float(arrays.entry[order[0]] + arrays.back[order[-1]]),
+        ends_busy=float(max(arrays.entry_busy[order[0]], arrays.back_busy[order[-1]])),
+        size=arrays.size,
+        room=arrays.room[index],
+        shared=arrays.shared,
         omega=omega,
-        allowed=found.allowed[:, index],
+        allowed=arrays.allowed[:, index],
         budget=problem.budget,
         theta=theta,
-        prefill_batches=work.micro_batches * found.chunks,
+        prefill_batches=work.micro_batches * arrays.chunks,
         decode_batches=work.micro_batches,
         tokens=work.new_tokens,
     )
 
 
 def to_names(
-    found: Tables, pipeline: Pipeline, choice: Choice
+    arrays: Tables, pipeline: Pipeline, choice: Choice
 ) -> tuple[Sequence[str], Sequence[str]]:
     """The device and the scheme of every layer, by name."""
-    devices = [found.names[pipeline.devices[j]] for j in choice[0]]
-    return devices, [found.schemes[b] for b in choice[1]]
+    devices = [arrays.names[pipeline.devices[j]] for j in choice[0]]
+    return devices, [arrays.schemes[b] for b in choice[1]]

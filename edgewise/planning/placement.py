@@ -29,7 +29,7 @@ class Placement:
     one_layer: bool = False
 
 
-def evaluate(data: Placement, path: Sequence[int], widths: Sequence[int]) -> float:
+def placement_seconds(data: Placement, path: Sequence[int], widths: Sequence[int]) -> float:
     """(2a) of a placement."""
     held = enumerate(zip(widths, path, strict=True))
     total = sum(float(data.compute[b, n, i]) for n, (b, i) in held)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import groupby, pairwise
 
 from edgewise.costs import CostModel
@@ -11,14 +10,7 @@ from edgewise.errors import Infeasible, PlanError
 from edgewise.estimates import Estimate
 from edgewise.plans import Plan, Stage
 from edgewise.schemes import DEFAULT
-
-
-class Objective(StrEnum):
-    """What a plan should make small: one lane's time per token, or the time in which every
-    sequence gets one token."""
-
-    LATENCY = "latency"
-    THROUGHPUT = "throughput"
+from edgewise.specs import Objective as Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +104,8 @@ class Problem:
                     raise Infeasible(
                         f"layer {layer} is pinned to '{self.pinned[layer]}', not '{stage.device}'"
                     )
-        if found := self.forbidden & set(plan.devices):
-            raise Infeasible(f"device '{min(found)}' must not be used")
+        if excluded := self.forbidden & set(plan.devices):
+            raise Infeasible(f"device '{min(excluded)}' must not be used")
         if missing := self.required - set(plan.devices):
             raise Infeasible(f"device '{min(missing)}' must be used, but is not")
         if self.exceeds(estimate.loss):
@@ -187,12 +179,14 @@ def with_uniform_schemes(
         try:
             devices, status, why = place(scheme)
             schemes = [scheme] * problem.num_layers
-            found = result(problem, planner, devices, schemes, status=status, began=began, why=why)
+            uniform = result(
+                problem, planner, devices, schemes, status=status, began=began, why=why
+            )
         except Infeasible as error:
             reasons.append(error)
             continue
-        if best is None or problem.score(found.estimate) < problem.score(best.estimate):
-            best = found
+        if best is None or problem.score(uniform.estimate) < problem.score(best.estimate):
+            best = uniform
     if best is None:
         raise min(
             reasons, key=lambda e: float("inf") if e.shortage_bytes is None else e.shortage_bytes

@@ -134,7 +134,7 @@ class Latency:
     back: Floats
 
 
-def latency(found: Tables, first_token_weight: float = 0.0) -> Latency:
+def latency(arrays: Tables, first_token_weight: float = 0.0) -> Latency:
     """A token's round trip plus `first_token_weight` times one chunk's way through the plan: all of
     the time to the first token where a prompt is one chunk, else less than it."""
     w = first_token_weight
@@ -142,26 +142,27 @@ def latency(found: Tables, first_token_weight: float = 0.0) -> Latency:
     def with_chunk(token: Floats, chunk: Floats) -> Floats:
         return token + w * chunk if w else token.copy()  # 0 times infinity is no number
 
-    enter = with_chunk(found.hop, found.chunk_hop) + (1 + w) * found.step
+    enter = with_chunk(arrays.hop, arrays.chunk_hop) + (1 + w) * arrays.step
     np.fill_diagonal(enter, 0.0)
     return Latency(
-        seconds=found.decode + w * found.prefill,
+        seconds=arrays.decode + w * arrays.prefill,
         enter=enter,
-        first=with_chunk(found.entry, found.chunk_entry) + (1 + w) * found.step,
-        back=(1 + w) * found.back,
+        first=with_chunk(arrays.entry, arrays.chunk_entry) + (1 + w) * arrays.step,
+        back=(1 + w) * arrays.back,
     )
 
 
-def equal_devices(problem: Problem, found: Tables) -> tuple[tuple[int, ...], ...]:
+def equal_devices(problem: Problem, arrays: Tables) -> tuple[tuple[int, ...], ...]:
     """Devices grouped so that any two of a group can change places without changing any cost.
 
     The source, pinned and required devices are groups of their own.
     """
     own = {problem.source, *problem.pinned.values(), *problem.required}
     groups: list[list[int]] = []
-    for j, name in enumerate(found.names):
+    for j, name in enumerate(arrays.names):
         for group in groups:
-            if name not in own and found.names[group[0]] not in own and _equal(found, group[0], j):
+            apart = name in own or arrays.names[group[0]] in own
+            if not apart and _equal(arrays, group[0], j):
                 group.append(j)
                 break
         else:
@@ -169,54 +170,55 @@ def equal_devices(problem: Problem, found: Tables) -> tuple[tuple[int, ...], ...
     return tuple(tuple(group) for group in groups)
 
 
-def _equal(found: Tables, a: int, b: int) -> bool:
-    ends = found.entry, found.chunk_entry, found.entry_busy, found.back, found.back_busy
-    if any(v[a] != v[b] for v in (found.room, found.step, *ends)):
+def _equal(arrays: Tables, a: int, b: int) -> bool:
+    ends = arrays.entry, arrays.chunk_entry, arrays.entry_busy, arrays.back, arrays.back_busy
+    if any(v[a] != v[b] for v in (arrays.room, arrays.step, *ends)):
         return False
-    others = np.delete(np.arange(len(found.names)), (a, b))
-    return all(np.array_equal(v[..., a], v[..., b]) for v in (found.decode, found.prefill)) and all(
+    others = np.delete(np.arange(len(arrays.names)), (a, b))
+    seconds = arrays.decode, arrays.prefill
+    return all(np.array_equal(v[..., a], v[..., b]) for v in seconds) and all(
         np.array_equal(v[a, others], v[b, others])
         and np.array_equal(v[others, a], v[others, b])
         and v[a, b] == v[b, a]
-        for v in (found.hop, found.busy, found.chunk_hop, found.chunk_busy)
+        for v in (arrays.hop, arrays.busy, arrays.chunk_hop, arrays.chunk_busy)
     )
 
 
-def least_bytes(found: Tables, budget: float) -> int:
+def least_bytes(arrays: Tables, budget: float) -> int:
     """What the layers take at least within the loss budget, wherever they lie: the best bound of
     sum_l min_s (size + price * loss) - price * budget over prices of loss."""
-    usable = found.loss <= budget
-    size = np.where(usable, found.size, np.inf)
+    usable = arrays.loss <= budget
+    size = np.where(usable, arrays.size, np.inf)
     best = float(size.min(axis=0).sum())
     if np.isfinite(budget) and np.isfinite(best) and budget > 0:
-        loss = np.where(usable, found.loss, 0.0)
+        loss = np.where(usable, arrays.loss, 0.0)
         for price in best / budget * np.geomspace(1e-4, 1e2, 60):
             bound = float((size + price * loss).min(axis=0).sum()) - price * budget
             best = max(best, bound)
     return int(best * (1 - 1e-9)) if np.isfinite(best) else np.iinfo(np.int64).max
 
 
-def why_infeasible(problem: Problem, found: Tables) -> Infeasible:
+def why_infeasible(problem: Problem, arrays: Tables) -> Infeasible:
     """The first constraint that cannot hold, named, with what is missing."""
-    least = float(found.loss.min(axis=0).sum())
+    least = float(arrays.loss.min(axis=0).sum())
     if least > problem.budget:
         return Infeasible(
-            f"the least predicted loss in {', '.join(found.schemes)} is {least:.4g}, "
+            f"the least predicted loss in {', '.join(arrays.schemes)} is {least:.4g}, "
             f"which exceeds the budget of {problem.budget:.4g} by {least - problem.budget:.4g}"
         )
-    usable = found.loss <= problem.budget
-    size = np.where(usable, found.size, np.iinfo(np.int64).max).min(axis=0)
-    for j, name in enumerate(found.names):
-        pinned = [i for i in range(found.num_layers) if problem.pinned.get(i) == name]
-        needed, room = int(size[pinned].sum()), int(found.room[j])
-        if pinned and needed > room + int(found.shared.max()):
+    usable = arrays.loss <= problem.budget
+    size = np.where(usable, arrays.size, np.iinfo(np.int64).max).min(axis=0)
+    for j, name in enumerate(arrays.names):
+        pinned = [i for i in range(arrays.num_layers) if problem.pinned.get(i) == name]
+        needed, room = int(size[pinned].sum()), int(arrays.room[j])
+        if pinned and needed > room + int(arrays.shared.max()):
             return Infeasible(
                 f"device '{name}' has {format_bytes(room)} for layers but would need "
                 f"{format_bytes(needed)} for those pinned to it",
                 shortage_bytes=needed - room,
             )
-    total, room = int(size.sum()), int(np.maximum(found.room, 0).sum())
-    within = least_bytes(found, problem.budget) - int(found.shared.max())
+    total, room = int(size.sum()), int(np.maximum(arrays.room, 0).sum())
+    within = least_bytes(arrays, problem.budget) - int(arrays.shared.max())
     if total <= room < within:
         return Infeasible(
             f"within the loss budget of {problem.budget:.4g} the model needs at least "
@@ -226,7 +228,7 @@ def why_infeasible(problem: Problem, found: Tables) -> Infeasible:
         )
     if total > room:
         missing = f"{format_bytes(total - room)} too little in all"
-    elif problem.budget < INFINITY and usable.all() and len(found.schemes) > 1:
+    elif problem.budget < INFINITY and usable.all() and len(arrays.schemes) > 1:
         missing = "enough in all, but not in pieces that fit, at schemes within the budget"
     else:
         missing = "enough in all, but no reachable device has room for what is left over"

@@ -1,5 +1,6 @@
 """The commands as a person or a program runs them."""
 
+import inspect
 import json
 import os
 import pty
@@ -7,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import psutil
 import pytest
 
+from edgewise.cli.commands import COMMANDS
 from edgewise.demo.questions import same_answer
 from tests.seeds import cases
 
@@ -87,8 +90,8 @@ def test_a_cache_in_8_bits_answers_alike_and_takes_less(
     for cache in ("full", "int8"):
         made = command(*asked, "--kv-cache", cache)
         assert made.code == 0, made.err
-        found = json.loads(made.out)["plans"][0]
-        held[cache] = sum(found["memory_bytes"].values())
+        planned = json.loads(made.out)["plans"][0]
+        held[cache] = sum(planned["memory_bytes"].values())
     assert held["int8"] < 0.95 * held["full"]
     assert json.loads(path.read_text())["cache"] == "int8"
     by_plan = command("run", "demo", question, "--raw", "--cluster", slow_cluster, "--plan", path)
@@ -138,8 +141,26 @@ def test_devices_describes_this_machine_and_a_cluster(command, slow_cluster):
     assert "laptop (source)" in command("devices", "--cluster", slow_cluster).out
 
 
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys, edgewise.cli\n"
+        "heavy = {'torch', 'transformers', 'highspy', 'numpy', 'matplotlib', 'zmq', 'psutil'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_names_a_function_of_its_options(name):
+    options, target = COMMANDS[name]
+    module, _, function = target.partition(":")
+    signature = inspect.signature(getattr(import_module(module), function))
+    assert [x.annotation for x in signature.parameters.values()] == [options]
+
+
 def test_help_of_every_command(command):
-    for name in ("demo", "run", "plan", "devices"):
+    for name in COMMANDS:
         result = command(name, "--help")
         assert result.code == 0
         assert "Usage" in result.out

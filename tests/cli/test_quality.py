@@ -1,15 +1,19 @@
 """`edgewise quantize`, `sensitivity`, `evaluate`, and budgets that `plan` keeps."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
+from edgewise.cli.default_scheme import candidates
 from edgewise.cli.sensitivity import Asked, cached_sensitivity
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.quality.calibration import sequences
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.quality.verification import text_of
+from edgewise.schemes import CANDIDATES
 from edgewise.sensitivities import Sensitivity
 from edgewise.simulation.rooflines import Roofline, make_profile
 
@@ -49,11 +53,11 @@ def test_quantize_makes_layers_once(answer):
 
 
 def test_evaluate_says_what_a_scheme_costs(answer, command):
-    found = answer("evaluate", "demo", "--scheme", "q4g64", "--limit", 4)
-    assert found["count"] == 4
-    assert found["exact_match"] == 1.0
-    assert 0 < found["kl"] < 0.01
-    assert found["ratio"] == 0.125
+    quality = answer("evaluate", "demo", "--scheme", "q4g64", "--limit", 4)
+    assert quality["count"] == 4
+    assert quality["exact_match"] == 1.0
+    assert 0 < quality["kl"] < 0.01
+    assert quality["ratio"] == 0.125
     cached = answer("evaluate", "demo", "--limit", 4, "--kv-cache", "int8")
     assert cached["cache"] == "int8"
     assert 0 < cached["kl"] < 0.001
@@ -113,24 +117,67 @@ def test_a_quality_budget_is_kept(answer, files, short):
     asked = ["--cluster", files / "cluster.toml", "--profile", files / "profile.json"]
     asked += ["--sensitivity", files / "losses.json", "--schemes", ",".join(SCHEMES)]
     asked += ["--prompt-tokens", 8, "--new-tokens", 8, "--out", files / "plan.json"]
-    found = answer("plan", "demo", *asked, "--quality", "0.05")
-    rounds = found["quality_rounds"]
+    planned = answer("plan", "demo", *asked, "--quality", "0.05")
+    rounds = planned["quality_rounds"]
     assert rounds[-1]["measured"] < rounds[-1]["upper"] <= 0.05
     plan = Plan.load(files / "plan.json")
-    assert json.loads(plan.to_json()) == found["plan"]
+    assert json.loads(plan.to_json()) == planned["plan"]
     ids = sequences("demo", text_of("demo", len(rounds) - 1))
-    found = plan_losses("demo", [plan.schemes], ids, method=plan.rounding)
-    assert found[0].mean == pytest.approx(rounds[-1]["measured"])
+    losses = plan_losses("demo", [plan.schemes], ids, method=plan.rounding)
+    assert losses[0].mean == pytest.approx(rounds[-1]["measured"])
     assert plan.rounding.startswith("nearest:")
     ran = answer("run", "demo", "hello", "--cluster", files / "cluster.toml", "--plan",
                  files / "plan.json", "--max-tokens", 2)  # fmt: skip
     assert ran["tokens"] == 2
 
 
+def test_a_file_in_few_bits_is_a_candidate_itself_beside_what_takes_less():
+    assert candidates(SPEC) == CANDIDATES
+    layers = tuple(
+        replace(layer, stored=tuple(((rows, "q4g32h"),) for rows, _ in layer.matrices))
+        for layer in SPEC.layers
+    )
+    assert candidates(replace(SPEC, layers=layers)) == ("q2g16ad", "q3g32ad", "stored")
+
+
+def test_plans_keep_within_one_percent_by_default(answer, files):
+    cluster = files / "cluster.toml"
+    cluster.write_text(cluster.read_text().replace("3.2 MB", "4 MB"))
+    asked = ("plan", "demo", "--cluster", cluster, "--profile", files / "profile.json")
+    asked += ("--prompt-tokens", 8, "--new-tokens", 8)
+    sensitivity, _, _ = cached_sensitivity(Asked("demo", SCHEMES), quiet=True)
+    made = answer(*asked)
+    assert len(set(made["plan"]["stages"][0]["schemes"])) > 1
+    assert 0 < made["quality_rounds"][-1]["upper"] <= 0.01 * sensitivity.reference
+    quicker = answer(*asked, "--quality", "any")
+    assert quicker["quality_rounds"] is None
+    assert {x for stage in quicker["plan"]["stages"] for x in stage["schemes"]} == {"q2g64"}
+
+
+def test_one_scheme_alone_needs_no_judgement(answer, files, monkeypatch):
+    monkeypatch.setattr("edgewise.cli.plan_problem.cached_sensitivity", None)
+    asked = ("plan", "demo", "--cluster", files / "cluster.toml", "--schemes", "q4g64")
+    asked += ("--profile", files / "profile.json", "--prompt-tokens", 8, "--new-tokens", 8)
+    assert answer(*asked)["quality_rounds"] is None
+
+
+def test_where_the_budget_does_not_fit_another_is_named(answer, command, files):
+    """And that one holds, measured."""
+    cluster = files / "cluster.toml"
+    cluster.write_text(cluster.read_text().replace("3.2 MB", "1.6 MB"))
+    asked = ("plan", "demo", "--cluster", cluster, "--profile", files / "profile.json")
+    asked += ("--prompt-tokens", 8, "--new-tokens", 8)
+    refused = command(*asked)
+    assert refused.code == 3
+    assert "1% of the model's own loss" in refused.err
+    (quality,) = re.findall(r"try --quality ([\d.]+%),", refused.err)
+    assert answer(*asked, "--quality", quality)["quality_rounds"][-1]["upper"] > 0
+
+
 def test_an_answer_within_a_quality_budget(answer, short, monkeypatch):
     """The plan's loss is measured, and kept: the second answer measures nothing."""
     candidates = ("q2g64", "q4g64", "bf16")
-    monkeypatch.setattr("edgewise.cli.quality_plan.CANDIDATES", candidates)
+    monkeypatch.setattr("edgewise.cli.default_scheme.CANDIDATES", candidates)
     asked = ("run", "demo", "hello", "--quality", "5%", "--max-tokens", 2)
     ran = answer(*asked)
     plan = Plan.from_json(json.dumps(ran["plan"]))

@@ -10,7 +10,7 @@ import pytest
 
 from edgewise import kernels
 from edgewise.cli.default_scheme import needed_bytes
-from edgewise.cli.plan import parse_pins
+from edgewise.cli.pins import parse_pins
 from edgewise.cli.profile import cached_profile
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device

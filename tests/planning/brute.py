@@ -153,14 +153,14 @@ class Arithmetic:
 
     def used_bytes(self, d: Numbers, s: Numbers) -> Numbers:
         """Bytes by device. Embedding and head are shared only if one stage holds both."""
-        found = np.empty((len(d), len(self.names)), dtype=np.int64)
+        used = np.empty((len(d), len(self.names)), dtype=np.int64)
         for number in range(len(self.names)):
             here = d == number
             layers = (here * self.values * self.width[s]).sum(axis=1)
             sharing = here.all(axis=1) & (s[:, 0] == s[:, -1])
             layers -= sharing * self.shared * self.width[s[:, 0]]
-            found[:, number] = layers + self.workspace * here.any(axis=1)
-        return found
+            used[:, number] = layers + self.workspace * here.any(axis=1)
+        return used
 
     def fitting(self, d: Numbers, s: Numbers) -> NDArray[np.bool_]:
         return (self.used_bytes(d, s) <= self.memory).all(axis=1)
@@ -193,8 +193,8 @@ class Arithmetic:
         return bool(self.fitting(*self.rows(devices, schemes))[0])
 
     def used(self, devices: Sequence[str], schemes: Sequence[str] = ()) -> dict[str, int]:
-        found = self.used_bytes(*self.rows(devices, schemes))[0]
-        return {name: int(found[self.names.index(name)]) for name in devices}
+        used = self.used_bytes(*self.rows(devices, schemes))[0]
+        return {name: int(used[self.names.index(name)]) for name in devices}
 
 
 def _hops(problem: Problem, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -225,7 +225,22 @@ def brute_force(
     Devices may be visited again, and every layer may take any scheme. Without `memory`, every
     device counts as large enough; `among` says which placements count.
     """
-    sums, layers = Arithmetic(problem), problem.num_layers
+    sums = Arithmetic(problem)
+    d, s = placements(sums, memory=memory, among=among)
+    if not len(d):
+        return None
+    scores = sums.scores(d, s)
+    best = int(np.argmin(scores))
+    devices = tuple(sums.names[i] for i in d[best])
+    names = tuple(problem.schemes[i] for i in s[best])
+    return Placement(devices, names, sums.seconds(devices, names), float(scores[best]))
+
+
+def placements(
+    sums: Arithmetic, *, memory: bool = True, among: Choice | None = None
+) -> tuple[Numbers, Numbers]:
+    """All placements that keep to the problem, as the tables of their rows."""
+    problem, layers = sums.problem, sums.problem.num_layers
     everywhere, schemes = range(len(sums.names)), range(len(problem.schemes))
     pinned = {layer: [sums.names.index(name)] for layer, name in problem.pinned.items()}
     choices = [pinned.get(layer, everywhere) for layer in range(layers)] + [schemes] * layers
@@ -235,10 +250,4 @@ def brute_force(
         if rule is not None:
             kept = rule(d, s)
             d, s = d[kept], s[kept]
-    if not len(d):
-        return None
-    scores = sums.scores(d, s)
-    best = int(np.argmin(scores))
-    devices = tuple(sums.names[i] for i in d[best])
-    names = tuple(problem.schemes[i] for i in s[best])
-    return Placement(devices, names, sums.seconds(devices, names), float(scores[best]))
+    return d, s

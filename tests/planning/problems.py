@@ -28,7 +28,8 @@ def random_problem(seed: int, *, tight: bool = False, all_linked: bool = False) 
     """
     rng = random.Random(seed)
     workload = Workload(rng.randint(2, 9), rng.randint(1, 9), rng.randint(1, 3))
-    model = _model(rng, blocks=5)
+    words = f"random {seed}{' tight' * tight}{' all linked' * all_linked}"
+    model = replace(_model(rng, blocks=5), name=words)
     names = ["a", "b", "c", "d"][: rng.randint(2, 4)]
     source = rng.choice(names)
     links = _links(rng, names, 0.0 if all_linked or rng.random() < 0.5 else 0.3)
@@ -54,7 +55,7 @@ def mixed_problem(seed: int) -> Problem:
     sequences = rng.randint(1, 6)
     lanes = rng.randint(1, min(3, sequences))
     workload = Workload(rng.randint(2, 9), rng.randint(1, 9), sequences, lanes)
-    model = _model(rng, blocks=3)
+    model = replace(_model(rng, blocks=3), name=f"mixed {seed}")
     names = ["a", "b", "c"][: rng.randint(2, 3)]
     source = rng.choice(names)
     schemes = tuple(rng.sample(MORE_SCHEMES, rng.randint(2, 3)))

@@ -17,8 +17,8 @@ ROUNDING = 1e-9
 
 def problems() -> list[Problem]:
     """Those with several schemes of known loss and no budget of their own."""
-    found = [dataclasses.replace(mixed_problem(seed), budget=math.inf) for seed in range(60)]
-    return [x for x in found if len(x.schemes) > 1 and budgets(x, 5) and brute_force(x)]
+    unbounded = [dataclasses.replace(mixed_problem(seed), budget=math.inf) for seed in range(60)]
+    return [x for x in unbounded if len(x.schemes) > 1 and budgets(x, 5) and brute_force(x)]
 
 
 def test_there_are_enough_problems() -> None:

@@ -35,16 +35,16 @@ def test_problems_agree_with_all_plans_and_gaps_hold() -> None:
     tried = seeds(30, 150)
     for seed in tried:
         problem = mixed_problem(seed)
-        best, found = brute_force(problem), plan_of("joint", problem)
+        best, ours = brute_force(problem), plan_of("joint", problem)
         if best is None:
-            assert found is None, seed
+            assert ours is None, seed
             continue
-        assert found is not None, seed
-        score = problem.score(found.estimate)
+        assert ours is not None, seed
+        score = problem.score(ours.estimate)
         assert score >= best.score * (1 - ROUNDING), seed
-        assert found.gap is not None, seed
-        assert score * (1 - found.gap) <= best.score * (1 + ROUNDING), seed
-        assert found.gap <= TARGET, seed
+        assert ours.gap is not None, seed
+        assert score * (1 - ours.gap) <= best.score * (1 + ROUNDING), seed
+        assert ours.gap <= TARGET, seed
         found_equal += score <= best.score * (1 + ROUNDING)
         planned += 1
     assert planned >= len(tried) // 2
@@ -140,10 +140,10 @@ def test_a_larger_budget_or_another_device_never_makes_it_worse() -> None:
         if mine is None:
             continue
         larger = dataclasses.replace(problem, budget=problem.budget * 2, pins=problem.pins)
-        found = plan_of("joint", larger)
-        assert found is not None, seed
+        wider = plan_of("joint", larger)
+        assert wider is not None, seed
         limit = problem.score(mine.estimate) * (1 + TARGET)
-        assert problem.score(found.estimate) <= limit, seed
+        assert problem.score(wider.estimate) <= limit, seed
         for name in set(problem.devices) - set(problem.pinned.values()) - problem.required:
             if name == problem.source:
                 continue
@@ -165,8 +165,8 @@ def test_nothing_is_proven_of_first_tokens_of_prompts_in_chunks(name: str) -> No
     costs = dataclasses.replace(problem.costs, workload=longer)
     weighing = Problem(costs, first_token_weight=0.5)
     assert not weighing.is_sum
-    found = PLANNERS[name](weighing)
-    assert (found.status, found.gap) == ("heuristic", None)
+    result = PLANNERS[name](weighing)
+    assert (result.status, result.gap) == ("heuristic", None)
     assert Problem(costs).is_sum
     assert Problem(problem.costs, first_token_weight=0.5).is_sum
 

@@ -18,9 +18,10 @@ from edgewise import errors
 from edgewise.clusters import Cluster, Link
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
 from edgewise.runtime.processors import check_processors
+from edgewise.runtime.settings import Settings
 from edgewise.runtime.sockets import socket_folder
 from edgewise.runtime.transport import Inbox, Message, Outbox
-from edgewise.runtime.worker import COORDINATOR, Settings
+from edgewise.runtime.worker import COORDINATOR
 
 START_SECONDS = 120.0
 STOP_SECONDS = 2.0

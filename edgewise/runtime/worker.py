@@ -4,13 +4,11 @@ Started as `python -m edgewise.runtime.worker` with its settings as one JSON lin
 It lives as long as that pipe is open: when the coordinator dies, however it dies, the worker ends.
 """
 
-import json
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import torch
 import zmq
 from torch import Tensor
 
-from edgewise.clusters import Device, Link
 from edgewise.costs import device_bytes
 from edgewise.errors import DeviceError, DeviceMemoryError, EdgewiseError, NonFinite
 from edgewise.models.cache import Segment
@@ -29,6 +26,7 @@ from edgewise.quantization.store import Store
 from edgewise.runtime.machine import free_bytes, machine_name, process_bytes
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
+from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Inbox, Message, Outbox, wait_until
 from edgewise.runtime.turns import Turns
 from edgewise.specs import Workload
@@ -37,34 +35,6 @@ from edgewise.units import format_bytes
 COORDINATOR = ""  # no device can be called that
 IDLE_SECONDS = 60.0
 PROBE_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a worker needs to know to start: who it is and where everybody's inbox is."""
-
-    device: Device
-    addresses: Mapping[str, str]
-    links: Mapping[str, Link]
-    turns: str  # a file that all workers on this machine share
-
-    def to_json(self) -> str:
-        links = {
-            name: {**asdict(link), "bytes_per_second": str(link.bytes_per_second)}
-            for name, link in self.links.items()
-        }
-        document = {"device": asdict(self.device), "addresses": self.addresses}
-        return json.dumps({**document, "links": links, "turns": self.turns})
-
-    @staticmethod
-    def from_json(text: str) -> "Settings":
-        document = json.loads(text)
-        links = {
-            name: Link(**{**link, "bytes_per_second": float(link["bytes_per_second"])})
-            for name, link in document["links"].items()
-        }
-        device = Device(**document["device"])
-        return Settings(device, document["addresses"], links, document["turns"])
 
 
 class Worker:

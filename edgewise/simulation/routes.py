@@ -68,7 +68,8 @@ def _link(device: str, target: str) -> Part:
 
 def step_times(costs: CostModel, plan: Plan, work: LaneWork) -> StepTimes:
     """Seconds of each part of `route`, as the cost model has them for `work`."""
-    workload = Workload(work.prompt_tokens, work.new_tokens, work.sequences)
+    lanes = costs.workload.micro_batches  # by which devices wait for their next step, or never do
+    workload = Workload(work.prompt_tokens, work.new_tokens, work.sequences * lanes, lanes)
     costs = replace(costs, workload=workload)
     estimate, count = costs.estimate(plan), len(costs.chunks)
     stages, back = estimate.stages, estimate.back

@@ -1,107 +1,146 @@
-"""Where programs are large: local search over orders at prices (prices.py), and small programs near
-the cuts that these give."""
+"""Where programs are large: the routes that promise most (routes.py, labels.py), and small programs
+near the cuts that these give.
 
-from collections import Counter
+For the round trip the bound L(l) on plans of every order is raised over prices l of loss, in which
+it is concave. For a period limits are tried: a limit at which nothing keeps to the budget for loss
+bounds the period, and routes at the next ones give plans.
+"""
+
 from collections.abc import Iterator
 
 import numpy as np
 
 from edgewise.planning.joint.incumbent import Incumbent
-from edgewise.planning.joint.orders import CLOSE, Orders
-from edgewise.planning.joint.prices import Order, Prices, Valued
+from edgewise.planning.joint.labels import Search
+from edgewise.planning.joint.orders import Orders
+from edgewise.planning.joint.routes import Route, Routes
 from edgewise.planning.joint.view import View
 from edgewise.planning.joint.walks import Walks
-from edgewise.planning.tables import INFINITY
+from edgewise.planning.tables import INFINITY, Floats
+from edgewise.plans import Plan
 
-ROUNDS = 3  # of prices and orders in turn
-PRICES, NEARER = 5, 2  # of loss that are tried at a time, and how often, ever nearer to the best
-CAREFUL = (1.0, 1.15, 1.3, 1.5, 1.8, 2.3, 3.0, 5.0)  # times the best price of loss
-LIMIT_STEP, LIMITS = 1.01, 60  # by which a limit rises that nothing keeps to, and how often
-ENOUGH = 3  # limits that plans were found for
-FIRST = 0.4  # of the time, after which no other order is looked at
-NODES, REACHES = 30, (1, 2, 3)  # nodes of the tree; layers from a cut that may lie on either side
+PRICES, GOLDEN = 9, 0.618  # prices of loss that are tried, and what is left of their range each time
+LEAST_PRICE, MOST_PRICE = 0.3, 60.0  # units for all of the budget
+NEAR_PRICES = (1.0, 1.06, 0.94)  # times the best price, at which all routes are looked at
+ROUNDS, MORE_ROUNDS = 40, 200  # of fees
+ABOVE = 1.05  # times the bound of walks.py, where the best may be
+GOAL = 0.05  # of the budget, which nothing keeps to where bounds are as high
+CUTS = np.geomspace(1.005, 1.1, 9)  # times a bound, below which all routes are looked at
+WIDTH = 5000  # labels
+LIMIT_STEP, LIMIT_GAP, LIMITS = 1.04, 1.002, 12  # between limits, and how many are tried
+WITHIN = 1e-6  # of the budget, by which it may be missed for rounding
+ORDERS = 3  # for which a plan is made at a time
+NODES, REACHES = 30, (1, 2)  # nodes of the tree; layers from a cut that may lie on either side
 
 
-def local_search(best: Incumbent) -> float:
-    """Offer plans to `best`; returns a bound on every plan's score."""
-    bound, used = Walks(best.view).relaxed(best.seconds)
-    if bound == INFINITY:
-        return bound
-    end = best.seconds * (1 - FIRST)
-    for valued in _promising(best.view, _nearest(best.view, used), bound):
-        if valued.value < INFINITY:
-            orders = best.orders(valued.order)
-            best.offer(orders.near(valued.layers, 0, NODES, best.seconds, best.score))
-        if best.seconds < end:
+def local_search(best: Incumbent, target: float) -> tuple[float, float]:
+    """Offer plans to `best` until one is proven to be within `target`; returns a bound on every
+    plan's score, and one on those of plans whose devices come once."""
+    every, _ = Walks(best.view).relaxed(best.seconds)
+    if every == INFINITY:
+        return every, every
+    once = _periods(best, every) if best.view.lanes > 1 else _round_trips(best, every)
+    for reach in REACHES:
+        if best.plan is not None and not best.late and once < best.score * (1 - target):
+            _move_cuts(best, best.plan.plan, reach)
+    return every, max(every, once)
+
+
+def _round_trips(best: Incumbent, every: float) -> float:
+    goal = ABOVE * every / best.view.unit
+    price, fees = _best_price(best.view, goal)
+    bound = 0.0
+    for times in NEAR_PRICES if price else (1.0,):
+        routes = Routes(best.view, price * times)
+        routes.fees = fees
+        value = routes.ascend(goal, MORE_ROUNDS)
+        for cut in CUTS * value:
+            search = Search(routes, cut, WIDTH)
+            ends = search.run()
+            _offer(best, ends)
+            if not search.complete:
+                break
+            value = min(cut, ends[0][0]) if ends else cut
+            if ends and ends[0][0] <= cut or value * best.view.unit >= best.score:
+                break
+        bound = max(bound, value * best.view.unit)
+        if best.late:
             break
-    _move_cuts(best)
     return bound
 
 
-def _move_cuts(best: Incumbent) -> None:
-    """Cuts of the best plan a little elsewhere, farther where that finds nothing."""
-    reaches = list(REACHES)
-    while best.plan is not None and reaches and not best.late:
-        before, stages = best.score, best.plan.plan.stages
-        order = tuple(best.view.tables.names.index(stage.device) for stage in stages)
-        layers = [stage.end - stage.start for stage in stages]
-        orders = Orders(best.view, order)
-        best.offer(orders.near(layers, reaches[0], NODES, best.seconds, best.score))
-        if best.score > before * (1 - CLOSE):
-            reaches.pop(0)
+def _best_price(view: View, goal: float) -> tuple[float, Floats]:
+    """The price of loss at which the bound on all orders is highest, by golden sections; and the
+    fees for devices there."""
+    budget, fees = view.problem.budget, np.zeros(len(view.groups))
+    if not 0 < budget < INFINITY:
+        return 0.0, fees
+
+    def value(at: float) -> float:
+        nonlocal fees
+        routes = Routes(view, float(np.exp(at)) / budget)
+        routes.fees = fees
+        bound = routes.ascend(goal, ROUNDS)
+        fees = routes.fees
+        return bound
+
+    low, high = np.log(LEAST_PRICE), np.log(MOST_PRICE)
+    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    at_left, at_right = value(left), value(right)
+    for _ in range(PRICES - 2):
+        if at_left > at_right:
+            high, right, at_right = right, left, at_left
+            left = high - GOLDEN * (high - low)
+            at_left = value(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + GOLDEN * (high - low)
+            at_right = value(right)
+    return float(np.exp(left if at_left > at_right else right)) / budget, fees
 
 
-def _nearest(view: View, used: list[int]) -> Order:
-    """Some groups, always the nearest one next, from where the first layer may lie."""
-    allowed = [g for g, group in enumerate(view.groups) if view.tables.allowed[0, group[0]]]
-    first = min(allowed, key=lambda g: float(view.costs.first[view.groups[g][0]]))
-    must = [g for g, group in enumerate(view.groups) if view.tables.required[group[0]]]
-    wanted = Counter(used) | Counter(dict.fromkeys([first, *must], 1))
-    order, left = [first], sorted((wanted - Counter([first])).elements())
-    while left:
-        order.append(min(left, key=lambda g: view.move(order[-1], g)[0]))
-        left.remove(order[-1])
-    return tuple(order)
+def _periods(best: Incumbent, every: float) -> float:
+    """Between the highest limit that is proven to be too low, or that nothing was seen to keep to,
+    and the lowest that some plan keeps to."""
+    view, budget = best.view, best.view.problem.budget
+    proven = unseen = every / view.lanes
+    fees, limit = np.zeros(len(view.groups)), unseen * LIMIT_STEP
+    for _ in range(LIMITS):
+        routes = Routes(view, 1 / budget if 0 < budget < INFINITY else 0.0, limit)
+        routes.fees = fees
+        possible = routes.ascend(GOAL, MORE_ROUNDS) <= WITHIN
+        fees = routes.fees
+        search = Search(routes, WITHIN, WIDTH)
+        ends = search.run() if possible else []
+        _offer(best, ends)
+        if not ends:
+            unseen = limit
+            proven = limit if search.complete and proven == unseen else proven
+        reached = min(best.score / view.lanes, limit if ends else INFINITY)
+        limit = float(np.sqrt(unseen * reached)) if reached < INFINITY else limit * LIMIT_STEP
+        if reached <= unseen * LIMIT_GAP or best.late:
+            break
+    return proven * view.lanes
 
 
-def _promising(view: View, start: Order, bound: float) -> Iterator[Valued]:
-    """Orders that local search leads to from `start`, where plans take at least `bound` seconds."""
-    if view.lanes > 1:
-        yield from _within_limits(view, start, bound / view.lanes)
-        return
-    price = 0.0
-    for _ in range(ROUNDS):
-        price = _best_price(view, start, price)
-        start = Prices(view, price).improved(start).order
-    for more in CAREFUL:  # where the bound is highest, plans of whole layers may lose too much
-        best = Prices(view, price * more).improved(start)
-        start = best.order
-        yield best
+def _offer(best: Incumbent, ends: list[tuple[float, Route]]) -> None:
+    """Plans of the first few orders."""
+    for order, layers in _orders(ends):
+        best.offer(best.orders(order).near(layers, 0, NODES, best.seconds, best.score))
 
 
-def _within_limits(view: View, start: Order, limit: float) -> Iterator[Valued]:
-    """Orders for rising limits on what is busiest."""
-    found = 0
-    for step in range(LIMITS):
-        best = Prices(view, 1.0, limit * LIMIT_STEP**step).improved(start)
-        start = best.order
-        if best.value <= 0:
-            found += 1
-            yield best
-        if found == ENOUGH:
-            return
+def _orders(ends: list[tuple[float, Route]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    seen = set[tuple[int, ...]]()
+    for _, route in ends:
+        order = tuple(g for g, _, _ in route)
+        if order not in seen and len(seen) < ORDERS:
+            seen.add(order)
+            yield order, [b - a for _, a, b in route]
 
 
-def _best_price(view: View, order: Order, known: float) -> float:
-    """The price of loss at which an order's bound is highest: it is concave. `known` is one that is
-    not far from it, or 0."""
-    if view.problem.budget == INFINITY:
-        return 0.0
-    middle = known or 4.0 / max(view.problem.budget, 1e-300)
-    spread = 2.0 if known else 8.0
-    for _ in range(NEARER):
-        tried = middle * spread ** np.linspace(-1, 1, PRICES)
-        values = [Prices(view, price).value(order).value for price in tried]
-        middle = float(tried[int(np.argmax(np.where(np.isfinite(values), values, -INFINITY)))])
-        spread = spread ** (2 / (PRICES - 1))
-    return middle
+def _move_cuts(best: Incumbent, plan: Plan, reach: int) -> None:
+    """Cuts of a plan a little elsewhere."""
+    order = tuple(best.view.tables.names.index(stage.device) for stage in plan.stages)
+    layers = [stage.end - stage.start for stage in plan.stages]
+    orders = Orders(best.view, order)
+    best.offer(orders.near(layers, reach, NODES, best.seconds, best.score))

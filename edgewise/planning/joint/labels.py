@@ -43,15 +43,12 @@ class Labels:
 
 class Search:
     """Routes below `cut`; at each layer the `width` labels that promise most are gone on with, and
-    `complete` tells whether that were all of them. Where moves cost nothing it does not matter
-    where a stage comes from."""
+    `complete` tells whether that were all of them."""
 
     def __init__(self, routes: Routes, cut: float, width: int) -> None:
         self.routes, self.cut, self.width = routes, cut + routes.offset, width
         self.table = routes.costs + routes.fees[:, None, None]
         self.after, self.begun = routes.behind(self.table)
-        others = ~np.eye(len(routes.fees), dtype=bool)
-        self.free = not routes.move[others].any()
         self.waiting: list[list[Labels]] = [[] for _ in range(routes.layers)]
         self.kept = list[Labels]()
         self.ends: list[tuple[float, int, int]] = []  # value, and its last stage's label
@@ -70,8 +67,6 @@ class Search:
         for a, parts in enumerate(self.waiting):
             empty = Labels(*(none[:0] for _ in range(5)))
             labels = Labels.joined(parts).cheapest() if parts else empty
-            if self.free and a:
-                labels = self._anywhere(labels, a)
             if len(labels.cost) > self.width:
                 self.complete = False
                 promise = labels.cost + self.begun[labels.group, a]
@@ -83,13 +78,6 @@ class Search:
 
     def _digits(self, used: Ints) -> Ints:
         return used[:, None] // self.place % self.radix
-
-    def _anywhere(self, labels: Labels, a: int) -> Labels:
-        low = labels.cost[:, None] + self.begun[:, a] < self.cut
-        low &= (self._digits(labels.used) < self.routes.visits) | ~self.counted
-        number, group = np.nonzero(low)
-        new = labels.take(number)
-        return Labels(new.used, group, new.cost, new.layer, new.number)
 
     def _extend(self, a: int, labels: Labels) -> None:
         """Stages from layer a on, to any end, and from there on to the next ones."""
@@ -112,15 +100,12 @@ class Search:
             self.ends.append((float(value[i]), int(done.layer[i]), int(done.number[i])))
 
     def _move(self, done: Labels, end: Ints) -> None:
-        if self.free:
-            moved = Labels(done.used, 0 * done.group, done.cost, done.layer, done.number)
-        else:
-            onward = done.cost[:, None] + self.routes.move[done.group]
-            low = onward + self.begun[:, end].T < self.cut
-            low &= (self._digits(done.used) < self.routes.visits) | ~self.counted
-            i, group = np.nonzero(low)
-            moved = Labels(done.used[i], group, onward[i, group], done.layer[i], done.number[i])
-            end = end[i]
+        onward = done.cost[:, None] + self.routes.move[done.group]
+        low = onward + self.begun[:, end].T < self.cut
+        low &= (self._digits(done.used) < self.routes.visits) | ~self.counted
+        i, group = np.nonzero(low)
+        moved = Labels(done.used[i], group, onward[i, group], done.layer[i], done.number[i])
+        end = end[i]
         for b in np.unique(end):
             self.waiting[b].append(moved.take(end == b))
 

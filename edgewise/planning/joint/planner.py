@@ -23,6 +23,7 @@ SECONDS = 10.0
 SEARCHING, LARGE_SEARCHING = 0.9, 0.8  # of the time, the rest to explain
 TARGET = 0.005  # relative gap at which the search ends
 LARGE = 2500  # layers * groups of equal devices * schemes
+BRIEF = 3.0  # seconds, in which large problems get less work
 OPTIMAL = 1e-9  # relative gap
 
 
@@ -34,7 +35,9 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
     large = view.tables.num_layers * len(view.groups) * len(problem.schemes) > LARGE
     searching = LARGE_SEARCHING if large else SEARCHING
     best = Incumbent(view, began, began + searching * time_limit)
-    every, bound = local_search(best, target) if large else (Search(best).run(target),) * 2
+    every, bound = (
+        local_search(best, target, time_limit < BRIEF) if large else (Search(best).run(target),) * 2
+    )
     if best.plan is None and every < INFINITY:
         raise Infeasible("found no plan in time, and no proof that there is none")
     if best.plan is None:
@@ -48,6 +51,8 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
         said.append(
             f"the gap is to plans whose devices come once, {1 - every / best.score:.1%} to all"
         )
+    if best.late:
+        said.append("the clock ended the search, so the next one may end elsewhere")
     return replace(
         best.plan,
         status=status,

@@ -1,7 +1,7 @@
 """Bounds on the plans of all orders at once, at a price l of loss: routes through states (layers
 done, group), with a fee for every visit, so that no device is used more often than it may be.
 
-    L(f) = min over routes of  w (first + moves + back) + sum of (T[g,a,b] + f[g])
+    L(f) = min over routes of  first + moves + back + sum of (T[g,a,b] + f[g])
            - sum over g of visits[g] f[g]  -  l budget
 
 bounds every plan whose devices come once (T: stages.py), the source twice where both ends are
@@ -29,14 +29,12 @@ class Routes:
         self.layers = view.tables.num_layers
         self.costs = stage_costs(view, price, limit)
         self.fees = np.zeros(count)
-        self.spent = price * view.problem.budget if price else 0.0
+        self.spent = price * view.problem.budget if view.problem.budget < INFINITY else 0.0
         first = np.array([group[0] for group in view.groups])
         moves = np.array([[view.move(g, h) for h in range(count)] for g in range(count)])
         seconds = np.where(moves[:, :, 1] <= limit, moves[:, :, 0], INFINITY)
-        weight = 1.0 / view.unit if limit == INFINITY else 0.0
         self.move, self.start, self.end = (
-            np.where(np.isfinite(x), weight * np.minimum(x, 1e300), INFINITY)
-            for x in (seconds, view.costs.first[first], view.costs.back[first])
+            x / view.unit for x in (seconds, view.costs.first[first], view.costs.back[first])
         )
         ends = view.tables.allowed[0] & view.tables.allowed[-1]
         twice = ends[first] & (view.tables.allowed[-1].sum() == 1)

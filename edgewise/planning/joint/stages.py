@@ -1,11 +1,11 @@
 """What a stage costs at least at a price l of loss, on a device of its own:
 
-    T[g,a,b] = min over schemes of layers a to b - 1 of  sum (w seconds[s,i,g] + l loss[s,i])
+    T[g,a,b] = min over schemes of layers a to b - 1 of  sum (seconds[s,i,g] + l loss[s,i])
                s.t.  sum size[s,i] <= room[g],  sum decode[s,i,g] <= limit - step[g]
 
 with whole schemes, by dynamic programming over how much of a resource is taken beyond the least, in
-units to which every excess is rounded down; one resource at a time, and the larger of both bounds.
-For the round trip w = 1 and there is no limit; for a period w = 0.
+units to which every excess is rounded down; one resource at a time, or both on average, and the
+largest of these bounds. `limit` is on a device's period, infinite where only the round trip counts.
 """
 
 import numpy as np
@@ -14,25 +14,24 @@ from edgewise.planning.joint.view import View
 from edgewise.planning.tables import INFINITY, Floats, Ints
 
 FINE = (1, 2, 4, 8)  # parts of the least excess that may be the unit
-COLUMNS = 800  # units of a resource at most
+COLUMNS = 400  # units of a resource at most
 NEVER = 2**40  # units of a scheme that a layer cannot have
 
 
 def stage_costs(view: View, price: float, limit: float = INFINITY) -> Floats:
     """T in the view's unit, infinite where the layers do not fit."""
     first, tables = np.array([group[0] for group in view.groups]), view.tables
-    seconds = view.costs.seconds[:, :, first] / view.unit if limit == INFINITY else 0.0
-    cost = np.where(
-        view.usable[:, :, first], seconds + price * view.scored[:, :, None], INFINITY
-    )
+    cost = view.costs.seconds[:, :, first] / view.unit + price * view.scored[:, :, None]
+    cost = np.where(view.usable[:, :, first], cost, INFINITY)
     room = np.maximum(tables.room[first].astype(float), 1.0)
     more = float(tables.shared.max()) / room
     size = tables.size[:, :, None] / room
     table = np.stack([_packed(*x) for x in zip(cost.T, size.T, more, strict=True)])
     if limit < INFINITY:
         part = tables.decode[:, :, first] / np.maximum(limit - tables.step[first], 1e-300)
-        by_time = [_packed(*x, 0.0) for x in zip(cost.T, part.T, strict=True)]
-        table = np.maximum(table, np.stack(by_time))
+        for taken, left in ((part, 0 * more), ((part + size) / 2, more / 2)):
+            bound = [_packed(*x) for x in zip(cost.T, taken.T, left, strict=True)]
+            table = np.maximum(table, np.stack(bound))
     return table
 
 

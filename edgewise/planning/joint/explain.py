@@ -18,7 +18,7 @@ from edgewise.planning.problem import PlanResult
 from edgewise.planning.tables import INFINITY, Floats, Ints
 from edgewise.units import format_bytes
 
-WORK = 30_000  # columns of all relaxations together
+WORK = 24_000  # columns of all relaxations together
 FEW = 3  # relaxations, below which there are none
 MOST_UNUSED = 8  # devices named one by one
 MORE_MEMORY, MORE_LOSS, FASTER = 0.25, 0.1, 2.0  # what is tried out

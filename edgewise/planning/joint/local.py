@@ -1,12 +1,13 @@
 """Where programs are large: the routes that promise most (routes.py, labels.py), and small programs
 near the cuts that these give.
 
-For the round trip the bound L(l) on plans of every order is raised over prices l of loss, in which
-it is concave. For a period limits are tried: a limit at which nothing keeps to the budget for loss
-bounds the period, and routes at the next ones give plans.
-"""
+    round trip   L(l, f) of routes.py, concave in the price l of loss and the fees f, is raised, and
+                 labels take it on to the least of routes that use each device once
+    period       limits P between a bound and the best plan are halved: where some route within P
+                 has L <= Q P, plans are made of it; bounds are those of the round trip and walks.py
 
-from collections.abc import Iterator
+Work is counted in prices, rounds, labels and nodes; the clock is the last resort.
+"""
 
 import numpy as np
 
@@ -19,19 +20,17 @@ from edgewise.planning.joint.walks import Walks
 from edgewise.planning.tables import INFINITY, Floats
 from edgewise.plans import Plan
 
-PRICES, FEW_PRICES, GOLDEN = (
-    9,
-    6,
-    0.618,
-)  # prices of loss that are tried, and what is left of their range each time
-LEAST_PRICE, MOST_PRICE = 0.3, 60.0  # units for all of the budget
+PRICE_RANGE = 0.02, 4.0  # in which the price is, of all of the budget and in parts of a plan's time
+PRICES, FEW_PRICES, SECTION = 9, 6, 0.382  # how many are tried; the golden section
 NEAR_PRICES = (1.0, 1.06, 0.94)  # times the best price, at which all routes are looked at
-ROUNDS, MORE_ROUNDS = 40, 200  # of fees
+SAFE_PRICES = (1.3, 1.8, 3.0)  # the same, as long as there is no plan: its layers are whole
+ROUNDS, MORE_ROUNDS = 40, 150  # of fees
 ABOVE = 1.05  # times the bound of walks.py, where the best may be
 CUTS = np.geomspace(1.005, 1.1, 9)  # times a bound, below which all routes are looked at
-WIDTH = 5000  # labels
+WIDTH, NARROW = 5000, 500  # labels, for round trips and for periods
+DEAR, DEARER = 1.5, 1.25  # the first price where periods count, and how it rises
 LIMIT_STEP, LIMIT_GAP, LIMITS = 1.08, 1.004, 7  # between limits, and how many are tried
-NARROW, WHOLE, DEARER = 500, 1.7, 1.25  # labels for periods; prices, as plans are whole
+FIRST_SECONDS = 0.5  # that a first plan is always given
 ORDERS = 3  # for which a plan is made at a time
 NODES, REACH = 30, 1  # nodes of the tree; layers from a cut that may lie on either side
 
@@ -42,87 +41,86 @@ def local_search(best: Incumbent, target: float, brief: bool) -> tuple[float, fl
     every = Walks(best.view).relaxed(best.seconds)
     if every == INFINITY:
         return every, every
-    if best.view.lanes > 1:
-        _periods(best, every)
-        return every, every
-    once = max(every, _round_trips(best, every, brief))
-    if best.plan is not None and not brief and once < best.score * (1 - 2 * target):
-        _move_cuts(best, best.plan.plan)
+    periods = best.view.lanes > 1
+    once = max(every, _round_trips(best, every, brief or periods))
+    if once < best.score * (1 - 2 * target):
+        if periods:
+            _periods(best, every)
+        elif best.plan is not None and not brief:
+            _move_cuts(best, best.plan.plan)
     return every, once
 
 
 def _round_trips(best: Incumbent, every: float, brief: bool) -> float:
-    goal = ABOVE * every / best.view.unit
-    prices = FEW_PRICES if brief else PRICES
-    price, fees = _best_price(best.view, goal * best.view.unit, prices)
-    bound = 0.0
-    for times in NEAR_PRICES if price and not brief else (1.0,):
+    price, fees = _best_price(best.view, every, FEW_PRICES if brief else PRICES)
+    near, bound = NEAR_PRICES if price and not brief else NEAR_PRICES[:1], 0.0
+    for times in (*near, *SAFE_PRICES):
+        if best.plan is not None and (times in SAFE_PRICES or best.late):
+            break
         routes = Routes(best.view, price * times)
         routes.fees = fees
-        value = routes.ascend(goal, MORE_ROUNDS)
-        for cut in CUTS * value:
-            search = Search(routes, cut, WIDTH)
-            ends = search.run()
-            _offer(best, ends)
-            if not search.complete:
-                break
-            value = min(cut, ends[0][0]) if ends else cut
-            if ends and ends[0][0] <= cut or value * best.view.unit >= best.score:
-                break
-        bound = max(bound, value * best.view.unit)
-        if best.late:
-            break
+        least = routes.ascend(ABOVE * every / best.view.unit, MORE_ROUNDS)
+        bound = max(bound, _least(best, routes, least) * best.view.unit)
     return bound
 
 
-def _best_price(view: View, goal: float, prices: int) -> tuple[float, Floats]:
+def _least(best: Incumbent, routes: Routes, least: float) -> float:
+    """What routes take at least, given what their relaxation does, in the view's unit."""
+    for cut in CUTS * least:
+        search = Search(routes, cut, WIDTH)
+        ends = search.run()
+        _offer(best, ends)
+        if not search.complete:
+            break
+        least = min(cut, *(value for value, _ in ends)) if ends else cut
+        if least < cut or least * best.view.unit >= best.score:
+            break
+    return least
+
+
+def _best_price(view: View, every: float, tries: int) -> tuple[float, Floats]:
     """The price of loss at which the bound on all orders is highest, by golden sections; and the
-    fees for devices there. Plans may take `goal` seconds."""
-    budget, fees = view.problem.budget, np.zeros(len(view.groups))
+    fees for devices there."""
+    budget, fees, unit = view.problem.budget, np.zeros(len(view.groups)), every / view.unit
     if not 0 < budget < INFINITY:
         return 0.0, fees
 
-    limit = goal / view.lanes if view.lanes > 1 else INFINITY
-
     def value(at: float) -> float:
         nonlocal fees
-        routes = Routes(view, float(np.exp(at)) / budget, limit)
+        routes = Routes(view, float(np.exp(at)) * unit / budget)
         routes.fees = fees
-        bound = routes.ascend(goal / view.unit, ROUNDS)
+        bound = routes.ascend(ABOVE * unit, ROUNDS)
         fees = routes.fees
         return bound
 
-    low, high = np.log(LEAST_PRICE), np.log(MOST_PRICE)
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    at_left, at_right = value(left), value(right)
-    for _ in range(prices - 2):
-        if at_left > at_right:
-            high, right, at_right = right, left, at_left
-            left = high - GOLDEN * (high - low)
-            at_left = value(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + GOLDEN * (high - low)
-            at_right = value(right)
-    return float(np.exp(left if at_left > at_right else right)) / budget, fees
+    low, high = np.log(PRICE_RANGE)
+    tried = {low: -INFINITY, high: -INFINITY, (low + high) / 2: value((low + high) / 2)}
+    for _ in range(tries - 1):
+        points = sorted(tried)
+        k = points.index(max(points, key=tried.__getitem__))
+        wider = max(points[k - 1], points[k + 1], key=lambda at: abs(at - points[k]))
+        at = points[k] + SECTION * (wider - points[k])
+        tried[at] = value(at)
+    return float(np.exp(max(tried, key=tried.__getitem__))) * unit / budget, fees
 
 
 def _periods(best: Incumbent, every: float) -> None:
-    """Halve what is between scores that no route was seen to keep to and the best plan's."""
-    unseen = every
-    price, fees = _best_price(best.view, unseen * LIMIT_STEP, FEW_PRICES)
-    price *= WHOLE
+    """Halve what is between scores that no route was seen to keep to and the best plan's; dearer
+    where routes keep to one and plans do not."""
+    view, budget, unseen = best.view, best.view.problem.budget, every
+    price = DEAR * every / view.unit / budget if 0 < budget < INFINITY else 0.0
+    fees = np.zeros(len(view.groups))
     for _ in range(LIMITS):
         reached = min(best.score, unseen * LIMIT_STEP**2)
         limit = float(np.sqrt(unseen * reached))
         if reached <= unseen * LIMIT_GAP or best.late:
             return
-        routes = Routes(best.view, price, limit / best.view.lanes)
+        routes = Routes(view, price, limit / view.lanes)
         routes.fees = fees
-        possible = routes.ascend(limit / best.view.unit, MORE_ROUNDS) * best.view.unit <= limit
+        possible = routes.ascend(limit / view.unit, MORE_ROUNDS) * view.unit <= limit
         fees = routes.fees
-        search = Search(routes, limit / best.view.unit, NARROW)
-        _offer(best, ends := search.run() if possible else [], limit)
+        ends = Search(routes, limit / view.unit, NARROW).run() if possible else []
+        _offer(best, ends, limit)
         if best.score > limit and ends:
             price *= DEARER
         elif best.score > limit:
@@ -131,17 +129,12 @@ def _periods(best: Incumbent, every: float) -> None:
 
 def _offer(best: Incumbent, ends: list[tuple[float, Route]], enough: float = 0.0) -> None:
     """Plans of the first few orders."""
-    for order, layers in _orders(ends):
-        best.offer(best.orders(order).near(layers, 0, NODES, best.seconds, best.score, enough))
-
-
-def _orders(ends: list[tuple[float, Route]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-    seen = set[tuple[int, ...]]()
+    orders = dict[tuple[int, ...], list[int]]()
     for _, route in ends:
-        order = tuple(g for g, _, _ in route)
-        if order not in seen and len(seen) < ORDERS:
-            seen.add(order)
-            yield order, [b - a for _, a, b in route]
+        orders.setdefault(tuple(g for g, _, _ in route), [b - a for _, a, b in route])
+    for order, layers in list(orders.items())[:ORDERS]:
+        seconds = best.seconds if best.plan else max(best.seconds, FIRST_SECONDS)
+        best.offer(best.orders(order).near(layers, 0, NODES, seconds, best.score, enough))
 
 
 def _move_cuts(best: Incumbent, plan: Plan) -> None:

@@ -3,8 +3,8 @@
     min  score     over    plans within memory, links, pins and the budget for predicted loss
 
 `search.py` goes on until it has proven to be near the best of all plans, those that return to a
-device included; where the programs it solves would be too large, `local.py` finds good plans, and
-the same relaxation bounds them.
+device included; where the programs it solves would be too large, `local.py` finds plans whose
+devices come once, with bounds on all such plans, and weaker ones on any.
 """
 
 import time
@@ -35,28 +35,25 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
     large = view.tables.num_layers * len(view.groups) * len(problem.schemes) > LARGE
     searching = LARGE_SEARCHING if large else SEARCHING
     best = Incumbent(view, began, began + searching * time_limit)
-    every, bound = (
-        local_search(best, target, time_limit < BRIEF) if large else (Search(best).run(target),) * 2
-    )
+    if large:
+        every, once = local_search(best, target, time_limit < BRIEF)
+    else:
+        every = once = Search(best).run(target)
     if best.plan is None and every < INFINITY:
         raise Infeasible("found no plan in time, and no proof that there is none")
     if best.plan is None:
         raise why_infeasible(problem, view.tables)
-    gap = max(1 - bound / best.score, 0.0) if best.score > 0 else 0.0
-    status = "bounded" if gap > OPTIMAL else "optimal"
-    if not problem.is_sum:
-        status = "heuristic"
+    gap, most = (max(1 - bound / (best.score or 1.0), 0.0) for bound in (once, every))
+    status = ("bounded" if most > OPTIMAL else "optimal") if problem.is_sum else "heuristic"
     said = ["no plan is better"] if status == "optimal" else []
-    if every < bound:
-        said.append(
-            f"the gap is to plans whose devices come once, {1 - every / best.score:.1%} to all"
-        )
+    if most > gap:
+        said.append(f"the gap is to plans whose devices come once; to any, it is {most:.1%}")
     if best.late:
         said.append("the clock ended the search, so the next one may end elsewhere")
     return replace(
         best.plan,
         status=status,
-        gap={"bounded": gap, "optimal": 0.0}.get(status),
+        gap=None if status == "heuristic" else gap,
         seconds=time.perf_counter() - began,
         explanation="; ".join((*said, *explain(view, best.plan))),
     )

@@ -64,9 +64,9 @@ class Search:
         """Bounds on the plans of complete routes, ascending, the first few."""
         groups, none = np.arange(len(self.routes.fees)), np.full(len(self.routes.fees), -1)
         self.waiting[0].append(Labels(0 * groups, groups, self.routes.start, none, none))
+        nothing = self.waiting[0][0].take(groups[:0])
         for a, parts in enumerate(self.waiting):
-            empty = Labels(*(none[:0] for _ in range(5)))
-            labels = Labels.joined(parts).cheapest() if parts else empty
+            labels = Labels.joined([nothing, *parts]).cheapest()
             if len(labels.cost) > self.width:
                 self.complete = False
                 promise = labels.cost + self.begun[labels.group, a]

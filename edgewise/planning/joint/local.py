@@ -141,5 +141,5 @@ def _move_cuts(best: Incumbent, plan: Plan) -> None:
     """Cuts of a plan a little elsewhere."""
     order = tuple(best.view.tables.names.index(stage.device) for stage in plan.stages)
     layers = [stage.end - stage.start for stage in plan.stages]
-    orders = Orders(best.view, order)
-    best.offer(orders.near(layers, REACH, NODES, best.seconds, best.score))
+    near = Orders(best.view, order).near(layers, REACH, NODES, best.seconds, best.score)
+    best.offer(near)

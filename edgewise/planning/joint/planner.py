@@ -24,7 +24,7 @@ SEARCHING, LARGE_SEARCHING = 0.9, 0.8  # of the time, the rest to explain
 TARGET = 0.005  # relative gap at which the search ends
 LARGE = 2500  # layers * groups of equal devices * schemes
 BRIEF = 3.0  # seconds, in which large problems get less work
-OPTIMAL = 1e-9  # relative gap
+OPTIMAL, TINY = 1e-9, 1e-300  # relative gap; seconds
 
 
 def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET) -> PlanResult:
@@ -43,7 +43,7 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
         raise Infeasible("found no plan in time, and no proof that there is none")
     if best.plan is None:
         raise why_infeasible(problem, view.tables)
-    gap, most = (max(1 - bound / (best.score or 1.0), 0.0) for bound in (once, every))
+    gap, most = (max(best.score - x, 0.0) / max(best.score, TINY) for x in (once, every))
     status = ("bounded" if most > OPTIMAL else "optimal") if problem.is_sum else "heuristic"
     said = ["no plan is better"] if status == "optimal" else []
     if most > gap:
@@ -53,7 +53,7 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
     return replace(
         best.plan,
         status=status,
-        gap=None if status == "heuristic" else gap,
+        gap={"bounded": gap, "optimal": 0.0}.get(status),
         seconds=time.perf_counter() - began,
         explanation="; ".join((*said, *explain(view, best.plan))),
     )

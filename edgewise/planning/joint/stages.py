@@ -57,7 +57,7 @@ def _packed(cost: Floats, part: Floats, more: float) -> Floats:
                 with_it = least[a:b, : width - units] + value
                 np.minimum(best[:, units:], with_it, out=best[:, units:])
         least[a:b] = best
-        left = ((room - (taken[b] - taken[a:b])) / unit + 1e-6).astype(int)
+        left = ((room - (taken[b] - taken[a:b])) / unit + 1e-3).astype(int)
         table[a:b, b] = best[np.arange(b - a), np.minimum(left, width - 1)]
     return table
 

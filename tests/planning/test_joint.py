@@ -104,15 +104,18 @@ def test_routes_bound_the_best_of_all_plans_whose_devices_come_once() -> None:
 
 
 def least_cost(view: View, price: float, stage: tuple[int, int, int]) -> float:
-    """Of all schemes of a stage that fit on its device."""
+    """Of all schemes of a stage that fit on its device, beside layers that may lie only there."""
     g, a, b = stage
     j, least = view.groups[g][0], float("inf")
+    only = [i for i, may in enumerate(view.tables.allowed) if may[j] and may.sum() == 1]
+    others = [view.tables.size[view.usable[:, i, j], i] for i in only if not a <= i < b]
+    room = view.tables.room[j] - sum(min(sizes, default=float("inf")) for sizes in others)
     for chosen in product(range(len(view.tables.schemes)), repeat=b - a):
         pairs = list(zip(chosen, range(a, b), strict=True))
         if all(view.usable[s, i, j] for s, i in pairs):
             cost = sum(view.costs.seconds[s, i, j] / view.unit for s, i in pairs)
             cost += price * sum(view.scored[s, i] for s, i in pairs)
-            if sum(view.tables.size[s, i] for s, i in pairs) <= view.tables.room[j]:
+            if sum(view.tables.size[s, i] for s, i in pairs) <= room:
                 least = min(least, float(cost))
     return least
 

@@ -30,9 +30,9 @@ CUTS = np.geomspace(1.005, 1.1, 9)  # times a bound, below which all routes are 
 WIDTH, NARROW = 5000, 500  # labels, for round trips and for periods
 DEAR, DEARER = 1.5, 1.25  # the first price where periods count, and how it rises
 LIMIT_STEP, LIMIT_GAP, LIMITS = 1.08, 1.004, 7  # between limits, and how many are tried
-FIRST_SECONDS = 0.5  # that a first plan is always given
+FIRST_SECONDS = 1.0  # that a first plan is always given
 ORDERS = 3  # for which a plan is made at a time
-NODES, REACH = 30, 1  # nodes of the tree; layers from a cut that may lie on either side
+NODES, REACH, FAR = 30, 1, 4  # nodes of the tree; layers from a cut that may lie on either side
 
 
 def local_search(best: Incumbent, target: float, brief: bool) -> tuple[float, float]:
@@ -60,16 +60,17 @@ def _round_trips(best: Incumbent, every: float, brief: bool) -> float:
         routes = Routes(best.view, price * times)
         routes.fees = fees
         least = routes.ascend(ABOVE * every / best.view.unit, MORE_ROUNDS)
-        bound = max(bound, _least(best, routes, least) * best.view.unit)
+        reach = FAR if times in SAFE_PRICES else 0
+        bound = max(bound, _least(best, routes, least, reach) * best.view.unit)
     return bound
 
 
-def _least(best: Incumbent, routes: Routes, least: float) -> float:
+def _least(best: Incumbent, routes: Routes, least: float, reach: int) -> float:
     """What routes take at least, given what their relaxation does, in the view's unit."""
     for cut in CUTS * least:
         search = Search(routes, cut, WIDTH)
         ends = search.run()
-        _offer(best, ends)
+        _offer(best, ends, reach)
         if not search.complete:
             break
         least = min(cut, *(value for value, _ in ends)) if ends else cut
@@ -101,6 +102,7 @@ def _best_price(view: View, every: float, tries: int) -> tuple[float, Floats]:
         wider = max(points[k - 1], points[k + 1], key=lambda at: abs(at - points[k]))
         at = points[k] + SECTION * (wider - points[k])
         tried[at] = value(at)
+    tried[-INFINITY] = value(-INFINITY)  # loss counts for nothing
     return float(np.exp(max(tried, key=tried.__getitem__))) * unit / budget, fees
 
 
@@ -120,21 +122,21 @@ def _periods(best: Incumbent, every: float) -> None:
         possible = routes.ascend(limit / view.unit, MORE_ROUNDS) * view.unit <= limit
         fees = routes.fees
         ends = Search(routes, limit / view.unit, NARROW).run() if possible else []
-        _offer(best, ends, limit)
+        _offer(best, ends)
         if best.score > limit and ends:
             price *= DEARER
         elif best.score > limit:
             unseen = limit
 
 
-def _offer(best: Incumbent, ends: list[tuple[float, Route]], enough: float = 0.0) -> None:
+def _offer(best: Incumbent, ends: list[tuple[float, Route]], reach: int = 0) -> None:
     """Plans of the first few orders."""
     orders = dict[tuple[int, ...], list[int]]()
     for _, route in ends:
         orders.setdefault(tuple(g for g, _, _ in route), [b - a for _, a, b in route])
     for order, layers in list(orders.items())[:ORDERS]:
         seconds = best.seconds if best.plan else max(best.seconds, FIRST_SECONDS)
-        best.offer(best.orders(order).near(layers, 0, NODES, seconds, best.score, enough))
+        best.offer(best.orders(order).near(layers, reach, NODES, seconds, best.score))
 
 
 def _move_cuts(best: Incumbent, plan: Plan) -> None:

@@ -70,22 +70,14 @@ class Orders:
         return solved.bound * self.view.scale * (1 - TINY)
 
     def near(
-        self,
-        layers: Sequence[float],
-        reach: int,
-        nodes: int,
-        seconds: float,
-        below: float,
-        enough: float = 0.0,
+        self, layers: Sequence[float], reach: int, nodes: int, seconds: float, below: float
     ) -> Placed | None:
         """The best plan found that takes less than `below` seconds, of those whose cuts are at most
-        `reach` layers from where stages of so many layers have them; none is better than one that
-        takes `enough`."""
+        `reach` layers from where stages of so many layers have them."""
         if not self.possible:
             return None
         near = _near(layers, reach, self.view.tables.num_layers)
-        program, x, z = self._program(near, below)
-        program.row(enough / self.view.scale, INFINITY, (z, 1.0))
+        program, x, _ = self._program(near, below)
         return self._placed(x, program.solve(seconds, nodes=nodes, gap=CLOSE))
 
     def best(self, nodes: int, seconds: float, below: float) -> tuple[float, Placed | None]:

@@ -75,7 +75,7 @@ class Routes:
         begun, since, came = self._ahead(table)
         last = (begun + table[:, :, -1]).min(axis=1) + self.end
         g, b, stages = int(last.argmin()), self.layers, list[tuple[int, int, int]]()
-        while b and last[g] < INFINITY:
+        while b and last.min() < INFINITY:
             a = int(since[b, g])
             stages.append((g, a, b))
             g, b = int(came[a, g]), a

@@ -11,7 +11,7 @@ largest of these bounds. `limit` is on a device's period, infinite where only th
 import numpy as np
 
 from edgewise.planning.joint.view import View
-from edgewise.planning.tables import INFINITY, Floats, Ints
+from edgewise.planning.tables import INFINITY, Bools, Floats, Ints
 
 FINE = (1, 2, 4, 8)  # parts of the least excess that may be the unit
 COLUMNS = 400  # units of a resource at most
@@ -26,28 +26,31 @@ def stage_costs(view: View, price: float, limit: float = INFINITY) -> Floats:
     room = np.maximum(tables.room[first].astype(float), 1.0)
     more = float(tables.shared.max()) / room
     size = tables.size[:, :, None] / room
-    table = np.stack([_packed(*x) for x in zip(cost.T, size.T, more, strict=True)])
+    only = tables.allowed[:, first] & (tables.allowed.sum(axis=1) == 1)[:, None]
+    table = np.stack([_packed(*x) for x in zip(cost.T, size.T, only.T, more, strict=True)])
     if limit < INFINITY:
         part = tables.decode[:, :, first] / np.maximum(limit - tables.step[first], 1e-300)
         for taken, left in ((part, 0 * more), ((part + size) / 2, more / 2)):
-            bound = [_packed(*x) for x in zip(cost.T, taken.T, left, strict=True)]
+            bound = [_packed(*x) for x in zip(cost.T, taken.T, only.T, left, strict=True)]
             table = np.maximum(table, np.stack(bound))
     return table
 
 
-def _packed(cost: Floats, part: Floats, more: float) -> Floats:
+def _packed(cost: Floats, part: Floats, only: Bools, more: float) -> Floats:
     """[a, b]: the least cost of layers a to b - 1 that together take at most all of a device, where
-    layer i in scheme s has cost[i, s] and takes part[i, s]; all layers together may take `more`."""
+    layer i in scheme s has cost[i, s] and takes part[i, s]; all layers together may take `more`.
+    Those that may lie there `only` take their least of it in any case."""
     layers = len(cost)
     part = np.where(np.isfinite(cost), part, INFINITY)
     low = part.min(axis=1)
     excess, unit = _in_units(part - np.where(np.isfinite(low), low, 0.0)[:, None])
-    taken = np.concatenate(([0.0], np.where(np.isfinite(low), low, 0.0).cumsum()))
+    free = np.where(np.isfinite(low) & ~only, low, 0.0)
+    taken, room = np.concatenate(([0.0], free.cumsum())), 1 + 1e-12 - float(low[only].sum())
     table = np.full((layers + 1, layers + 1), INFINITY)
     width = 1 + int(max(1 + more - low.min(), 0.0) / unit)
     least, a = np.full((layers, width), INFINITY), 0  # [a, c]: with at most c units of excess
     for b in range(1, layers + 1):
-        room = 1 + 1e-12 + (more if b == layers else 0.0)
+        room += more if b == layers else 0.0
         while a < b and (taken[b] - taken[a] > room or low[b - 1] == INFINITY):
             a += 1
         least[b - 1] = 0.0

@@ -50,8 +50,7 @@ def _packed(cost: Floats, part: Floats, only: Bools, more: float) -> Floats:
     width = 1 + int(max(1 + more - low.min(), 0.0) / unit)
     least, a = np.full((layers, width), INFINITY), 0  # [a, c]: with at most c units of excess
     for b in range(1, layers + 1):
-        room += more if b == layers else 0.0
-        while a < b and (taken[b] - taken[a] > room or low[b - 1] == INFINITY):
+        while a < b and (taken[b] - taken[a] > room + more or low[b - 1] == INFINITY):
             a += 1
         least[b - 1] = 0.0
         best = np.full((b - a, width), INFINITY)
@@ -60,8 +59,9 @@ def _packed(cost: Floats, part: Floats, only: Bools, more: float) -> Floats:
                 with_it = least[a:b, : width - units] + value
                 np.minimum(best[:, units:], with_it, out=best[:, units:])
         least[a:b] = best
-        left = ((room - (taken[b] - taken[a:b])) / unit + 1e-3).astype(int)
-        table[a:b, b] = best[np.arange(b - a), np.minimum(left, width - 1)]
+        left = room - (taken[b] - taken[a:b]) + np.where(b - np.arange(a, b) == layers, more, 0.0)
+        units = np.clip(np.floor(left / unit + 1e-3), -1, width - 1).astype(int)
+        table[a:b, b] = np.where(units < 0, INFINITY, best[np.arange(b - a), units])
     return table
 
 

@@ -119,8 +119,9 @@ class Problem:
 class PlanResult:
     """A plan, what it is predicted to do, and how sure the planner is that none is better.
 
-    `status` is "optimal", "bounded" (`gap` is the proven relative distance to the optimum),
-    "heuristic" or "fixed" (a rule that optimises nothing); `seconds` is planning time.
+    `status` is "optimal", "bounded" (`gap` is the proven relative distance to the optimum, that
+    of some plans only where `explanation` says so), "heuristic" or "fixed" (a rule that optimises
+    nothing); `seconds` is planning time.
     """
 
     planner: str

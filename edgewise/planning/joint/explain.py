@@ -18,8 +18,8 @@ from edgewise.planning.problem import PlanResult
 from edgewise.planning.tables import INFINITY, Floats, Ints
 from edgewise.units import format_bytes
 
-WORK = 60_000  # columns of all relaxations together
-FEW = 6  # relaxations, below which there are none
+WORK = 24_000  # columns of all relaxations together
+FEW = 3  # relaxations, below which there are none
 MOST_UNUSED = 8  # devices named one by one
 MORE_MEMORY, MORE_LOSS, FASTER = 0.25, 0.1, 2.0  # what is tried out
 BINDS = 0.995
@@ -56,7 +56,7 @@ class Explained:
     def _tight(self) -> list[int]:
         """Used devices without room for a layer's next larger scheme, or for another layer."""
         tables, used, layers = self.view.tables, self.used, np.arange(len(self.scheme))
-        found = []
+        tight = []
         for j in dict.fromkeys(self.order):
             here, room = self.device == j, float(tables.room[j] - used[j])
             more = tables.size - tables.size[self.scheme, layers]
@@ -64,26 +64,26 @@ class Explained:
             least = larger[:, here].min(axis=0)  # that each layer here takes more in a larger one
             full = not here.all() and tables.size[:, ~here].min() > room
             if full or (np.isfinite(least) & (least > room)).any():
-                found.append(j)
-        return found
+                tight.append(j)
+        return tight
 
     def _binding(self) -> Iterator[str]:
         view, tables, problem = self.view, self.view.tables, self.view.problem
         used, names = self.used, tables.names
-        found = [
+        parts = [
             f"memory of '{names[j]}' ({format_bytes(int(used[j]))} of "
             f"{format_bytes(int(tables.room[j]))})"
             for j in self._tight()
         ]
         if self.best.estimate.loss > 0.98 * problem.budget:
-            found.append(f"quality (loss {self.best.estimate.loss:.4g} of {problem.budget:.4g})")
+            parts.append(f"quality (loss {self.best.estimate.loss:.4g} of {problem.budget:.4g})")
         pinned = len(problem.pinned)
         if pinned and len(names) > 1:
-            found.append(f"pins of {pinned} layer{'s' if pinned > 1 else ''}")
+            parts.append(f"pins of {pinned} layer{'s' if pinned > 1 else ''}")
         if view.lanes > 1:
-            found += [f"time of {what}" for what in self._busiest()]
-        if found:
-            yield "binding: " + ", ".join(found)
+            parts += [f"time of {what}" for what in self._busiest()]
+        if parts:
+            yield "binding: " + ", ".join(parts)
 
     def _busiest(self) -> list[str]:
         """Devices and links that are busy all the time."""

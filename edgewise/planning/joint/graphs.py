@@ -3,14 +3,14 @@
 
 def reached_from(first: int, moves: list[tuple[int, int]]) -> set[int]:
     """Where moves lead from `first`, itself included."""
-    found, edge = {first}, [first]
+    reached, edge = {first}, [first]
     while edge:
         at = edge.pop()
         for g, h in moves:
-            if g == at and h not in found:
-                found.add(h)
+            if g == at and h not in reached:
+                reached.add(h)
                 edge.append(h)
-    return found
+    return reached
 
 
 def pieces(groups: list[int], moves: list[tuple[int, int]]) -> list[tuple[int, ...]]:

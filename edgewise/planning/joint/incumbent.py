@@ -1,4 +1,4 @@
-"""The best plan so far of one search, its clock, and what both mean to it."""
+"""The best plan so far of one search, and its clock."""
 
 import time
 

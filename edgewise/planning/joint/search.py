@@ -14,10 +14,7 @@ from edgewise.planning.tables import INFINITY
 
 SET_NODES = 20  # nodes of the tree, for a bound on plans with whole layers on some devices
 GLANCE, REACH = 30, 2  # nodes for a first look at an order, and how far cuts may then be off
-NODES, MORE = (
-    100,
-    4,
-)  # for the next look at all of it, and how many times as many for each later one
+NODES, MORE = 100, 4  # for the next look at all of it, and how many times as many each time
 MOST_NODES = 100_000
 
 

@@ -68,29 +68,29 @@ class View:
 
 def view_of(problem: Problem) -> View:
     """Raises Infeasible where every device is forbidden."""
-    found = tables(problem)
+    arrays = tables(problem)
     throughput = problem.objective is Objective.THROUGHPUT
-    costs = latency(found, 0.0 if throughput else problem.first_token_weight)
-    fits = found.size[:, :, None] <= found.room + found.shared.max()
-    usable = found.allowed & fits & (found.loss <= problem.budget)[:, :, None]
+    costs = latency(arrays, 0.0 if throughput else problem.first_token_weight)
+    fits = arrays.size[:, :, None] <= arrays.room + arrays.shared.max()
+    usable = arrays.allowed & fits & (arrays.loss <= problem.budget)[:, :, None]
     least = np.where(usable, costs.seconds, INFINITY).min(axis=(0, 2)).sum()
     return View(
         problem=problem,
-        tables=found,
+        tables=arrays,
         costs=costs,
         usable=usable,
-        classes=_classes(found, costs),
-        groups=equal_devices(problem, found),
+        classes=_classes(arrays, costs),
+        groups=equal_devices(problem, arrays),
         lanes=problem.costs.workload.micro_batches if throughput else 1,
         unit=float(least) if 0 < least < INFINITY else 1.0,
     )
 
 
-def _classes(found: Tables, costs: Latency) -> tuple[Ints, ...]:
+def _classes(arrays: Tables, costs: Latency) -> tuple[Ints, ...]:
     """Layers that cost the same everywhere and are pinned alike, whatever they lose."""
     classes: dict[bytes, list[int]] = {}
-    for i in range(found.num_layers):
-        parts = costs.seconds[:, i], found.decode[:, i], found.size[:, i], found.allowed[i]
+    for i in range(arrays.num_layers):
+        parts = costs.seconds[:, i], arrays.decode[:, i], arrays.size[:, i], arrays.allowed[i]
         key = b"".join(part.tobytes() for part in parts)
         classes.setdefault(key, []).append(i)
     return tuple(np.array(members) for members in classes.values())

@@ -2,7 +2,6 @@
 is in pieces, without the walks that were looked at.
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from edgewise.planning.tables import INFINITY, Floats, Ints
 
 SHARES = (1e-6, 0.1, 0.3, 0.5)  # of a move, that count as one where pieces are looked for
 VIOLATED = 1e-3
-USED = 0.2  # of a device, that counts as one
 MOST_CUTS = 30  # times that a walk in pieces is cut off
 
 
@@ -59,18 +57,13 @@ class Walks:
                 return bound, walk
         return bound, None
 
-    def relaxed(self, time_limit: float) -> tuple[float, list[int]]:
-        """A bound on all plans, from moves and devices in part, too, infinite if there is none; and
-        the groups of the devices that this uses, each as often as it uses such devices."""
+    def relaxed(self, time_limit: float) -> float:
+        """A bound on all plans, from moves and devices in part, too, infinite if there is none."""
         self._connect(time_limit)
         solved = self._program.solve(time_limit, relaxed=True)
         if solved.status == "infeasible":
-            return INFINITY, []
-        if solved.status != "optimal":
-            return 0.0, list(range(len(self._rows.y)))
-        devices = solved.values[self._rows.y]
-        used = [g for g, x in enumerate(devices) for _ in range(math.ceil(x - USED))]
-        return self._bound(solved), used
+            return INFINITY
+        return self._bound(solved) if solved.status == "optimal" else 0.0
 
     def _bound(self, solved: Solution) -> float:
         """Seconds, less what moves cost besides."""
@@ -106,10 +99,10 @@ class Walks:
             if solved.status != "optimal":
                 return
             made = solved.values[self._rows.a] + solved.values[self._rows.b]
-            found = {cut for share in SHARES for cut in self._cut_off(solved.values, made, share)}
-            if not found:
+            cuts = {cut for share in SHARES for cut in self._cut_off(solved.values, made, share)}
+            if not cuts:
                 return
-            for some, g in sorted(found):
+            for some, g in sorted(cuts):
                 self._rows.reach(some, [g])
 
     def _cut_off(

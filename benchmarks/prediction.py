@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
@@ -25,8 +25,7 @@ from edgewise.clusters import Cluster, Device, Link
 from edgewise.costs import PREFILL_CHUNK, CostModel
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
-from edgewise.profiles import Profile
-from edgewise.profiling import Grid, measure, measure_links
+from edgewise.profiling import Grid, measure
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import LocalDevices
@@ -125,13 +124,10 @@ def runs(model: str, count: int) -> list[dict[str, object]]:
     """Predicted, simulated and measured, on every network."""
     spec, rng = open_checkpoint(model).spec, np.random.default_rng(7)
     longest = min(spec.max_context, max(PROMPTS) + TOKENS)
-    layers: Profile | None = None
     rows = []
     for network in NETWORKS:
         with LocalDevices(cluster_of(network)) as devices:
-            if layers is None:
-                layers = measure(devices, model, spec, SCHEMES, Grid.wide(longest))
-            profile = replace(layers, links=measure_links(devices))
+            profile = measure(devices, model, spec, SCHEMES, Grid.wide(longest))
             for _ in range(count):
                 requests = int(rng.choice(REQUESTS))
                 prompt = int(rng.choice([x for x in PROMPTS if x + TOKENS <= longest]))

@@ -213,6 +213,11 @@ def _check(profile: Profile) -> None:
             raise ProfileError(
                 f"profile: a step on '{reading.device}' takes {reading.step_seconds} seconds"
             )
+        if not 0 < reading.busy_ratio <= 1:
+            raise ProfileError(
+                f"profile: '{reading.device}' takes {reading.busy_ratio} of its time when it never "
+                "waits, not more than 0 and at most 1"
+            )
         for count in (reading.free_bytes, reading.process_bytes):
             if not (isinstance(count, int) and count >= 0):
                 raise ProfileError(

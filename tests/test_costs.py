@@ -278,17 +278,18 @@ class TestUnlikeBlocks:
         assert [i for i, name in enumerate(devices) if name == "b"] in ([2, 4], [2, 6], [4, 6])
 
 
+SHARES = {EMBEDDING: 0.0, "block 1": 0.1, "block 2": 0.2, HEAD: 0.4}
+
+
 class TestErrors:
     """Every layer was timed four times in its only shape, half of them too short and half too long
     by a share of its own, so that regressions leave an error."""
-
-    shares = {EMBEDDING: 0.0, "block 1": 0.1, "block 2": 0.2, HEAD: 0.4}  # noqa: RUF012
 
     def costs(self, blocks: int) -> CostModel:
         layers = tuple(
             LayerTiming(device, layer, "fp32", 2, tokens, context, 1 + share * sign)
             for device in "ab"
-            for layer, share in self.shares.items()
+            for layer, share in SHARES.items()
             for tokens, context in ((1, 8), (6, 0))
             for sign in (-1, 1, -1, 1)
         )
@@ -307,7 +308,7 @@ class TestErrors:
 
     def off(self, layer: str, count: int) -> float:
         """Seconds by which equal layers may be off together, by the regression's formula."""
-        measured = [1 + self.shares[layer] * sign for sign in (-1, 1, -1, 1)]
+        measured = [1 + SHARES[layer] * sign for sign in (-1, 1, -1, 1)]
         predicted = sum(1 / x for x in measured) / sum(1 / x**2 for x in measured)
         squares = sum((1 - predicted / x) ** 2 for x in measured)
         return count * predicted * math.sqrt(squares / 3)

@@ -413,6 +413,11 @@ class TestFile:
         assert message.startswith("p.json: 'a' has ")
         assert repr(count) in message
 
+    @pytest.mark.parametrize("ratio", [0, -0.5, 1.5, float("nan"), "0.9", None])
+    def test_a_busy_ratio_that_cannot_be_is_refused(self, ratio: object) -> None:
+        message = self.message(self.edited(lambda d: d["devices"][0].update(busy_ratio=ratio)))
+        assert message.startswith("p.json: ")
+
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "profile.json"
         with pytest.raises(ProfileError) as caught:

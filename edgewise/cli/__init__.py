@@ -44,6 +44,7 @@ def _command(options: type, target: str) -> Callable[..., None]:
     def call(**values: object) -> None:
         getattr(import_module(module), function)(options(**values))
 
+    # What `inspect.signature` reads, and typer through it; annotations of functions do not know it.
     call.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
     call.__doc__ = options.__doc__
     return call

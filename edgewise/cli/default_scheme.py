@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from edgewise.cli.terminal import print_notes
 from edgewise.clusters import Cluster
-from edgewise.costs import HEADROOM, device_bytes, layer_bytes, workspace_bytes
+from edgewise.costs import device_bytes, layer_bytes, workspace_bytes
 from edgewise.errors import Infeasible
 from edgewise.plans import Plan, Stage
 from edgewise.schemes import CANDIDATES, RECIPES, STORED, get_scheme
@@ -41,10 +41,9 @@ def needed_bytes(spec: ModelSpec, scheme: str, workload: Workload, devices: int)
 
 
 def schemes_that_fit(spec: ModelSpec, cluster: Cluster, workload: Workload) -> Iterator[str]:
-    """Those of ORDER for which the devices have memory enough in all, some of it left free."""
+    """Those of ORDER for which the devices have memory enough in all; what must stay free of it the
+    cost model says."""
     room = sum(device.memory_bytes for device in cluster.devices)
-    if len(cluster.devices) == 1:
-        room = round(room * (1 - HEADROOM))
     for name in ORDER:
         if needed_bytes(spec, name, workload, len(cluster.devices)) <= room:
             yield name

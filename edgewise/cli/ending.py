@@ -14,7 +14,7 @@ from rich.console import Console
 from edgewise.errors import EdgewiseError
 
 
-def run_and_exit(run: Callable[[], object]) -> NoReturn:
+def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
     """Run a command and end the process; errors become a message on standard error, under --json
     also a document, and an exit code."""
     as_json = "--json" in sys.argv
@@ -23,7 +23,7 @@ def run_and_exit(run: Callable[[], object]) -> NoReturn:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     try:
-        sys.exit(run())  # type: ignore[arg-type]  # None, or an exit code
+        sys.exit(run())
     except EdgewiseError as error:
         _fail(str(error), type(error).__name__, error.exit_code, as_json)
     except typer.TyperException as error:

@@ -11,7 +11,7 @@ from edgewise.clusters import Cluster
 from edgewise.errors import Infeasible
 from edgewise.planning import PLANNERS, PlanResult, Problem
 from edgewise.planning.joint import joint
-from edgewise.planning.joint.labels import Search
+from edgewise.planning.joint.labels import RouteSearch
 from edgewise.planning.joint.orders import Orders
 from edgewise.planning.joint.planner import TARGET
 from edgewise.planning.joint.routes import Routes
@@ -95,7 +95,7 @@ def test_routes_bound_the_best_of_all_plans_whose_devices_come_once() -> None:
         for price in (0.0, 0.1, 1.0, 10.0):
             routes = Routes(view, price, period)
             assert routes.ascend(limit / view.unit, 30) * view.unit <= limit, (seed, price)
-            search = Search(routes, 2 * limit / view.unit, 10_000)
+            search = RouteSearch(routes, 2 * limit / view.unit, 10_000)
             ends = search.run()
             assert search.complete
             assert ends[0][0] * view.unit <= limit, (seed, price)
@@ -154,7 +154,7 @@ def test_labels_lead_to_the_best_route_whatever_the_fees() -> None:
         best = min(all_routes(routes))
         for fees in (0.0, 0.5, 3.0):
             routes.fees = fees * np.arange(len(routes.fees))
-            ends = Search(routes, best * 1.01, 10_000).run()
+            ends = RouteSearch(routes, best * 1.01, 10_000).run()
             assert ends[0][0] == pytest.approx(best, rel=1e-9), (seed, fees)
 
 

@@ -41,7 +41,7 @@ class Labels:
         return ordered.take(new)
 
 
-class Search:
+class RouteSearch:
     """Routes below `cut`; at each layer the `width` labels that promise most are gone on with, and
     `complete` tells whether that were all of them."""
 

@@ -12,7 +12,7 @@ Work is counted in prices, rounds, labels and nodes; the clock is the last resor
 import numpy as np
 
 from edgewise.planning.joint.incumbent import Incumbent
-from edgewise.planning.joint.labels import Search
+from edgewise.planning.joint.labels import RouteSearch
 from edgewise.planning.joint.orders import Orders
 from edgewise.planning.joint.routes import Route, Routes
 from edgewise.planning.joint.view import View
@@ -68,7 +68,7 @@ def _round_trips(best: Incumbent, every: float, brief: bool) -> float:
 def _least(best: Incumbent, routes: Routes, least: float, reach: int) -> float:
     """What routes take at least, given what their relaxation does, in the view's unit."""
     for cut in CUTS * least:
-        search = Search(routes, cut, WIDTH)
+        search = RouteSearch(routes, cut, WIDTH)
         ends = search.run()
         _offer(best, ends, reach)
         if not search.complete:
@@ -121,7 +121,7 @@ def _periods(best: Incumbent, every: float) -> None:
         routes.fees = fees
         possible = routes.ascend(limit / view.unit, MORE_ROUNDS) * view.unit <= limit
         fees = routes.fees
-        ends = Search(routes, limit / view.unit, NARROW).run() if possible else []
+        ends = RouteSearch(routes, limit / view.unit, NARROW).run() if possible else []
         _offer(best, ends)
         if best.score > limit and ends:
             price *= DEARER

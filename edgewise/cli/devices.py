@@ -26,7 +26,7 @@ def show_devices(options: DevicesOptions) -> None:
         screen.print(cluster_table(cluster))
         document: dict[str, object] = {
             "source": cluster.source,
-            "devices": [asdict(device) for device in cluster.devices],
+            "devices": [_finite(asdict(device)) for device in cluster.devices],
             "links": [_finite(asdict(link)) for link in cluster.all_links()],
         }
     else:
@@ -41,7 +41,7 @@ def show_devices(options: DevicesOptions) -> None:
 
 
 def _finite(values: dict[str, object]) -> dict[str, object]:
-    """JSON has no infinity: an unlimited bandwidth is null."""
+    """JSON has no infinity: an unlimited rate is null."""
     return {key: None if value == float("inf") else value for key, value in values.items()}
 
 

@@ -99,9 +99,11 @@ def _non_finite(value: object, where: str = "") -> tuple[str, object] | None:
 
 
 def cluster_table(cluster: Cluster) -> Table:
-    table = Table("device", "memory", "threads", "slowdown", "links", title="Devices")
+    table = Table("device", "memory", "threads", "slowdown", "network", title="Devices")
     for device in cluster.devices:
-        links = [
+        interface = device.interface_bytes_per_second
+        links = [f"each way {format_rate(interface)} at most"] if interface < math.inf else []
+        links += [
             f"{escape(link.target)}: {format_rate(link.bytes_per_second)}, "
             f"{format_seconds(link.latency_seconds)}"
             for link in cluster.all_links()

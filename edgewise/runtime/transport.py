@@ -1,7 +1,7 @@
 """Messages between processes: every participant has one inbox, everybody else sends to it.
 
 A message is a JSON header and, behind it, at most one tensor's bytes. No pickle. A message from a
-device whose link is emulated becomes visible when that link would have delivered it.
+device whose link or interface is emulated becomes visible when these would have delivered it.
 """
 
 import heapq
@@ -43,12 +43,12 @@ class Message:
     tensor: Tensor | None = None
 
 
-def frames_of(message: Message) -> list[Any]:
-    """Frames for the wire."""
+def frames_of(message: Message, sent: float) -> list[Any]:
+    """Frames for the wire, of a message that leaves at `sent` of `time.monotonic`."""
     header: dict[str, Any] = {
         "kind": message.kind,
         "sender": message.sender,
-        "sent": time.monotonic(),
+        "sent": sent,
         "body": message.body,
     }
     if message.tensor is None:
@@ -78,13 +78,33 @@ def message_of(frames: list[bytes]) -> tuple[Message, float]:
     return Message(str(header["kind"]), str(header["sender"]), body, tensor), float(header["sent"])
 
 
+class Interface:
+    """One way of an emulated network interface: tensors pass it one after the other."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._bytes_per_second, self._free = bytes_per_second, 0.0
+
+    def begins(self, at: float, size: int) -> float:
+        """When `size` bytes that come to it at some moment begin to pass."""
+        begins = max(at, self._free)
+        self._free = begins + size / self._bytes_per_second
+        return begins
+
+
 class Inbox:
-    """Receives messages, in the order in which the emulated links deliver them.
+    """Receives messages, in the order in which the emulated links and the device's own interface
+    deliver them.
 
     A watched file descriptor that closes arrives as a message of kind "gone".
     """
 
-    def __init__(self, context: Sockets, address: str, links: Mapping[str, Link]) -> None:
+    def __init__(
+        self,
+        context: Sockets,
+        address: str,
+        links: Mapping[str, Link],
+        bytes_per_second: float = math.inf,
+    ) -> None:
         self._socket = context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
@@ -92,9 +112,11 @@ class Inbox:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._links = links
+        self._interface = Interface(bytes_per_second)
         self._busy: dict[str, float] = {}
         self._watched: dict[int, str] = {}
         self._order = count()
+        self._leaving: list[tuple[float, int, Message, int]] = []  # by when they are sent
         self._due: list[tuple[float, int, Message]] = []
         self._gone: deque[str] = deque()
 
@@ -109,19 +131,21 @@ class Inbox:
         while True:
             self._take_in()
             now = time.monotonic()
+            self._deliver(now)
             if self._due and self._due[0][0] <= now:
                 return heapq.heappop(self._due)[2]
             if self._gone:
                 return Message("gone", self._gone.popleft())
             if now >= deadline:
                 return None
-            until = min(deadline, self._due[0][0]) if self._due else deadline
-            self._wait(until)
+            coming = [messages[0][0] for messages in (self._leaving, self._due) if messages]
+            self._wait(min(coming, default=deadline), deadline)
 
-    def _wait(self, until: float) -> None:
+    def _wait(self, message: float, deadline: float) -> None:
         # Polling counts in whole milliseconds; the rest is waited out precisely.
+        until = min(message, deadline)
         milliseconds = int((until - time.monotonic()) * 1000)
-        if milliseconds > 0 or not self._due:
+        if milliseconds > 0 or message >= deadline:
             self._poller.poll(max(milliseconds, 1))
         else:
             wait_until(until)
@@ -137,17 +161,26 @@ class Inbox:
             except zmq.Again:
                 return
             message, sent = message_of(frames)
+            size = sum(map(len, frames[1:]))
+            heapq.heappush(self._leaving, (sent, next(self._order), message, size))
+
+    def _deliver(self, now: float) -> None:
+        """Say of all messages that have left by now when they arrive."""
+        while self._leaving and self._leaving[0][0] <= now:
+            sent, order, message, size = heapq.heappop(self._leaving)
             due = sent
             if message.kind in TRAFFIC:
-                due = self._delivery(message.sender, sent, sum(map(len, frames[1:])))
-            heapq.heappush(self._due, (due, next(self._order), message))
+                due = self._delivery(message.sender, sent, size)
+            heapq.heappush(self._due, (due, order, message))
 
     def _delivery(self, sender: str, sent: float, size: int) -> float:
-        """When an emulated link delivers: one message at a time, then the latency."""
+        """When an emulated link delivers: one message at a time, then the latency. A tensor waits
+        for this device's interface first, whoever sends it."""
         link = self._links.get(sender)
         if link is None:
             return sent
-        free = max(sent, self._busy.get(sender, 0.0))
+        begins = self._interface.begins(sent, size) if size else sent
+        free = max(begins, self._busy.get(sender, 0.0))
         self._busy[sender] = free + link.occupancy_seconds(size)
         return self._busy[sender] + link.latency_seconds
 
@@ -158,8 +191,15 @@ class Inbox:
 class Outbox:
     """Sends to other participants' inboxes, whose addresses it knows."""
 
-    def __init__(self, context: Sockets, sender: str, addresses: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        context: Sockets,
+        sender: str,
+        addresses: Mapping[str, str],
+        bytes_per_second: float = math.inf,
+    ) -> None:
         self._context, self._sender, self._addresses = context, sender, addresses
+        self._interface = Interface(bytes_per_second)
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
 
     def send(
@@ -168,10 +208,12 @@ class Outbox:
         """Raises DeviceTimeout when the target has stopped taking messages."""
         if target not in self._sockets:
             self._sockets[target] = self._connect(target)
+        sent = time.monotonic()
+        if kind in TRAFFIC and tensor is not None:  # sent on once the interface is free
+            sent = self._interface.begins(sent, tensor.nbytes)
+        frames = frames_of(Message(kind, self._sender, body, tensor), sent)
         try:
-            self._sockets[target].send_multipart(
-                frames_of(Message(kind, self._sender, body, tensor)), copy=False
-            )
+            self._sockets[target].send_multipart(frames, copy=False)
         except zmq.Again:
             raise DeviceTimeout(target, f"took no message for {SEND_TIMEOUT_SECONDS:g} s") from None
 

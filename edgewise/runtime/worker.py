@@ -260,9 +260,10 @@ def run_worker() -> None:
     torch.set_grad_enabled(False)
     context = zmq.Context()
     name = settings.device.name
-    inbox = Inbox(context, settings.addresses[name], settings.links)
+    rate = settings.device.interface_bytes_per_second
+    inbox = Inbox(context, settings.addresses[name], settings.links, rate)
     inbox.watch(0, COORDINATOR)
-    outbox = Outbox(context, name, settings.addresses)
+    outbox = Outbox(context, name, settings.addresses, rate)
     turns = Turns(Path(settings.turns))
     Worker(settings, inbox, outbox, turns).run()
     turns.close()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
+from edgewise.estimates import Resource
 from edgewise.plans import Plan
 
 _MICROSECONDS = 1e6
@@ -26,28 +27,6 @@ class Arrival:
             raise ValueError(f"a request cannot arrive at {self.arrival_seconds} s")
         if min(self.prompt_tokens, self.new_tokens) < 1:
             raise ValueError("a request has at least one prompt token and one new token")
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """What does one thing at a time: a device (`target` is None) or a directed link.
-
-    The coordinator, which sits on the source, has the name "": from there tokens enter the first
-    stage, and there they return, where that stage is on the source itself.
-    """
-
-    device: str
-    target: str | None = None
-
-    @property
-    def owner(self) -> str:
-        """The device on whose time line it belongs: a link belongs to its sender."""
-        return self.device or self.target or ""
-
-    def __str__(self) -> str:
-        if self.target is None:
-            return self.device
-        return f"{self.device or 'coordinator'} -> {self.target or 'coordinator'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +99,7 @@ class Outcome:
         return tokens / self.makespan_seconds if self.makespan_seconds else 0.0
 
     def busy_seconds(self) -> dict[Resource, float]:
-        """How long each device and link that did anything computed or sent."""
+        """How long each device, link and interface that did anything computed or sent."""
         busy: dict[Resource, float] = {}
         for piece in self.slices:
             if piece.phase != "load":
@@ -154,7 +133,7 @@ class Outcome:
 
     def chrome_trace(self) -> str:
         """JSON that chrome://tracing and ui.perfetto.dev open: one process per device, in it one
-        thread per stage and per link that it sends on."""
+        thread per stage, per link that it sends on and per way of its interface."""
         owners = _numbered(piece.resource.owner for piece in self.slices)
         threads = _numbered(_thread(piece) for piece in self.slices)
         events: list[dict[str, object]] = [
@@ -171,7 +150,7 @@ class Outcome:
                 {
                     "ph": "X",
                     "name": f"{piece.phase}{lane}",
-                    "cat": "compute" if piece.resource.target is None else "link",
+                    "cat": "compute" if piece.resource.computes else "link",
                     "pid": owners[piece.resource.owner],
                     "tid": threads[_thread(piece)],
                     "ts": piece.start_seconds * _MICROSECONDS,

@@ -70,6 +70,43 @@ def test_an_emulated_link_takes_bandwidth_and_latency(pair):
     assert arrivals[1] >= 0.12
 
 
+def test_two_messages_share_the_interface_they_leave_by(tmp_path):
+    context, part = zmq.Context(), torch.zeros(50_000, dtype=torch.uint8)
+    addresses = {name: f"ipc://{tmp_path / name}" for name in ("one", "two")}
+    inboxes = [Inbox(context, addresses[name], {"hub": Link("hub", name)}) for name in addresses]
+    outbox = Outbox(context, "hub", addresses, 1e6)
+    began = time.monotonic()
+    for name in ("one", "two", "one"):
+        outbox.send(name, "step", {}, part)
+    outbox.send("two", "loaded", {})
+    assert inboxes[1].receive(1).kind == "loaded"
+    # The first is not held back here, as no link is emulated: the second and third leave after it.
+    arrivals = [inbox.receive(1) and time.monotonic() - began for inbox in (*inboxes, inboxes[0])]
+    assert arrivals == pytest.approx([0.0, 0.05, 0.1], abs=0.02)
+    assert arrivals[1] >= 0.05
+    assert arrivals[2] >= 0.1
+    for socket in (outbox, *inboxes):
+        socket.close()
+    context.destroy(linger=0)
+
+
+def test_senders_share_the_interface_where_they_arrive(tmp_path):
+    context, address = zmq.Context(), f"ipc://{tmp_path / 'hub'}"
+    links = {name: Link(name, "hub", 1e6) for name in ("one", "two")}  # as fast as the interface
+    inbox = Inbox(context, address, links, 1e6)
+    outboxes = [Outbox(context, name, {"hub": address}) for name in (*links, "here")]
+    began = time.monotonic()
+    for outbox in outboxes:
+        outbox.send("hub", "step", {}, torch.zeros(50_000, dtype=torch.uint8))
+    arrivals = [(inbox.receive(1).sender, time.monotonic() - began) for _ in range(3)]
+    assert arrivals[0][0] == "here"  # no link leads here from itself
+    assert [at for _, at in arrivals] == pytest.approx([0.0, 0.05, 0.1], abs=0.02)
+    assert arrivals[2][1] >= 0.1
+    for socket in (inbox, *outboxes):
+        socket.close()
+    context.destroy(linger=0)
+
+
 def test_a_quick_sender_overtakes_a_slow_one(pair):
     inbox, outboxes = pair
     outboxes["slow"].send("me", "step", {})
@@ -114,7 +151,7 @@ def test_a_target_that_stops_reading_is_a_timeout(tmp_path, monkeypatch):
 
 
 def malformed(**changes):
-    header = json.loads(frames_of(Message("step", "pi", {}, torch.zeros(2, 2)))[0])
+    header = json.loads(frames_of(Message("step", "pi", {}, torch.zeros(2, 2)), 0.0)[0])
     return [json.dumps({**header, **changes}).encode(), bytes(16)]
 
 

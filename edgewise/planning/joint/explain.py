@@ -86,11 +86,11 @@ class Explained:
             yield "binding: " + ", ".join(parts)
 
     def _busiest(self) -> list[str]:
-        """Devices and links that are busy all the time."""
+        """Devices, links and interfaces that are busy all the time."""
         busy = busy_seconds(self.best.estimate.stages, self.best.estimate.back)
         least = BINDS * self.score / self.view.lanes
         return [
-            f"'{what}'" if isinstance(what, str) else f"link {what[0]} -> {what[1]}"
+            f"'{what}'" if what.computes else f"{'' if what.way else 'link '}{what}"
             for what, seconds in busy.items()
             if seconds >= least
         ]

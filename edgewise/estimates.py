@@ -71,6 +71,11 @@ class Hop:
         return self.occupancy_seconds + self.delay_seconds
 
     @property
+    def is_held_up(self) -> bool:
+        """Whether an interface is why the link is no faster."""
+        return 0 < self.occupancy_seconds <= max(self.sending_seconds, self.receiving_seconds)
+
+    @property
     def uses(self) -> tuple[Use, ...]:
         """The interfaces that have a rate, and the link, which is occupied for no less."""
         interfaces = (

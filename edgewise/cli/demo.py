@@ -16,6 +16,7 @@ from edgewise.cli.terminal import (
     cluster_table,
     comparison_table,
     console,
+    finite_values,
     print_json,
     print_notes,
     print_text,
@@ -173,7 +174,7 @@ def as_document(result: Result) -> dict[str, object]:
     """The demo's outcome for programs."""
     return {
         "model": result.scene.model,
-        "devices": [asdict(device) for device in result.cluster.devices],
+        "devices": [finite_values(asdict(device)) for device in result.cluster.devices],
         "plans": comparison_json(result.outcomes),
         "chosen": result.chosen.planner,
         "schemes": result.chosen.plan.schemes,

@@ -84,6 +84,11 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
+def finite_values(values: dict[str, object]) -> dict[str, object]:
+    """The same for JSON, where an unlimited rate is null."""
+    return {key: None if value == math.inf else value for key, value in values.items()}
+
+
 def _non_finite(value: object, where: str = "") -> tuple[str, object] | None:
     """The path to the first number that is not finite, and that number."""
     if isinstance(value, float):

@@ -8,7 +8,7 @@ import pytest
 
 from edgewise.clusters import Cluster, Network
 from edgewise.errors import Infeasible
-from edgewise.planning import PLANNERS, PlanResult, Problem
+from edgewise.planning import PLANNERS, Objective, PlanResult, Problem
 from edgewise.planning.joint.planner import TARGET
 from edgewise.planning.tables import equal_devices, tables
 from tests.planning.brute import Arithmetic, placements
@@ -44,7 +44,8 @@ def unshared(problem: Problem) -> Problem:
     )
 
 
-def test_joint_is_as_near_to_the_best_of_all_plans_as_it_says() -> None:
+def test_joint_finds_the_best_of_all_plans_and_claims_no_more() -> None:
+    """The bound does not know that links share interfaces, so gaps may be larger than they are."""
     planned = equal = misled = 0
     for seed in SEEDS:
         problem = interface_problem(seed)
@@ -59,7 +60,7 @@ def test_joint_is_as_near_to_the_best_of_all_plans_as_it_says() -> None:
         best, score = float(scores.min()), problem.score(ours.estimate)
         assert best * (1 - ROUNDING) <= score, told(problem)
         assert score * (1 - ours.gap) <= best * (1 + ROUNDING), told(problem)
-        assert ours.gap <= TARGET, told(problem)
+        assert score <= best * (1 + TARGET), told(problem)
         planned += 1
         equal += score <= best * (1 + ROUNDING)
         # What a planner that knows links alone would take is not always what is best.
@@ -91,6 +92,22 @@ def test_every_planner_predicts_what_adding_up_by_hand_gives(name: str) -> None:
         assert name == "joint" or planned.gap is None, told(problem)
         compared += 1
     assert compared >= len(SEEDS) // 30
+
+
+def test_joint_says_what_binds_and_not_that_a_faster_link_would_help() -> None:
+    """Every other layer is the source's, so that it sends twice: 32 bytes at 32 a second each, in
+    2 s, which is more than the two blocks of 0.7 s on it, or than any other device computes."""
+    costs, _ = chain([0.7] * 5, [0.0] * 4, lanes=6)
+    source, *others = costs.cluster.devices[:3]
+    source = dataclasses.replace(source, interface_bytes_per_second=32.0)
+    network = Network(("d0", "d1", "d2"))
+    cluster = Cluster((source, *others), (), "d0", (network,))
+    costs = dataclasses.replace(costs, cluster=cluster)
+    pins = {0: "d0", 1: "d1", 3: "d0", 5: "d2"}
+    planned = PLANNERS["joint"](Problem(costs, objective=Objective.THROUGHPUT, pins=pins))
+    assert planned.estimate.round_seconds() == pytest.approx(6 * 2.0)
+    assert "time of interface out of d0" in planned.explanation
+    assert "twice as fast" not in planned.explanation
 
 
 def test_the_tables_know_hops_as_the_cost_model_does() -> None:

@@ -1,6 +1,7 @@
 """Messages over real sockets: contents, emulated links, malformed frames, closed descriptors."""
 
 import json
+import math
 import os
 import time
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 import zmq
 
-from edgewise.clusters import Link
+from edgewise.clusters import Device, Link
 from edgewise.errors import DeviceTimeout
 from edgewise.runtime import transport
+from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Inbox, Message, Outbox, frames_of, message_of
 
 
@@ -105,6 +107,13 @@ def test_senders_share_the_interface_where_they_arrive(tmp_path):
     for socket in (inbox, *outboxes):
         socket.close()
     context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("rate", [1e6, math.inf])
+def test_a_worker_is_told_of_its_interface(rate):
+    device = Device("hub", 10**9, interface_bytes_per_second=rate)
+    settings = Settings(device, {"hub": "ipc://1"}, {"one": Link("one", "hub", rate)}, "turns")
+    assert Settings.from_json(settings.to_json()) == settings
 
 
 def test_a_quick_sender_overtakes_a_slow_one(pair):

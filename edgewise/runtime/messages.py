@@ -1,0 +1,233 @@
+"""What participants say to each other, one frozen class per message. A message may have one tensor
+beside it: its docstring says which.
+
+Encoded as MessagePack with the class's name as tag; decoding checks every field (msgspec), so a
+handler never sees a malformed message.
+"""
+
+import msgspec
+
+from edgewise.plans import Stage
+from edgewise.runtime.sampling import Sampling
+from edgewise.specs import Workload
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of them all."""
+
+
+class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a participant's inbox is, and the public key that it proves to have (z85); "" where
+    sockets are this user's alone (ipc)."""
+
+    address: str
+    key: str = ""
+
+
+# Life of a worker.
+
+
+class Ready(Message, frozen=True):
+    """A worker has started, and its inbox is here."""
+
+    peer: Peer
+
+
+class Peers(Message, frozen=True):
+    """Everybody a worker may hear from or send to, by name; it forgets all others."""
+
+    peers: dict[str, Peer]
+
+
+class Beat(Message, frozen=True):
+    """Alive, sent every second by a thread of its own. `busy_seconds`: how long the handler that
+    runs now has been running, 0 for none."""
+
+    busy_seconds: float
+
+
+class Ended(Message, frozen=True):
+    """A participant's process is gone, noticed by whoever started it; never sent over a network."""
+
+    name: str
+    how: str
+
+
+class Stop(Message, frozen=True):
+    """End."""
+
+
+class Failed(Message, frozen=True):
+    """A handler raised. `error` names one of our own classes, or "" with a trace as text. `device`
+    is the one to blame, not always the sender. `step` is its number where a step failed."""
+
+    epoch: int
+    error: str
+    text: str
+    device: str
+    step: int | None = None
+
+
+# Plans.
+
+
+class LayerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layer as a file: `key` names its content and is its SHA-256."""
+
+    layer: int
+    key: str
+    size: int
+
+
+class Load(Message, frozen=True):
+    """Hold these stages from now on. What is held already in the same scheme stays. `epoch` numbers
+    plans; leftovers of earlier ones are told by it. `files` are the worker's own layers where it
+    has no copy of the model, `config` the model's configuration as JSON then."""
+
+    epoch: int
+    model: str
+    stages: tuple[Stage, ...]
+    rounding: str | None
+    workload: Workload
+    config: str = ""
+    files: tuple[LayerFile, ...] = ()
+
+
+class LayerLoaded(Message, frozen=True):
+    epoch: int
+    layer: int
+
+
+class Loaded(Message, frozen=True):
+    """All stages are in memory, weights and cache taking so many bytes."""
+
+    epoch: int
+    size: int
+
+
+class Fetch(Message, frozen=True):
+    """Asks for a piece of a file, from a byte on."""
+
+    key: str
+    offset: int
+
+
+class Piece(Message, frozen=True):
+    """A piece of a file. Tensor: its bytes (uint8), compressed by zlib where `packed`."""
+
+    key: str
+    offset: int
+    packed: bool
+
+
+# Steps.
+
+
+class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A batch's row without its tokens (batches.Row)."""
+
+    request: int
+    start: int
+    length: int
+    sampling: Sampling | None = None
+    prefix: tuple[int, int] | None = None
+
+
+class Step(Message, frozen=True):
+    """A batch at a stage. Tensor: token ids (int64 [tokens]) for stage 0, hidden states [tokens, H]
+    for others, row after row. `seconds`: what each stage before took."""
+
+    epoch: int
+    number: int
+    stage: int
+    spans: tuple[Span, ...]
+    dropped: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()
+
+
+class Sampled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request's next token; or, with `error`, why it has none."""
+
+    request: int
+    token: int
+    error: str = ""
+
+
+class Tokens(Message, frozen=True):
+    """A batch is through: a token for every row that samples. Its place in the pipeline is free."""
+
+    epoch: int
+    number: int
+    tokens: tuple[Sampled, ...]
+    seconds: tuple[float, ...]
+
+
+# Measuring.
+
+
+class Describe(Message, frozen=True):
+    """What machine is this, and what memory has it?"""
+
+
+class Described(Message, frozen=True):
+    machine: str
+    free_bytes: int
+    process_bytes: int
+
+
+class Prepare(Message, frozen=True):
+    """Make layers [start, end) of a model's shape with random weights, to be timed. `config` as in
+    Load."""
+
+    model: str
+    start: int
+    end: int
+    scheme: str
+    slots: int
+    context: int
+    config: str = ""
+
+
+class Prepared(Message, frozen=True):
+    """So many bytes of weights."""
+
+    size: int
+
+
+class Time(Message, frozen=True):
+    """Run what was prepared once: so many sequences of so many tokens after `past` others."""
+
+    sequences: int
+    tokens: int
+    past: int
+
+
+class Timed(Message, frozen=True):
+    seconds: float
+
+
+class Probe(Message, frozen=True):
+    """Time a round trip to `target`, `size` bytes on the way there."""
+
+    target: str
+    size: int
+
+
+class Probed(Message, frozen=True):
+    seconds: float
+
+
+class Echo(Message, frozen=True):
+    """To be answered at once. Tensor: any bytes."""
+
+
+class Echoed(Message, frozen=True):
+    pass
+
+
+class Ping(Message, frozen=True):
+    pass
+
+
+class Pong(Message, frozen=True):
+    pass

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgewise.errors import ClusterError
 
@@ -168,6 +168,16 @@ class Cluster:
             reached.update(reachable)
             edge.extend(reachable)
         return [name for name in rest if name not in reached]
+
+    def without(self, name: str) -> "Cluster":
+        """The other devices and what connects them. Raises ClusterError for the source."""
+        devices = tuple(device for device in self.devices if device.name != name)
+        links = tuple(link for link in self.links if name not in (link.source, link.target))
+        networks = tuple(
+            replace(network, devices=tuple(x for x in network.devices if x != name))
+            for network in self.networks
+        )
+        return Cluster(devices, links, self.source, networks)
 
     @staticmethod
     def of_this_machine(memory_bytes: int, threads: int) -> "Cluster":

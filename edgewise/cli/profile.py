@@ -21,7 +21,7 @@ from edgewise.errors import ClusterError, ProfileError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import VERSION, Profile
 from edgewise.profiling import Grid
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import start_local
 from edgewise.runtime.machine import free_bytes, machine_name
 from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, ModelSpec
@@ -80,9 +80,9 @@ def cached_profile(
             return load_profile(path), path, True
         except ProfileError:
             remove(path)  # written by half, or by hand: measure again
-    with LocalDevices(cluster) as devices:
+    with start_local(cluster) as workers:
         grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
-        profile = measure_cluster(devices, model, spec, schemes, grid, quiet)
+        profile = measure_cluster(workers, model, spec, schemes, grid, quiet)
     return profile, write_text_atomically(path, profile.to_json() + "\n"), False
 
 

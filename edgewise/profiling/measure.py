@@ -21,7 +21,7 @@ from edgewise.profiling.bench import Bench, Progress, Run
 from edgewise.profiling.grid import ENDS, Grid, Shape
 from edgewise.profiling.links import measure_links
 from edgewise.profiling.memory import read_memory
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.workers import Workers
 from edgewise.schemes import Family, get_scheme
 from edgewise.specs import LayerSpec, ModelSpec
 
@@ -34,7 +34,7 @@ Block = TypeVar("Block", bound=Hashable)
 
 
 def measure(
-    devices: LocalDevices,
+    workers: Workers,
     model: str,
     spec: ModelSpec,
     schemes: Sequence[str],
@@ -46,10 +46,10 @@ def measure(
     `model` names the checkpoint whose configuration the workers read; weights are random.
     """
     kinds: dict[str, str] = {}
-    for device in devices.cluster.devices:
+    for device in workers.cluster.devices:
         kinds.setdefault(device.kind, device.name)
-    readings = read_memory(devices)  # before anything is loaded
-    bench = Bench(devices, tuple(kinds.values()), model, grid, on_progress)
+    readings = read_memory(workers)  # before anything is loaded
+    bench = Bench(workers, tuple(kinds.values()), model, grid, on_progress)
     layers: list[LayerTiming] = []
     memory: list[LayerMemory] = []
     timed: dict[str, list[_Timed]] = {kind: [] for kind in kinds}
@@ -69,7 +69,7 @@ def measure(
         )
         for reading in readings
     )
-    links = measure_links(devices, on_progress)
+    links = measure_links(workers, on_progress)
     return Profile(spec.digest, tuple(layers), readings, links, tuple(memory))
 
 

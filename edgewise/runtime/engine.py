@@ -19,14 +19,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One sampled token. `finish` is None, "stop" or "length". `at` is the clock of
-    `time.monotonic`; `stage_seconds` is what each stage spent computing it."""
+    """One sampled token. `finish` is None, "stop", "length" or "error", which `error` explains: then
+    there is no token. `at` is the clock of `time.monotonic`; `stage_seconds` is what each stage
+    spent computing the step that it came from."""
 
     request: int
     id: int
     finish: str | None
     at: float
     stage_seconds: tuple[float, ...]
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,12 @@ class Beat(Message, frozen=True):
 
 
 class Ended(Message, frozen=True):
-    """A participant's process is gone, noticed by whoever started it; never sent over a network."""
+    """A participant's process is gone: how it ended, the last line that it wrote, its number."""
 
     name: str
     how: str
+    last_line: str = ""
+    process: int = 0
 
 
 class Stop(Message, frozen=True):

@@ -8,9 +8,9 @@ import torch
 
 from edgewise.costs import device_bytes
 from edgewise.errors import DeviceMemoryError, ModelError, PlanError, PromptError
-from edgewise.runtime.coordinator import Coordinator, open_engine
+from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import open_engine, start_local
 from edgewise.runtime.sampling import Sampling
 from tests.conftest import random_model
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of, reference
@@ -26,7 +26,7 @@ HOT = Sampling(temperature=1.3, top_k=40, top_p=0.95, seed=11)
 
 @pytest.fixture(scope="module")
 def devices():
-    with LocalDevices(cluster()) as running:
+    with start_local(cluster()) as running:
         yield running
 
 
@@ -152,7 +152,7 @@ def test_requests_that_cannot_run_are_refused(devices, checkpoint, request_, mes
 
 
 def test_a_plan_that_begins_away_from_the_source_waits_for_the_links_both_ways(checkpoint, prompt):
-    with LocalDevices(cluster(latency=0.04)) as far:
+    with start_local(cluster(latency=0.04)) as far:
         engine = load(far, checkpoint("llama"), [("pi", 6)])
         times = [token.at for token in stream(engine, Request(prompt, 6))]
     assert min(b - a for a, b in itertools.pairwise(times)) > 0.08
@@ -191,7 +191,7 @@ def test_closing_twice_is_fine_and_leaves_no_process(checkpoint):
     model = checkpoint("llama")
     spec, plan = plan_of(model, *PLANS["three stages"])
     engine = open_engine(str(model), plan, cluster(), WORKLOAD, spec=spec)
-    pids = list(engine.devices.process_ids.values())
+    pids = list(engine.workers.process_ids.values())
     assert all(psutil.pid_exists(pid) for pid in pids)
     engine.close()
     engine.close()

@@ -11,7 +11,7 @@ from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import start_local
 from edgewise.simulation import simulate_plan, together
 from edgewise.specs import Workload
 
@@ -23,7 +23,7 @@ FAR = Cluster(
 LANES, NEW = 8, 24
 
 
-def tokens_per_second(devices: LocalDevices, plan: Plan) -> float:
+def tokens_per_second(devices: Workers, plan: Plan) -> float:
     """Of all requests, once all are being answered."""
     engine = Coordinator(devices, plan.model, plan, Workload(16, NEW, LANES, LANES))
     times: dict[int, list[float]] = {
@@ -46,7 +46,7 @@ def test_requests_share_a_link_of_30_ms_without_waiting_for_each_other() -> None
         Stage("far", cut, spec.num_layers, (scheme,) * (spec.num_layers - cut)),
     )
     plan = Plan(model, spec.digest, spec.num_layers, stages)
-    with LocalDevices(FAR) as devices:
+    with start_local(FAR) as devices:
         profile = measure(devices, model, spec, (scheme,), Grid.around(Workload(16, NEW)))
         measured = tokens_per_second(devices, plan)
     costs = CostModel(spec, FAR, profile, work)

@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save_file
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import ClusterError, DeviceError, EdgewiseError
 from edgewise.runtime import local, sockets
-from edgewise.runtime.coordinator import open_engine
 from edgewise.runtime.engine import Request, samples, stream
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import open_engine, start_local
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling
 from edgewise.runtime.sockets import socket_folder
@@ -34,7 +33,7 @@ def test_a_worker_imports_nothing_from_the_working_directory(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     if path is not None:
         monkeypatch.setenv("PYTHONPATH", path)
-    with LocalDevices(ONE) as devices:
+    with start_local(ONE) as devices:
         assert devices.round_trip("a") > 0
 
 
@@ -53,7 +52,7 @@ def test_a_long_temporary_folder(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "not there"))
-    with LocalDevices(ONE) as devices:
+    with start_local(ONE) as devices:
         assert devices.round_trip("a") > 0
         used = devices._folder
     assert not used.exists()
@@ -81,7 +80,7 @@ def test_a_processor_that_is_not_there(monkeypatch, processor, message):
     monkeypatch.setattr(local.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     lacking = Cluster((Device("a", 10**9), Device("b", 10**9, processor=processor)), (), "a")
     with pytest.raises(ClusterError) as error:
-        LocalDevices(lacking)
+        start_local(lacking)
     assert str(error.value).startswith(f"device 'b': {message}")
 
 

@@ -1,0 +1,25 @@
+"""Where workers come from."""
+
+from typing import Protocol
+
+from edgewise.runtime.settings import Settings
+
+STOP_SECONDS = 2.0
+
+
+class Launcher(Protocol):
+    """Starts and ends the processes of some devices' workers. When one ends, however it does, the
+    launcher posts messages.Ended to whoever it works for."""
+
+    def start(self, settings: Settings) -> None:
+        """Start a worker; it says Ready when it is. Raises DeviceError where it cannot start."""
+        ...
+
+    def end(self, device: str) -> None:
+        """End a worker at once, whatever it does. Unknown ones are ignored."""
+        ...
+
+    def close(self) -> None:
+        """End all, those that were told to stop within a moment by themselves. May be called
+        twice."""
+        ...

@@ -1,0 +1,203 @@
+"""The coordinator's side of its workers: who is there, what they say, who is gone."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from torch import Tensor
+
+from edgewise import errors
+from edgewise.clusters import Cluster
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
+from edgewise.runtime import messages
+from edgewise.runtime.launchers import Launcher
+from edgewise.runtime.messages import Message, Peer
+from edgewise.runtime.settings import Settings
+from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.worker import COORDINATOR
+
+START_SECONDS = 120.0
+SILENT_SECONDS = 3.0  # without a heartbeat, after which a device is taken for lost
+LOOK_SECONDS = 0.5  # how often silence is looked for
+PING_SECONDS = 5.0
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+class Workers:
+    """A worker per device of `cluster`, which shrinks and grows with them. Every method that waits
+    raises DeviceLost when one of them is gone, and what a worker raised."""
+
+    def __init__(self, cluster: Cluster, transport: Transport) -> None:
+        self.cluster, self.roles = cluster, dict[str, str]()
+        self.epoch = -1  # number of the plan loaded last, by which leftovers of others are told
+        self._transport = transport
+        self._launchers: dict[str, Launcher] = {}
+        self._settings: dict[str, Settings] = {}
+        self._peers: dict[str, Peer] = {}
+        self._heard: dict[str, float] = {}
+        self._listened = time.monotonic()
+        self._on_close: list[Callable[[], None]] = []
+
+    # Membership
+
+    def start(self, launchers: Mapping[str, Launcher], settings: Iterable[Settings]) -> None:
+        """Start workers that are not there yet, all at the same time, and make everybody known to
+        everybody."""
+        started = []
+        for each in settings:
+            name = each.device.name
+            self._launchers[name], self._settings[name] = launchers[name], each
+            self._peers[name] = Peer(each.bind, each.public)
+            started.append(name)
+        self._transport.introduce(self._peers)
+        for name in started:
+            self._launchers[name].start(self._settings[name])
+        replies = self.collect(messages.Ready, started, START_SECONDS)
+        self._peers |= {name: reply.peer for name, reply in replies.items()}
+        self._introduce()
+
+    def restart(self, device: str) -> None:
+        """Start the worker of a device anew."""
+        self._launchers[device].end(device)
+        self.start(self._launchers, [self._settings[device]])
+
+    def remove(self, device: str) -> None:
+        """Go on without a device."""
+        self._launchers.pop(device).end(device)
+        for each in (self._settings, self._peers, self._heard, self.roles):
+            each.pop(device, None)
+        self.cluster = self.cluster.without(device)
+        self._introduce()
+
+    def _introduce(self) -> None:
+        self._transport.introduce(self._peers)
+        me = {COORDINATOR: self._transport.peer}
+        for name in self._heard:
+            self.send(name, messages.Peers(self._peers | me))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(device.name for device in self.cluster.devices)
+
+    # Talking
+
+    def send(self, device: str, message: Message, tensor: Tensor | None = None) -> None:
+        self._transport.send(device, message, tensor)
+
+    def receive(self, timeout_seconds: float) -> Envelope | None:
+        """The next message that is no sign of life, or None when none came in time."""
+        deadline = time.monotonic() + timeout_seconds
+        self._forgive()
+        while True:
+            left = max(deadline - time.monotonic(), 0)
+            envelope = self._transport.receive(min(left, LOOK_SECONDS))
+            self._listened = time.monotonic()
+            if envelope is None:
+                self._check_silence()
+                if left <= LOOK_SECONDS:
+                    return None
+            elif not self._is_sign_of_life(envelope):
+                return envelope
+
+    def _is_sign_of_life(self, envelope: Envelope) -> bool:
+        """Note who speaks. Raises what a message reports."""
+        sender, message = envelope.sender, envelope.message
+        if isinstance(message, messages.Ended):
+            if message.name in self._settings:
+                raise self._lost(message)
+            return True
+        self._heard[sender] = self._listened
+        if isinstance(message, messages.Failed):
+            if message.epoch >= self.epoch:
+                raise _error_of(message)
+            return True
+        return isinstance(message, messages.Beat)
+
+    def _forgive(self) -> None:
+        """Nobody was listened to since the last call: that is not their silence."""
+        idle = time.monotonic() - self._listened
+        self._heard = {name: heard + idle for name, heard in self._heard.items()}
+
+    def _check_silence(self) -> None:
+        for name, heard in self._heard.items():
+            if self._listened - heard > SILENT_SECONDS:
+                raise DeviceLost(name, f"was silent for {SILENT_SECONDS:g} s{self._role(name)}")
+
+    def _lost(self, ended: messages.Ended) -> DeviceLost:
+        last = f": {ended.last_line}" if ended.last_line else ""
+        return DeviceLost(ended.name, ended.how + self._role(ended.name) + last)
+
+    def _role(self, name: str) -> str:
+        return f" {self.roles[name]}" if name in self.roles else ""
+
+    def collect(
+        self, kind: type[Reply], devices: Sequence[str], timeout_seconds: float
+    ) -> dict[str, Reply]:
+        """Wait until every device has sent a message of that kind. Raises DeviceTimeout."""
+        replies: dict[str, Reply] = {}
+        deadline = time.monotonic() + timeout_seconds
+        while missing := [name for name in devices if name not in replies]:
+            envelope = self.receive(max(deadline - time.monotonic(), 0))
+            if envelope is None:
+                what = kind.__name__.lower()
+                raise DeviceTimeout(missing[0], f"was not {what} within {timeout_seconds:g} s")
+            if isinstance(envelope.message, kind):
+                replies[envelope.sender] = envelope.message
+        return replies
+
+    def call(
+        self, device: str, message: Message, reply: type[Reply], timeout_seconds: float
+    ) -> Reply:
+        """Send one message and wait for its answer."""
+        self.send(device, message)
+        return self.collect(reply, [device], timeout_seconds)[device]
+
+    def round_trip(self, device: str) -> float:
+        """Seconds from here into a device's worker and back."""
+        began = time.monotonic()
+        self.call(device, messages.Ping(), messages.Pong, PING_SECONDS)
+        return time.monotonic() - began
+
+    # End
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Have something closed with this, last given first."""
+        self._on_close.append(close)
+
+    def close(self) -> None:
+        """End every worker and remove every trace. May be called twice."""
+        for name in self._heard:
+            try:
+                self.send(name, messages.Stop())
+            except DeviceError:
+                continue
+        self._heard.clear()
+        try:
+            for launcher in {id(x): x for x in self._launchers.values()}.values():
+                launcher.close()
+        finally:
+            while self._on_close:
+                self._on_close.pop()()
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _error_of(failed: messages.Failed) -> EdgewiseError:
+    """What a worker raised, as the same class where it is one of ours."""
+    kind, text = getattr(errors, failed.error or "-", None), failed.text
+    if isinstance(kind, type) and issubclass(kind, DeviceError):
+        return kind(failed.device, text.removeprefix(f"device '{failed.device}' "))
+    if isinstance(kind, type) and issubclass(kind, EdgewiseError):
+        return kind(text)
+    return DeviceError(failed.device, f"failed: {text}")

@@ -7,6 +7,7 @@ handler never sees a malformed message.
 
 import msgspec
 
+from edgewise.clusters import Device
 from edgewise.plans import Stage
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
@@ -22,6 +23,54 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     address: str
     key: str = ""
+
+
+# Between an agent and the coordinator's door (launchers/).
+
+
+class Join(Message, frozen=True):
+    """An agent asks to be let in, with its device. `host` is where others reach its machine, "" for
+    where the connection comes from."""
+
+    secret: bytes
+    device: Device
+    host: str = ""
+
+
+class Welcome(Message, frozen=True):
+    """The agent is in. The coordinator's inbox is at this port of the machine that the agent
+    connected to, and has this key."""
+
+    port: int
+    key: str
+
+
+class Refused(Message, frozen=True):
+    """The agent is not let in, or not any more; where it may ask again, it should."""
+
+    why: str
+    again: bool
+
+
+class StartWorker(Message, frozen=True):
+    """Start the device's worker."""
+
+
+class Starting(Message, frozen=True):
+    """The device's worker is being started; this will be its public key."""
+
+    key: str
+
+
+class EndWorker(Message, frozen=True):
+    """End the device's worker at once."""
+
+
+class Joined(Message, frozen=True):
+    """A device may be used from now on; the door says so to the coordinator."""
+
+    device: Device
+    host: str
 
 
 # Life of a worker.

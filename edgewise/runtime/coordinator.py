@@ -11,7 +11,7 @@ from itertools import chain, count
 
 import torch
 
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
@@ -21,7 +21,7 @@ from edgewise.runtime.engine import Request, Stats, Token, stream
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.checks import check_request
 from edgewise.runtime.scheduler import Scheduler
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.workers import Workers, error_of
 from edgewise.specs import Workload
 
 LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
@@ -74,7 +74,7 @@ class Coordinator:
                 self._enter_batches()
                 if tokens := self._receive_tokens():
                     return tokens
-            except DeviceLost as lost:
+            except (DeviceLost, DeviceTimeout) as lost:
                 self._go_on_without(lost)
         return []
 
@@ -94,23 +94,23 @@ class Coordinator:
     def _receive_tokens(self) -> list[Token]:
         """Wait until a batch is back, and give its tokens to their requests."""
         back = self._next_back()
-        batch, tokens = self._in_flight.pop(back.number), []
-        for sampled in back.tokens:
-            tokens += self._token(sampled, back.seconds)
+        batch = self._in_flight.pop(back.number)
+        tokens = [
+            self._token(sampled, back.seconds)
+            for sampled in back.tokens
+            if self._scheduler.is_running(sampled.request)  # else it was cancelled meanwhile
+        ]
         self._scheduler.returned(batch)
         return tokens
 
-    def _token(self, sampled: messages.Sampled, seconds: tuple[float, ...]) -> Iterator[Token]:
-        if not self._scheduler.is_running(sampled.request):  # it was cancelled meanwhile
-            return
-        at = time.monotonic()
+    def _token(self, sampled: messages.Sampled, seconds: tuple[float, ...]) -> Token:
+        at, request = time.monotonic(), sampled.request
         if sampled.error:
-            self._scheduler.failed(sampled.request)
-            yield Token(sampled.request, 0, "error", at, seconds, sampled.error)
-            return
+            self._scheduler.failed(request)
+            return Token(request, 0, "error", at, seconds, sampled.error)
         self._tokens += 1
-        finish = self._scheduler.sampled(sampled.request, sampled.token)
-        yield Token(sampled.request, sampled.token, finish, at, seconds)
+        finish = self._scheduler.sampled(request, sampled.token)
+        return Token(request, sampled.token, finish, at, seconds)
 
     def _next_back(self) -> messages.Tokens:
         # A prompt may rightly take longer than a token: a slow device needs seconds for each of it.
@@ -120,11 +120,19 @@ class Coordinator:
         while True:
             envelope = self.workers.receive(max(deadline - time.monotonic(), 0))
             if envelope is None:
-                last = self.plan.stages[-1].device
-                raise DeviceTimeout(last, f"sent no token within {allowed:g} s, though alive")
+                late = self.workers.busiest()
+                raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
             back = envelope.message
+            if isinstance(back, messages.Failed) and back.step in self._in_flight:
+                return self._failed(back.step, error_of(back))
             if isinstance(back, messages.Tokens) and back.epoch == self.workers.epoch:
                 return back
+
+    def _failed(self, step: int, error: EdgewiseError) -> messages.Tokens:
+        """What a step that could not be computed gives its requests."""
+        rows = self._in_flight[step].rows
+        failed = tuple(messages.Sampled(row.request, 0, str(error)) for row in rows)
+        return messages.Tokens(self.workers.epoch, step, failed, ())
 
     def cancel(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
@@ -140,7 +148,7 @@ class Coordinator:
         self._in_flight.clear()
         self._scheduler.restart(self._limits)
 
-    def _go_on_without(self, lost: DeviceLost) -> None:
+    def _go_on_without(self, lost: DeviceError) -> None:
         """Another plan on the devices that are left; the source's own worker is started again."""
         if self._replan is None:
             raise lost
@@ -152,7 +160,7 @@ class Coordinator:
                     self.workers.remove(lost.device)
                 self.apply(self._replan(self.workers, self.plan).plan)
                 return
-            except DeviceLost as another:
+            except (DeviceLost, DeviceTimeout) as another:
                 lost = another
 
     def _warm_up(self) -> None:

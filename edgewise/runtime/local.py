@@ -43,7 +43,7 @@ def start_local(cluster: Cluster) -> Workers:
         bind, turns = f"ipc://{folder / str(number)}", str(folder / "turns")
         settings.append(Settings(device, bind, transport.peer, links=links, turns=turns))
     try:
-        workers.start(dict.fromkeys(workers.names, launcher), settings)
+        workers.start(launcher, settings)
     except BaseException:
         workers.close()
         raise

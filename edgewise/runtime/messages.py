@@ -88,9 +88,13 @@ class Peers(Message, frozen=True):
     peers: dict[str, Peer]
 
 
+class Introduced(Message, frozen=True):
+    """A worker knows whom it may hear from; others may talk to it now."""
+
+
 class Beat(Message, frozen=True):
-    """Alive, sent every second by a thread of its own. `busy_seconds`: how long the handler that
-    runs now has been running, 0 for none."""
+    """Alive, sent every second by a thread of its own. `busy_seconds`: how long what a worker does
+    now has been going on, 0 for nothing."""
 
     busy_seconds: float
 

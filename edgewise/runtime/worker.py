@@ -44,7 +44,7 @@ class Worker:
         self.trial = Trial(settings.device)
         self.ended = False
         self.handlers: dict[type[Message], Handler] = {
-            messages.Peers: lambda _, message, __: transport.introduce(message.peers),
+            messages.Peers: self._introduce,
             messages.Load: self._load,
             messages.Piece: lambda _, message, tensor: self.holding.receive(message, tensor),
             messages.Step: lambda _, message, tensor: self.stages.step(message, tensor),
@@ -84,6 +84,10 @@ class Worker:
 
     def _end(self) -> None:
         self.ended = True
+
+    def _introduce(self, _: str, message: messages.Peers, __: Tensor | None) -> None:
+        self.transport.introduce(message.peers)
+        self._report(messages.Introduced())
 
     def _load(self, _: str, message: messages.Load, __: Tensor | None) -> None:
         self.trial.forget()

@@ -1,7 +1,7 @@
 """The coordinator's side of its workers: who is there, what they say, who is gone."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -37,23 +37,20 @@ class Workers:
         self._settings: dict[str, Settings] = {}
         self._peers: dict[str, Peer] = {}
         self._heard: dict[str, float] = {}
+        self._busy: dict[str, float] = {}
         self._listened = time.monotonic()
         self._on_close: list[Callable[[], None]] = []
 
     # Membership
 
-    def start(self, launchers: Mapping[str, Launcher], settings: Iterable[Settings]) -> None:
+    def start(self, launcher: Launcher, settings: Sequence[Settings]) -> None:
         """Start workers that are not there yet, all at the same time, and make everybody known to
         everybody."""
-        started = []
-        for each in settings:
-            name = each.device.name
-            self._launchers[name], self._settings[name] = launchers[name], each
-            self._peers[name] = Peer(each.bind, each.public)
-            started.append(name)
-        self._transport.introduce(self._peers)
-        for name in started:
-            self._launchers[name].start(self._settings[name])
+        started = [each.device.name for each in settings]
+        for name, each in zip(started, settings, strict=True):
+            self._launchers[name], self._settings[name] = launcher, each
+            self._peers[name] = Peer(each.bind, launcher.start(each))
+            self._transport.introduce(self._peers)
         replies = self.collect(messages.Ready, started, START_SECONDS)
         self._peers |= {name: reply.peer for name, reply in replies.items()}
         self._introduce()
@@ -61,12 +58,13 @@ class Workers:
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""
         self._launchers[device].end(device)
-        self.start(self._launchers, [self._settings[device]])
+        self._heard.pop(device, None)
+        self.start(self._launchers[device], [self._settings[device]])
 
     def remove(self, device: str) -> None:
         """Go on without a device."""
         self._launchers.pop(device).end(device)
-        for each in (self._settings, self._peers, self._heard, self.roles):
+        for each in (self._settings, self._peers, self._heard, self._busy, self.roles):
             each.pop(device, None)
         self.cluster = self.cluster.without(device)
         self._introduce()
@@ -76,6 +74,7 @@ class Workers:
         me = {COORDINATOR: self._transport.peer}
         for name in self._heard:
             self.send(name, messages.Peers(self._peers | me))
+        self.collect(messages.Introduced, list(self._heard), START_SECONDS)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,10 +109,19 @@ class Workers:
             return True
         self._heard[sender] = self._listened
         if isinstance(message, messages.Failed):
-            if message.epoch >= self.epoch:
-                raise _error_of(message)
+            if message.epoch < self.epoch:
+                return True
+            error = error_of(message)
+            if message.step is None or isinstance(error, DeviceLost | DeviceTimeout):
+                raise error
+        if isinstance(message, messages.Beat):
+            self._busy[sender] = message.busy_seconds
             return True
-        return isinstance(message, messages.Beat)
+        return False
+
+    def busiest(self) -> str:
+        """The device that has been at what it does now for longest."""
+        return max(self._heard, key=lambda name: self._busy.get(name, 0.0))
 
     def _forgive(self) -> None:
         """Nobody was listened to since the last call: that is not their silence."""
@@ -193,7 +201,7 @@ class Workers:
         self.close()
 
 
-def _error_of(failed: messages.Failed) -> EdgewiseError:
+def error_of(failed: messages.Failed) -> EdgewiseError:
     """What a worker raised, as the same class where it is one of ours."""
     kind, text = getattr(errors, failed.error or "-", None), failed.text
     if isinstance(kind, type) and issubclass(kind, DeviceError):

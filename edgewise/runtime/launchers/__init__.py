@@ -11,8 +11,9 @@ class Launcher(Protocol):
     """Starts and ends the processes of some devices' workers. When one ends, however it does, the
     launcher posts messages.Ended to whoever it works for."""
 
-    def start(self, settings: Settings) -> None:
-        """Start a worker; it says Ready when it is. Raises DeviceError where it cannot start."""
+    def start(self, settings: Settings) -> str:
+        """Start a worker, which says Ready when it is; returns its public key, "" for none. Raises
+        DeviceError where it cannot start."""
         ...
 
     def end(self, device: str) -> None:

@@ -32,7 +32,7 @@ class LocalLauncher:
         self._running: dict[str, _Running] = {}
         self._closing = False
 
-    def start(self, settings: Settings) -> None:
+    def start(self, settings: Settings) -> str:
         name = settings.device.name
         log = tempfile.TemporaryFile()
         process = subprocess.Popen(
@@ -51,6 +51,7 @@ class LocalLauncher:
             process.stdin.write(settings.to_line())
             process.stdin.flush()
         waiter.start()
+        return settings.public
 
     def _wait(self, name: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
         code = process.wait()

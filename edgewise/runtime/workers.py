@@ -80,6 +80,11 @@ class Workers:
     def names(self) -> tuple[str, ...]:
         return tuple(device.name for device in self.cluster.devices)
 
+    @property
+    def process_ids(self) -> dict[str, int]:
+        """The operating system's number of each worker of this machine, by device."""
+        return {k: v for x in self._launchers.values() for k, v in x.process_ids.items()}
+
     # Talking
 
     def send(self, device: str, message: Message, tensor: Tensor | None = None) -> None:

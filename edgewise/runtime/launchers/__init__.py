@@ -1,5 +1,6 @@
 """Where workers come from."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from edgewise.runtime.settings import Settings
@@ -14,6 +15,11 @@ class Launcher(Protocol):
     def start(self, settings: Settings) -> str:
         """Start a worker, which says Ready when it is; returns its public key, "" for none. Raises
         DeviceError where it cannot start."""
+        ...
+
+    @property
+    def process_ids(self) -> Mapping[str, int]:
+        """The operating system's number of each worker on this machine, by device."""
         ...
 
     def end(self, device: str) -> None:

@@ -179,6 +179,13 @@ class Cluster:
         )
         return Cluster(devices, links, self.source, networks)
 
+    def joined_by(self, device: Device) -> "Cluster":
+        """With one device more, that reaches all others. Raises ClusterError where its name is
+        taken."""
+        devices = (*self.devices, device)
+        network = Network(tuple(x.name for x in devices))
+        return Cluster(devices, self.links, self.source, (*self.networks, network))
+
     @staticmethod
     def of_this_machine(memory_bytes: int, threads: int) -> "Cluster":
         """A cluster of one device, this machine."""

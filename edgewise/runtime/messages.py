@@ -13,6 +13,9 @@ from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
 
 
+EVERYWHERE = "0.0.0.0"
+
+
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Base of them all."""
 
@@ -23,6 +26,11 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     address: str
     key: str = ""
+
+    def at(self, host: str) -> "Peer":
+        """The same where it is reached on that host: an inbox that listens everywhere says 0.0.0.0
+        of itself."""
+        return Peer(self.address.replace(EVERYWHERE, host), self.key) if host else self
 
 
 # Between an agent and the coordinator's door (launchers/).

@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ class Worker:
 
     def __init__(self, settings: Settings, transport: Transport) -> None:
         self.name, self.transport = settings.device.name, transport
+        self.coordinator_host = urlsplit(settings.coordinator.address).hostname or ""
         self.holding = Holding(settings.device, self._report)
         self.stages = Stages(settings, self.holding, transport)
         self.trial = Trial(settings.device)
@@ -86,7 +88,8 @@ class Worker:
         self.ended = True
 
     def _introduce(self, _: str, message: messages.Peers, __: Tensor | None) -> None:
-        self.transport.introduce(message.peers)
+        here = self.coordinator_host  # what the coordinator's machine says of itself
+        self.transport.introduce({name: peer.at(here) for name, peer in message.peers.items()})
         self._report(messages.Introduced())
 
     def _load(self, _: str, message: messages.Load, __: Tensor | None) -> None:

@@ -1,6 +1,7 @@
 """The coordinator's side of its workers: who is there, what they say, who is gone."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
@@ -36,6 +37,8 @@ class Workers:
         self._launchers: dict[str, Launcher] = {}
         self._settings: dict[str, Settings] = {}
         self._peers: dict[str, Peer] = {}
+        self._hosts: dict[str, str] = {}
+        self.arrivals = deque[messages.Joined]()
         self._heard: dict[str, float] = {}
         self._busy: dict[str, float] = {}
         self._listened = time.monotonic()
@@ -52,8 +55,15 @@ class Workers:
             self._peers[name] = Peer(each.bind, launcher.start(each))
             self._transport.introduce(self._peers)
         replies = self.collect(messages.Ready, started, START_SECONDS)
-        self._peers |= {name: reply.peer for name, reply in replies.items()}
+        for name, reply in replies.items():
+            self._peers[name] = reply.peer.at(self._hosts.get(name, ""))
         self._introduce()
+
+    def admit(self, joined: messages.Joined, launcher: Launcher) -> None:
+        """Take a device in that has joined, and start its worker."""
+        device = joined.device
+        self.cluster, self._hosts[device.name] = self.cluster.joined_by(device), joined.host
+        self.start(launcher, [Settings(device, "", self._transport.peer)])
 
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""
@@ -64,7 +74,7 @@ class Workers:
     def remove(self, device: str) -> None:
         """Go on without a device."""
         self._launchers.pop(device).end(device)
-        for each in (self._settings, self._peers, self._heard, self._busy, self.roles):
+        for each in (self._settings, self._peers, self._heard, self._busy, self._hosts, self.roles):
             each.pop(device, None)
         self.cluster = self.cluster.without(device)
         self._introduce()
@@ -108,6 +118,9 @@ class Workers:
     def _is_sign_of_life(self, envelope: Envelope) -> bool:
         """Note who speaks. Raises what a message reports."""
         sender, message = envelope.sender, envelope.message
+        if isinstance(message, messages.Joined):
+            self.arrivals.append(message)
+            return True
         if isinstance(message, messages.Ended):
             if message.name in self._settings:
                 raise self._lost(message)

@@ -5,9 +5,10 @@ import hmac
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import msgspec
@@ -69,6 +70,8 @@ class Door:
         self._thread.start()
 
     # The launcher's side, called by the coordinator.
+
+    process_ids: Mapping[str, int] = MappingProxyType({})  # they are other machines' processes
 
     def start(self, settings: Settings) -> str:
         """Have the agent start its worker; returns the worker's public key."""

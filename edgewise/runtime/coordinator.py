@@ -51,8 +51,8 @@ class Coordinator:
         self._model, self._replan, self._step_seconds = model, replan, step_seconds
         config = open_checkpoint(model).config
         self._vocab_size = config.vocab_size
-        self._limits = limits_of(workload, config.max_context)
-        self._scheduler = Scheduler(self._limits)
+        self._max_context = config.max_context
+        self._scheduler = Scheduler(limits_of(workload, config.max_context))
         self._in_flight: dict[int, Batch] = {}
         self._requests, self._steps, self._tokens = count(), count(), 0
         self._memory: dict[str, int] = {}
@@ -61,7 +61,7 @@ class Coordinator:
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its number. Raises PromptError."""
-        check_request(request, self._limits.context, self._vocab_size, self.plan.model)
+        check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
         number = next(self._requests)
         self._scheduler.submit(number, request)
         return number
@@ -106,7 +106,7 @@ class Coordinator:
     def _token(self, sampled: messages.Sampled, seconds: tuple[float, ...]) -> Token:
         at, request = time.monotonic(), sampled.request
         if sampled.error:
-            self._scheduler.failed(request)
+            self._scheduler.cancel(request)
             return Token(request, 0, "error", at, seconds, sampled.error)
         self._tokens += 1
         finish = self._scheduler.sampled(request, sampled.token)
@@ -146,7 +146,7 @@ class Coordinator:
         self.plan = plan
         self._memory = load_plan(self.workers, self._model, plan, self.workload, on_layer)
         self._in_flight.clear()
-        self._scheduler.restart(self._limits)
+        self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """Another plan on the devices that are left; the source's own worker is started again."""
@@ -165,7 +165,7 @@ class Coordinator:
 
     def _warm_up(self) -> None:
         """Send a first token round, so that no user waits for what is set up on first use."""
-        if self._limits.context > 2:
+        if self._scheduler.limits.context > 2:
             for _ in stream(self, Request((0,), max_tokens=2)):
                 pass
             self._tokens = 0

@@ -1,11 +1,11 @@
 """What a workload lets requests have: the same for the scheduler and every worker's cache."""
 
 from edgewise.costs import PREFILL_CHUNK
-from edgewise.runtime.scheduler import Limits
+from edgewise.runtime.sequences import Limits
 from edgewise.specs import Workload
 
 
-def limits_of(workload: Workload, max_context: int, *, barrier: bool = False) -> Limits:
+def limits_of(workload: Workload, max_context: int, stages: int = 1) -> Limits:
     """`sequences` at a time, sharing the cache that the workload is planned with: one alone may be
     as long as all of it, and as the model allows."""
     tokens = workload.context * workload.sequences
@@ -14,6 +14,7 @@ def limits_of(workload: Workload, max_context: int, *, barrier: bool = False) ->
         lanes=workload.micro_batches,
         cache_tokens=tokens,
         context=min(tokens, max_context),
+        stages=stages,
         chunk=PREFILL_CHUNK,
-        barrier=barrier,
+        share=PREFILL_CHUNK,
     )

@@ -1,7 +1,7 @@
-"""A cluster that others join: this machine's device, and a door for theirs."""
+"""A cluster that others join: this machine's device, and agents on theirs."""
 
 from edgewise.clusters import Cluster, Device
-from edgewise.runtime.launchers.door import Door
+from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.launchers.local import LocalLauncher
 from edgewise.runtime.messages import EVERYWHERE
@@ -11,7 +11,7 @@ from edgewise.runtime.worker import COORDINATOR
 from edgewise.runtime.workers import Workers
 
 
-def start_live(source: Device, host: str, port: int) -> tuple[Workers, Door, Invitation]:
+def start_live(source: Device, host: str, port: int) -> tuple[Workers, AgentLauncher, Invitation]:
     """Start this machine's worker, listen for agents on `host` ("0.0.0.0": everywhere) at `port`
     (0: any), all encrypted with keys made now."""
     keys = Keys.make()
@@ -21,8 +21,8 @@ def start_live(source: Device, host: str, port: int) -> tuple[Workers, Door, Inv
     invitation = Invitation.to(keys.public)
     address = f"tcp://{host}:{port or '*'}"
     try:
-        door = Door(address, keys, invitation, transport.peer, transport.post)
-        workers.at_end(door.close)
+        agents = AgentLauncher(address, keys, invitation, transport.peer, transport.post)
+        workers.at_end(agents.close)
         local, own = LocalLauncher(transport.post), Keys.make()
         here = transport.peer.at("127.0.0.1" if host == EVERYWHERE else host)
         bind = f"tcp://{host}:*"
@@ -30,4 +30,4 @@ def start_live(source: Device, host: str, port: int) -> tuple[Workers, Door, Inv
     except BaseException:
         workers.close()
         raise
-    return workers, door, invitation
+    return workers, agents, invitation

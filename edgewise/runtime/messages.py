@@ -33,7 +33,7 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Peer(self.address.replace(EVERYWHERE, host), self.key) if host else self
 
 
-# Between an agent and the coordinator's door (launchers/).
+# Between an agent and the coordinator (launchers/).
 
 
 class Join(Message, frozen=True):
@@ -75,7 +75,7 @@ class EndWorker(Message, frozen=True):
 
 
 class Joined(Message, frozen=True):
-    """A device may be used from now on; the door says so to the coordinator."""
+    """A device may be used from now on; AgentLauncher says so to the coordinator."""
 
     device: Device
     host: str

@@ -55,6 +55,10 @@ class Scheduler:
         if (running := self._running.pop(number, None)) is not None and running.entered:
             self._dropped.append(number)
 
+    def is_running(self, number: int) -> bool:
+        """Whether tokens of a request are waited for."""
+        return number in self._running
+
     def next(self) -> Batch | None:
         """The batch that may enter now; None: nothing may until something comes."""
         if self._closed or len(self._in_flight) == self.limits.places:

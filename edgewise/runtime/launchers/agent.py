@@ -13,7 +13,7 @@ import zmq
 from edgewise.clusters import Device
 from edgewise.errors import DeviceError, InputError
 from edgewise.runtime import messages
-from edgewise.runtime.launchers.door import BEAT_SECONDS, MOST_BYTES
+from edgewise.runtime.launchers.agents import BEAT_SECONDS, MOST_BYTES
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.launchers.local import LocalLauncher
 from edgewise.runtime.messages import Message, Peer
@@ -24,7 +24,7 @@ ANSWER_SECONDS = 5.0  # for being let in
 GONE_SECONDS = 10.0  # of silence, after which the coordinator is gone
 LEAST_PAUSE, MOST_PAUSE = 1.0, 30.0  # before asking again
 
-FROM_DOOR = (
+FROM_COORDINATOR = (
     messages.Welcome | messages.Refused | messages.StartWorker | messages.EndWorker | messages.Beat
 )
 
@@ -48,7 +48,7 @@ class Agent:
         self._address, self._invitation, self._say = address, invitation, say
         self._device, self._host = device, host
         self._server = urlsplit(address).hostname or ""
-        self._decoder = msgspec.msgpack.Decoder(FROM_DOOR)
+        self._decoder = msgspec.msgpack.Decoder(FROM_COORDINATOR)
         self._ended: SimpleQueue[messages.Ended] = SimpleQueue()
 
     def run(self) -> None:
@@ -101,7 +101,7 @@ class Agent:
     def _serve(
         self, socket: "zmq.Socket[bytes]", launcher: LocalLauncher, welcome: messages.Welcome
     ) -> None:
-        """Do what the door says until it has been silent for too long."""
+        """Do what the coordinator wants until it has been silent for too long."""
         heard = beat = time.monotonic()
         while True:
             message = self._receive(socket, 0.05)

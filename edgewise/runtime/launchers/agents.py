@@ -35,7 +35,7 @@ class _Agent:
     key: "SimpleQueue[str]" = field(default_factory=SimpleQueue)
 
 
-class Door:
+class AgentLauncher:
     """Lets agents in that know the secret, and is the launcher of their devices' workers. A thread
     of its own answers them, whatever the coordinator does; `post` tells it of devices that joined
     and of workers that ended. `refused` counts what was not let in, by reason."""

@@ -7,6 +7,7 @@ handler never sees a malformed message.
 
 import msgspec
 
+from edgewise.models.layer_files import LayerFile
 from edgewise.plans import Stage
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
@@ -69,14 +70,6 @@ class Failed(Message, frozen=True):
 
 
 # Plans.
-
-
-class LayerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A layer as a file: `key` names its content and is its SHA-256."""
-
-    layer: int
-    key: str
-    size: int
 
 
 class Load(Message, frozen=True):

@@ -148,6 +148,8 @@ def download_some(folder, file, source, count) -> None:
     """Receive so many pieces, and end without a word."""
     download = Download(folder, file)
     for _ in range(count):
+        if download.done:
+            break
         piece = source.read_bytes()[download.offset : download.offset + SIZE]
         download.write(download.offset, piece, False)
     os._exit(0)
@@ -248,6 +250,20 @@ class TestDownload:
         list(pieces(files, file, mine))
         assert content_key(mine.path) == file.key
         assert others.read_bytes() == b"theirs"
+
+    def test_many_at_once_do_no_harm(self, files, there):
+        file = files.file(1, "q4g64")
+        source = files.folder / f"{file.key}.safetensors"
+        fork = multiprocessing.get_context("fork")
+        asked = (there, file, source, file.size)
+        others = [fork.Process(target=download_some, args=asked) for _ in range(4)]
+        for other in others:
+            other.start()
+        for other in others:
+            other.join()
+        assert [other.exitcode for other in others] == [0] * 4
+        (path,) = there.iterdir()
+        assert content_key(path) == file.key
 
     @pytest.mark.parametrize("key", ["../x", "0" * 63, "G" * 64, "0" * 64 + "\n"])
     def test_names_that_are_none_are_refused(self, there, key):

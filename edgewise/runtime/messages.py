@@ -106,7 +106,7 @@ class Fetch(Message, frozen=True):
 
 
 class Piece(Message, frozen=True):
-    """A piece of a file. Tensor: its bytes (uint8), compressed by zlib where `packed`."""
+    """A piece of a file. Tensor: its bytes (uint8), compressed where `packed` (pieces.py)."""
 
     key: str
     offset: int

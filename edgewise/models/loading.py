@@ -15,18 +15,17 @@ from edgewise.models.digests import tensor_digests
 from edgewise.models.finite import all_finite
 from edgewise.models.names import parameter_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
-from edgewise.quantization.packed import PARTS, Packed, random_packed
+from edgewise.quantization.packed import PARTS, Packed
 from edgewise.quantization.rounding import (
     calibration_of,
     default_method,
     quantize_matrix,
     sees_pairs,
 )
-from edgewise.quantization.stacked import random_matrix, stored_module
+from edgewise.quantization.stacked import stored_module
 from edgewise.quantization.statistics import load_statistics
 from edgewise.quantization.store import Store
 from edgewise.schemes import Family, Scheme, get_scheme
-from edgewise.specs import LayerSpec
 
 Matrix = nn.Linear | nn.Embedding
 
@@ -242,39 +241,6 @@ class Loader:
             row += part.shape[0]
         assert whole is not None  # every parameter has a name
         return whole
-
-
-def random_layer(
-    config: DecoderConfig,
-    number: int,
-    scheme: Scheme,
-    device: torch.device,
-    spec: LayerSpec | None = None,
-) -> Layer:
-    """A layer of a model's shape with random weights: for timing, without a checkpoint. What is
-    meant by `stored`, `spec` says."""
-    spec = spec or config.spec("").layers[number]
-    with torch.device("meta"):
-        layer = build_layer(config, number)
-    scheme = spec.concrete(scheme)
-    if scheme.family is Family.STORED:
-        scheme = get_scheme(spec.compute)
-        for (name, module), parts in zip(matrix_modules(layer), spec.stored, strict=False):
-            columns = module.weight.shape[1]
-            matrices = [random_matrix(get_scheme(x), (rows, columns), device) for rows, x in parts]
-            setattr(layer, name, stored_module(module, matrices, getattr(torch, scheme.compute)))
-    for name, module in _stored(layer, scheme).items():
-        rows, columns = module.weight.shape
-        setattr(layer, name, _module(module, random_packed(scheme, (rows, columns), device)))
-    layer.requires_grad_(False)
-    for owner in layer.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
-            if parameter.is_meta:
-                dtype = getattr(torch, scheme.compute)
-                weights = torch.empty_like(parameter, device=device, dtype=dtype)
-                weights = weights.normal_(std=0.02) if parameter.ndim == 2 else weights.fill_(1.0)
-                setattr(owner, name, nn.Parameter(weights, requires_grad=False))
-    return layer
 
 
 def _stored(layer: Layer, scheme: Scheme) -> dict[str, Matrix]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from edgewise.errors import PlanError
 from edgewise.kernels import backend_of
 from edgewise.kernels.block import NativeBlock
+from edgewise.models.blank import random_layer
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.config import DecoderConfig
@@ -24,7 +25,7 @@ from edgewise.models.decoder import (
 )
 from edgewise.models.finite import check_finite
 from edgewise.models.linear import Linear
-from edgewise.models.loading import Loader, random_layer
+from edgewise.models.loading import Loader
 from edgewise.models.native import native_block
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.store import Store

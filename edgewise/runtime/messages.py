@@ -8,6 +8,7 @@ handler never sees a malformed message.
 import msgspec
 
 from edgewise.clusters import Device
+from edgewise.models.layer_files import LayerFile
 from edgewise.plans import Stage
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
@@ -134,14 +135,6 @@ class Failed(Message, frozen=True):
 # Plans.
 
 
-class LayerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A layer as a file: `key` names its content and is its SHA-256."""
-
-    layer: int
-    key: str
-    size: int
-
-
 class Load(Message, frozen=True):
     """Hold these stages from now on. What is held already in the same scheme stays. `epoch` numbers
     plans; leftovers of earlier ones are told by it. `files` are the worker's own layers where it
@@ -176,7 +169,7 @@ class Fetch(Message, frozen=True):
 
 
 class Piece(Message, frozen=True):
-    """A piece of a file. Tensor: its bytes (uint8), compressed by zlib where `packed`."""
+    """A piece of a file. Tensor: its bytes (uint8), compressed where `packed` (pieces.py)."""
 
     key: str
     offset: int

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgewise.errors import ModelError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Embedding, Layer, build_layer
+from edgewise.models.decoder import Embedding, Layer, Origin, build_layer
 from edgewise.models.digests import tensor_digests
 from edgewise.models.finite import all_finite
 from edgewise.models.names import parameter_names
@@ -56,9 +56,17 @@ class Loader:
         same scheme. `moments`, by matrix, are second moments of their inputs, in place of those
         that the method's name says. Raises ModelError, QuantizationError."""
         layer = self._layer(number, scheme, tied, moments)
-        layer.scheme = scheme.name
+        layer.origin = self.origin(number, scheme)
         self._check_finite(layer, number, scheme)
         return layer.requires_grad_(False)
+
+    def origin(self, number: int, scheme: Scheme) -> Origin:
+        return Origin(self.checkpoint.model, number, scheme.name, self.method, str(self.device))
+
+    def shares(self, number: int, scheme: Scheme, table: Layer | None) -> bool:
+        """Whether layer `number` is a head that uses the matrix of the embedding `table`."""
+        head = self.config.tied and number == self.config.num_layers - 1
+        return head and table is not None and table.origin == self.origin(0, scheme)
 
     def _layer(
         self, number: int, scheme: Scheme, tied: Layer | None, moments: Mapping[str, Tensor] | None
@@ -149,10 +157,7 @@ class Loader:
 
     def _shared(self, number: int, scheme: Scheme, tied: Layer | None) -> Tensor | Packed | None:
         """The embedding's matrix, where the head may use it too."""
-        last = number == self.config.num_layers - 1
-        if not (self.config.tied and last and isinstance(tied, Embedding)):
-            return None
-        if tied.scheme != scheme.name:
+        if not isinstance(tied, Embedding) or not self.shares(number, scheme, tied):
             return None
         tokens = tied.tokens
         return tokens.packed if isinstance(tokens, PackedModule) else tokens.weight

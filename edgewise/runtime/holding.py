@@ -8,7 +8,7 @@ from edgewise.clusters import Device
 from edgewise.costs import device_bytes
 from edgewise.errors import DeviceMemoryError
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.models.shard import Layers, Shard, load_shard
+from edgewise.models.shard import Shard, load_shard
 from edgewise.plans import Stage
 from edgewise.quantization.store import Store
 from edgewise.runtime import messages
@@ -26,8 +26,6 @@ class Holding:
         self.epoch = -1
         self.route: tuple[str, ...] = ()
         self.shards: dict[int, Shard] = {}
-        self._model = ("", "")
-        self._layers: Layers = {}
 
     def load(self, load: messages.Load) -> None:
         """Hold what a plan says, and no more. Raises DeviceMemoryError before anything is let go,
@@ -37,10 +35,8 @@ class Holding:
         mine = {i: stage for i, stage in stages.items() if stage.device == self.device.name}
         self._check_memory(checkpoint.spec, list(mine.values()), load.workload)
         self.epoch, self.route = load.epoch, tuple(stage.device for stage in load.stages)
+        held = [layer for shard in self.shards.values() for layer in shard.layers]
         self.shards.clear()
-        if self._model != (checkpoint.digest, load.rounding or ""):
-            self._layers, self._model = {}, (checkpoint.digest, load.rounding or "")
-        self._forget_all_but(list(mine.values()))
         limits = limits_of(load.workload, checkpoint.config.max_context)
         for number, stage in mine.items():
             self.shards[number] = load_shard(
@@ -55,16 +51,11 @@ class Holding:
                 cache=load.workload.cache,
                 method=load.rounding,
                 store=Store.default(),
-                held=self._layers,
+                held=held,
                 on_layer=lambda layer: self._report(messages.LayerLoaded(load.epoch, layer)),
             )
-            self._layers |= self.shards[number].held
         total = sum(shard.weight_bytes + shard.cache.bytes for shard in self.shards.values())
         self._report(messages.Loaded(load.epoch, total))
-
-    def _forget_all_but(self, stages: list[Stage]) -> None:
-        kept = {(i, s) for x in stages for i, s in enumerate(x.schemes, start=x.start)}
-        self._layers = {key: layer for key, layer in self._layers.items() if key in kept}
 
     def _check_memory(self, spec: ModelSpec, stages: list[Stage], workload: Workload) -> None:
         needed = device_bytes(spec, stages, workload) if stages else 0

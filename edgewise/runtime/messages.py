@@ -189,9 +189,18 @@ class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefix: tuple[int, int] | None = None
 
 
+class Sampled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request's next token; or, with `error`, why it has none."""
+
+    request: int
+    token: int
+    error: str = ""
+
+
 class Step(Message, frozen=True):
     """A batch at a stage. Tensor: token ids (int64 [tokens]) for stage 0, hidden states [tokens, H]
-    for others, row after row. `seconds`: what each stage before took."""
+    for others, row after row. `seconds`: what each stage before took; `failed`: requests that were
+    in the batch, and cannot be computed."""
 
     epoch: int
     number: int
@@ -199,14 +208,7 @@ class Step(Message, frozen=True):
     spans: tuple[Span, ...]
     dropped: tuple[int, ...] = ()
     seconds: tuple[float, ...] = ()
-
-
-class Sampled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request's next token; or, with `error`, why it has none."""
-
-    request: int
-    token: int
-    error: str = ""
+    failed: tuple[Sampled, ...] = ()
 
 
 class Tokens(Message, frozen=True):

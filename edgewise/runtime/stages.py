@@ -3,12 +3,14 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
-from edgewise.errors import EdgewiseError
+from edgewise.errors import NonFinite
 from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
 from edgewise.runtime import messages
@@ -36,27 +38,21 @@ class Stages:
         route = self._holding.route
         if step.epoch != self._holding.epoch or states is None:
             return  # left over from a plan that is no longer loaded
-        stage, seconds = step.stage, list(step.seconds)
         while True:
-            shard, is_last = self._holding.shards[stage], stage + 1 == len(route)
-            with self._paced(len(states)) as spent:
+            shard, is_last = self._holding.shards[step.stage], step.stage + 1 == len(route)
+            with self._paced(len(states)) as taken:
                 _prepare_cache(shard, step)
-                if is_last:
-                    tokens = _sample(shard, states, step.spans)
-                else:
-                    states = shard.forward(states, _segments(step.spans))
+                states, step = _forward(shard, states, step, is_last)
+                tokens = _sample(states, step.spans) if is_last else ()
                 finished_at(shard.device)
-            seconds += spent
+            seconds = (*step.seconds, *taken)
             if is_last:
-                reply = messages.Tokens(step.epoch, step.number, tokens, tuple(seconds))
+                reply = messages.Tokens(step.epoch, step.number, tokens + step.failed, seconds)
                 self._transport.send(COORDINATOR, reply)
                 return
-            stage += 1
-            if route[stage] != self._device.name:
-                onward = messages.Step(
-                    step.epoch, step.number, stage, step.spans, step.dropped, tuple(seconds)
-                )
-                self._transport.send(route[stage], onward, states)
+            step = replace(step, stage=step.stage + 1, seconds=seconds)
+            if route[step.stage] != self._device.name:
+                self._transport.send(route[step.stage], step, states)
                 return
 
     @contextlib.contextmanager
@@ -83,24 +79,43 @@ def _prepare_cache(shard: Shard, step: messages.Step) -> None:
             shard.copy_prefix(source, span.request, length)
 
 
-def _segments(spans: tuple[Span, ...]) -> list[Segment]:
-    return [Segment(span.request, span.start, span.length) for span in spans]
-
-
-def _sample(shard: Shard, states: Tensor, spans: tuple[Span, ...]) -> tuple[Sampled, ...]:
-    """The last stage: a token behind each span that samples. What is wrong with one request is
-    said of that request alone."""
-    ends = torch.tensor([span.length for span in spans]).cumsum(0) - 1
-    sampling = [(span, int(end)) for span, end in zip(spans, ends, strict=True) if span.sampling]
-    logits = shard.forward(states, _segments(spans), rows=[end for _, end in sampling])
-    tokens = []
-    for row, (span, _) in zip(logits, sampling, strict=True):
-        assert span.sampling is not None
+def _forward(
+    shard: Shard, states: Tensor, step: messages.Step, is_last: bool
+) -> tuple[Tensor, messages.Step]:
+    """What a shard makes of a step: hidden states, or logits behind each span that samples.
+    Requests whose numbers are none leave the step, and the others go on."""
+    spans = step.spans
+    while spans:
+        segments = [Segment(span.request, span.start, span.length) for span in spans]
+        ends = list(accumulate(span.length for span in spans))
+        rows = [end - 1 for span, end in zip(spans, ends, strict=True) if span.sampling]
         try:
-            token = sample(row, span.sampling, span.start + span.length)
-            tokens.append(Sampled(span.request, token))
-        except EdgewiseError as error:
-            tokens.append(Sampled(span.request, 0, str(error)))
+            outputs = shard.forward(states, segments, rows if is_last else None)
+            return outputs, replace(step, spans=spans)
+        except NonFinite as error:
+            if not error.sequences:
+                raise
+            bad = set(error.sequences)
+            failed = tuple(Sampled(number, 0, str(error)) for number in error.sequences)
+            step = replace(step, failed=step.failed + failed)
+            parts = states.split([span.length for span in spans])
+            good = [
+                (span, part) for span, part in zip(spans, parts, strict=True)
+                if span.request not in bad
+            ]
+            spans = tuple(span for span, _ in good)
+            states = torch.cat([part for _, part in good]) if good else states[:0]
+    return states, replace(step, spans=())
+
+
+def _sample(logits: Tensor, spans: tuple[Span, ...]) -> tuple[Sampled, ...]:
+    """A token behind each span that samples."""
+    sampling = [span for span in spans if span.sampling]
+    tokens = []
+    for row, span in zip(logits, sampling, strict=False):  # no spans, no logits
+        assert span.sampling is not None
+        token = sample(row, span.sampling, span.start + span.length)
+        tokens.append(Sampled(span.request, token))
     return tuple(tokens)
 
 

@@ -33,14 +33,14 @@ class Run:
 class Bench:
     workers: Workers
     names: tuple[str, ...]
-    model: str
+    shape: str
     grid: Grid
     on_progress: Progress
 
     def run(self, scheme: str, start: int, end: int, shapes: Sequence[Shape]) -> dict[str, Run]:
         """Layers [start, end) per shape, by device, the devices taking turns."""
         slots, context = self.grid.sequences, self.grid.context
-        layers = messages.Prepare(self.model, start, end, scheme, slots, context)
+        layers = messages.Prepare(self.shape, start, end, scheme, slots, context)
         weight_bytes = {
             name: self.workers.call(name, layers, messages.Prepared, TIME_SECONDS).size
             for name in self.names

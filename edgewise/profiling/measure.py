@@ -16,6 +16,8 @@ from statistics import median
 from typing import TypeVar
 
 from edgewise.clusters import Cluster
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.shape import ModelShape
 from edgewise.profiles import LayerMemory, LayerTiming, Profile
 from edgewise.profiling.bench import Bench, Progress, Run
 from edgewise.profiling.grid import ENDS, Grid, Shape
@@ -43,13 +45,14 @@ def measure(
 ) -> Profile:
     """Time every class of layers on every kind of device in every scheme, and all links.
 
-    `model` names the checkpoint whose configuration the workers read; weights are random.
+    `model` names the checkpoint whose shape the workers are told; weights are random.
     """
     kinds: dict[str, str] = {}
     for device in workers.cluster.devices:
         kinds.setdefault(device.kind, device.name)
     readings = read_memory(workers)  # before anything is loaded
-    bench = Bench(workers, tuple(kinds.values()), model, grid, on_progress)
+    shape = ModelShape.of(open_checkpoint(model)).to_json()
+    bench = Bench(workers, tuple(kinds.values()), shape, grid, on_progress)
     layers: list[LayerTiming] = []
     memory: list[LayerMemory] = []
     timed: dict[str, list[_Timed]] = {kind: [] for kind in kinds}

@@ -19,12 +19,12 @@ from edgewise.runtime import messages
 from edgewise.runtime.batches import Batch
 from edgewise.runtime.engine import Request, Stats, Token, stream
 from edgewise.runtime.limits import limits_of
+from edgewise.runtime.loading import OnLayer, PlanLoader
 from edgewise.runtime.checks import check_request
 from edgewise.runtime.scheduler import Scheduler
 from edgewise.runtime.workers import Workers, error_of
 from edgewise.specs import Workload
 
-LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
 STEP_SECONDS = 60.0
 TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
@@ -43,12 +43,13 @@ class Coordinator:
         *,
         replan: Replan | None = None,
         step_seconds: float = STEP_SECONDS,
-        on_layer: Callable[[int], None] = lambda layer: None,
+        on_layer: OnLayer = lambda layer: None,
     ) -> None:
         """`replan` finds another plan when a device is lost; without it, that ends everything.
         Raises PlanError, ModelError and DeviceError."""
         self.workers, self.plan, self.workload = workers, plan, workload
-        self._model, self._replan, self._step_seconds = model, replan, step_seconds
+        self._loader = PlanLoader(workers, model)
+        self._replan, self._step_seconds = replan, step_seconds
         config = open_checkpoint(model).config
         self._vocab_size = config.vocab_size
         self._max_context = config.max_context
@@ -140,11 +141,11 @@ class Coordinator:
 
     # Plans
 
-    def apply(self, plan: Plan, on_layer: Callable[[int], None] = lambda layer: None) -> None:
+    def apply(self, plan: Plan, on_layer: OnLayer = lambda layer: None) -> None:
         """Load a plan: layers that stay where they are keep their weights. Requests that are under
         way enter again from their first token and go on with the next one."""
         self.plan = plan
-        self._memory = load_plan(self.workers, self._model, plan, self.workload, on_layer)
+        self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
         self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
 
@@ -176,31 +177,3 @@ class Coordinator:
 
     def close(self) -> None:
         self.workers.close()
-
-
-def load_plan(
-    workers: Workers,
-    model: str,
-    plan: Plan,
-    workload: Workload,
-    on_layer: Callable[[int], None] = lambda layer: None,
-) -> dict[str, int]:
-    """Have every worker hold what a plan says; returns the bytes that each device of it takes.
-    Devices that the plan leaves out hear of it too: they let go of what they held before."""
-    workers.epoch += 1
-    load = messages.Load(workers.epoch, model, plan.stages, plan.rounding, workload)
-    for name in workers.names:
-        layers = [f"{s.start}-{s.end - 1}" for s in plan.stages if s.device == name]
-        workers.roles[name] = f"while it held layers {', '.join(layers) or 'none'}"
-        workers.send(name, load)
-    sizes: dict[str, int] = {}
-    while missing := [name for name in workers.names if name not in sizes]:
-        envelope = workers.receive(LOAD_SECONDS)
-        if envelope is None:
-            raise DeviceTimeout(missing[0], f"loaded nothing for {LOAD_SECONDS:g} s")
-        message = envelope.message
-        if isinstance(message, messages.LayerLoaded) and message.epoch == workers.epoch:
-            on_layer(message.layer)
-        elif isinstance(message, messages.Loaded) and message.epoch == workers.epoch:
-            sizes[envelope.sender] = message.size
-    return {name: sizes[name] for name in plan.devices}

@@ -137,15 +137,15 @@ class Failed(Message, frozen=True):
 
 class Load(Message, frozen=True):
     """Hold these stages from now on. What is held already in the same scheme stays. `epoch` numbers
-    plans; leftovers of earlier ones are told by it. `files` are the worker's own layers where it
-    has no copy of the model, `config` the model's configuration as JSON then."""
+    plans; leftovers of earlier ones are told by it. For a worker that has no copy of the model `shape`
+    says what it is (ModelShape, as JSON), and `files` are its own layers."""
 
     epoch: int
     model: str
     stages: tuple[Stage, ...]
     rounding: str | None
     workload: Workload
-    config: str = ""
+    shape: str = ""
     files: tuple[LayerFile, ...] = ()
 
 
@@ -234,16 +234,15 @@ class Described(Message, frozen=True):
 
 
 class Prepare(Message, frozen=True):
-    """Make layers [start, end) of a model's shape with random weights, to be timed. `config` as in
-    Load."""
+    """Make layers [start, end) of a model with random weights, to be timed. `shape` is a ModelShape
+    as JSON."""
 
-    model: str
+    shape: str
     start: int
     end: int
     scheme: str
     slots: int
     context: int
-    config: str = ""
 
 
 class Prepared(Message, frozen=True):

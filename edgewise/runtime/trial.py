@@ -7,7 +7,7 @@ import torch
 from edgewise.clusters import Device
 from edgewise.errors import EdgewiseError
 from edgewise.models.cache import Segment
-from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.shape import ModelShape
 from edgewise.models.shard import Shard, random_shard
 from edgewise.runtime import messages
 from edgewise.runtime.processors import finished_at
@@ -30,16 +30,16 @@ class Trial:
 
     def prepare(self, message: messages.Prepare) -> messages.Prepared:
         self.forget()
-        checkpoint = open_checkpoint(message.model)
+        shape = ModelShape.from_json(message.shape)
         self._shard = random_shard(
-            checkpoint.config,
+            shape.config,
             message.start,
             message.end,
             message.scheme,
             device=self.device.processor,
             slots=message.slots,
             context=message.context,
-            spec=checkpoint.spec,
+            spec=shape.spec,
         )
         return messages.Prepared(self._shard.weight_bytes)
 

@@ -90,6 +90,10 @@ class Workers:
     def names(self) -> tuple[str, ...]:
         return tuple(device.name for device in self.cluster.devices)
 
+    def is_remote(self, name: str) -> bool:
+        """Whether a device is on another machine, which has no copy of the model."""
+        return name in self._hosts
+
     @property
     def process_ids(self) -> dict[str, int]:
         """The operating system's number of each worker of this machine, by device."""

@@ -95,7 +95,8 @@ class Emulated:
                 self._messages[sender] = self._messages.get(sender, 0) + 1
                 self._bytes[sender] = self._bytes.get(sender, 0) + _size(envelope)
                 self._changed.notify_all()
-                self._changed.wait_for(lambda sender=sender: self._closed or self._has_room(sender))
+                while not (self._closed or self._has_room(sender)):
+                    self._changed.wait()
 
     def _has_room(self, sender: str) -> bool:
         waiting = self._messages[sender], self._bytes[sender]

@@ -6,6 +6,7 @@ Whatever waits is bounded: QUEUED_MESSAGES on either side of a connection.
 """
 
 import math
+import secrets
 import threading
 import time
 from collections import deque
@@ -71,6 +72,7 @@ class ZeroMQ:
         self._ways: dict[str, _Way] = {}
         self._lock = threading.Lock()  # of the two above
         self._posted: deque[Message] = deque()
+        self._ring = secrets.token_bytes(16)  # says that there is something posted
         self._inbox = self._socket(zmq.PULL, bind)
         if keys is not None:
             self._inbox.curve_server = True
@@ -104,9 +106,10 @@ class ZeroMQ:
                 raise ClusterError(f"'{name}' and '{self.name}' must both have a key, or neither")
             _check(peer.address, bool(peer.key))
         with self._lock:
-            before, self._known = self._known, {
-                name: _Known(peer, self._history(name, peer)) for name, peer in peers.items()
-            }
+            before, self._known = (
+                self._known,
+                {name: _Known(peer, self._history(name, peer)) for name, peer in peers.items()},
+            )
             left = [
                 self._ways.pop(name)
                 for name, known in before.items()
@@ -174,8 +177,8 @@ class ZeroMQ:
             return []
 
     def _admit(self, frames: list[zmq.Frame]) -> Envelope | None:
-        if len(frames) == 1 and not len(frames[0]):
-            return None  # the bell
+        if len(frames) == 1 and frames[0].bytes == self._ring:
+            return None
         try:
             header = header_of(frames[0].buffer)
             if reason := self._refusal(header, frames[0]):
@@ -198,7 +201,7 @@ class ZeroMQ:
     def post(self, message: Message) -> None:
         self._posted.append(message)
         with self._bell_lock, suppress(zmq.Again):  # where it has rung often enough
-            self._bell.send(b"", zmq.NOBLOCK)
+            self._bell.send(self._ring, zmq.NOBLOCK)
 
     def close(self) -> None:
         if self._context.closed:

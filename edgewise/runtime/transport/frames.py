@@ -1,0 +1,135 @@
+"""Messages as frames, and back. Frame 0 is a MessagePack header, frame 1, where there is one, the
+tensor's bytes as they lie in memory (little-endian). No pickle.
+
+Whatever bytes come in, decoding raises ValueError and nothing else.
+"""
+
+import math
+import secrets
+from collections.abc import Sequence
+from typing import Union
+
+import msgspec
+import torch
+from torch import Tensor
+
+from edgewise.runtime.messages import Message
+from edgewise.runtime.transport import Envelope
+
+Frame = bytes | bytearray | memoryview
+
+MAX_MESSAGE_BYTES = 2**28
+MAX_DIMENSIONS = 8
+MAX_SESSIONS = 64
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
+}
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """`number` counts what `sender` has sent this participant in this `session`, from 1 on. `shape`
+    and `dtype` are the tensor's, None and "" without one. `message` is encoded by its class."""
+
+    sender: str
+    session: int
+    number: int
+    shape: tuple[int, ...] | None
+    dtype: str
+    message: msgspec.Raw
+
+
+_HEADER = msgspec.msgpack.Decoder(Header)
+_MESSAGE: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+    Union[tuple(Message.__subclasses__())]  # noqa: UP007
+)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Numbering:
+    """Numbers what one sender sends to one target. A session of its own for every connection: what
+    a target remembers of an earlier one does not matter to this."""
+
+    def __init__(self, sender: str) -> None:
+        self._sender, self._session, self._last = sender, secrets.randbits(63), 0
+
+    def encode(self, message: Message, tensor: Tensor | None = None) -> list[Frame]:
+        """The next message's frames; the second shares the tensor's memory where it can. Raises
+        ValueError where others would not take it: too large, or of a type that does not travel."""
+        shape: tuple[int, ...] | None = None
+        dtype, tensors = "", list[Frame]()
+        if tensor is not None:
+            shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+            if dtype not in _DTYPES or len(shape) > MAX_DIMENSIONS:
+                raise ValueError(f"a tensor {list(shape)} of {dtype} cannot be sent")
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            tensors.append(flat.view(torch.uint8).numpy().data)
+        number = self._last + 1
+        header = Header(self._sender, self._session, number, shape, dtype, _raw(message))
+        encoded = [_encode(header), *tensors]
+        if (size := max(map(len, encoded))) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"{size} bytes are more than a message may have, {MAX_MESSAGE_BYTES}")
+        self._last = number
+        return encoded
+
+
+def _raw(message: Message) -> msgspec.Raw:
+    return msgspec.Raw(_encode(message))
+
+
+class History:
+    """What one sender has sent so far: tells what comes a second time."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}  # by session, the oldest first
+
+    def is_new(self, header: Header) -> bool:
+        """Whether a frame's number is above all before it in its session; remembers it then."""
+        if header.number <= self._last.get(header.session, 0):
+            return False
+        if header.session not in self._last and len(self._last) == MAX_SESSIONS:
+            del self._last[next(iter(self._last))]
+        self._last[header.session] = header.number
+        return True
+
+
+def header_of(frame: Frame) -> Header:
+    """Who says that they sent this, and where in their order. Raises ValueError."""
+    try:
+        return _HEADER.decode(frame)
+    except Exception as error:
+        raise ValueError(f"malformed header: {error}") from None
+
+
+def envelope_of(header: Header, tensors: Sequence[Frame]) -> Envelope:
+    """The message, and its tensor in the memory of `tensors`, which has to be writable. Raises
+    ValueError."""
+    if len(tensors) != (header.shape is not None):
+        raise ValueError(f"{len(tensors)} frames behind the header are not its tensor")
+    try:
+        message = _MESSAGE.decode(header.message)
+    except Exception as error:  # a class may raise what it likes about its fields
+        raise ValueError(f"malformed message: {error}") from None
+    if header.shape is None:
+        return Envelope(header.sender, message)
+    return Envelope(header.sender, message, _tensor(header.shape, header.dtype, tensors[0]))
+
+
+def _tensor(shape: tuple[int, ...], name: str, buffer: Frame) -> Tensor:
+    dtype, view = _DTYPES.get(name), memoryview(buffer)
+    if dtype is None:
+        raise ValueError(f"tensors of {name!r} do not travel")
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"a tensor of {len(shape)} dimensions")
+    # Zeros count as ones here: not even the strides of an empty tensor may overflow.
+    if math.prod(max(n, 1) for n in shape) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"a tensor {list(shape)} is too large")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != view.nbytes:
+        raise ValueError(f"a tensor {list(shape)} of {name} does not have {view.nbytes} bytes")
+    if view.nbytes == 0:
+        return torch.empty(shape, dtype=dtype)
+    # Bytes of a small frame lie anywhere; kernels want numbers on multiples of their size.
+    flat = torch.frombuffer(view, dtype=torch.uint8)
+    if flat.data_ptr() % dtype.itemsize:
+        flat = flat.clone()
+    return flat.view(dtype).view(shape)

@@ -5,7 +5,7 @@ from edgewise.demo import CLUSTER_FILE
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.coordinator import open_engine
+from edgewise.runtime.local import open_engine
 from edgewise.runtime.engine import Request, stream
 from edgewise.specs import Workload
 

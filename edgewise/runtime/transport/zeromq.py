@@ -73,7 +73,7 @@ class ZeroMQ:
         self._lock = threading.Lock()  # of the two above
         self._posted: deque[Message] = deque()
         self._ring = secrets.token_bytes(16)  # says that there is something posted
-        self._inbox = self._socket(zmq.PULL, bind)
+        self._inbox, self._milliseconds = self._socket(zmq.PULL, bind), -1
         if keys is not None:
             self._inbox.curve_server = True
             self._inbox.curve_secretkey = keys.secret.encode()
@@ -170,7 +170,9 @@ class ZeroMQ:
 
     def _take(self, seconds: float) -> list[zmq.Frame]:
         """The next frames, none when they do not come in time."""
-        self._inbox.rcvtimeo = max(math.ceil(seconds * 1000), 0)
+        milliseconds = max(math.ceil(seconds * 1000), 0)
+        if milliseconds != self._milliseconds:  # setting it takes longer than receiving does
+            self._inbox.rcvtimeo = self._milliseconds = milliseconds
         try:
             return self._inbox.recv_multipart(copy=False)
         except zmq.Again:

@@ -261,3 +261,11 @@ def test_all_have_keys_or_none(tmp_path):
         with pytest.raises(ClusterError):
             a.introduce({"b": peer})
     a.close()
+
+
+@pytest.mark.parametrize("key", ["short", "\u00fc" * 40, " " * 40, "#" * 40, "0" * 41])
+def test_a_malformed_key_is_refused(key):
+    a = ZeroMQ("a", "tcp://127.0.0.1:*", Keys.make())
+    with pytest.raises(ClusterError, match="key of 'b'"):
+        a.introduce({"b": Peer("tcp://127.0.0.1:1", key)})
+    a.close()

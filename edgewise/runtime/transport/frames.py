@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Union
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +22,14 @@ Frame = bytes | bytearray | memoryview
 MAX_MESSAGE_BYTES = 2**28
 MAX_DIMENSIONS = 8
 MAX_SESSIONS = 64
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
+_DTYPES = {  # and what numpy, which has no bfloat16, reads them as
+    "float32": (torch.float32, np.float32),
+    "bfloat16": (torch.bfloat16, np.int16),
+    "float16": (torch.float16, np.float16),
+    "int64": (torch.int64, np.int64),
+    "uint8": (torch.uint8, np.uint8),
 }
+_NAMES = {dtype: name for name, (dtype, _) in _DTYPES.items()}
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -59,15 +64,14 @@ class Numbering:
         shape: tuple[int, ...] | None = None
         dtype, tensors = "", list[Frame]()
         if tensor is not None:
-            shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-            if dtype not in _DTYPES or len(shape) > MAX_DIMENSIONS:
-                raise ValueError(f"a tensor {list(shape)} of {dtype} cannot be sent")
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            tensors.append(flat.view(torch.uint8).numpy().data)
+            shape, dtype = tuple(tensor.shape), _NAMES.get(tensor.dtype, "")
+            if not dtype or len(shape) > MAX_DIMENSIONS:
+                raise ValueError(f"a tensor {list(shape)} of {tensor.dtype} cannot be sent")
+            tensors.append(_memory(tensor))
         number = self._last + 1
         header = Header(self._sender, self._session, number, shape, dtype, _raw(message))
         encoded = [_encode(header), *tensors]
-        if (size := max(map(len, encoded))) > MAX_MESSAGE_BYTES:
+        if (size := max(memoryview(part).nbytes for part in encoded)) > MAX_MESSAGE_BYTES:
             raise ValueError(f"{size} bytes are more than a message may have, {MAX_MESSAGE_BYTES}")
         self._last = number
         return encoded
@@ -75,6 +79,15 @@ class Numbering:
 
 def _raw(message: Message) -> msgspec.Raw:
     return msgspec.Raw(_encode(message))
+
+
+def _memory(tensor: Tensor) -> Frame:
+    """A tensor's bytes. Few calls of torch: each is slow in a process that just woke up."""
+    if tensor.requires_grad or not (tensor.is_cpu and tensor.is_contiguous()):
+        tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype is torch.bfloat16:  # which numpy does not have
+        tensor = tensor.view(torch.int16)
+    return tensor.numpy().data
 
 
 class History:
@@ -116,20 +129,20 @@ def envelope_of(header: Header, tensors: Sequence[Frame]) -> Envelope:
 
 
 def _tensor(shape: tuple[int, ...], name: str, buffer: Frame) -> Tensor:
-    dtype, view = _DTYPES.get(name), memoryview(buffer)
-    if dtype is None:
+    if name not in _DTYPES:
         raise ValueError(f"tensors of {name!r} do not travel")
+    dtype, read_as = _DTYPES[name]
+    size = memoryview(buffer).nbytes
     if len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"a tensor of {len(shape)} dimensions")
     # Zeros count as ones here: not even the strides of an empty tensor may overflow.
     if math.prod(max(n, 1) for n in shape) > MAX_MESSAGE_BYTES:
         raise ValueError(f"a tensor {list(shape)} is too large")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != view.nbytes:
-        raise ValueError(f"a tensor {list(shape)} of {name} does not have {view.nbytes} bytes")
-    if view.nbytes == 0:
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"a tensor {list(shape)} of {name} does not have {size} bytes")
+    if size == 0:
         return torch.empty(shape, dtype=dtype)
+    numbers = np.frombuffer(buffer, read_as).reshape(shape)
     # Bytes of a small frame lie anywhere; kernels want numbers on multiples of their size.
-    flat = torch.frombuffer(view, dtype=torch.uint8)
-    if flat.data_ptr() % dtype.itemsize:
-        flat = flat.clone()
-    return flat.view(dtype).view(shape)
+    tensor = torch.from_numpy(numbers if numbers.flags.aligned else numbers.copy())
+    return tensor.view(dtype) if dtype is torch.bfloat16 else tensor

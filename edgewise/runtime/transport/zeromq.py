@@ -7,6 +7,7 @@ Whatever waits is bounded: QUEUED_MESSAGES on either side of a connection.
 
 import math
 import secrets
+import struct
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 import zmq
 from torch import Tensor
+from zmq.utils import z85
 
 from edgewise.errors import ClusterError, DeviceError, DeviceTimeout
 from edgewise.runtime.messages import Message, Peer
@@ -73,7 +75,7 @@ class ZeroMQ:
         self._lock = threading.Lock()  # of the two above
         self._posted: deque[Message] = deque()
         self._ring = secrets.token_bytes(16)  # says that there is something posted
-        self._inbox = self._socket(zmq.PULL, bind)
+        self._inbox, self._milliseconds = self._socket(zmq.PULL, bind), -1
         if keys is not None:
             self._inbox.curve_server = True
             self._inbox.curve_secretkey = keys.secret.encode()
@@ -100,10 +102,12 @@ class ZeroMQ:
 
     def introduce(self, peers: Mapping[str, Peer]) -> None:
         """Raises ClusterError where what is sent to one of them would travel in clear between
-        machines, or with some keys there and others not."""
+        machines, where some have keys and others not, and where a key is malformed."""
         for name, peer in peers.items():
             if bool(peer.key) != (self._keys is not None):
                 raise ClusterError(f"'{name}' and '{self.name}' must both have a key, or neither")
+            if peer.key and not _is_key(peer.key):
+                raise ClusterError(f"the key of '{name}' is none")
             _check(peer.address, bool(peer.key))
         with self._lock:
             before, self._known = (
@@ -170,7 +174,9 @@ class ZeroMQ:
 
     def _take(self, seconds: float) -> list[zmq.Frame]:
         """The next frames, none when they do not come in time."""
-        self._inbox.rcvtimeo = max(math.ceil(seconds * 1000), 0)
+        milliseconds = max(math.ceil(seconds * 1000), 0)
+        if milliseconds != self._milliseconds:  # setting it takes longer than receiving does
+            self._inbox.rcvtimeo = self._milliseconds = milliseconds
         try:
             return self._inbox.recv_multipart(copy=False)
         except zmq.Again:
@@ -238,7 +244,7 @@ class _Way:
             frames = self._numbering.encode(message, tensor)
             while not self._ended:
                 try:
-                    self._socket.send_multipart(frames, copy=True)
+                    self._socket.send_multipart(frames)
                     return
                 except zmq.Again:
                     if time.monotonic() >= deadline:
@@ -258,6 +264,13 @@ def _proven_key(frame: zmq.Frame) -> str:
         return str(frame.get("User-Id"))
     except zmq.ZMQError:
         return ""  # from this process: not by CURVE
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(key) == 40 and len(z85.decode(key)) == 32
+    except (ValueError, KeyError, struct.error):
+        return False
 
 
 def _check(address: str, keyed: bool) -> None:

@@ -182,6 +182,8 @@ class Service:
         for row in batch.rows:
             if row.prefix is not None:
                 assert row.start % limits.share == 0 < row.start
+                source = [r for b in self.flying for r in b.rows if r.request == row.prefix[0]]
+                assert all(ahead.start >= row.start for ahead in source)  # what is copied is back
             known = [*self.requests[row.request].prompt, *self.answers[row.request]]
             end = row.start + len(row.tokens)
             assert list(row.tokens) == known[row.start : end]

@@ -109,12 +109,11 @@ class Beat(Message, frozen=True):
 
 
 class Ended(Message, frozen=True):
-    """A participant's process is gone: how it ended, the last line that it wrote, its number."""
+    """A participant's process is gone: how it ended, and the last line that it wrote."""
 
     name: str
     how: str
     last_line: str = ""
-    process: int = 0
 
 
 class Stop(Message, frozen=True):

@@ -55,12 +55,13 @@ class LocalLauncher:
 
     def _wait(self, name: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
         code = process.wait()
-        if self._closing:
-            return
+        running = self._running.get(name)
+        if self._closing or running is None or running.process is not process:
+            return  # it was ended from here
         how = f"stopped with exit code {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-        self._post(Ended(name, how, _last_line(log), process.pid))
+        self._post(Ended(name, how, _last_line(log)))
 
     @property
     def process_ids(self) -> dict[str, int]:

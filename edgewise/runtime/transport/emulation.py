@@ -11,6 +11,7 @@ from torch import Tensor
 from edgewise.clusters import Link
 from edgewise.runtime.messages import Echo, Echoed, Message, Peer, Step, Stop, Tokens
 from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.waiting import SPIN_SECONDS, wait_until
 
 # What travels between devices once a plan runs, or measures how that will be. Everything else only
 # sets up, and does not wait for emulated links.
@@ -19,7 +20,6 @@ TRAFFIC = (Step, Tokens, Echo, Echoed)
 MAX_WAITING_MESSAGES = 64
 MAX_WAITING_BYTES = 2**26
 _IDLE_SECONDS = 60.0
-_SPIN_SECONDS = 2e-4
 
 
 class Emulated:
@@ -71,8 +71,8 @@ class Emulated:
                 if now >= deadline:
                     return None
                 until = min(due, deadline)
-                if until - now > _SPIN_SECONDS:
-                    self._changed.wait(until - now - _SPIN_SECONDS)
+                if until - now > SPIN_SECONDS:
+                    self._changed.wait(until - now - SPIN_SECONDS)
                     continue
             wait_until(until)
 
@@ -124,12 +124,3 @@ class Emulated:
 
 def _size(envelope: Envelope) -> int:
     return 0 if envelope.tensor is None else envelope.tensor.nbytes
-
-
-def wait_until(moment: float) -> None:
-    """Sleep until a moment of `time.monotonic`, to within some microseconds: the end is spun."""
-    remaining = moment - time.monotonic()
-    if remaining > _SPIN_SECONDS:
-        time.sleep(remaining - _SPIN_SECONDS)
-    while time.monotonic() < moment:
-        pass

@@ -123,7 +123,7 @@ def run_demo(options: DemoOptions) -> None:
     rounding = rounding_for(scene.model, scene.schemes, None, bars(as_json))
     spec = open_checkpoint(scene.model).spec
     with start_local(cluster) as workers:
-        problem = _problem(scene, devices, Workload(len(request.prompt), MAX_TOKENS), as_json)
+        problem = _problem(scene, workers, Workload(len(request.prompt), MAX_TOKENS), as_json)
         outcomes = compare(problem)
         chosen = best(problem, outcomes)
         screen.print(comparison_table(outcomes, chosen.planner))

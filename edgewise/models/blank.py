@@ -32,10 +32,10 @@ def blank_layer(config: DecoderConfig, number: int, scheme: Scheme, spec: LayerS
         for name, parameter in owner.named_parameters(recurse=False):
             empty = torch.empty(parameter.shape, dtype=dtype, device=META)
             setattr(owner, name, nn.Parameter(empty, requires_grad=False))
-    for i, (name, module) in enumerate(list(matrix_modules(layer))):
+    for i, (matrix, module) in enumerate(list(matrix_modules(layer))):
         rows = module.weight.shape[0]
         parts = few_parts(spec.stored[i]) if stored else ((rows, concrete.name),)
-        setattr(layer, name, _blank_module(module, parts, dtype))
+        setattr(layer, matrix, _blank_module(module, parts, dtype))
     layer.scheme = scheme.name
     return layer
 

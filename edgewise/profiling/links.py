@@ -16,9 +16,7 @@ LEAST_LINK_REPEATS = 3
 LINK_SECONDS = 0.6  # of probes of one link and size, beyond the first few: slow links vary less
 
 
-def measure_links(
-    workers: Workers, on_progress: Progress = lambda what: None
-) -> tuple[Link, ...]:
+def measure_links(workers: Workers, on_progress: Progress = lambda what: None) -> tuple[Link, ...]:
     """Every link that has a way back, and the way from the coordinator into the source's worker."""
     cluster = workers.cluster
     on_progress(f"link into {cluster.source}")

@@ -1,4 +1,4 @@
-"""What is checked before anything starts: requests against the model, routes against the cluster."""
+"""What is checked before anything starts: requests against a model, routes against a cluster."""
 
 from itertools import pairwise
 

@@ -17,10 +17,10 @@ from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime import messages
 from edgewise.runtime.batches import Batch
+from edgewise.runtime.checks import check_request
 from edgewise.runtime.engine import Request, Stats, Token, stream
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
-from edgewise.runtime.checks import check_request
 from edgewise.runtime.scheduler import Scheduler
 from edgewise.runtime.workers import Workers, error_of
 from edgewise.specs import Workload

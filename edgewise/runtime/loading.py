@@ -54,9 +54,7 @@ class PlanLoader:
                 sizes[sender] = message.size
         return {name: sizes[name] for name in plan.devices}
 
-    def _order(
-        self, name: str, plan: Plan, workload: Workload, files: LayerFiles
-    ) -> messages.Load:
+    def _order(self, name: str, plan: Plan, workload: Workload, files: LayerFiles) -> messages.Load:
         order = (self._workers.epoch, self._model, plan.stages, plan.rounding, workload)
         if not self._workers.is_remote(name):
             return messages.Load(*order)

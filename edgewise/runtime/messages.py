@@ -13,7 +13,6 @@ from edgewise.plans import Stage
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
 
-
 EVERYWHERE = "0.0.0.0"
 
 
@@ -136,8 +135,8 @@ class Failed(Message, frozen=True):
 
 class Load(Message, frozen=True):
     """Hold these stages from now on. What is held already in the same scheme stays. `epoch` numbers
-    plans; leftovers of earlier ones are told by it. For a worker that has no copy of the model `shape`
-    says what it is (ModelShape, as JSON), and `files` are its own layers."""
+    plans; leftovers of earlier ones are told by it. For a worker that has no copy of the model,
+    `shape` says what it is (ModelShape, as JSON), and `files` are its own layers."""
 
     epoch: int
     model: str

@@ -100,7 +100,8 @@ def _forward(
             step = replace(step, failed=step.failed + failed)
             parts = states.split([span.length for span in spans])
             good = [
-                (span, part) for span, part in zip(spans, parts, strict=True)
+                (span, part)
+                for span, part in zip(spans, parts, strict=True)
                 if span.request not in bad
             ]
             spans = tuple(span for span, _ in good)

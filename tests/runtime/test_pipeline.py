@@ -140,8 +140,7 @@ def test_tokens_say_what_each_stage_spent(devices, checkpoint, prompt):
         ),
         (
             Request((1,) * 60, 11),
-            "prompt and answer need 60 + 11 tokens, but 'M' has a context of 64; "
-            "ask for at most 4",
+            "prompt and answer need 60 + 11 tokens, but 'M' has a context of 64; ask for at most 4",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from edgewise.profiling import Grid, measure
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
+from edgewise.runtime.workers import Workers
 from edgewise.simulation import simulate_plan, together
 from edgewise.specs import Workload
 
@@ -23,9 +24,9 @@ FAR = Cluster(
 LANES, NEW = 8, 24
 
 
-def tokens_per_second(devices: Workers, plan: Plan) -> float:
+def tokens_per_second(workers: Workers, plan: Plan) -> float:
     """Of all requests, once all are being answered."""
-    engine = Coordinator(devices, plan.model, plan, Workload(16, NEW, LANES, LANES))
+    engine = Coordinator(workers, plan.model, plan, Workload(16, NEW, LANES, LANES))
     times: dict[int, list[float]] = {
         engine.submit(Request(tuple(range(5, 21)), NEW)): [] for _ in range(LANES)
     }

@@ -36,7 +36,5 @@ class Invitation:
         except ValueError:
             content = b""
         if len(content) != KEY_BYTES + SECRET_BYTES:
-            raise InputError(
-                "this is not a token; copy the whole line that `edgewise up` printed"
-            )
+            raise InputError("this is not a token; copy the whole line that `edgewise up` printed")
         return Invitation(z85.encode(content[:KEY_BYTES]).decode(), content[KEY_BYTES:])

@@ -1,8 +1,8 @@
 """Which sequences of a step run together: those whose numbers stay the same in any company.
 
-The kernels compute a token's numbers alike whatever runs beside it, torch does not promise that, and
-takes over from the kernels beyond some tokens of a step (`kernels.most_tokens`). So a step is divided
-into groups that take, each sequence, the way that it would take alone.
+The kernels compute a token's numbers alike whatever runs beside it, torch does not promise that,
+and takes over from the kernels beyond some tokens of a step (`kernels.most_tokens`). So a step is
+divided into groups that take, each sequence, the way that it would take alone.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from edgewise.models.cache import Segment
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Segments that run together, and which of the step's tokens are theirs, one after the other."""
+    """Segments that run together, and which of the step's tokens are theirs, in order."""
 
     segments: list[Segment]
     tokens: list[int]

@@ -148,7 +148,7 @@ class Shard:
             for number, block in enumerate(part.blocks, start=part.first):
                 window = self.config.windows[self._first_block + number]
                 states = block(states, turn, self.cache.attention(number, segments, window))
-        return last(states[list(rows)]) if isinstance(last, Head) else states
+        return _logits(last, states[list(rows)]) if isinstance(last, Head) else states
 
     @property
     def _first_block(self) -> int:
@@ -188,6 +188,14 @@ class _Part:
     most_tokens: float
     blocks: list[Block]
     native: list[NativeBlock]
+
+
+def _logits(head: Head, states: Tensor) -> Tensor:
+    """Packed matrices are multiplied with integers, which would hide numbers that are none."""
+    logits: Tensor = head(states)
+    if not all_finite(states):
+        logits[~states.isfinite().all(-1)] = math.nan
+    return logits
 
 
 def _not_finite(

@@ -247,7 +247,8 @@ def load_shard(
     if len(names) != end - start:
         raise PlanError(f"{len(names)} schemes for {end - start} layers")
     loader = Loader(checkpoint, torch.device(device), method, store)
-    known, layers = {layer.origin: layer for layer in held}, []
+    known = {layer.origin: layer for layer in held}
+    layers: list[Layer] = []
     for number, scheme in zip(range(start, end), map(get_scheme, names), strict=True):
         table = layers[0] if start == 0 and layers else known.get(loader.origin(0, scheme))
         layer = known.get(loader.origin(number, scheme))

@@ -14,7 +14,7 @@ from edgewise.models.cache import Segment
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Segments that run together, and which of a step's tokens are theirs, one after the other."""
+    """Segments that run together, and which of the step's tokens are theirs, in order."""
 
     segments: list[Segment]
     tokens: list[int]

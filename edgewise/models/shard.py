@@ -149,7 +149,7 @@ class Shard:
             for number, block in enumerate(part.blocks, start=part.first):
                 window = self.config.windows[self._first_block + number]
                 states = block(states, turn, self.cache.attention(number, segments, window))
-        return last(states[list(rows)]) if isinstance(last, Head) else states
+        return _logits(last, states[list(rows)]) if isinstance(last, Head) else states
 
     @property
     def _first_block(self) -> int:
@@ -189,6 +189,14 @@ class _Part:
     most_tokens: float
     blocks: list[Block]
     native: list[NativeBlock]
+
+
+def _logits(head: Head, states: Tensor) -> Tensor:
+    """Packed matrices are multiplied with integers, which would hide numbers that are none."""
+    logits: Tensor = head(states)
+    if not all_finite(states):
+        logits[~states.isfinite().all(-1)] = math.nan
+    return logits
 
 
 def _not_finite(
@@ -240,7 +248,8 @@ def load_shard(
     if len(names) != end - start:
         raise PlanError(f"{len(names)} schemes for {end - start} layers")
     loader = Loader(checkpoint, torch.device(device), method, store)
-    known, layers = {layer.origin: layer for layer in held}, list[Layer]()
+    known = {layer.origin: layer for layer in held}
+    layers: list[Layer] = []
     for number, scheme in zip(range(start, end), map(get_scheme, names), strict=True):
         table = layers[0] if start == 0 and layers else known.get(loader.origin(0, scheme))
         layer = known.get(loader.origin(number, scheme))

@@ -20,8 +20,8 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Token:
     """One sampled token. `finish` is None, "stop", "length" or "error", which `error` explains:
-    then there is no token. `at` is the clock of `time.monotonic`; `stage_seconds` is what each stage
-    spent computing the step that it came from."""
+    then there is no token. `at` is the clock of `time.monotonic`; `stage_seconds` is what each
+    stage spent computing the step that it came from."""
 
     request: int
     id: int

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import ClusterError, DeviceError, EdgewiseError
-from edgewise.runtime import local, sockets
+from edgewise.runtime import sockets
 from edgewise.runtime.engine import Request, samples, stream
+from edgewise.runtime.launchers import local as launched
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling
@@ -54,7 +56,7 @@ def test_a_long_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "not there"))
     with start_local(ONE) as devices:
         assert devices.round_trip("a") > 0
-        used = devices._folder
+        used = Path(devices._transport.peer.address.removeprefix("ipc://")).parent
     assert not used.exists()
     assert not any(folder.iterdir())
 
@@ -77,7 +79,7 @@ def test_where_every_folder_is_too_long(monkeypatch):
     ],
 )
 def test_a_processor_that_is_not_there(monkeypatch, processor, message):
-    monkeypatch.setattr(local.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr(launched.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     lacking = Cluster((Device("a", 10**9), Device("b", 10**9, processor=processor)), (), "a")
     with pytest.raises(ClusterError) as error:
         start_local(lacking)
@@ -120,8 +122,8 @@ def test_samples_of_a_prompt_differ_and_can_be_had_again(checkpoint, prompt):
     try:
         numbers = {engine.submit(request): i for i, request in enumerate(asked)}
         together: list[list[int]] = [[], [], []]
-        while engine.stats().running:
-            for token in engine.step():
+        for tokens in iter(engine.step, []):
+            for token in tokens:
                 together[numbers[token.request]].append(token.id)
         again = [token.id for token in stream(engine, asked[1])]
     finally:
@@ -134,7 +136,7 @@ def test_samples_of_a_prompt_differ_and_can_be_had_again(checkpoint, prompt):
 
 def test_the_environment_keeps_the_rest(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "one", "", "two"]))
-    assert local._environment()["PYTHONPATH"] == os.pathsep.join(["one", "two"])
+    assert launched._environment()["PYTHONPATH"] == os.pathsep.join(["one", "two"])
     monkeypatch.setenv("PYTHONPATH", "")
-    assert "PYTHONPATH" not in local._environment()
-    assert local._environment()["PATH"] == os.environ["PATH"]
+    assert "PYTHONPATH" not in launched._environment()
+    assert launched._environment()["PATH"] == os.environ["PATH"]

@@ -34,7 +34,7 @@ class LocalLauncher:
 
     def start(self, settings: Settings) -> str:
         name = settings.device.name
-        log = tempfile.TemporaryFile()  # noqa: SIM115: closed with its process
+        log = tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
             # -P: the working directory may hold files named like the modules that a worker imports.
             [sys.executable, "-P", "-m", "edgewise.runtime.worker"],

@@ -36,7 +36,6 @@ def blank_layer(config: DecoderConfig, number: int, scheme: Scheme, spec: LayerS
         rows = module.weight.shape[0]
         parts = few_parts(spec.stored[i]) if stored else ((rows, concrete.name),)
         setattr(layer, matrix, _blank_module(module, parts, dtype))
-    layer.scheme = scheme.name
     return layer
 
 

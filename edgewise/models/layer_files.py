@@ -20,7 +20,7 @@ from torch import Tensor
 from edgewise.caches import cache_folder, remove
 from edgewise.errors import ModelError
 from edgewise.models.blank import blank_layer
-from edgewise.models.decoder import Embedding, Head, Layer
+from edgewise.models.decoder import Embedding, Head, Layer, Origin
 from edgewise.models.shape import ModelShape
 from edgewise.quantization.store import FORMAT as PACKED_FORMAT
 from edgewise.schemes import Scheme, get_scheme
@@ -91,6 +91,7 @@ def load_layer(
             f"'{wrong[0]}' is missing, of another type or size, or does not belong there"
         )
     layer.load_state_dict(tensors, assign=True)
+    layer.origin = Origin(path.name, number, scheme.name, None, str(device))
     return layer.requires_grad_(False)
 
 
@@ -152,7 +153,8 @@ def _table(
     expected: Mapping[str, Tensor], scheme: Scheme, tied: Layer | None, path: Path
 ) -> dict[str, Tensor]:
     """The embedding's matrix under the head's names. Raises ModelError where there is none."""
-    if not isinstance(tied, Embedding) or tied.scheme != scheme.name:
+    its = None if tied is None or tied.origin is None else tied.origin.scheme
+    if not isinstance(tied, Embedding) or its != scheme.name:
         raise ModelError(
             f"{path}: has no matrix, but takes the embedding's; no embedding is here in "
             f"{scheme.name}"

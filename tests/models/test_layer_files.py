@@ -42,7 +42,7 @@ def assert_same(shard, other):
     for layer, wanted in zip(shard.layers, other.layers, strict=True):
         state, expected = layer.state_dict(), wanted.state_dict()
         assert state.keys() == expected.keys()
-        assert layer.scheme == wanted.scheme
+        assert layer.origin.scheme == wanted.origin.scheme
         for name, tensor in expected.items():
             assert tensor.dtype == state[name].dtype
             assert torch.equal(tensor, state[name]), name

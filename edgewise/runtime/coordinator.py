@@ -11,7 +11,7 @@ from itertools import chain, count
 
 import torch
 
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
@@ -165,10 +165,12 @@ class Coordinator:
                 lost = another
 
     def _warm_up(self) -> None:
-        """Send a first token round, so that no user waits for what is set up on first use."""
+        """Send a first token round, so that no user waits for what is set up on first use. Raises
+        NonFinite where the model computes no numbers."""
         if self._scheduler.limits.context > 2:
-            for _ in stream(self, Request((0,), max_tokens=2)):
-                pass
+            for token in stream(self, Request((0,), max_tokens=2)):
+                if token.error:
+                    raise NonFinite(token.error)
             self._tokens = 0
 
     def stats(self) -> Stats:

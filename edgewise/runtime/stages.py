@@ -42,7 +42,7 @@ class Stages:
             shard, is_last = self._holding.shards[step.stage], step.stage + 1 == len(route)
             with self._paced(len(states)) as taken:
                 _prepare_cache(shard, step)
-                states, step = _forward(shard, states, step, is_last)
+                states, step = self._forward(shard, states, step, is_last)
                 tokens = _sample(states, step.spans) if is_last else ()
                 finished_at(shard.device)
             seconds = (*step.seconds, *taken)
@@ -54,6 +54,36 @@ class Stages:
             if route[step.stage] != self._device.name:
                 self._transport.send(route[step.stage], step, states)
                 return
+
+    def _forward(
+        self, shard: Shard, states: Tensor, step: messages.Step, is_last: bool
+    ) -> tuple[Tensor, messages.Step]:
+        """What a shard makes of a step: hidden states, or logits behind each span that samples.
+        Requests whose numbers are none leave the step, and the others go on."""
+        spans = step.spans
+        while spans:
+            segments = [Segment(span.request, span.start, span.length) for span in spans]
+            ends = list(accumulate(span.length for span in spans))
+            rows = [end - 1 for span, end in zip(spans, ends, strict=True) if span.sampling]
+            try:
+                outputs = shard.forward(states, segments, rows if is_last else None)
+                return outputs, replace(step, spans=spans)
+            except NonFinite as error:
+                if not error.sequences:
+                    raise
+                bad = set(error.sequences)
+                why = f"device '{self._device.name}' failed: {error}"
+                failed = tuple(Sampled(number, 0, why) for number in error.sequences)
+                step = replace(step, failed=step.failed + failed)
+                parts = states.split([span.length for span in spans])
+                good = [
+                    (span, part)
+                    for span, part in zip(spans, parts, strict=True)
+                    if span.request not in bad
+                ]
+                spans = tuple(span for span, _ in good)
+                states = torch.cat([part for _, part in good]) if good else states[:0]
+        return states, replace(step, spans=())
 
     @contextlib.contextmanager
     def _paced(self, tokens: int) -> Iterator[list[float]]:
@@ -77,36 +107,6 @@ def _prepare_cache(shard: Shard, step: messages.Step) -> None:
         if span.prefix is not None:
             source, length = span.prefix
             shard.copy_prefix(source, span.request, length)
-
-
-def _forward(
-    shard: Shard, states: Tensor, step: messages.Step, is_last: bool
-) -> tuple[Tensor, messages.Step]:
-    """What a shard makes of a step: hidden states, or logits behind each span that samples.
-    Requests whose numbers are none leave the step, and the others go on."""
-    spans = step.spans
-    while spans:
-        segments = [Segment(span.request, span.start, span.length) for span in spans]
-        ends = list(accumulate(span.length for span in spans))
-        rows = [end - 1 for span, end in zip(spans, ends, strict=True) if span.sampling]
-        try:
-            outputs = shard.forward(states, segments, rows if is_last else None)
-            return outputs, replace(step, spans=spans)
-        except NonFinite as error:
-            if not error.sequences:
-                raise
-            bad = set(error.sequences)
-            failed = tuple(Sampled(number, 0, str(error)) for number in error.sequences)
-            step = replace(step, failed=step.failed + failed)
-            parts = states.split([span.length for span in spans])
-            good = [
-                (span, part)
-                for span, part in zip(spans, parts, strict=True)
-                if span.request not in bad
-            ]
-            spans = tuple(span for span, _ in good)
-            states = torch.cat([part for _, part in good]) if good else states[:0]
-    return states, replace(step, spans=())
 
 
 def _sample(logits: Tensor, spans: tuple[Span, ...]) -> tuple[Sampled, ...]:

@@ -30,8 +30,8 @@ def tokens_per_second(workers: Workers, plan: Plan) -> float:
     times: dict[int, list[float]] = {
         engine.submit(Request(tuple(range(5, 21)), NEW)): [] for _ in range(LANES)
     }
-    while engine.stats().running:
-        for token in engine.step():
+    for tokens in iter(engine.step, []):
+        for token in tokens:
             times[token.request].append(token.at)
     return LANES / median(b - a for row in times.values() for a, b in pairwise(row[1:]))
 

@@ -219,7 +219,7 @@ class Service:
     def run(self, most=10_000):
         """To the end of all requests, within so many batches."""
         began = self.returns
-        while len(self.finished) < len(self.requests):
+        while len(self.finished) < len(self.requests) or self.flying:
             self.turn()
             assert self.returns - began <= most
         self.fill()

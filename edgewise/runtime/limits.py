@@ -4,11 +4,13 @@ from edgewise.costs import PREFILL_CHUNK
 from edgewise.runtime.sequences import Limits
 from edgewise.specs import Workload
 
+PAGE = 16  # tokens of a head's keys that about a page of memory holds
+
 
 def limits_of(workload: Workload, max_context: int, stages: int = 1) -> Limits:
     """`sequences` at a time, sharing the cache that the workload is planned with: one alone may be
     as long as all of it, and as the model allows."""
-    tokens = workload.context * workload.sequences
+    tokens = -(-workload.context // PAGE) * PAGE * workload.sequences
     return Limits(
         sequences=workload.sequences,
         lanes=workload.micro_batches,
@@ -17,4 +19,5 @@ def limits_of(workload: Workload, max_context: int, stages: int = 1) -> Limits:
         stages=stages,
         chunk=PREFILL_CHUNK,
         share=PREFILL_CHUNK,
+        page=PAGE,
     )

@@ -36,7 +36,7 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # Between an agent and the coordinator (launchers/).
 
 
-class Join(Message, frozen=True):
+class JoinRequest(Message, frozen=True):
     """An agent asks to be let in, with its device. `host` is where others reach its machine, "" for
     where the connection comes from."""
 

@@ -151,7 +151,7 @@ def profiled_again(monkeypatch, tmp_path):
     profile = make_profile(spec, [Roofline("a", 1e11, 1e9)], ["fp32"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("edgewise.cli.profile.measure_cluster", lambda *_: profile)
-    monkeypatch.setattr("edgewise.cli.profile.LocalDevices", contextlib.nullcontext)
+    monkeypatch.setattr("edgewise.cli.profile.start_local", contextlib.nullcontext)
 
     def call(schemes=("fp32",), memory_bytes=10**9):
         cluster = Cluster((Device("a", memory_bytes),), (), "a")

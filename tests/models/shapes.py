@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from edgewise.models.blank import random_layer
 from edgewise.models.config import DecoderConfig, Rope
-from edgewise.models.loading import random_layer
 from edgewise.models.shard import Shard
 from edgewise.schemes import CacheType, get_scheme
 

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from edgewise.runtime.messages import Echo, Ping, Span, Step
 from edgewise.runtime.sampling import Sampling
 from edgewise.runtime.transport import frames
-from edgewise.runtime.transport.frames import Header, History, Numbering, envelope_of, header_of
+from edgewise.runtime.transport.frames import (
+    FrameHeader,
+    History,
+    Numbering,
+    envelope_of,
+    header_of,
+)
 
 STEP = Step(1, 2, 3, (Span(4, 5, 6, Sampling(0.5), (7, 8)),), (9,), (0.25,))
 
@@ -117,7 +123,7 @@ names = st.sampled_from([kind.__name__ for kind in frames.Message.__subclasses__
 def test_any_fields_are_a_value_error_or_a_message(shape, dtype, name, fields, tensor):
     message = raw({**fields, "type": name})
     shape = None if shape is None else tuple(shape)
-    data = msgspec.msgpack.encode(Header("a", 1, 1, shape, dtype, message))
+    data = msgspec.msgpack.encode(FrameHeader("a", 1, 1, shape, dtype, message))
     try:
         envelope = decoded([data, tensor] if shape is not None else [data])
     except ValueError:

@@ -80,7 +80,7 @@ class Agent:
         return socket
 
     def _ask(self, socket: "zmq.Socket[bytes]") -> messages.Welcome:
-        join = messages.Join(self._invitation.secret, self._device, self._host)
+        join = messages.JoinRequest(self._invitation.secret, self._device, self._host)
         socket.send(msgspec.msgpack.encode(join))
         answer = self._receive(socket, ANSWER_SECONDS)
         if isinstance(answer, messages.Welcome):

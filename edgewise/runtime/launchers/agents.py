@@ -25,7 +25,7 @@ BEAT_SECONDS, SILENT_SECONDS = 1.0, 3.0
 START_SECONDS = 30.0
 MOST_BYTES, MOST_AGENTS = 2**16, 1000
 
-FROM_AGENTS = messages.Join | messages.Starting | messages.Beat | messages.Ended
+FROM_AGENTS = messages.JoinRequest | messages.Starting | messages.Beat | messages.Ended
 
 
 @dataclass(slots=True)
@@ -132,7 +132,7 @@ class AgentLauncher:
         except Exception:  # whatever strangers send
             self.refused["malformed"] += 1
             return
-        if isinstance(message, messages.Join):
+        if isinstance(message, messages.JoinRequest):
             seen = str(frames[1].get("Peer-Address"))
             self._let_in(route, message, message.host or seen)
             return
@@ -147,7 +147,7 @@ class AgentLauncher:
         elif isinstance(message, messages.Ended):
             self._post(msgspec.structs.replace(message, name=name))
 
-    def _let_in(self, route: bytes, join: messages.Join, host: str) -> None:
+    def _let_in(self, route: bytes, join: messages.JoinRequest, host: str) -> None:
         if not hmac.compare_digest(join.secret, self._invitation.secret):
             self.refused["wrong token"] += 1
             self._answer(route, messages.Refused("wrong token", False))

@@ -25,10 +25,10 @@ class Drops(Counter[str]):
     """How often something was not let in, by reason. Logged at powers of two: a flood of frames
     must not become one of lines."""
 
-    def count(self, reason: str, detail: object = "") -> None:
+    def count(self, reason: str, detail: object = "", level: int = logging.WARNING) -> None:
         self[reason] += 1
         if self[reason].bit_count() == 1:
-            _logger.warning("dropped (%s), %d so far: %s", reason, self[reason], detail)
+            _logger.log(level, "dropped (%s), %d so far: %s", reason, self[reason], detail)
 
 
 class Door:
@@ -109,7 +109,7 @@ class Door:
 
     def _count_end(self, connection: int) -> None:
         if connection not in self._entering:
-            self.drops.count("ended")
+            self.drops.count("ended", level=logging.DEBUG)  # most leave because they are done
             return
         self._entering.remove(connection)
         if self._waiting:

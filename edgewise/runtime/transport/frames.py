@@ -32,7 +32,7 @@ _DTYPES = {  # and what numpy, which has no bfloat16, reads them as
 _NAMES = {dtype: name for name, (dtype, _) in _DTYPES.items()}
 
 
-class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class FrameHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """`number` counts what `sender` has sent this participant in this `session`, from 1 on. `shape`
     and `dtype` are the tensor's, None and "" without one. `message` is encoded by its class."""
 
@@ -44,7 +44,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     message: msgspec.Raw
 
 
-_HEADER = msgspec.msgpack.Decoder(Header)
+_HEADER = msgspec.msgpack.Decoder(FrameHeader)
 _MESSAGE: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
     Union[tuple(Message.__subclasses__())]  # noqa: UP007
 )
@@ -69,7 +69,7 @@ class Numbering:
                 raise ValueError(f"a tensor {list(shape)} of {tensor.dtype} cannot be sent")
             tensors.append(_memory(tensor))
         number = self._last + 1
-        header = Header(self._sender, self._session, number, shape, dtype, _raw(message))
+        header = FrameHeader(self._sender, self._session, number, shape, dtype, _raw(message))
         encoded = [_encode(header), *tensors]
         if (size := max(memoryview(part).nbytes for part in encoded)) > MAX_MESSAGE_BYTES:
             raise ValueError(f"{size} bytes are more than a message may have, {MAX_MESSAGE_BYTES}")
@@ -96,7 +96,7 @@ class History:
     def __init__(self) -> None:
         self._last: dict[int, int] = {}  # by session, the oldest first
 
-    def is_new(self, header: Header) -> bool:
+    def is_new(self, header: FrameHeader) -> bool:
         """Whether a frame's number is above all before it in its session; remembers it then."""
         if header.number <= self._last.get(header.session, 0):
             return False
@@ -106,7 +106,7 @@ class History:
         return True
 
 
-def header_of(frame: Frame) -> Header:
+def header_of(frame: Frame) -> FrameHeader:
     """Who says that they sent this, and where in their order. Raises ValueError."""
     try:
         return _HEADER.decode(frame)
@@ -114,7 +114,7 @@ def header_of(frame: Frame) -> Header:
         raise ValueError(f"malformed header: {error}") from None
 
 
-def envelope_of(header: Header, tensors: Sequence[Frame]) -> Envelope:
+def envelope_of(header: FrameHeader, tensors: Sequence[Frame]) -> Envelope:
     """The message, and its tensor in the memory of `tensors`, which has to be writable. Raises
     ValueError."""
     if len(tensors) != (header.shape is not None):

@@ -28,7 +28,7 @@ from edgewise.runtime.transport import Envelope
 from edgewise.runtime.transport.door import Door
 from edgewise.runtime.transport.frames import (
     MAX_MESSAGE_BYTES,
-    Header,
+    FrameHeader,
     History,
     Numbering,
     envelope_of,
@@ -195,7 +195,7 @@ class ZeroMQ:
             self._door.drops.count("malformed", error)
             return None
 
-    def _refusal(self, header: Header, frame: zmq.Frame) -> str:
+    def _refusal(self, header: FrameHeader, frame: zmq.Frame) -> str:
         """Why somebody's frame is not let in, "" where it is."""
         known = self._known.get(header.sender)
         if known is None:

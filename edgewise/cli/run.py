@@ -3,23 +3,30 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import psutil
 
 from edgewise.cli.answer import Answer, answer
 from edgewise.cli.commands import RunOptions
-from edgewise.cli.default_scheme import ORDER, check_size, first_plan
 from edgewise.cli.prepare import best, compare, measure_cluster
 from edgewise.cli.quality_plan import plan_for_quality
 from edgewise.cli.terminal import bars, print_json, print_notes, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
-from edgewise.errors import InputError, PromptError
+from edgewise.errors import Infeasible, InputError, PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
+from edgewise.planning.default_scheme import (
+    ORDER,
+    check_size,
+    description,
+    schemes_that_fit,
+    too_large,
+)
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, read_memory
@@ -136,7 +143,24 @@ def _plan(
         _check_memory(workers, spec, workload, plan)
         return plan
 
-    return first_plan(spec, cluster, workload, plan_in) if scheme is None else plan_in(scheme)
+    return _first_plan(spec, cluster, workload, plan_in) if scheme is None else plan_in(scheme)
+
+
+def _first_plan(
+    spec: ModelSpec, cluster: Cluster, workload: Workload, plan_in: Callable[[str], Plan]
+) -> Plan:
+    """The plan in the first scheme that fits, and in a line on stderr what was chosen. Raises
+    Infeasible where not even the fewest bits fit."""
+    reason: Infeasible | None = None
+    for name in schemes_that_fit(spec, cluster, workload):
+        try:
+            plan = plan_in(name)
+        except Infeasible as error:  # enough memory in all, but not where it is needed
+            reason = error
+            continue
+        print_notes([description(spec, name, workload, len(cluster.devices))])
+        return plan
+    raise reason or too_large(spec, ORDER[-1], cluster, workload)
 
 
 def _check_memory(workers: Workers, spec: ModelSpec, workload: Workload, plan: Plan) -> None:

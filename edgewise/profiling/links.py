@@ -1,6 +1,7 @@
 """What every link carries, and how long a message is under way."""
 
 import time
+from collections.abc import Collection
 from statistics import median
 
 from edgewise.clusters import Link
@@ -16,14 +17,21 @@ LEAST_LINK_REPEATS = 3
 LINK_SECONDS = 0.6  # of probes of one link and size, beyond the first few: slow links vary less
 
 
-def measure_links(workers: Workers, on_progress: Progress = lambda what: None) -> tuple[Link, ...]:
-    """Every link that has a way back, and the way from the coordinator into the source's worker."""
+def measure_links(
+    workers: Workers,
+    known: Collection[tuple[str, str]] = (),
+    on_progress: Progress = lambda what: None,
+) -> tuple[Link, ...]:
+    """Every link that has a way back, and the way from the coordinator into the source's worker;
+    but for those `known`, by their ends."""
     cluster = workers.cluster
-    on_progress(f"link into {cluster.source}")
-    within = median(_enter(workers) for _ in range(LINK_REPEATS))
-    links = [Link(cluster.source, cluster.source, 1 / FASTEST, within / 2)]
+    links = list[Link]()
+    if (cluster.source, cluster.source) not in known:
+        on_progress(f"link into {cluster.source}")
+        within = median(_enter(workers) for _ in range(LINK_REPEATS))
+        links.append(Link(cluster.source, cluster.source, 1 / FASTEST, within / 2))
     for link in cluster.all_links():
-        if cluster.link(link.target, link.source) is None:
+        if cluster.link(link.target, link.source) is None or (link.source, link.target) in known:
             continue
         on_progress(f"link {link.source} -> {link.target}")
         size, (empty, more) = LINK_BYTES, _probes(workers, link, LINK_BYTES)

@@ -10,7 +10,7 @@ cached tokens.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypeVar
@@ -43,13 +43,29 @@ def measure(
     grid: Grid,
     on_progress: Progress = lambda what: None,
 ) -> Profile:
-    """Time every class of layers on every kind of device in every scheme, and all links.
+    """Time every class of layers on every kind of device in every scheme, and all links."""
+    kinds = dict.fromkeys(device.kind for device in workers.cluster.devices)
+    layers = measure_layers(workers, tuple(kinds), model, spec, schemes, grid, on_progress)
+    return replace(layers, links=measure_links(workers, on_progress=on_progress))
+
+
+def measure_layers(
+    workers: Workers,
+    wanted: Collection[str],
+    model: str,
+    spec: ModelSpec,
+    schemes: Sequence[str],
+    grid: Grid,
+    on_progress: Progress = lambda what: None,
+) -> Profile:
+    """Time every class of layers on these kinds of devices in every scheme.
 
     `model` names the checkpoint whose shape the workers are told; weights are random.
     """
     kinds: dict[str, str] = {}
     for device in workers.cluster.devices:
-        kinds.setdefault(device.kind, device.name)
+        if device.kind in wanted:
+            kinds.setdefault(device.kind, device.name)
     readings = read_memory(workers)  # before anything is loaded
     shape = ModelShape.of(open_checkpoint(model)).to_json()
     bench = Bench(workers, tuple(kinds.values()), shape, grid, on_progress)
@@ -71,9 +87,9 @@ def measure(
             busy_ratio=median(x.busy_ratio for x in timed[reading.device]),
         )
         for reading in readings
+        if reading.device in kinds
     )
-    links = measure_links(workers, on_progress)
-    return Profile(spec.digest, tuple(layers), readings, links, tuple(memory))
+    return Profile(spec.digest, tuple(layers), readings, (), tuple(memory))
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,14 +70,38 @@ class Coordinator:
     def step(self) -> list[Token]:
         """Wait for the next tokens; an empty list when there is nothing to wait for. Raises
         DeviceLost where nothing can go on without a device, DeviceTimeout, DeviceError."""
-        while self._scheduler.waiting or self._scheduler.running:
+        while not self.idle:
             try:
                 self._enter_batches()
                 if tokens := self._receive_tokens():
                     return tokens
             except (DeviceLost, DeviceTimeout) as lost:
-                self._go_on_without(lost)
+                self.go_on_without(lost)
         return []
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return not (self._scheduler.waiting or self._scheduler.running)
+
+    def wait(self, seconds: float) -> None:
+        """With nothing to do: at most so long, sooner when something was posted. A device that is
+        lost meanwhile is gone on without."""
+        try:
+            self.workers.receive(seconds)
+        except (DeviceLost, DeviceTimeout) as lost:
+            self.go_on_without(lost)
+
+    def drain(self) -> list[Token]:
+        """Let nothing enter, and wait for what is in flight: then workers may be asked other things
+        than steps."""
+        tokens: list[Token] = []
+        try:
+            while self._in_flight:
+                tokens += self._receive_tokens()
+        except (DeviceLost, DeviceTimeout) as lost:
+            self.go_on_without(lost)
+        return tokens
 
     def _enter_batches(self) -> None:
         """Send what may enter the pipeline now into its first stage."""
@@ -149,8 +173,10 @@ class Coordinator:
         self._in_flight.clear()
         self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
 
-    def _go_on_without(self, lost: DeviceError) -> None:
-        """Another plan on the devices that are left; the source's own worker is started again."""
+    def go_on_without(self, lost: DeviceError) -> None:
+        """Another plan on the devices that are left; the source's own worker is started again.
+        Raises what was lost where nobody plans anew, and what planning raises: then requests wait
+        for the next `apply`."""
         if self._replan is None:
             raise lost
         while True:
@@ -159,6 +185,8 @@ class Coordinator:
                     self.workers.restart(lost.device)
                 else:
                     self.workers.remove(lost.device)
+                    if set(self.plan.devices) <= set(self.workers.names):
+                        return  # it held nothing
                 self.apply(self._replan(self.workers, self.plan).plan)
                 return
             except (DeviceLost, DeviceTimeout) as another:

@@ -81,6 +81,10 @@ class Joined(Message, frozen=True):
     host: str
 
 
+class Wake(Message, frozen=True):
+    """Posted to oneself: there is something to see to."""
+
+
 # Life of a worker.
 
 
@@ -226,9 +230,12 @@ class Describe(Message, frozen=True):
 
 
 class Described(Message, frozen=True):
+    """`code` names what is timed there: version, instruction set, library."""
+
     machine: str
     free_bytes: int
     process_bytes: int
+    code: str
 
 
 class Prepare(Message, frozen=True):

@@ -20,7 +20,7 @@ from edgewise.errors import DeviceError, EdgewiseError
 from edgewise.runtime import messages
 from edgewise.runtime.heart import Heart
 from edgewise.runtime.holding import Holding
-from edgewise.runtime.machine import free_bytes, machine_name, process_bytes
+from edgewise.runtime.machine import code_name, free_bytes, machine_name, process_bytes
 from edgewise.runtime.messages import Message
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.stages import Stages
@@ -98,7 +98,7 @@ class Worker:
 
     def _describe(self, *_: object) -> None:
         """Say what this machine is, what memory it has free, and what this process takes."""
-        self._report(messages.Described(machine_name(), free_bytes(), process_bytes()))
+        self._report(messages.Described(machine_name(), free_bytes(), process_bytes(), code_name()))
 
     def _probe(self, _: str, message: messages.Probe, __: Tensor | None) -> None:
         seconds = round_trip_seconds(self.transport, message)

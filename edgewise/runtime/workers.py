@@ -13,7 +13,7 @@ from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
 from edgewise.runtime import messages
 from edgewise.runtime.launchers import Launcher
-from edgewise.runtime.messages import Message, Peer
+from edgewise.runtime.messages import EVERYWHERE, Message, Peer
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.worker import COORDINATOR
@@ -58,12 +58,13 @@ class Workers:
         for name, reply in replies.items():
             self._peers[name] = reply.peer.at(self._hosts.get(name, ""))
         self._introduce()
+        self.collect(messages.Introduced, list(self._heard), START_SECONDS)
 
     def admit(self, joined: messages.Joined, launcher: Launcher) -> None:
         """Take a device in that has joined, and start its worker."""
         device = joined.device
         self.cluster, self._hosts[device.name] = self.cluster.joined_by(device), joined.host
-        self.start(launcher, [Settings(device, "", self._transport.peer)])
+        self.start(launcher, [Settings(device, f"tcp://{EVERYWHERE}:*", self._transport.peer)])
 
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""
@@ -80,11 +81,11 @@ class Workers:
         self._introduce()
 
     def _introduce(self) -> None:
+        """Tell everybody whom they may hear from and send to."""
         self._transport.introduce(self._peers)
         me = {COORDINATOR: self._transport.peer}
         for name in self._heard:
             self.send(name, messages.Peers(self._peers | me))
-        self.collect(messages.Introduced, list(self._heard), START_SECONDS)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,6 +104,10 @@ class Workers:
 
     def send(self, device: str, message: Message, tensor: Tensor | None = None) -> None:
         self._transport.send(device, message, tensor)
+
+    def wake(self) -> None:
+        """Let `receive` return now. For other threads."""
+        self._transport.post(messages.Wake())
 
     def receive(self, timeout_seconds: float) -> Envelope | None:
         """The next message that is no sign of life, or None when none came in time."""
@@ -124,11 +129,13 @@ class Workers:
         sender, message = envelope.sender, envelope.message
         if isinstance(message, messages.Joined):
             self.arrivals.append(message)
-            return True
+            return False  # whoever waits with nothing to do shall see it
         if isinstance(message, messages.Ended):
             if message.name in self._settings:
                 raise self._lost(message)
             return True
+        if isinstance(message, messages.Wake):
+            return False
         self._heard[sender] = self._listened
         if isinstance(message, messages.Failed):
             if message.epoch < self.epoch:

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from edgewise import kernels
-from edgewise.cli.default_scheme import needed_bytes
 from edgewise.cli.pins import parse_pins
 from edgewise.cli.profile import cached_profile
 from edgewise.cluster_files import load_cluster
@@ -18,6 +17,7 @@ from edgewise.costs import HEADROOM, CostModel
 from edgewise.errors import ClusterError, InputError, PlanError, ProfileError
 from edgewise.kernels.library import VARIABLE, library
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.planning.default_scheme import needed_bytes
 from edgewise.plans import Plan
 from edgewise.profiles import DeviceReading, Profile
 from edgewise.quality.calibration import Calibration
@@ -165,7 +165,7 @@ def test_a_profile_is_of_the_code_that_was_timed(profiled_again, monkeypatch):
     assert not profiled_again()
     monkeypatch.setattr(kernels, "library_digest", lambda: "built anew")
     assert profiled_again()
-    monkeypatch.setattr("edgewise.cli.profile.__version__", "9.9")
+    monkeypatch.setattr("edgewise.runtime.machine.__version__", "9.9")
     assert profiled_again()
     assert profiled_again(schemes=("fp32", "bf16"))
     assert not profiled_again(memory_bytes=10**8)  # seconds do not depend on it

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import zmq
 
+from edgewise.clusters import Device
 from edgewise.errors import DeviceTimeout
 from edgewise.runtime import messages
 from edgewise.runtime.launchers.invitation import Invitation
@@ -23,6 +24,7 @@ from edgewise.runtime.transport.zeromq import Keys
 
 BEAT_SECONDS, SILENT_SECONDS = 1.0, 3.0
 START_SECONDS = 30.0
+AGAIN_SECONDS = 5.0  # before a device whose worker was lost is offered again
 MOST_BYTES, MOST_AGENTS = 2**16, 1000
 
 FROM_AGENTS = messages.JoinRequest | messages.Starting | messages.Beat | messages.Ended
@@ -30,8 +32,13 @@ FROM_AGENTS = messages.JoinRequest | messages.Starting | messages.Beat | message
 
 @dataclass(slots=True)
 class _Agent:
+    """`offer`: when its device is to be offered (again), None while it is taken."""
+
+    device: Device
+    host: str
     route: bytes
     heard: float
+    offer: float | None
     key: "SimpleQueue[str]" = field(default_factory=SimpleQueue)
 
 
@@ -86,7 +93,10 @@ class AgentLauncher:
             raise DeviceTimeout(name, f"started nothing within {START_SECONDS:g} s") from None
 
     def end(self, device: str) -> None:
+        """The worker at once. The device is offered again after a while if its agent is there."""
         self._orders.put((device, messages.EndWorker()))
+        if (agent := self._agents.get(device)) is not None:
+            agent.offer = time.monotonic() + AGAIN_SECONDS
 
     def close(self) -> None:
         self._closed.set()
@@ -112,8 +122,11 @@ class AgentLauncher:
             if now - agent.heard > SILENT_SECONDS:
                 del self._agents[name]
                 self._post(messages.Ended(name, f"was silent for {SILENT_SECONDS:g} s"))
-            else:
-                self._send(name, messages.Beat(0.0))
+                continue
+            self._send(name, messages.Beat(0.0))
+            if agent.offer is not None and now >= agent.offer:
+                agent.offer = None
+                self._post(messages.Joined(agent.device, agent.host))
 
     def _send(self, device: str, message: Message) -> None:
         if (agent := self._agents.get(device)) is not None:
@@ -162,7 +175,8 @@ class AgentLauncher:
             self.refused["full"] += 1
             self._answer(route, messages.Refused(f"{MOST_AGENTS} devices are in already", True))
             return
-        self._agents[name] = _Agent(route, time.monotonic())
         self._answer(route, self._welcome)
         if known is None:
+            now = time.monotonic()
+            self._agents[name] = _Agent(join.device, host, route, now, offer=None)
             self._post(messages.Joined(join.device, host))

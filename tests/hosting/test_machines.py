@@ -1,0 +1,81 @@
+"""Two network namespaces as two machines: clocks an hour apart, no files in common, the model on
+one of them only."""
+
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+import edgewise.demo
+from edgewise.demo.questions import draw_questions, prompt
+from tests.hosting.clusters import ask, commands
+
+QUESTION = draw_questions(3, 1)[0]
+TEXT = prompt(QUESTION.context, QUESTION.question)
+NAMES = ("ew-test-a", "ew-test-b")
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+FOREIGN = """
+mount -t tmpfs none {model} && mount -t tmpfs none {cache} && exec "$@"
+"""
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
+
+
+def delete(name):
+    subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def machines():
+    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"):
+        pytest.skip("needs root, ip and unshare: network namespaces are made")
+    for name in NAMES:
+        delete(name)
+    try:
+        for name in NAMES:
+            ip("netns", "add", name)
+        ip("link", "add", "ew-t0", "netns", NAMES[0], "type", "veth",
+           "peer", "name", "ew-t0", "netns", NAMES[1])  # fmt: skip
+        for name, address in zip(NAMES, ADDRESSES, strict=True):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "ew-t0")
+            ip("-n", name, "link", "set", "ew-t0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield [("ip", "netns", "exec", name) for name in NAMES]
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"network namespaces cannot be made here: {error.stderr.decode()}")
+    finally:
+        for name in NAMES:
+            delete(name)
+
+
+def elsewhere(prefix, folder):
+    """A machine that has another clock, and neither our model nor our files."""
+    model = os.path.dirname(edgewise.demo.__file__) + "/model"
+    script = FOREIGN.format(model=model, cache=folder / "cache")
+    clock = ("unshare", "--time", "--monotonic", "3600", "--mount", "--fork", "--kill-child")
+    return (*prefix, *clock, "sh", "-c", script, "sh")
+
+
+def test_one_line_makes_another_machine_answer(machines, tmp_path):
+    here, there = machines
+    (tmp_path / "cache").mkdir()
+    with commands(tmp_path) as started:
+        # Without the other machine the model does not fit.
+        small = ("--memory", "9 MB", "--scheme", "fp32", "--prompt-tokens", "64")
+        address = f"{ADDRESSES[0]}:0"
+        up = started.start(
+            "up", "demo", "--listen", address, "--http", "127.0.0.1:0", *small,
+            "--new-tokens", "64", "--name", "here", prefix=here,
+        )  # fmt: skip
+        up.wait_for("text", "waiting for devices")
+        began = time.monotonic()
+        started.join(
+            up, "--name", "there", prefix=elsewhere(there, tmp_path),
+            XDG_CACHE_HOME=str(tmp_path / "cache"),
+        )  # fmt: skip
+        assert ask(up, TEXT, prefix=here).strip() == QUESTION.answer
+        assert time.monotonic() - began < 60  # alone on a machine: 6

@@ -1,6 +1,6 @@
 """`edgewise join`: this machine in somebody's cluster."""
 
-from edgewise.cli.commands import JoinOptions
+from edgewise.cli.sharing import JoinOptions
 from edgewise.cli.terminal import console, print_json
 from edgewise.cli.this_device import parse_address, this_device
 from edgewise.runtime.launchers.agent import Agent

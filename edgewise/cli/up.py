@@ -6,7 +6,8 @@ import signal
 import socket
 from dataclasses import asdict, replace
 
-from edgewise.cli.commands import UpOptions, workload_of
+from edgewise.cli.commands import workload_of
+from edgewise.cli.sharing import UpOptions
 from edgewise.cli.terminal import console, print_json, print_notes
 from edgewise.cli.this_device import parse_address, this_device
 from edgewise.hosting import Chooser, Event, Host, Measured

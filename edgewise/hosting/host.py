@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, Infeasible, PromptError
 from edgewise.hosting.choosing import Chooser
 from edgewise.hosting.measured import Measured
-from edgewise.hosting.state import DeviceState, Event, State
+from edgewise.hosting.state import Event, State, described, device_states
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime.coordinator import Coordinator
@@ -283,27 +283,10 @@ class Host:
             model=self._model,
             status=status,
             ready=status == "serving",
-            devices=tuple(
-                DeviceState(
-                    device.name,
-                    device.memory_bytes,
-                    device.threads,
-                    tuple((s.start, s.end) for s in plan.stages if s.device == device.name)
-                    if plan
-                    else (),
-                    stats.memory_bytes.get(device.name, 0) if plan and stats else 0,
-                )
-                for device in self._workers.cluster.devices
-            ),
+            devices=device_states(self._workers.cluster, plan, stats.memory_bytes if stats else {}),
             schemes=tuple(dict.fromkeys(plan.schemes)) if plan else (),
             waiting=sum(x.number is None for x in self._asked) + (stats.waiting if stats else 0),
             running=stats.running if stats else 0,
             tokens=stats.tokens if stats else 0,
             events=tuple(self._events),
         )
-
-
-def described(plan: Plan) -> str:
-    """A plan in a line."""
-    stages = ", ".join(f"{s.device} {s.start}-{s.end - 1}" for s in plan.stages)
-    return f"plan: {stages} in {', '.join(dict.fromkeys(plan.schemes))}"

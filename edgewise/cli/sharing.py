@@ -53,6 +53,9 @@ class JoinOptions:
     )
     memory: Memory = None
     threads: Threads = None
+    slowdown: Annotated[
+        float, typer.Option(min=1, help="Take so many times as long: to try slow devices out.")
+    ] = 1.0
     host: Annotated[
         str, typer.Option(help="Where other devices reach this one; else where it connects from.")
     ] = ""

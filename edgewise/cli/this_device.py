@@ -11,14 +11,16 @@ from edgewise.runtime.machine import free_bytes
 from edgewise.units import parse_bytes
 
 
-def this_device(name: str | None, memory: str | None, threads: int | None) -> Device:
+def this_device(
+    name: str | None, memory: str | None, threads: int | None, slowdown: float = 1.0
+) -> Device:
     """Its free memory and physical cores, where nothing else is said. Raises InputError."""
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     try:
         size = free_bytes() if memory is None else parse_bytes(memory)
     except ValueError as error:
         raise InputError(f"--memory: {error}") from None
-    return Device(name or platform.node() or "device", size, threads or cores)
+    return Device(name or platform.node() or "device", size, threads or cores, slowdown)
 
 
 def parse_address(text: str, option: str) -> tuple[str, int]:

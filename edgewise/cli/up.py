@@ -1,10 +1,13 @@
 """`edgewise up`: a model on this machine and on those that join it."""
 
+import contextlib
 import os
 import secrets
 import signal
 import socket
 from dataclasses import asdict, replace
+
+import psutil
 
 from edgewise.cli.commands import workload_of
 from edgewise.cli.sharing import UpOptions
@@ -21,6 +24,7 @@ from edgewise.serving import HttpServer, create_app
 
 REPEATS = 9  # of every timing: whoever joined is waited for
 KEY = "EDGEWISE_API_KEY"
+EVERYWHERE = ("0.0.0.0", "::")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -84,14 +88,13 @@ def _on_interrupt(host: Host) -> None:
 
 
 def _reachable(host: str) -> str:
-    """Where others reach this machine: of an address that means all, the one that leads out."""
-    if host not in ("0.0.0.0", "::"):
+    """Where others reach this machine: of an address that means all, the one that leads out, else
+    the first of its own."""
+    if host not in EVERYWHERE:
         return host
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(
-                ("192.0.2.1", 9)
-            )  # sends nothing; an address that documents use (RFC 5737)
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # sends nothing; an address for documents (RFC 5737)
+        return str(probe.getsockname()[0])
+    own = (x.address for all_of in psutil.net_if_addrs().values() for x in all_of
+           if x.family == socket.AF_INET and x.address not in LOOPBACK)  # fmt: skip
+    return next(own, LOOPBACK[0])

@@ -2,9 +2,13 @@
 one of them only."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,7 @@ from tests.hosting.clusters import ask, commands
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
 NAMES = ("ew-test-a", "ew-test-b")
+PAGE = Path(__file__).parents[2] / "docs" / "three-machines.md"
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 FOREIGN = """
 mount -t tmpfs none {model} && mount -t tmpfs none {cache} && exec "$@"
@@ -79,3 +84,55 @@ def test_one_line_makes_another_machine_answer(machines, tmp_path):
         )  # fmt: skip
         assert ask(up, TEXT, prefix=here).strip() == QUESTION.answer
         assert time.monotonic() - began < 60  # alone on a machine: 6
+
+
+def test_the_page_for_newcomers(machines, tmp_path, real_model):
+    """docs/three-machines.md, command by command."""
+    here, there = machines
+    first, second, *third = re.findall(r"^\$ (.*)$", PAGE.read_text(), re.MULTILINE)
+    assert (first, len(third)) == ("edgewise up smollm2", 2)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path / "mine")}
+    (tmp_path / "cache").mkdir()
+
+    def run(command, prefix, log, **changed):
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                [*prefix, "sh", "-c", f"exec {command}"], stdout=file, stderr=file,
+                env=environment | changed,
+            )  # fmt: skip
+
+    def wait_for(pattern, log):
+        for _ in range(600):
+            if match := re.search(pattern, log.read_text()):
+                return match
+            time.sleep(0.1)
+        raise AssertionError(log.read_text())
+
+    logs = [tmp_path / name for name in ("up", "join")]
+    started = [run(first, here, logs[0])]
+    try:
+        line = wait_for(r"(?m)^  (edgewise join .*)$", logs[0])[1]
+        assert line.split()[:2] == second.split()[:2] and ADDRESSES[0] in line
+        away = elsewhere(there, tmp_path)
+        line += " --name there"  # both have this machine's name
+        started.append(run(line, away, logs[1], XDG_CACHE_HOME=str(tmp_path / "cache")))
+        wait_for("'there' joined", logs[0])
+        said = [
+            subprocess.run(
+                [*here, "sh", "-c", command],
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=120,
+                check=True,
+            ).stdout
+            for command in third
+        ]
+        assert "Paris" in said[0] and "smollm2: " in said[1] and "there" in said[1]
+    finally:
+        started[0].send_signal(signal.SIGINT)
+        for process in started[1:]:
+            process.kill()  # unshare, which ends what it runs; it does not pass an interrupt on
+        codes = [process.wait(30) for process in started]
+        assert codes[0] == 0

@@ -143,14 +143,22 @@ class Coordinator:
 
     def apply(self, plan: Plan, on_layer: OnLayer = lambda layer: None) -> None:
         """Load a plan: layers that stay where they are keep their weights. Requests that are under
-        way enter again from their first token and go on with the next one."""
+        way enter again from their first token and go on with the next one. A device that is lost
+        meanwhile is gone on without."""
+        try:
+            self._load(plan, on_layer)
+        except (DeviceLost, DeviceTimeout) as lost:
+            self._go_on_without(lost)
+
+    def _load(self, plan: Plan, on_layer: OnLayer = lambda layer: None) -> None:
         self.plan = plan
         self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
         self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
 
     def _go_on_without(self, lost: DeviceError) -> None:
-        """Another plan on the devices that are left; the source's own worker is started again."""
+        """Another plan on the devices that are left, where the one so far needs others; the
+        source's own worker is started again."""
         if self._replan is None:
             raise lost
         while True:
@@ -159,7 +167,9 @@ class Coordinator:
                     self.workers.restart(lost.device)
                 else:
                     self.workers.remove(lost.device)
-                self.apply(self._replan(self.workers, self.plan).plan)
+                if not set(self.plan.devices) <= set(self.workers.names):
+                    self.plan = self._replan(self.workers, self.plan).plan
+                self._load(self.plan)
                 return
             except (DeviceLost, DeviceTimeout) as another:
                 lost = another

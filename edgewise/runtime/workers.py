@@ -39,6 +39,7 @@ class Workers:
         self._peers: dict[str, Peer] = {}
         self._hosts: dict[str, str] = {}
         self.arrivals = deque[messages.Joined]()
+        self._starting = set[str]()
         self._heard: dict[str, float] = {}
         self._busy: dict[str, float] = {}
         self._listened = time.monotonic()
@@ -49,14 +50,12 @@ class Workers:
     def start(self, launcher: Launcher, settings: Sequence[Settings]) -> None:
         """Start workers that are not there yet, all at the same time, and make everybody known to
         everybody."""
-        started = [each.device.name for each in settings]
-        for name, each in zip(started, settings, strict=True):
+        for each in settings:
+            name = each.device.name
             self._launchers[name], self._settings[name] = launcher, each
+            self._starting.add(name)
             self._peers[name] = Peer(each.bind, launcher.start(each))
             self._transport.introduce(self._peers)
-        replies = self.collect(messages.Ready, started, START_SECONDS)
-        for name, reply in replies.items():
-            self._peers[name] = reply.peer.at(self._hosts.get(name, ""))
         self._introduce()
 
     def admit(self, joined: messages.Joined, launcher: Launcher) -> None:
@@ -67,12 +66,15 @@ class Workers:
 
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""
+        self.epoch += 1  # whatever steps of the plan so far come to, or fail at, is past
         self._launchers[device].end(device)
         self._heard.pop(device, None)
         self.start(self._launchers[device], [self._settings[device]])
 
     def remove(self, device: str) -> None:
         """Go on without a device."""
+        self.epoch += 1
+        self._starting.discard(device)
         self._launchers.pop(device).end(device)
         for each in (self._settings, self._peers, self._heard, self._busy, self._hosts, self.roles):
             each.pop(device, None)
@@ -80,11 +82,13 @@ class Workers:
         self._introduce()
 
     def _introduce(self) -> None:
+        """Make everybody known to everybody, those too that were starting when one was lost."""
+        self.collect(messages.Ready, list(self._starting), START_SECONDS)
         self._transport.introduce(self._peers)
         me = {COORDINATOR: self._transport.peer}
-        for name in self._heard:
+        for name in self._settings:
             self.send(name, messages.Peers(self._peers | me))
-        self.collect(messages.Introduced, list(self._heard), START_SECONDS)
+        self.collect(messages.Introduced, list(self._settings), START_SECONDS)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,6 +134,9 @@ class Workers:
                 raise self._lost(message)
             return True
         self._heard[sender] = self._listened
+        if isinstance(message, messages.Ready) and sender in self._starting:
+            self._starting.discard(sender)
+            self._peers[sender] = message.peer.at(self._hosts.get(sender, ""))
         if isinstance(message, messages.Failed):
             if message.epoch < self.epoch:
                 return True

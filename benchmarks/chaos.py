@@ -44,7 +44,7 @@ LAUNCHERS: dict[str, Callable[[Cluster], Workers]] = {"local": start_local}
 WHATS = ("kill", "kill", "kill source", "kill two", "hang", "stall", "cut", "apply")
 DEATHS = ("kill", "kill source", "kill two")
 NAMES = ("laptop", "jetson", "pi", "phone")
-SHARE = 0.6  # of the memory that the whole model takes, a device's
+SHARE = 0.6  # of the memory that the model takes on two devices, each of them's
 POOL, MOST_DISTURBANCES = 40, 3
 MOST_GROWTH = 0.05  # of this process's memory, from the second quarter of the runs to the last
 
@@ -70,7 +70,10 @@ class Scene:
         return Plan(self.model, spec.digest, spec.num_layers, (stage,))
 
     def cluster(self, names: tuple[str, ...]) -> Cluster:
-        whole = device_bytes(self.spec, self.plan("").stages, self.work)
+        spec, middle = self.spec, self.spec.num_layers // 2
+        cuts = (0, middle), (middle, spec.num_layers)
+        halves = [Stage("", a, b, (self.scheme,) * (b - a)) for a, b in cuts]
+        whole = sum(device_bytes(spec, [half], self.work) for half in halves)
         devices = tuple(Device(name, int(SHARE * whole), kind="any") for name in names)
         links = tuple(Link(a, b, 1e8, 5e-4) for a in names for b in names if a != b)
         return Cluster(devices, links, names[0])

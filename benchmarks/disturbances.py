@@ -69,12 +69,15 @@ def disturb(engine: Coordinator, what: str, rng: random.Random) -> Disturbance:
 
 def random_plan(names: tuple[str, ...], like: Plan, rng: random.Random) -> Plan:
     """The same layers in the same schemes on all devices, the first of them first, the order of the
-    others and the cuts drawn by lot; the first device may come twice."""
+    others and the cuts drawn by lot; the first device may come twice. About even: no device holds
+    all."""
     first, *others = names
     rng.shuffle(others)
-    order = [first, *others, *([first] if others and rng.random() < 0.3 else [])]
-    middle = like.num_layers / len(order)  # about even: no device holds all
-    cuts = [round(middle * (i + rng.uniform(-0.2, 0.2))) for i in range(1, len(order))]
+    twice = bool(others) and rng.random() < 0.3
+    order = [first, *others, *([first] if twice else [])]
+    middle = like.num_layers / len(names)
+    ends = [i + 1 - 0.5 * twice for i in range(len(order) - 1)]
+    cuts = [round(middle * (end + rng.uniform(-0.2, 0.2))) for end in ends]
     stages = tuple(
         Stage(name, a, b, like.schemes[a:b])
         for name, (a, b) in zip(order, pairwise([0, *cuts, like.num_layers]), strict=True)

@@ -22,13 +22,18 @@ from edgewise.runtime.engine import Request, Stats, Token, stream
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
 from edgewise.runtime.scheduler import Scheduler
-from edgewise.runtime.workers import Workers, error_of
+from edgewise.runtime.workers import LOOK_SECONDS, Workers, error_of
 from edgewise.specs import Workload
 
 STEP_SECONDS = 60.0
+STILL_SECONDS = 5.0  # with steps in flight, after which one of their messages is taken for lost
 TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
 Replan = Callable[[Workers, Plan], PlanResult]
+
+
+class _Astray(Exception):
+    """A message was lost with the connection that it was on: nobody has anything to do."""
 
 
 class Coordinator:
@@ -50,6 +55,7 @@ class Coordinator:
         self.workers, self.plan, self.workload = workers, plan, workload
         self._loader = PlanLoader(workers, model)
         self._replan, self._step_seconds = replan, step_seconds
+        self._still_seconds = STILL_SECONDS
         config = open_checkpoint(model).config
         self._vocab_size = config.vocab_size
         self._max_context = config.max_context
@@ -77,6 +83,8 @@ class Coordinator:
                     return tokens
             except (DeviceLost, DeviceTimeout) as lost:
                 self._go_on_without(lost)
+            except _Astray:
+                self.apply(self.plan)
         return []
 
     def _enter_batches(self) -> None:
@@ -119,8 +127,12 @@ class Coordinator:
         allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1)
         deadline = time.monotonic() + allowed
         while True:
-            envelope = self.workers.receive(max(deadline - time.monotonic(), 0))
+            left = max(deadline - time.monotonic(), 0)
+            envelope = self.workers.receive(min(left, LOOK_SECONDS))
             if envelope is None:
+                self._check_still()
+                if left > LOOK_SECONDS:
+                    continue
                 late = self.workers.busiest()
                 raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
             back = envelope.message
@@ -128,6 +140,13 @@ class Coordinator:
                 return self._failed(back.step, error_of(back))
             if isinstance(back, messages.Tokens) and back.epoch == self.workers.epoch:
                 return back
+
+    def _check_still(self) -> None:
+        """Raise _Astray where steps in flight are nowhere; later the next time, in case they were
+        on a slow link."""
+        if self.workers.still_seconds >= self._still_seconds:
+            self._still_seconds *= 2
+            raise _Astray
 
     def _failed(self, step: int, error: EdgewiseError) -> messages.Tokens:
         """What a step that could not be computed gives its requests."""

@@ -42,7 +42,7 @@ class Workers:
         self._starting = set[str]()
         self._heard: dict[str, float] = {}
         self._busy: dict[str, float] = {}
-        self._listened = time.monotonic()
+        self._listened = self._stirred = time.monotonic()
         self._on_close: list[Callable[[], None]] = []
 
     # Membership
@@ -106,6 +106,7 @@ class Workers:
     # Talking
 
     def send(self, device: str, message: Message, tensor: Tensor | None = None) -> None:
+        self._stirred = time.monotonic()
         self._transport.send(device, message, tensor)
 
     def receive(self, timeout_seconds: float) -> Envelope | None:
@@ -143,10 +144,17 @@ class Workers:
             error = error_of(message)
             if message.step is None or isinstance(error, DeviceLost | DeviceTimeout):
                 raise error
+        is_beat = isinstance(message, messages.Beat)
         if isinstance(message, messages.Beat):
             self._busy[sender] = message.busy_seconds
-            return True
-        return False
+        if not is_beat or self._busy[sender]:
+            self._stirred = self._listened
+        return is_beat
+
+    @property
+    def still_seconds(self) -> float:
+        """For how long nobody has done anything, nor been told to."""
+        return time.monotonic() - self._stirred
 
     def busiest(self) -> str:
         """The device that has been at what it does now for longest."""

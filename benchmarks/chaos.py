@@ -78,6 +78,16 @@ class Scene:
         links = tuple(Link(a, b, 1e8, 5e-4) for a in names for b in names if a != b)
         return Cluster(devices, links, names[0])
 
+    def profile(self) -> Profile:
+        """Of the devices; links are as the cluster says."""
+        profile, _, _ = cached_profile(
+            self.model, self.spec, self.cluster(NAMES[:2]), (self.scheme,), quiet=True
+        )
+        return replace(profile, links=())
+
+    def problem(self, cluster: Cluster, profile: Profile) -> Problem:
+        return Problem(CostModel(self.spec, cluster, profile, self.work), (self.scheme,))
+
     def requests(self, rng: random.Random, count: int) -> list[Request]:
         spec, work = self.spec, self.work
         ids = range(10, min(spec.vocab_size, 5000))
@@ -128,7 +138,6 @@ def tokens_of(engine: Coordinator, request: Request) -> list[int]:
 class Pool:
     """Requests, what they are answered undisturbed, and the profile to plan with."""
 
-    scene: Scene
     requests: list[Request]
     answers: list[list[int]]
     profile: Profile
@@ -136,13 +145,7 @@ class Pool:
     @staticmethod
     def of(scene: Scene, rng: random.Random) -> "Pool":
         requests = scene.requests(rng, POOL)
-        profile, _, _ = cached_profile(
-            scene.model, scene.spec, scene.cluster(NAMES[:2]), (scene.scheme,), quiet=True
-        )
-        return Pool(scene, requests, undisturbed(scene, requests), profile)
-
-    def costs(self, cluster: Cluster) -> CostModel:
-        return CostModel(self.scene.spec, cluster, replace(self.profile, links=()), self.scene.work)
+        return Pool(requests, undisturbed(scene, requests), scene.profile())
 
 
 class Streams:
@@ -205,7 +208,7 @@ def one(scene: Scene, launcher: str, pool: Pool, rng: random.Random) -> Run:
     plan = random_plan(names, scene.plan(names[0]), rng)
     workers = LAUNCHERS[launcher](cluster)
     try:
-        replan = replanner(Problem(pool.costs(cluster), (scene.scheme,)))
+        replan = replanner(scene.problem(cluster, pool.profile))
         engine = Coordinator(workers, scene.model, plan, scene.work, replan=replan)
         return run(engine, requests, expected, rng)
     finally:

@@ -50,6 +50,7 @@ def disturb(engine: Coordinator, what: str, rng: random.Random) -> Disturbance:
         "cut": [rng.choice(engine.workers.names)],
         "apply": [],
     }[what]
+    what = "kill source" if what == "kill" and victims == [source] else what
     done = Disturbance(what, tuple(victims), time.monotonic(), engine.workers.epoch)
     pids = [engine.workers.process_ids[name] for name in victims]
     if what == "apply":
@@ -138,7 +139,8 @@ def _shut(pid: int, number: int, victim: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What this process holds of the system."""
+    """What this process holds of the system. `own_bytes` are anonymous ones: how many of a
+    library's are its own depends on who else has it loaded."""
 
     children: int
     descriptors: int
@@ -155,7 +157,7 @@ class Held:
             me.num_fds(),
             me.num_threads(),
             frozenset(map(str, files)),
-            me.memory_full_info().uss,
+            _anonymous_bytes(),
         )
 
     def left_since(self, before: "Held") -> list[str]:
@@ -163,3 +165,8 @@ class Held:
         counts = ("children", "descriptors", "threads")
         more = [x for x in counts if getattr(self, x) > getattr(before, x)]
         return more + sorted(self.files - before.files)
+
+
+def _anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024

@@ -151,6 +151,8 @@ class KVCache:
     def copy(self, source: int, target: int, length: int) -> None:
         """Let a sequence begin with the first `length` tokens that are kept of another one. Raises
         RuntimeError where none are, or where so many cannot be."""
+        if not self._blocks:
+            return  # an embedding or a head alone: nothing is kept of anybody
         if source not in self._slots:
             raise RuntimeError(f"nothing is cached of sequence {source}")
         self._check_room(length)

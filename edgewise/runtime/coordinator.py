@@ -22,13 +22,18 @@ from edgewise.runtime.engine import Request, Stats, Token, stream
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
 from edgewise.runtime.scheduler import Scheduler
-from edgewise.runtime.workers import Workers, error_of
+from edgewise.runtime.workers import LOOK_SECONDS, Workers, error_of
 from edgewise.specs import Workload
 
 STEP_SECONDS = 60.0
+STILL_SECONDS = 5.0  # with steps in flight, after which one of their messages is taken for lost
 TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
 Replan = Callable[[Workers, Plan], PlanResult]
+
+
+class _Astray(Exception):
+    """A message was lost with the connection that it was on: nobody has anything to do."""
 
 
 class Coordinator:
@@ -50,6 +55,7 @@ class Coordinator:
         self.workers, self.plan, self.workload = workers, plan, workload
         self._loader = PlanLoader(workers, model)
         self._replan, self._step_seconds = replan, step_seconds
+        self._still_seconds = STILL_SECONDS
         config = open_checkpoint(model).config
         self._vocab_size = config.vocab_size
         self._max_context = config.max_context
@@ -77,6 +83,8 @@ class Coordinator:
                     return tokens
             except (DeviceLost, DeviceTimeout) as lost:
                 self.go_on_without(lost)
+            except _Astray:
+                self.apply(self.plan)
         return []
 
     @property
@@ -101,6 +109,8 @@ class Coordinator:
                 tokens += self._receive_tokens()
         except (DeviceLost, DeviceTimeout) as lost:
             self.go_on_without(lost)
+        except _Astray:
+            self.apply(self.plan)
         return tokens
 
     def _enter_batches(self) -> None:
@@ -143,8 +153,12 @@ class Coordinator:
         allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1)
         deadline = time.monotonic() + allowed
         while True:
-            envelope = self.workers.receive(max(deadline - time.monotonic(), 0))
+            left = max(deadline - time.monotonic(), 0)
+            envelope = self.workers.receive(min(left, LOOK_SECONDS))
             if envelope is None:
+                self._check_still()
+                if left > LOOK_SECONDS:
+                    continue
                 late = self.workers.busiest()
                 raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
             back = envelope.message
@@ -152,6 +166,13 @@ class Coordinator:
                 return self._failed(back.step, error_of(back))
             if isinstance(back, messages.Tokens) and back.epoch == self.workers.epoch:
                 return back
+
+    def _check_still(self) -> None:
+        """Raise _Astray where steps in flight are nowhere; later the next time, in case they were
+        on a slow link."""
+        if self.workers.still_seconds >= self._still_seconds:
+            self._still_seconds *= 2
+            raise _Astray
 
     def _failed(self, step: int, error: EdgewiseError) -> messages.Tokens:
         """What a step that could not be computed gives its requests."""
@@ -167,27 +188,40 @@ class Coordinator:
 
     def apply(self, plan: Plan, on_layer: OnLayer = lambda layer: None) -> None:
         """Load a plan: layers that stay where they are keep their weights. Requests that are under
-        way enter again from their first token and go on with the next one."""
+        way enter again from their first token and go on with the next one. A device that is lost
+        meanwhile is gone on without."""
+        try:
+            self._load(plan, on_layer)
+        except (DeviceLost, DeviceTimeout) as lost:
+            self.go_on_without(lost)
+
+    def _load(self, plan: Plan, on_layer: OnLayer = lambda layer: None) -> None:
         self.plan = plan
         self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
         self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
 
     def go_on_without(self, lost: DeviceError) -> None:
-        """Another plan on the devices that are left; the source's own worker is started again.
-        Raises what was lost where nobody plans anew, and what planning raises: then requests wait
-        for the next `apply`."""
+        """Another plan on the devices that are left, where the one so far needs others; the
+        source's own worker is started again. Nothing happens to requests where the device held
+        nothing. Raises what was lost where nobody plans anew, and what planning raises: then
+        requests wait for the next `apply`."""
         if self._replan is None:
             raise lost
+        source, held = self.workers.cluster.source, False
         while True:
+            held = held or lost.device in (source, *self.plan.devices)
             try:
-                if lost.device == self.workers.cluster.source:
+                if held:
+                    self.workers.epoch += 1  # what steps so far come to, or fail at, is past
+                if lost.device == source:
                     self.workers.restart(lost.device)
                 else:
                     self.workers.remove(lost.device)
-                    if set(self.plan.devices) <= set(self.workers.names):
-                        return  # it held nothing
-                self.apply(self._replan(self.workers, self.plan).plan)
+                if held:
+                    if not set(self.plan.devices) <= set(self.workers.names):
+                        self.plan = self._replan(self.workers, self.plan).plan
+                    self._load(self.plan)
                 return
             except (DeviceLost, DeviceTimeout) as another:
                 lost = another

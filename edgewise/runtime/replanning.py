@@ -1,27 +1,43 @@
 """Another plan while one runs: for the devices that are there now."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from edgewise.clusters import Cluster
+from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult, Problem
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
+from edgewise.runtime.coordinator import Replan
+from edgewise.runtime.workers import Workers
 from edgewise.sensitivities import Sensitivity
 
 SECONDS = 1.0
 
 
-def replanner(problem: Problem) -> Callable[[Cluster, Plan], PlanResult]:
-    """Plans anew as `problem` was planned, on other devices. Layers keep their schemes where that
-    fits, for then answers under way go on as they were; else any schemes within the budget."""
+def replanner(problem: Problem) -> Replan:
+    """Plans anew as `problem` was planned, on the devices that are left. Layers keep their schemes
+    where that fits, for then answers under way go on as they were; else they have any schemes
+    within the budget. Pinned layers stay where they are, or there is no plan."""
 
-    def replan(cluster: Cluster, plan: Plan) -> PlanResult:
-        there = replace(problem, costs=replace(problem.costs, cluster=cluster), pins=problem.pins)
-        chosen = joint(keeping_schemes(there, plan), SECONDS)
+    def replan(workers: Workers, plan: Plan) -> PlanResult:
+        there = _with_those_left(problem, workers)
+        try:
+            chosen = joint(keeping_schemes(there, plan), SECONDS)
+        except Infeasible:
+            chosen = joint(there, SECONDS)
         return replace(chosen, plan=replace(chosen.plan, rounding=plan.rounding))
 
     return replan
+
+
+def _with_those_left(problem: Problem, workers: Workers) -> Problem:
+    names = set(workers.names)
+    return replace(
+        problem,
+        costs=replace(problem.costs, cluster=workers.cluster),
+        pins=problem.pins,
+        forbidden=problem.forbidden & names,
+        required=problem.required & names,
+    )
 
 
 def keeping_schemes(problem: Problem, plan: Plan) -> Problem:

@@ -22,6 +22,7 @@ START_SECONDS = 120.0
 SILENT_SECONDS = 3.0  # without a heartbeat, after which a device is taken for lost
 LOOK_SECONDS = 0.5  # how often silence is looked for
 PING_SECONDS = 5.0
+STEPS = (messages.Tokens, messages.Failed)
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -39,9 +40,11 @@ class Workers:
         self._peers: dict[str, Peer] = {}
         self._hosts: dict[str, str] = {}
         self.arrivals = deque[messages.Joined]()
+        self._starting = set[str]()
+        self._steps = deque[Envelope]()  # came while something else was waited for
         self._heard: dict[str, float] = {}
         self._busy: dict[str, float] = {}
-        self._listened = time.monotonic()
+        self._listened = self._stirred = time.monotonic()
         self._on_close: list[Callable[[], None]] = []
 
     # Membership
@@ -49,16 +52,13 @@ class Workers:
     def start(self, launcher: Launcher, settings: Sequence[Settings]) -> None:
         """Start workers that are not there yet, all at the same time, and make everybody known to
         everybody."""
-        started = [each.device.name for each in settings]
-        for name, each in zip(started, settings, strict=True):
+        for each in settings:
+            name = each.device.name
             self._launchers[name], self._settings[name] = launcher, each
+            self._starting.add(name)
             self._peers[name] = Peer(each.bind, launcher.start(each))
             self._transport.introduce(self._peers)
-        replies = self.collect(messages.Ready, started, START_SECONDS)
-        for name, reply in replies.items():
-            self._peers[name] = reply.peer.at(self._hosts.get(name, ""))
         self._introduce()
-        self.collect(messages.Introduced, list(self._heard), START_SECONDS)
 
     def admit(self, joined: messages.Joined, launcher: Launcher) -> None:
         """Take a device in that has joined, and start its worker."""
@@ -74,6 +74,7 @@ class Workers:
 
     def remove(self, device: str) -> None:
         """Go on without a device."""
+        self._starting.discard(device)
         self._launchers.pop(device).end(device)
         for each in (self._settings, self._peers, self._heard, self._busy, self._hosts, self.roles):
             each.pop(device, None)
@@ -81,11 +82,13 @@ class Workers:
         self._introduce()
 
     def _introduce(self) -> None:
-        """Tell everybody whom they may hear from and send to."""
+        """Make everybody known to everybody, those too that were starting when one was lost."""
+        self.collect(messages.Ready, list(self._starting), START_SECONDS)
         self._transport.introduce(self._peers)
         me = {COORDINATOR: self._transport.peer}
-        for name in self._heard:
+        for name in self._settings:
             self.send(name, messages.Peers(self._peers | me))
+        self.collect(messages.Introduced, list(self._settings), START_SECONDS)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,6 +106,7 @@ class Workers:
     # Talking
 
     def send(self, device: str, message: Message, tensor: Tensor | None = None) -> None:
+        self._stirred = time.monotonic()
         self._transport.send(device, message, tensor)
 
     def wake(self) -> None:
@@ -113,6 +117,8 @@ class Workers:
         """The next message that is no sign of life, or None when none came in time."""
         deadline = time.monotonic() + timeout_seconds
         self._forgive()
+        if self._steps:
+            return self._steps.popleft()
         while True:
             left = max(deadline - time.monotonic(), 0)
             envelope = self._transport.receive(min(left, LOOK_SECONDS))
@@ -137,16 +143,26 @@ class Workers:
         if isinstance(message, messages.Wake):
             return False
         self._heard[sender] = self._listened
+        if isinstance(message, messages.Ready) and sender in self._starting:
+            self._starting.discard(sender)
+            self._peers[sender] = message.peer.at(self._hosts.get(sender, ""))
         if isinstance(message, messages.Failed):
             if message.epoch < self.epoch:
                 return True
             error = error_of(message)
             if message.step is None or isinstance(error, DeviceLost | DeviceTimeout):
                 raise error
+        is_beat = isinstance(message, messages.Beat)
         if isinstance(message, messages.Beat):
             self._busy[sender] = message.busy_seconds
-            return True
-        return False
+        if not is_beat or self._busy[sender]:
+            self._stirred = self._listened
+        return is_beat
+
+    @property
+    def still_seconds(self) -> float:
+        """For how long nobody has done anything, nor been told to."""
+        return time.monotonic() - self._stirred
 
     def busiest(self) -> str:
         """The device that has been at what it does now for longest."""
@@ -174,14 +190,20 @@ class Workers:
     ) -> dict[str, Reply]:
         """Wait until every device has sent a message of that kind. Raises DeviceTimeout."""
         replies: dict[str, Reply] = {}
+        others = list[Envelope]()
         deadline = time.monotonic() + timeout_seconds
-        while missing := [name for name in devices if name not in replies]:
-            envelope = self.receive(max(deadline - time.monotonic(), 0))
-            if envelope is None:
-                what = kind.__name__.lower()
-                raise DeviceTimeout(missing[0], f"was not {what} within {timeout_seconds:g} s")
-            if isinstance(envelope.message, kind):
-                replies[envelope.sender] = envelope.message
+        try:
+            while missing := [name for name in devices if name not in replies]:
+                envelope = self.receive(max(deadline - time.monotonic(), 0))
+                if envelope is None:
+                    what = kind.__name__.lower()
+                    raise DeviceTimeout(missing[0], f"was not {what} within {timeout_seconds:g} s")
+                if isinstance(envelope.message, kind):
+                    replies[envelope.sender] = envelope.message
+                elif isinstance(envelope.message, STEPS):
+                    others.append(envelope)
+        finally:
+            self._steps.extend(others)
         return replies
 
     def call(

@@ -121,3 +121,10 @@ def test_what_is_not_there_cannot_be_copied():
     shard.copy_prefix(1, 2, 8)
     with pytest.raises(RuntimeError, match="all 2 cache slots are taken"):
         shard.copy_prefix(1, 3, 8)
+
+
+def test_an_embedding_alone_has_nothing_to_copy():
+    shard = shard_of("fp32", 0, 1)
+    shard.forward(torch.arange(8), [Segment(1, 0, 8)])
+    shard.copy_prefix(1, 2, 8)
+    assert shard.forward(torch.arange(2), [Segment(2, 8, 2)]).shape == (2, CONFIG.hidden_size)

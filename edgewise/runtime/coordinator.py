@@ -5,6 +5,7 @@ from the last stage. As many batches as the plan has lanes are under way at the 
 every stage has one to work on; no batch waits for another.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from itertools import chain, count
@@ -16,12 +17,23 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime import messages
-from edgewise.runtime.batches import Batch
 from edgewise.runtime.checks import check_request
-from edgewise.runtime.engine import Request, Stats, Token, stream
+from edgewise.runtime.engine import Request, Token, stream
+from edgewise.runtime.events import (
+    Cancelled,
+    Entered,
+    Event,
+    Listener,
+    PlanInUse,
+    Returned,
+    Submitted,
+)
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
+from edgewise.runtime.logs import fields
 from edgewise.runtime.scheduler import Scheduler
+from edgewise.runtime.stats import Stats
+from edgewise.runtime.tally import Tally
 from edgewise.runtime.workers import Workers, error_of
 from edgewise.specs import Workload
 
@@ -29,6 +41,8 @@ STEP_SECONDS = 60.0
 TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
 Replan = Callable[[Workers, Plan], PlanResult]
+
+log = logging.getLogger(__name__)
 
 
 class Coordinator:
@@ -54,17 +68,21 @@ class Coordinator:
         self._vocab_size = config.vocab_size
         self._max_context = config.max_context
         self._scheduler = Scheduler(limits_of(workload, config.max_context))
-        self._in_flight: dict[int, Batch] = {}
-        self._requests, self._steps, self._tokens = count(), count(), 0
+        self._in_flight: dict[int, Entered] = {}
+        self._requests, self._steps = count(), count()
+        self._listeners: list[Listener] = []
         self._memory: dict[str, int] = {}
         self.apply(plan, on_layer)
         self._warm_up()
+        self._tally = Tally(config.hidden_size, time.monotonic())
+        self.listen(self._tally.listen)
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its number. Raises PromptError."""
         check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
         number = next(self._requests)
         self._scheduler.submit(number, request)
+        self._tell(Submitted(time.monotonic(), number, len(request.prompt)))
         return number
 
     def step(self) -> list[Token]:
@@ -89,19 +107,23 @@ class Coordinator:
             )
             step = messages.Step(self.workers.epoch, number, 0, spans, batch.dropped)
             tokens = torch.tensor(list(chain(*(row.tokens for row in batch.rows))))
-            self._in_flight[number] = batch
+            self._in_flight[number] = Entered(time.monotonic(), number, batch)
+            self._tell(self._in_flight[number])
             self.workers.send(self.plan.stages[0].device, step, tokens)
 
     def _receive_tokens(self) -> list[Token]:
         """Wait until a batch is back, and give its tokens to their requests."""
         back = self._next_back()
-        batch = self._in_flight.pop(back.number)
+        entered = self._in_flight.pop(back.number)
+        self._tell(Returned(time.monotonic(), entered, back.seconds))
         tokens = [
             self._token(sampled, back.seconds)
             for sampled in back.tokens
             if self._scheduler.is_running(sampled.request)  # else it was cancelled meanwhile
         ]
-        self._scheduler.returned(batch)
+        self._scheduler.returned(entered.batch)
+        for token in tokens:
+            self._tell(token)
         return tokens
 
     def _token(self, sampled: messages.Sampled, seconds: tuple[float, ...]) -> Token:
@@ -109,13 +131,12 @@ class Coordinator:
         if sampled.error:
             self._scheduler.cancel(request)
             return Token(request, 0, "error", at, seconds, sampled.error)
-        self._tokens += 1
         finish = self._scheduler.sampled(request, sampled.token)
         return Token(request, sampled.token, finish, at, seconds)
 
     def _next_back(self) -> messages.Tokens:
         # A prompt may rightly take longer than a token: a slow device needs seconds for each of it.
-        entered = sum(len(row.tokens) for batch in self._in_flight.values() for row in batch.rows)
+        entered = sum(len(row.tokens) for one in self._in_flight.values() for row in one.batch.rows)
         allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1)
         deadline = time.monotonic() + allowed
         while True:
@@ -131,38 +152,54 @@ class Coordinator:
 
     def _failed(self, step: int, error: EdgewiseError) -> messages.Tokens:
         """What a step that could not be computed gives its requests."""
-        rows = self._in_flight[step].rows
+        rows = self._in_flight[step].batch.rows
         failed = tuple(messages.Sampled(row.request, 0, str(error)) for row in rows)
         return messages.Tokens(self.workers.epoch, step, failed, ())
 
     def cancel(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
         self._scheduler.cancel(request)
+        self._tell(Cancelled(time.monotonic(), request))
 
     # Plans
 
-    def apply(self, plan: Plan, on_layer: OnLayer = lambda layer: None) -> None:
+    def apply(
+        self,
+        plan: Plan,
+        on_layer: OnLayer = lambda layer: None,
+        *,
+        why: str = "asked for",
+        since: float | None = None,
+    ) -> None:
         """Load a plan: layers that stay where they are keep their weights. Requests that are under
-        way enter again from their first token and go on with the next one."""
+        way enter again from their first token and go on with the next one. `since` is when another
+        plan began to be looked for, and `why` it was."""
+        since = time.monotonic() if since is None else since
         self.plan = plan
         self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
         self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
+        now = time.monotonic()
+        self._tell(PlanInUse(now, plan, self.workers.cluster.source, why, now - since))
+        log.info(fields("plan_in_use", why=why, seconds=now - since, plan=plan))
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """Another plan on the devices that are left; the source's own worker is started again."""
         if self._replan is None:
             raise lost
+        since, first = time.monotonic(), lost
         while True:
+            log.warning(fields("device_lost", device=lost.device, why=lost))
             try:
                 if lost.device == self.workers.cluster.source:
                     self.workers.restart(lost.device)
                 else:
                     self.workers.remove(lost.device)
-                self.apply(self._replan(self.workers, self.plan).plan)
+                another = self._replan(self.workers, self.plan).plan
+                self.apply(another, why=str(first), since=since)
                 return
-            except (DeviceLost, DeviceTimeout) as another:
-                lost = another
+            except (DeviceLost, DeviceTimeout) as next_lost:
+                lost = next_lost
 
     def _warm_up(self) -> None:
         """Send a first token round, so that no user waits for what is set up on first use. Raises
@@ -171,11 +208,21 @@ class Coordinator:
             for token in stream(self, Request((0,), max_tokens=2)):
                 if token.error:
                     raise NonFinite(token.error)
-            self._tokens = 0
+
+    # Numbers
+
+    def listen(self, listener: Listener) -> None:
+        """Tell it the plan in use, and everything that happens from now on."""
+        listener(PlanInUse(time.monotonic(), self.plan, self.workers.cluster.source))
+        self._listeners.append(listener)
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
 
     def stats(self) -> Stats:
         waiting, running = self._scheduler.waiting, self._scheduler.running
-        return Stats(waiting, running, self._tokens, dict(self._memory))
+        return self._tally.stats(time.monotonic(), waiting, running, self._memory)
 
     def close(self) -> None:
         self.workers.close()

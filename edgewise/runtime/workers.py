@@ -1,5 +1,6 @@
 """The coordinator's side of its workers: who is there, what they say, who is gone."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
 from edgewise.runtime import messages
 from edgewise.runtime.launchers import Launcher
+from edgewise.runtime.logs import fields
 from edgewise.runtime.messages import Message, Peer
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Envelope, Transport
@@ -24,6 +26,8 @@ LOOK_SECONDS = 0.5  # how often silence is looked for
 PING_SECONDS = 5.0
 
 Reply = TypeVar("Reply", bound=Message)
+
+log = logging.getLogger(__name__)
 
 
 class Workers:
@@ -64,6 +68,7 @@ class Workers:
         device = joined.device
         self.cluster, self._hosts[device.name] = self.cluster.joined_by(device), joined.host
         self.start(launcher, [Settings(device, "", self._transport.peer)])
+        log.info(fields("joined", device=device.name, host=joined.host))
 
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""

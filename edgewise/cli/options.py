@@ -40,6 +40,7 @@ PromptTokens = Annotated[int, typer.Option(min=1, help="Length of a prompt.")]
 NewTokens = Annotated[int, typer.Option(min=1, help="Length of an answer.")]
 Sequences = Annotated[int, typer.Option(min=1, help="Sequences at a time.")]
 MicroBatches = Annotated[int, typer.Option(min=1, help="Groups they travel in.")]
+Trace = Annotated[Path | None, typer.Option(help="Write a Chrome trace to this file.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")]
 
 

@@ -330,7 +330,7 @@ def test_requests_wait_are_read_and_are_answered(devices, checkpoint, prompt):
     for span in recording.spans:
         if span.process == "requests":
             rows[span.thread].append(span)
-    assert list(rows) == ["request 1", "request 2", "request 3"] or len(rows) == 3
+    assert set(rows) == {"request 1", "request 2", "request 3"}
     for spans in rows.values():
         assert [span.name for span in spans] == ["waiting", "prompt", "answer"]
         assert all(a.end_seconds == b.start_seconds for a, b in itertools.pairwise(spans))

@@ -28,6 +28,7 @@ from edgewise.cli.options import (
     TextLength,
     TextSeed,
     TextSequences,
+    Trace,
 )
 from edgewise.cli.sharing import JoinOptions, StatusOptions, UpOptions
 from edgewise.errors import InputError
@@ -78,6 +79,7 @@ class RunOptions:
     seed: Annotated[int, typer.Option(help="Seed of the choices.")] = 0
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None
     raw: Annotated[bool, typer.Option(help="Do not apply the model's chat template.")] = False
+    trace: Trace = None
     as_json: Json = False
 
 
@@ -171,7 +173,7 @@ class SimulateOptions:
     bubbles: Annotated[bool, typer.Option("--bubbles", help="A barrier after each token.")] = False
     jitter: Annotated[float, typer.Option(min=0, help="Spread of all times, 0.2: 20 %.")] = 0.0
     seed: Annotated[int, typer.Option(help="Seed of arrivals and jitter.")] = 0
-    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace.")] = None
+    trace: Trace = None
     as_json: Json = False
 
 

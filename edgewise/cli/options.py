@@ -46,6 +46,7 @@ Memory = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads that compute; one for each core by default.")
 ]
+Trace = Annotated[Path | None, typer.Option(help="Write a Chrome trace to this file.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")]
 
 

@@ -36,6 +36,7 @@ from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
 from edgewise.runtime.machine import free_bytes
+from edgewise.runtime.recording import Recording
 from edgewise.runtime.sampling import Sampling
 from edgewise.runtime.workers import Workers
 from edgewise.schemes import get_scheme
@@ -77,8 +78,13 @@ def run_prompt(options: RunOptions) -> None:
         plan = replace(plan, rounding=rounding)
         with progress("loading", spec.num_layers, as_json) as advance:
             engine = Coordinator(workers, model, plan, workload, on_layer=advance)
+        recording = Recording()
+        if options.trace is not None:
+            engine.listen(recording.listen)
         on_text = (lambda text: None) if as_json else print_text
         given = answer(engine, tokenizer, request, options.stop or (), on_text)
+    if options.trace is not None:
+        options.trace.write_text(recording.chrome_trace() + "\n", encoding="utf-8")
     _report(given, plan, as_json)
 
 

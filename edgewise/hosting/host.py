@@ -20,7 +20,7 @@ from edgewise.runtime.messages import Joined
 from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.5  # how old what is seen may be
 EVENTS = 50  # that are remembered
 
 OnToken = Callable[[Token], None]
@@ -40,7 +40,7 @@ class _Asked:
 
 class Host:
     """Answers requests with one model as well as the devices that there are allow. `run` is its
-    life, in one thread; `ask`, `cancel`, `stop` and `state` are for any other."""
+    life, in one thread; `ask`, `stop`, `state` and `stats` are for any other."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Host:
         self._began = time.monotonic()
         self._stopping = False
         self._drained = True
-        self.state = self._state("starting")
+        self._status("starting")
 
     # For any thread
 
@@ -99,7 +99,8 @@ class Host:
             self._let_devices_in()
             self._take_requests()
             self._give(self._next_tokens())
-            self.state = self._state(self._stalled or "serving")
+            if time.monotonic() >= self._look_again or self.state.status != self._now:
+                self._status(self._now)
 
     def _next_tokens(self) -> list[Token]:
         engine = self._engine
@@ -227,7 +228,7 @@ class Host:
     def _apply(self, chosen: PlanResult, why: str) -> None:
         assert self._engine is not None
         self._status("loading")
-        self._engine.apply(chosen.plan)
+        self._engine.apply(chosen.plan, why=why)
         self._planned_for = set(self._workers.names)
         self._say(f"{described(chosen.plan)}: {why}")
 
@@ -267,17 +268,23 @@ class Host:
 
     # What is seen
 
+    @property
+    def _now(self) -> str:
+        return self._stalled or "serving"
+
     def _say(self, text: str) -> None:
         _logger.info("%s", text)
         self._events.append(Event(time.monotonic() - self._began, text))
         self._on_event(self._events[-1])
 
     def _status(self, status: str) -> None:
+        self.stats = self._engine.stats() if self._engine is not None else None
         self.state = self._state(status)
+        self._look_again = time.monotonic() + LOOK_SECONDS
 
     def _state(self, status: str) -> State:
         engine = self._engine
-        stats = engine.stats() if engine is not None else None
+        stats = self.stats
         plan = engine.plan if engine is not None and not self._stalled else None
         return State(
             model=self._model,
@@ -287,6 +294,6 @@ class Host:
             schemes=tuple(dict.fromkeys(plan.schemes)) if plan else (),
             waiting=sum(x.number is None for x in self._asked) + (stats.waiting if stats else 0),
             running=stats.running if stats else 0,
-            tokens=stats.tokens if stats else 0,
+            tokens=stats.new_tokens if stats else 0,
             events=tuple(self._events),
         )

@@ -5,6 +5,7 @@ from the last stage. As many batches as the plan has lanes are under way at the 
 every stage has one to work on; no batch waits for another.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from itertools import chain, count
@@ -16,12 +17,23 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime import messages
-from edgewise.runtime.batches import Batch
 from edgewise.runtime.checks import check_request
-from edgewise.runtime.engine import Request, Stats, Token, stream
+from edgewise.runtime.engine import Request, Token, stream
+from edgewise.runtime.events import (
+    Cancelled,
+    Entered,
+    Event,
+    Listener,
+    PlanInUse,
+    Returned,
+    Submitted,
+)
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
+from edgewise.runtime.logs import fields
 from edgewise.runtime.scheduler import Scheduler
+from edgewise.runtime.stats import Stats
+from edgewise.runtime.tally import Tally
 from edgewise.runtime.workers import LOOK_SECONDS, Workers, error_of
 from edgewise.specs import Workload
 
@@ -30,6 +42,8 @@ STILL_SECONDS = 5.0  # with steps in flight, after which one of their messages i
 TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
 Replan = Callable[[Workers, Plan], PlanResult]
+
+log = logging.getLogger(__name__)
 
 
 class _Astray(Exception):
@@ -60,17 +74,21 @@ class Coordinator:
         self._vocab_size = config.vocab_size
         self._max_context = config.max_context
         self._scheduler = Scheduler(limits_of(workload, config.max_context))
-        self._in_flight: dict[int, Batch] = {}
-        self._requests, self._steps, self._tokens = count(), count(), 0
+        self._in_flight: dict[int, Entered] = {}
+        self._requests, self._steps = count(), count()
+        self._listeners: list[Listener] = []
         self._memory: dict[str, int] = {}
         self.apply(plan, on_layer)
         self._warm_up()
+        self._tally = Tally(config.hidden_size, time.monotonic())
+        self.listen(self._tally.listen)
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its number. Raises PromptError."""
         check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
         number = next(self._requests)
         self._scheduler.submit(number, request)
+        self._tell(Submitted(time.monotonic(), number, len(request.prompt)))
         return number
 
     def step(self) -> list[Token]:
@@ -83,8 +101,8 @@ class Coordinator:
                     return tokens
             except (DeviceLost, DeviceTimeout) as lost:
                 self.go_on_without(lost)
-            except _Astray:
-                self.apply(self.plan)
+            except _Astray as astray:
+                self.apply(self.plan, why=str(astray))
         return []
 
     @property
@@ -109,8 +127,8 @@ class Coordinator:
                 tokens += self._receive_tokens()
         except (DeviceLost, DeviceTimeout) as lost:
             self.go_on_without(lost)
-        except _Astray:
-            self.apply(self.plan)
+        except _Astray as astray:
+            self.apply(self.plan, why=str(astray))
         return tokens
 
     def _enter_batches(self) -> None:
@@ -123,19 +141,23 @@ class Coordinator:
             )
             step = messages.Step(self.workers.epoch, number, 0, spans, batch.dropped)
             tokens = torch.tensor(list(chain(*(row.tokens for row in batch.rows))))
-            self._in_flight[number] = batch
+            self._in_flight[number] = Entered(time.monotonic(), number, batch)
+            self._tell(self._in_flight[number])
             self.workers.send(self.plan.stages[0].device, step, tokens)
 
     def _receive_tokens(self) -> list[Token]:
         """Wait until a batch is back, and give its tokens to their requests."""
         back = self._next_back()
-        batch = self._in_flight.pop(back.number)
+        entered = self._in_flight.pop(back.number)
+        self._tell(Returned(time.monotonic(), entered, back.seconds))
         tokens = [
             self._token(sampled, back.seconds)
             for sampled in back.tokens
             if self._scheduler.is_running(sampled.request)  # else it was cancelled meanwhile
         ]
-        self._scheduler.returned(batch)
+        self._scheduler.returned(entered.batch)
+        for token in tokens:
+            self._tell(token)
         return tokens
 
     def _token(self, sampled: messages.Sampled, seconds: tuple[float, ...]) -> Token:
@@ -143,13 +165,12 @@ class Coordinator:
         if sampled.error:
             self._scheduler.cancel(request)
             return Token(request, 0, "error", at, seconds, sampled.error)
-        self._tokens += 1
         finish = self._scheduler.sampled(request, sampled.token)
         return Token(request, sampled.token, finish, at, seconds)
 
     def _next_back(self) -> messages.Tokens:
         # A prompt may rightly take longer than a token: a slow device needs seconds for each of it.
-        entered = sum(len(row.tokens) for batch in self._in_flight.values() for row in batch.rows)
+        entered = sum(len(row.tokens) for one in self._in_flight.values() for row in one.batch.rows)
         allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1)
         deadline = time.monotonic() + allowed
         while True:
@@ -172,34 +193,48 @@ class Coordinator:
         on a slow link."""
         if self.workers.still_seconds >= self._still_seconds:
             self._still_seconds *= 2
-            raise _Astray
+            raise _Astray("a message was lost")
 
     def _failed(self, step: int, error: EdgewiseError) -> messages.Tokens:
         """What a step that could not be computed gives its requests."""
-        rows = self._in_flight[step].rows
+        rows = self._in_flight[step].batch.rows
         failed = tuple(messages.Sampled(row.request, 0, str(error)) for row in rows)
         return messages.Tokens(self.workers.epoch, step, failed, ())
 
     def cancel(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
         self._scheduler.cancel(request)
+        self._tell(Cancelled(time.monotonic(), request))
 
     # Plans
 
-    def apply(self, plan: Plan, on_layer: OnLayer = lambda layer: None) -> None:
+    def apply(
+        self,
+        plan: Plan,
+        on_layer: OnLayer = lambda layer: None,
+        *,
+        why: str = "asked for",
+        since: float | None = None,
+    ) -> None:
         """Load a plan: layers that stay where they are keep their weights. Requests that are under
         way enter again from their first token and go on with the next one. A device that is lost
-        meanwhile is gone on without."""
+        meanwhile is gone on without. `since` is when another plan began to be looked for, and `why`
+        it was."""
         try:
-            self._load(plan, on_layer)
+            self._load(plan, why, time.monotonic() if since is None else since, on_layer)
         except (DeviceLost, DeviceTimeout) as lost:
             self.go_on_without(lost)
 
-    def _load(self, plan: Plan, on_layer: OnLayer = lambda layer: None) -> None:
+    def _load(
+        self, plan: Plan, why: str, since: float, on_layer: OnLayer = lambda layer: None
+    ) -> None:
         self.plan = plan
         self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
         self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
+        now = time.monotonic()
+        self._tell(PlanInUse(now, plan, self.workers.cluster.source, why, now - since))
+        log.info(fields("plan_in_use", why=why, seconds=now - since, plan=plan))
 
     def go_on_without(self, lost: DeviceError) -> None:
         """Another plan on the devices that are left, where the one so far needs others; the
@@ -208,8 +243,10 @@ class Coordinator:
         requests wait for the next `apply`."""
         if self._replan is None:
             raise lost
+        since, why = time.monotonic(), str(lost)
         source, held = self.workers.cluster.source, False
         while True:
+            log.warning(fields("device_lost", device=lost.device, why=lost))
             held = held or lost.device in (source, *self.plan.devices)
             try:
                 if held:
@@ -221,7 +258,7 @@ class Coordinator:
                 if held:
                     if not set(self.plan.devices) <= set(self.workers.names):
                         self.plan = self._replan(self.workers, self.plan).plan
-                    self._load(self.plan)
+                    self._load(self.plan, why, since)
                 return
             except (DeviceLost, DeviceTimeout) as another:
                 lost = another
@@ -233,11 +270,21 @@ class Coordinator:
             for token in stream(self, Request((0,), max_tokens=2)):
                 if token.error:
                     raise NonFinite(token.error)
-            self._tokens = 0
+
+    # Numbers
+
+    def listen(self, listener: Listener) -> None:
+        """Tell it the plan in use, and everything that happens from now on."""
+        listener(PlanInUse(time.monotonic(), self.plan, self.workers.cluster.source))
+        self._listeners.append(listener)
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
 
     def stats(self) -> Stats:
         waiting, running = self._scheduler.waiting, self._scheduler.running
-        return Stats(waiting, running, self._tokens, dict(self._memory))
+        return self._tally.stats(time.monotonic(), waiting, running, self._memory)
 
     def close(self) -> None:
         self.workers.close()

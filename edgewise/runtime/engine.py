@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from edgewise.runtime.sampling import Sampling
+from edgewise.runtime.stats import Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,6 @@ class Token:
     at: float
     stage_seconds: tuple[float, ...]
     error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Requests now and tokens so far."""
-
-    waiting: int
-    running: int
-    tokens: int
-    memory_bytes: dict[str, int]
 
 
 class Engine(Protocol):

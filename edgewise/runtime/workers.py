@@ -1,5 +1,6 @@
 """The coordinator's side of its workers: who is there, what they say, who is gone."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
 from edgewise.runtime import messages
 from edgewise.runtime.launchers import Launcher
+from edgewise.runtime.logs import fields
 from edgewise.runtime.messages import EVERYWHERE, Message, Peer
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Envelope, Transport
@@ -25,6 +27,8 @@ PING_SECONDS = 5.0
 STEPS = (messages.Tokens, messages.Failed)
 
 Reply = TypeVar("Reply", bound=Message)
+
+log = logging.getLogger(__name__)
 
 
 class Workers:
@@ -65,6 +69,7 @@ class Workers:
         device = joined.device
         self.cluster, self._hosts[device.name] = self.cluster.joined_by(device), joined.host
         self.start(launcher, [Settings(device, f"tcp://{EVERYWHERE}:*", self._transport.peer)])
+        log.info(fields("joined", device=device.name, host=joined.host))
 
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""

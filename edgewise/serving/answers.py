@@ -21,7 +21,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(slots=True)
-class Answer:
+class ChatAnswer:
     """`pieces` yields its text; `finish` and `tokens` are known at the end."""
 
     host: Host

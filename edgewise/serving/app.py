@@ -9,11 +9,13 @@ from dataclasses import asdict
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from edgewise.errors import PromptError
 from edgewise.hosting import Host
 from edgewise.models.tokenizer import Tokenizer
-from edgewise.serving.answers import Answer, NoAnswer, chat_request
+from edgewise.runtime.metrics import metrics_text
+from edgewise.serving.answers import ChatAnswer, NoAnswer, chat_request
 from edgewise.serving.schema import ChatRequest
 
 MOST_BODY_BYTES = 2**22
@@ -54,6 +56,11 @@ def create_app(host: Host, tokenizer: Tokenizer, context: int, key: str = "") ->
     def state() -> dict[str, object]:
         return asdict(host.state)
 
+    @app.get("/metrics")
+    def metrics() -> Response:
+        text = metrics_text(host.stats) if host.stats is not None else ""
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
     @app.get("/v1/models")
     def models() -> dict[str, object]:
         one = {"id": host.state.model, "object": "model", "created": 0, "owned_by": "edgewise"}
@@ -65,7 +72,7 @@ def create_app(host: Host, tokenizer: Tokenizer, context: int, key: str = "") ->
             request = chat_request(tokenizer, body, context)
         except PromptError as error:
             return _error(400, str(error))
-        answer = Answer(host, tokenizer, request, body.stops)
+        answer = ChatAnswer(host, tokenizer, request, body.stops)
         if body.stream:
             events = _events(answer, host.state.model, body.stream_options.include_usage)
             return StreamingResponse(events, media_type="text/event-stream")
@@ -96,12 +103,12 @@ def _head(kind: str, model: str) -> dict[str, object]:
     return {"id": name, "object": kind, "created": int(time.time()), "model": model}
 
 
-def _usage(answer: Answer) -> dict[str, int]:
+def _usage(answer: ChatAnswer) -> dict[str, int]:
     prompt, new = len(answer.request.prompt), answer.tokens
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
-async def _events(answer: Answer, model: str, usage: bool) -> AsyncIterator[str]:
+async def _events(answer: ChatAnswer, model: str, usage: bool) -> AsyncIterator[str]:
     """Server-sent events, the last of which is [DONE]."""
     head = _head("chat.completion.chunk", model)
 

@@ -140,11 +140,9 @@ def test_a_worker_ends_with_the_process_that_started_it(opened, kind):
     assert ended.how.startswith(what)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["local", "ray"])  # agents outlive coordinators
 def test_a_worker_ends_with_whoever_wanted_it(request, kind):
     """The coordinator's process is killed."""
-    if kind == "agent":
-        pytest.skip("agents outlive coordinators: tests/hosting")
     address = request.getfixturevalue("ray_cluster").address if kind == "ray" else ""
     code = f"from tests.runtime.places import hold; hold({kind!r}, {address!r})"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

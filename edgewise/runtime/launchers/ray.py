@@ -104,8 +104,10 @@ class RayLauncher:
         if (node := nodes().get(name)) is None:
             raise DeviceLost(name, "is not in the Ray cluster")
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        actor = ray.remote(num_cpus=0, max_concurrency=2)(_Starter)  # 2: one call waits for its end
-        starter = actor.options(scheduling_strategy=there).remote()
+        actor: Any = ray.remote(_Starter)
+        starter = actor.options(  # one of its two calls at a time waits for the worker's end
+            num_cpus=0, max_concurrency=2, scheduling_strategy=there
+        ).remote()
         self._starters[name] = starter
         self._offers.pop(name, None)
         key = starter.start.remote(settings.device, settings.coordinator.at(self._here))

@@ -1,7 +1,7 @@
 """Claim: a model cut over two devices of one thread each answers one request as quickly as one such
 device with all of it (95 % of its rate), and eight requests 1.8 times as quickly.
 
-Two worker processes on this machine, no emulated links, layers cut in two halves of equal bytes; one
+Two worker processes on this machine, no emulated links, layers cut in halves of equal bytes; one
 worker process with one thread. One request and eight, by turns, as the file stores its weights.
 `python benchmarks/two_devices.py --model FILE.gguf`, a file of the 1.1B shape as
 benchmarks/peers/llama_cpp.py leaves it, or any other.

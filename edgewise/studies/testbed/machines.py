@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from edgewise.errors import InputError
 
-SWITCH, PREFIX = "ew-switch", "ew-"
+PREFIX = "ew-"
 PACKET_BYTES = 300  # the smaller, the less passes at once
 
 
@@ -33,6 +33,7 @@ class Machines:
 
     def __init__(self, machines: Sequence[Machine], subnet: str = "10.78.0") -> None:
         self._machines, self._subnet = machines, subnet
+        self._switch = f"{PREFIX}switch-{subnet}"
 
     def address(self, machine: Machine) -> str:
         return f"{self._subnet}.{1 + self._machines.index(machine)}"
@@ -62,15 +63,15 @@ class Machines:
         self._remove()
 
     def _make(self) -> None:
-        _run("ip", "netns", "add", SWITCH)
-        _run("ip", "-n", SWITCH, "link", "add", "switch", "type", "bridge")
-        _run("ip", "-n", SWITCH, "link", "set", "switch", "up")
+        _run("ip", "netns", "add", self._switch)
+        _run("ip", "-n", self._switch, "link", "add", "switch", "type", "bridge")
+        _run("ip", "-n", self._switch, "link", "set", "switch", "up")
         for number, machine in enumerate(self._machines):
             name, port = PREFIX + machine.name, f"port{number}"
             _run("ip", "netns", "add", name)
-            other = f"type veth peer name {port} netns {SWITCH}".split()
+            other = f"type veth peer name {port} netns {self._switch}".split()
             _run("ip", "link", "add", "eth0", "netns", name, *other)
-            _run("ip", "-n", SWITCH, "link", "set", port, "master", "switch", "up")
+            _run("ip", "-n", self._switch, "link", "set", port, "master", "switch", "up")
             _run("ip", "-n", name, "addr", "add", f"{self.address(machine)}/24", "dev", "eth0")
             _run("ip", "-n", name, "link", "set", "eth0", "mtu", str(PACKET_BYTES), "up")
             _run("ip", "-n", name, "link", "set", "lo", "up")
@@ -83,7 +84,7 @@ class Machines:
 
     def _remove(self) -> None:
         """Whatever there is of them."""
-        for name in (SWITCH, *(PREFIX + machine.name for machine in self._machines)):
+        for name in (self._switch, *(PREFIX + machine.name for machine in self._machines)):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 

@@ -4,10 +4,17 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, Infeasible, PromptError
+from edgewise.errors import (
+    DeviceError,
+    DeviceLost,
+    DeviceMemoryError,
+    DeviceTimeout,
+    Infeasible,
+    PromptError,
+)
+from edgewise.hosting.asked import Asked, OnToken
 from edgewise.hosting.choosing import Chooser
 from edgewise.hosting.measured import Measured
 from edgewise.hosting.state import Event, State, described, device_states
@@ -23,19 +30,10 @@ from edgewise.specs import Workload
 LOOK_SECONDS = 0.5  # how old what is seen may be
 EVENTS = 50  # that are remembered
 
-OnToken = Callable[[Token], None]
+# Nothing runs then. A worker refuses a plan where its machine has less memory than it had.
+NO_PLAN = (Infeasible, DeviceMemoryError)
+
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A request on its way: `number` is the engine's, None before it has one."""
-
-    request: Request
-    on_token: OnToken
-    until: float
-    number: int | None = None
-    cancelled: bool = False
 
 
 class Host:
@@ -60,8 +58,8 @@ class Host:
         self._stalled = "starting"  # why nothing can be computed, "" where it can
         self._planned_for = set(workers.names)
         self._reconsider = False  # once no request is under way, any scheme may be chosen
-        self._new: SimpleQueue[_Asked] = SimpleQueue()
-        self._asked: list[_Asked] = []
+        self._new: SimpleQueue[Asked] = SimpleQueue()
+        self._asked: list[Asked] = []
         self._events: deque[Event] = deque(maxlen=EVENTS)
         self._began = time.monotonic()
         self._stopping = False
@@ -75,7 +73,7 @@ class Host:
     ) -> Callable[[], None]:
         """Have a request answered: `on_token` gets its tokens, in the host's thread. One that has
         to wait for devices longer than `seconds` ends with an error. Returns what cancels it."""
-        asked = _Asked(request, on_token, time.monotonic() + seconds)
+        asked = Asked(request, on_token, time.monotonic() + seconds)
         self._new.put(asked)
         self._workers.wake()
 
@@ -99,8 +97,9 @@ class Host:
             self._let_devices_in()
             self._take_requests()
             self._give(self._next_tokens())
-            if time.monotonic() >= self._look_again or self.state.status != self._now:
-                self._status(self._now)
+            status = self._stalled or "serving"
+            if time.monotonic() >= self._look_again or self.state.status != status:
+                self._status(status)
 
     def _next_tokens(self) -> list[Token]:
         engine = self._engine
@@ -114,7 +113,7 @@ class Host:
                 engine.wait(LOOK_SECONDS)
                 return []
             return engine.step()
-        except Infeasible as reason:
+        except NO_PLAN as reason:
             self._stall(reason)
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
@@ -142,11 +141,11 @@ class Host:
                 except PromptError as error:
                     self._end(asked, str(error))
 
-    def _end(self, asked: _Asked, why: str) -> None:
+    def _end(self, asked: Asked, why: str) -> None:
         asked.on_token(Token(asked.number or 0, 0, "error", time.monotonic(), (), why))
         self._forget(asked)
 
-    def _forget(self, asked: _Asked) -> None:
+    def _forget(self, asked: Asked) -> None:
         self._asked.remove(asked)
         if asked.number is not None and self._engine is not None:
             self._engine.cancel(asked.number)
@@ -169,7 +168,7 @@ class Host:
         if self._engine is not None and not self._stalled:
             try:
                 self._give(self._engine.drain())
-            except Infeasible as reason:
+            except NO_PLAN as reason:
                 self._stall(reason)
         while self._workers.arrivals:
             self._let_in(self._workers.arrivals.popleft())
@@ -195,11 +194,16 @@ class Host:
         assert self._engine is not None
         self._reconsider = keep
         try:
-            better, why = self._chooser.better(self._engine.plan, keep=keep)
+            before = self._engine.plan
+            better, why = self._chooser.better(before, keep=keep)
             if better is None:
                 self._say(f"the plan stays: {why}")
-            else:
+                return
+            try:
                 self._apply(better, why)
+            except DeviceMemoryError as reason:
+                self._say(f"the plan stays: {reason}")
+                self._engine.apply(before, why="the other one did not fit")
         except Infeasible as reason:
             self._say(f"the plan stays: {reason}")
         except (DeviceLost, DeviceTimeout) as lost:
@@ -213,7 +217,7 @@ class Host:
             else:
                 self._apply(self._replan(self._workers, self._engine.plan), why)
             self._stalled = ""
-        except Infeasible as reason:
+        except NO_PLAN as reason:
             self._stall(reason)
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
@@ -255,22 +259,18 @@ class Host:
                 self._workers.restart(lost.device)
             else:
                 self._workers.remove(lost.device)
-        except Infeasible as reason:
+        except NO_PLAN as reason:
             self._stall(reason)
         except (DeviceLost, DeviceTimeout) as another:
             self._go_on_without(another)
 
-    def _stall(self, reason: Infeasible) -> None:
+    def _stall(self, reason: Exception) -> None:
         text = f"waiting for devices: {reason}"
         if text != self._stalled:
             self._say(text)
         self._stalled = text
 
     # What is seen
-
-    @property
-    def _now(self) -> str:
-        return self._stalled or "serving"
 
     def _say(self, text: str) -> None:
         _logger.info("%s", text)

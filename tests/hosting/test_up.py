@@ -1,7 +1,10 @@
 """A cluster that devices join and leave, as processes on this machine."""
 
+import contextlib
 import os
+import random
 import signal
+import socket
 import threading
 import time
 
@@ -81,7 +84,21 @@ def test_a_device_dies_in_the_middle_and_another_takes_over(started, how):
     up.wait_for("text", f"'{busy}' joined", 30)  # its agent is still there, and offers it again
 
 
-def test_a_wrong_token_is_refused(started):
+def throw_rubbish(address):
+    """Random bytes, the beginning of an honest greeting (ZMTP), a connection that says nothing."""
+    host, port = address.split(":")
+    draw = random.Random(0)
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00CURVE"
+    for said in (*(draw.randbytes(size) for size in (1, 64, 10_000, 500_000)), greeting, b""):
+        # It may hang up in the middle.
+        with (
+            contextlib.suppress(BrokenPipeError, ConnectionResetError),
+            socket.create_connection((host, int(port)), 5) as connection,
+        ):
+            connection.sendall(said)
+
+
+def test_strangers_are_refused(started):
     up = started.start("up", "demo", *HERE)
     line = str(up.wait_for("join")["join"]).split()
     right = Invitation.parse(line[-1])
@@ -94,4 +111,8 @@ def test_a_wrong_token_is_refused(started):
     ]
     for stranger, key, said in strangers:
         stranger.wait_for(key, said)
-    assert get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")["ready"]
+    http = str(up.wait_for("url")["url"]).removesuffix("/v1")
+    for address in (line[2], http.removeprefix("http://")):
+        throw_rubbish(address)
+    assert get(http + "/api/state")["ready"]
+    assert ask(up, TEXT).strip() == QUESTION.answer

@@ -101,6 +101,7 @@ class RayLauncher:
     def start(self, settings: Settings) -> str:
         """Start a worker on its node with keys made there; returns the public one."""
         name = settings.device.name
+        self._offers.pop(name, None)
         if (node := nodes().get(name)) is None:
             raise DeviceLost(name, "is not in the Ray cluster")
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
@@ -109,7 +110,6 @@ class RayLauncher:
             num_cpus=0, max_concurrency=2, scheduling_strategy=there
         ).remote()
         self._starters[name] = starter
-        self._offers.pop(name, None)
         key = starter.start.remote(settings.device, settings.coordinator.at(self._here))
         try:
             public: str = ray.get(key, timeout=START_SECONDS)

@@ -14,9 +14,9 @@ from edgewise.errors import (
     Infeasible,
     PromptError,
 )
-from edgewise.hosting.asked import Asked, OnToken
 from edgewise.hosting.choosing import Chooser
 from edgewise.hosting.measured import Measured
+from edgewise.hosting.pending import OnToken, Pending
 from edgewise.hosting.state import Event, State, described, device_states
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
@@ -58,8 +58,8 @@ class Host:
         self._stalled = "starting"  # why nothing can be computed, "" where it can
         self._planned_for = set(workers.names)
         self._reconsider = False  # once no request is under way, any scheme may be chosen
-        self._new: SimpleQueue[Asked] = SimpleQueue()
-        self._asked: list[Asked] = []
+        self._new: SimpleQueue[Pending] = SimpleQueue()
+        self._asked: list[Pending] = []
         self._events: deque[Event] = deque(maxlen=EVENTS)
         self._began = time.monotonic()
         self._stopping = False
@@ -73,7 +73,7 @@ class Host:
     ) -> Callable[[], None]:
         """Have a request answered: `on_token` gets its tokens, in the host's thread. One that has
         to wait for devices longer than `seconds` ends with an error. Returns what cancels it."""
-        asked = Asked(request, on_token, time.monotonic() + seconds)
+        asked = Pending(request, on_token, time.monotonic() + seconds)
         self._new.put(asked)
         self._workers.wake()
 
@@ -141,11 +141,11 @@ class Host:
                 except PromptError as error:
                     self._end(asked, str(error))
 
-    def _end(self, asked: Asked, why: str) -> None:
+    def _end(self, asked: Pending, why: str) -> None:
         asked.on_token(Token(asked.number or 0, 0, "error", time.monotonic(), (), why))
         self._forget(asked)
 
-    def _forget(self, asked: Asked) -> None:
+    def _forget(self, asked: Pending) -> None:
         self._asked.remove(asked)
         if asked.number is not None and self._engine is not None:
             self._engine.cancel(asked.number)

@@ -3,18 +3,24 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
+import sys
 import threading
 import time
 
 import psutil
 import pytest
 
+from edgewise.clusters import Device
 from edgewise.demo.questions import draw_questions, prompt
+from edgewise.errors import InputError
 from edgewise.runtime.launchers.invitation import Invitation
+from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.transport.zeromq import Keys
 from tests.hosting.clusters import ask, commands, get
+from tests.runtime.places import NODES, RayCluster
 
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
@@ -116,3 +122,30 @@ def test_strangers_are_refused(started):
         throw_rubbish(address)
     assert get(http + "/api/state")["ready"]
     assert ask(up, TEXT).strip() == QUESTION.answer
+
+
+@pytest.fixture
+def ray_cluster():
+    """Of two nodes beside this machine's own."""
+    cluster = RayCluster()
+    yield cluster
+    cluster.close()
+
+
+def test_the_nodes_of_a_ray_cluster_answer(ray_cluster, started):
+    """This machine does not hold the model alone."""
+    began = time.monotonic()
+    up = started.start("up", "demo", "--ray", *HERE, *SMALL, RAY_ADDRESS=ray_cluster.address)
+    assert ask(up, TEXT).strip() == QUESTION.answer
+    assert time.monotonic() - began < 40
+    assert up.wait_for("join")["join"] == f"ray start --address={ray_cluster.address}"
+    state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+    assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)
+    assert up.end(signal.SIGINT) == 0
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "edgewise.runtime.launchers.ray", raising=False)
+    with pytest.raises(InputError, match=re.escape("pip install 'edgewise[cluster]'")):
+        start_on_ray(Device("here", 10**9), "127.0.0.1")

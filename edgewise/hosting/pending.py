@@ -9,7 +9,7 @@ OnToken = Callable[[Token], None]
 
 
 @dataclass(slots=True)
-class Asked:
+class Pending:
     """A request on its way: `number` is the engine's, None before it has one."""
 
     request: Request

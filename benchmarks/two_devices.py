@@ -3,8 +3,8 @@ device with all of it (95 % of its rate), and eight requests 1.8 times as quickl
 
 Two worker processes on this machine, no emulated links, layers cut in halves of equal bytes; one
 worker process with one thread. One request and eight, by turns, as the file stores its weights.
-`python benchmarks/two_devices.py --model FILE.gguf`, a file of the 1.1B shape as
-benchmarks/peers/llama_cpp.py leaves it, or any other.
+`python benchmarks/two_devices.py [--model FILE.gguf]`, SmolLM2 or another file, such as those of
+the 1.1B shape that benchmarks/peers/llama_cpp.py leaves.
 """
 # ruff: noqa: I001
 
@@ -33,7 +33,7 @@ ONE, MANY = 0.95, 1.8
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", default="smollm2")
     parser.add_argument("--scheme", default="stored")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()

@@ -3,8 +3,8 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
 
 from edgewise.errors import (
     DeviceError,
@@ -29,6 +29,7 @@ from edgewise.specs import Workload
 
 LOOK_SECONDS = 0.5  # how old what is seen may be
 EVENTS = 50  # that are remembered
+TRIES = 5  # of a plan, where each time a device is lost
 
 # Nothing runs then. A worker refuses a plan where its machine has less memory than it had.
 NO_PLAN = (Infeasible, DeviceMemoryError)
@@ -62,8 +63,7 @@ class Host:
         self._asked: list[Pending] = []
         self._events: deque[Event] = deque(maxlen=EVENTS)
         self._began = time.monotonic()
-        self._stopping = False
-        self._drained = True
+        self._stopping, self._drained = False, True
         self._status("starting")
 
     # For any thread
@@ -83,7 +83,7 @@ class Host:
 
         return cancel
 
-    def stop(self, *, drain: bool = True) -> None:
+    def stop(self, *, drain: bool) -> None:
         """End `run`; with `drain` once all requests are answered."""
         self._drained, self._stopping = drain, True
         self._workers.wake()
@@ -124,11 +124,8 @@ class Host:
     def _take_requests(self) -> None:
         """New ones to the engine, as soon as there is one; forget those that were cancelled, or
         have waited for devices too long."""
-        while True:
-            try:
-                self._asked.append(self._new.get_nowait())
-            except Empty:
-                break
+        while not self._new.empty():
+            self._asked.append(self._new.get())
         now = time.monotonic()
         for asked in list(self._asked):
             if asked.cancelled:
@@ -150,7 +147,7 @@ class Host:
         if asked.number is not None and self._engine is not None:
             self._engine.cancel(asked.number)
 
-    def _give(self, tokens: list[Token]) -> None:
+    def _give(self, tokens: Iterable[Token]) -> None:
         by_number = {asked.number: asked for asked in self._asked}
         for token in tokens:
             asked = by_number.get(token.request)
@@ -211,16 +208,20 @@ class Host:
 
     def _plan_anew(self, why: str) -> None:
         """Where nothing runs: as soon as the devices suffice."""
-        try:
-            if self._engine is None:
-                self._start(self._chooser.anew(), why)
-            else:
-                self._apply(self._replan(self._workers, self._engine.plan), why)
-            self._stalled = ""
-        except NO_PLAN as reason:
-            self._stall(reason)
-        except (DeviceLost, DeviceTimeout) as lost:
-            self._go_on_without(lost)
+        for _ in range(TRIES):
+            try:
+                if self._engine is None:
+                    self._start(self._chooser.anew(), why)
+                else:
+                    self._apply(self._replan(self._workers, self._engine.plan), why)
+                self._stalled = ""
+                return
+            except NO_PLAN as reason:
+                self._stall(reason)
+                return
+            except (DeviceLost, DeviceTimeout) as lost:
+                self._go_on_without(lost)  # and plan with those that are left
+        self._stall(Infeasible(f"devices were lost {TRIES} times while they were planned with"))
 
     def _start(self, chosen: PlanResult, why: str) -> None:
         self._status("loading")
@@ -283,8 +284,7 @@ class Host:
         self._look_again = time.monotonic() + LOOK_SECONDS
 
     def _state(self, status: str) -> State:
-        engine = self._engine
-        stats = self.stats
+        engine, stats = self._engine, self.stats
         plan = engine.plan if engine is not None and not self._stalled else None
         return State(
             model=self._model,

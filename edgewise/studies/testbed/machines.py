@@ -29,7 +29,7 @@ class Machine:
 
 class Machines:
     """Makes them when entered, and removes them when left. Raises InputError where that cannot be
-    done here."""
+    done here, and what a command of it ends with."""
 
     def __init__(self, machines: Sequence[Machine], subnet: str = "10.78.0") -> None:
         self._machines, self._subnet = machines, subnet
@@ -53,10 +53,9 @@ class Machines:
         self._remove()
         try:
             self._make()
-        except (OSError, subprocess.SubprocessError) as error:
+        except BaseException:
             self._remove()
-            said = getattr(error, "stderr", None) or str(error)
-            raise InputError(f"the testbed cannot be made here: {said}") from None
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,6 +94,11 @@ def check_possible() -> None:
     for tool in ("ip", "tc"):
         if not shutil.which(tool):
             raise InputError(f"the testbed needs the command {tool} (Debian: iproute2)")
+    probe = f"{PREFIX}probe-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
+    if made.returncode:
+        raise InputError(f"network namespaces cannot be made here: {made.stderr.strip()}")
+    _run("ip", "netns", "del", probe)
 
 
 def _ip_in(machine: str, *command: str) -> None:

@@ -134,10 +134,8 @@ def ray_cluster():
 
 def test_the_nodes_of_a_ray_cluster_answer(ray_cluster, started):
     """This machine does not hold the model alone."""
-    began = time.monotonic()
     up = started.start("up", "demo", "--ray", *HERE, *SMALL, RAY_ADDRESS=ray_cluster.address)
     assert ask(up, TEXT).strip() == QUESTION.answer
-    assert time.monotonic() - began < 40
     assert up.wait_for("join")["join"] == f"ray start --address={ray_cluster.address}"
     state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
     assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)

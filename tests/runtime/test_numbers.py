@@ -224,7 +224,7 @@ def test_steps_of_cancelled_requests_are_waited_for(devices, checkpoint, prompt)
     assert engine.idle and not engine._in_flight and not engine._scheduler.in_flight
 
 
-def test_tokens_come_before_what_ends_a_drain(devices, checkpoint, prompt):
+def test_a_drain_gives_the_tokens_in_flight(devices, checkpoint, prompt):
     engine = start(devices, checkpoint("llama"))
     for _ in range(2):
         engine.submit(Request(prompt, 9))

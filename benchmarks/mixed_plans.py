@@ -29,7 +29,8 @@ from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import start_local
+from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
 SCHEMES = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64")
@@ -57,8 +58,8 @@ def random_plan(rng: np.random.Generator, cluster: Cluster, model: str, spec: Mo
     return Plan(model, spec.digest, layers, stages)
 
 
-def seconds_per_token(devices: LocalDevices, plan: Plan) -> float:
-    engine = Coordinator(devices, plan.model, plan, WORK)
+def seconds_per_token(workers: Workers, plan: Plan) -> float:
+    engine = Coordinator(workers, plan.model, plan, WORK)
     request = Request(tuple(range(10, 10 + WORK.prompt_tokens)), WORK.new_tokens)
     times = [token.at for token in stream(engine, request)]
     return median(b - a for a, b in pairwise(times))
@@ -69,13 +70,13 @@ def compare(model: str, count: int) -> list[tuple[float, float]]:
     cluster, rng = roomy(load_cluster(CLUSTER_FILE)), np.random.default_rng(0)
     spec = open_checkpoint(model).spec
     rows = []
-    with LocalDevices(cluster) as devices:
-        profile = measure(devices, model, spec, SCHEMES, Grid.around(WORK))
+    with start_local(cluster) as workers:
+        profile = measure(workers, model, spec, SCHEMES, Grid.around(WORK))
         costs = CostModel(spec, cluster, profile, WORK)
         for _ in range(count):
             plan = random_plan(rng, cluster, model, spec)
             predicted = costs.estimate(plan).decode_seconds
-            measured = seconds_per_token(devices, plan)
+            measured = seconds_per_token(workers, plan)
             rows.append((predicted, measured))
             print(
                 f"{'-'.join(plan.devices):20} predicted {predicted * 1e3:6.2f} ms, measured "

@@ -28,7 +28,8 @@ from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import start_local
+from edgewise.runtime.workers import Workers
 from edgewise.simulation import simulate_plan, together
 from edgewise.specs import ModelSpec, Workload
 
@@ -89,8 +90,8 @@ def warm_up(engine: Coordinator, prompt: tuple[int, ...]) -> None:
         engine.step()
 
 
-def measured(devices: LocalDevices, plan: Plan, work: Workload) -> Times:
-    engine = Coordinator(devices, plan.model, plan, work)
+def measured(workers: Workers, plan: Plan, work: Workload) -> Times:
+    engine = Coordinator(workers, plan.model, plan, work)
     prompt = tuple(10 + i % 200 for i in range(work.prompt_tokens))
     warm_up(engine, prompt[:PREFILL_CHUNK])
     began = time.monotonic()
@@ -126,16 +127,16 @@ def runs(model: str, count: int) -> list[dict[str, object]]:
     longest = min(spec.max_context, max(PROMPTS) + TOKENS)
     rows = []
     for network in NETWORKS:
-        with LocalDevices(cluster_of(network)) as devices:
-            profile = measure(devices, model, spec, SCHEMES, Grid.wide(longest))
+        with start_local(cluster_of(network)) as workers:
+            profile = measure(workers, model, spec, SCHEMES, Grid.wide(longest))
             for _ in range(count):
                 requests = int(rng.choice(REQUESTS))
                 prompt = int(rng.choice([x for x in PROMPTS if x + TOKENS <= longest]))
                 work = Workload(prompt, TOKENS, requests, requests)
                 plan = random_plan(rng, model, spec)
-                costs = CostModel(spec, devices.cluster, profile, work)
+                costs = CostModel(spec, workers.cluster, profile, work)
                 rows.append(
-                    compare(model, network, plan, work, costs, measured(devices, plan, work))
+                    compare(model, network, plan, work, costs, measured(workers, plan, work))
                 )
     return rows
 

@@ -7,7 +7,7 @@ without it, only slower.
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 APPLICATION = "edgewise"
@@ -57,6 +57,23 @@ def write_text_atomically(path: Path | None, text: str) -> Path | None:
         return None
     kept = write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path if kept else None
+
+
+def make_room(files: Iterable[Path], most_bytes: int, keep: Container[Path]) -> None:
+    """Of these files delete those not used for longest, until the rest takes at most so many
+    bytes. Those to `keep` stay."""
+    known = []
+    for path in files:
+        with contextlib.suppress(OSError):  # another process made room at the same time
+            stat = path.stat()
+            known.append((stat.st_mtime, stat.st_size, path))
+    excess = sum(size for _, size, _ in known) - most_bytes
+    for _, size, path in sorted(known):
+        if excess <= 0:
+            return
+        if path not in keep:
+            excess -= size
+            remove(path)
 
 
 def remove(path: Path) -> None:

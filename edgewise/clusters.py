@@ -186,6 +186,23 @@ class Cluster:
             edge.extend(reachable)
         return [name for name in rest if name not in reached]
 
+    def without(self, name: str) -> "Cluster":
+        """The other devices and what connects them. Raises ClusterError for the source."""
+        devices = tuple(device for device in self.devices if device.name != name)
+        links = tuple(link for link in self.links if name not in (link.source, link.target))
+        networks = tuple(
+            replace(network, devices=tuple(x for x in network.devices if x != name))
+            for network in self.networks
+        )
+        return Cluster(devices, links, self.source, networks)
+
+    def joined_by(self, device: Device) -> "Cluster":
+        """With one device more, that reaches all others. Raises ClusterError where its name is
+        taken."""
+        devices = (*self.devices, device)
+        network = Network(tuple(x.name for x in devices))
+        return Cluster(devices, self.links, self.source, (*self.networks, network))
+
     @staticmethod
     def of_this_machine(memory_bytes: int, threads: int) -> "Cluster":
         """A cluster of one device, this machine."""

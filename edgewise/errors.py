@@ -67,7 +67,11 @@ class Infeasible(EdgewiseError):
 
 
 class NonFinite(EdgewiseError):
-    pass
+    """`sequences` are those of a step whose numbers are none, where that is known."""
+
+    def __init__(self, message: str, sequences: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.sequences = sequences
 
 
 class DeviceError(EdgewiseError):

@@ -5,8 +5,8 @@ from edgewise.demo import CLUSTER_FILE
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.coordinator import open_engine
 from edgewise.runtime.engine import Request, stream
+from edgewise.runtime.local import open_engine
 from edgewise.specs import Workload
 
 cluster = load_cluster(CLUSTER_FILE)

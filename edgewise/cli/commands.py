@@ -28,7 +28,9 @@ from edgewise.cli.options import (
     TextLength,
     TextSeed,
     TextSequences,
+    Trace,
 )
+from edgewise.cli.sharing import JoinOptions, StatusOptions, UpOptions
 from edgewise.errors import InputError
 from edgewise.schemes import STORED, CacheType
 from edgewise.specs import Objective, Workload
@@ -77,6 +79,7 @@ class RunOptions:
     seed: Annotated[int, typer.Option(help="Seed of the choices.")] = 0
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None
     raw: Annotated[bool, typer.Option(help="Do not apply the model's chat template.")] = False
+    trace: Trace = None
     as_json: Json = False
 
 
@@ -170,7 +173,7 @@ class SimulateOptions:
     bubbles: Annotated[bool, typer.Option("--bubbles", help="A barrier after each token.")] = False
     jitter: Annotated[float, typer.Option(min=0, help="Spread of all times, 0.2: 20 %.")] = 0.0
     seed: Annotated[int, typer.Option(help="Seed of arrivals and jitter.")] = 0
-    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace.")] = None
+    trace: Trace = None
     as_json: Json = False
 
 
@@ -184,6 +187,10 @@ class StudyOptions:
         str | None,
         typer.Option(help="What to quantize; by default demo for dilemma, smollm2 for quality."),
     ] = None
+    testbed: Annotated[
+        bool,
+        typer.Option("--testbed", help="edgeshard with real processes and links (Linux, root)."),
+    ] = False
     as_json: Json = False
 
 
@@ -245,6 +252,9 @@ class DevicesOptions:
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "demo": (DemoOptions, "edgewise.cli.demo:run_demo"),
+    "up": (UpOptions, "edgewise.cli.up:run_up"),
+    "join": (JoinOptions, "edgewise.cli.join:run_join"),
+    "status": (StatusOptions, "edgewise.cli.status:show_status"),
     "run": (RunOptions, "edgewise.cli.run:run_prompt"),
     "profile": (ProfileOptions, "edgewise.cli.profile:run_profile"),
     "plan": (PlanOptions, "edgewise.cli.plan:run_plan"),
@@ -257,7 +267,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
 }
 
 
-def workload_of(options: PlanOptions | SimulateOptions, cache: CacheType) -> Workload:
+def workload_of(options: PlanOptions | SimulateOptions | UpOptions, cache: CacheType) -> Workload:
     """What a plan must serve. Raises InputError where the sizes make no workload."""
     lengths = options.prompt_tokens, options.new_tokens
     try:

@@ -39,7 +39,8 @@ from edgewise.quality.promise import Kept
 from edgewise.quality.rounding import rounding_for
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import start_local
+from edgewise.runtime.workers import Workers
 from edgewise.schemes import DEFAULT
 from edgewise.specs import Workload
 
@@ -122,8 +123,8 @@ def run_demo(options: DemoOptions) -> None:
     request = Request(tuple(scene.encode(tokenizer)), MAX_TOKENS, stop_ids=tokenizer.stop_ids)
     rounding = rounding_for(scene.model, scene.schemes, None, bars(as_json))
     spec = open_checkpoint(scene.model).spec
-    with LocalDevices(cluster) as devices:
-        problem = _problem(scene, devices, Workload(len(request.prompt), MAX_TOKENS), as_json)
+    with start_local(cluster) as workers:
+        problem = _problem(scene, workers, Workload(len(request.prompt), MAX_TOKENS), as_json)
         outcomes = compare(problem)
         chosen = best(problem, outcomes)
         screen.print(comparison_table(outcomes, chosen.planner))
@@ -134,7 +135,7 @@ def run_demo(options: DemoOptions) -> None:
         plan = replace(chosen.plan, rounding=rounding)
         workload = problem.costs.workload
         with progress("loading", spec.num_layers, as_json) as advance:
-            engine = Coordinator(devices, scene.model, plan, workload, on_layer=advance)
+            engine = Coordinator(workers, scene.model, plan, workload, on_layer=advance)
         given = _ask(scene, engine, tokenizer, request, screen)
     if given.seconds_per_token is not None:
         screen.print(timing_table(chosen.estimate, given.stage_seconds, given.seconds_per_token))
@@ -142,7 +143,7 @@ def run_demo(options: DemoOptions) -> None:
         print_json(as_document(Result(scene, cluster, outcomes, chosen, kept, given)))
 
 
-def _problem(scene: Scene, devices: LocalDevices, workload: Workload, quiet: bool) -> Problem:
+def _problem(scene: Scene, workers: Workers, workload: Workload, quiet: bool) -> Problem:
     """What the planners are given, measured now."""
     spec = open_checkpoint(scene.model).spec
     sensitivity = None
@@ -150,8 +151,8 @@ def _problem(scene: Scene, devices: LocalDevices, workload: Workload, quiet: boo
         asked = Asked(scene.model, scene.schemes, calibration=Calibration(count=8))
         sensitivity = cached_sensitivity(asked, quiet=quiet)[0]
     grid = replace(Grid.around(workload), repeats=REPEATS)
-    profile = measure_cluster(devices, scene.model, spec, scene.schemes, grid, quiet)
-    costs = CostModel(spec, devices.cluster, profile, workload, sensitivity)
+    profile = measure_cluster(workers, scene.model, spec, scene.schemes, grid, quiet)
+    costs = CostModel(spec, workers.cluster, profile, workload, sensitivity)
     if scene.budget is None or sensitivity is None:
         return Problem(costs, scene.schemes)
     return Problem(costs, scene.schemes, budget=scene.budget * sensitivity.reference)

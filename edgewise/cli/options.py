@@ -40,6 +40,13 @@ PromptTokens = Annotated[int, typer.Option(min=1, help="Length of a prompt.")]
 NewTokens = Annotated[int, typer.Option(min=1, help="Length of an answer.")]
 Sequences = Annotated[int, typer.Option(min=1, help="Sequences at a time.")]
 MicroBatches = Annotated[int, typer.Option(min=1, help="Groups they travel in.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Memory to use at most, like '4 GB'; what is free by default.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads that compute; one for each core by default.")
+]
+Trace = Annotated[Path | None, typer.Option(help="Write a Chrome trace to this file.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")]
 
 

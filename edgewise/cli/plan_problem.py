@@ -3,7 +3,6 @@
 import math
 
 from edgewise.cli.commands import PlanOptions, workload_of
-from edgewise.cli.default_scheme import candidates, check_size, needed_bytes
 from edgewise.cli.options import split_names
 from edgewise.cli.pins import all_pins
 from edgewise.cli.profile import cached_profile, check_reachable, load_profile
@@ -14,6 +13,7 @@ from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
 from edgewise.errors import InputError, ProfileError
 from edgewise.planning import Problem
+from edgewise.planning.default_scheme import candidates, check_size, needed_bytes
 from edgewise.profiles import Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity, parse_quality

@@ -7,14 +7,14 @@ from edgewise.errors import Infeasible
 from edgewise.planning import PLANNERS, QUICK, PlanResult, Problem
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure, num_measurements
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec
 
 Outcomes = dict[str, PlanResult | Infeasible]
 
 
 def measure_cluster(
-    devices: LocalDevices,
+    workers: Workers,
     model: str,
     spec: ModelSpec,
     schemes: Sequence[str],
@@ -22,9 +22,9 @@ def measure_cluster(
     quiet: bool,
 ) -> Profile:
     """Profile a model on running devices, with a progress bar."""
-    total = num_measurements(spec, devices.cluster, schemes, grid)
+    total = num_measurements(spec, workers.cluster, schemes, grid)
     with progress("measuring", total, quiet) as advance:
-        return measure(devices, model, spec, schemes, grid, on_progress=advance)
+        return measure(workers, model, spec, schemes, grid, on_progress=advance)
 
 
 def compare(problem: Problem, planners: Iterable[str] = QUICK) -> Outcomes:

@@ -2,14 +2,11 @@
 
 import json
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from edgewise import __version__, kernels
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
 from edgewise.cli.commands import ProfileOptions
 from edgewise.cli.options import split_names
@@ -21,8 +18,8 @@ from edgewise.errors import ClusterError, ProfileError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.profiles import VERSION, Profile
 from edgewise.profiling import Grid
-from edgewise.runtime.local import LocalDevices
-from edgewise.runtime.machine import free_bytes, machine_name
+from edgewise.runtime.local import start_local
+from edgewise.runtime.machine import code_name, free_bytes, machine_name
 from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, ModelSpec
 
@@ -80,9 +77,9 @@ def cached_profile(
             return load_profile(path), path, True
         except ProfileError:
             remove(path)  # written by half, or by hand: measure again
-    with LocalDevices(cluster) as devices:
+    with start_local(cluster) as workers:
         grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
-        profile = measure_cluster(devices, model, spec, schemes, grid, quiet)
+        profile = measure_cluster(workers, model, spec, schemes, grid, quiet)
     return profile, write_text_atomically(path, profile.to_json() + "\n"), False
 
 
@@ -104,7 +101,6 @@ def check_reachable(cluster: Cluster) -> None:
 def profile_key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> str:
     """A name made of all that a profile's seconds depend on: not of how much memory there is."""
     cluster = replace(cluster, devices=tuple(replace(x, memory_bytes=1) for x in cluster.devices))
-    machine = (platform.node(), platform.machine(), os.cpu_count(), version("torch"))
-    # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: both show here.
-    code = (__version__, kernels.instruction_set(), kernels.library_digest())
-    return cache_key(VERSION, spec.digest, cluster, tuple(schemes), machine, code)
+    # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: the code's name says so.
+    machine = (machine_name(), os.cpu_count(), code_name())
+    return cache_key(VERSION, spec.digest, cluster, tuple(schemes), *machine)

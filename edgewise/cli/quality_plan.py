@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from edgewise.cli.default_scheme import candidates
 from edgewise.cli.profile import cached_profile, check_reachable
 from edgewise.cli.promise import keep_promise
 from edgewise.cli.remedy import with_remedy
@@ -14,6 +13,7 @@ from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
 from edgewise.planning import Problem
+from edgewise.planning.default_scheme import candidates
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
 from edgewise.quality.rounding import rounding_for

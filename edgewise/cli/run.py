@@ -3,32 +3,42 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import psutil
 
 from edgewise.cli.answer import Answer, answer
 from edgewise.cli.commands import RunOptions
-from edgewise.cli.default_scheme import ORDER, check_size, first_plan
 from edgewise.cli.prepare import best, compare, measure_cluster
 from edgewise.cli.quality_plan import plan_for_quality
 from edgewise.cli.terminal import bars, print_json, print_notes, print_text, progress
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
-from edgewise.errors import InputError, PromptError
+from edgewise.errors import Infeasible, InputError, PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.planning import Problem
+from edgewise.planning.default_scheme import (
+    ORDER,
+    check_size,
+    description,
+    schemes_that_fit,
+    too_large,
+)
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, read_memory
 from edgewise.quality.rounding import rounding_for
-from edgewise.runtime.coordinator import Coordinator, check_request, check_route
+from edgewise.runtime.checks import check_request, check_route
+from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import start_local
 from edgewise.runtime.machine import free_bytes
+from edgewise.runtime.recording import Recording
 from edgewise.runtime.sampling import Sampling
+from edgewise.runtime.workers import Workers
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import parse_quality
 from edgewise.specs import ModelSpec, Workload
@@ -59,17 +69,22 @@ def run_prompt(options: RunOptions) -> None:
         plan = plan_for_quality(model, spec, cluster, workload, options.quality, as_json)
     if plan is None:
         check_size(spec, scheme or ORDER[-1], cluster, workload)
-    with LocalDevices(cluster) as devices:
+    with start_local(cluster) as workers:
         if plan is None:
-            plan = _plan(devices, model, spec, workload, scheme, as_json)
+            plan = _plan(workers, model, spec, workload, scheme, as_json)
         else:
-            _check_memory(devices, spec, workload, plan)
+            _check_memory(workers, spec, workload, plan)
         rounding = rounding_for(model, plan.schemes, plan.rounding, bars(as_json))
         plan = replace(plan, rounding=rounding)
         with progress("loading", spec.num_layers, as_json) as advance:
-            engine = Coordinator(devices, model, plan, workload, on_layer=advance)
+            engine = Coordinator(workers, model, plan, workload, on_layer=advance)
+        recording = Recording()
+        if options.trace is not None:
+            engine.listen(recording.listen)
         on_text = (lambda text: None) if as_json else print_text
         given = answer(engine, tokenizer, request, options.stop or (), on_text)
+    if options.trace is not None:
+        options.trace.write_text(recording.chrome_trace() + "\n", encoding="utf-8")
     _report(given, plan, as_json)
 
 
@@ -112,35 +127,52 @@ def _request(tokenizer: Tokenizer, prompt: str, options: RunOptions, spec: Model
 
 
 def _plan(
-    devices: LocalDevices,
+    workers: Workers,
     model: str,
     spec: ModelSpec,
     workload: Workload,
     scheme: str | None,
     quiet: bool,
 ) -> Plan:
-    cluster = devices.cluster
+    cluster = workers.cluster
 
     def plan_in(name: str) -> Plan:
         check_size(spec, name, cluster, workload)
         if len(cluster.devices) > 1:
             grid = Grid.around(workload)
-            profile = measure_cluster(devices, model, spec, [name], grid, quiet)
+            profile = measure_cluster(workers, model, spec, [name], grid, quiet)
             problem = Problem(CostModel(spec, cluster, profile, workload), (name,))
             return best(problem, compare(problem)).plan
         # One device leaves nothing to choose, so no seconds have to be measured.
         stage = Stage(cluster.source, 0, spec.num_layers, (name,) * spec.num_layers)
         plan = Plan(spec.name, spec.digest, spec.num_layers, (stage,), cache=workload.cache)
-        _check_memory(devices, spec, workload, plan)
+        _check_memory(workers, spec, workload, plan)
         return plan
 
-    return first_plan(spec, cluster, workload, plan_in) if scheme is None else plan_in(scheme)
+    return _first_plan(spec, cluster, workload, plan_in) if scheme is None else plan_in(scheme)
 
 
-def _check_memory(devices: LocalDevices, spec: ModelSpec, workload: Workload, plan: Plan) -> None:
+def _first_plan(
+    spec: ModelSpec, cluster: Cluster, workload: Workload, plan_in: Callable[[str], Plan]
+) -> Plan:
+    """The plan in the first scheme that fits, and in a line on stderr what was chosen. Raises
+    Infeasible where not even the fewest bits fit."""
+    reason: Infeasible | None = None
+    for name in schemes_that_fit(spec, cluster, workload):
+        try:
+            plan = plan_in(name)
+        except Infeasible as error:  # enough memory in all, but not where it is needed
+            reason = error
+            continue
+        print_notes([description(spec, name, workload, len(cluster.devices))])
+        return plan
+    raise reason or too_large(spec, ORDER[-1], cluster, workload)
+
+
+def _check_memory(workers: Workers, spec: ModelSpec, workload: Workload, plan: Plan) -> None:
     """Raises Infeasible where the plan takes more than the machines have free now."""
-    profile = Profile(spec.digest, (), read_memory(devices), ())
-    CostModel(spec, devices.cluster, profile, workload).check_memory(plan)
+    profile = Profile(spec.digest, (), read_memory(workers), ())
+    CostModel(spec, workers.cluster, profile, workload).check_memory(plan)
 
 
 def _report(given: Answer, plan: Plan, as_json: bool) -> None:

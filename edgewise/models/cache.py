@@ -1,9 +1,12 @@
 """The key/value cache of one shard, for many sequences of different lengths.
 
-A sequence holds a slot from its first token until it is dropped. Memory is reserved for
-`slots * context` tokens when the cache is made, so a device that holds it once holds it always.
+A sequence holds a slot from its first token until it is dropped. A slot has addresses for `context`
+tokens, the longest sequence; memory is taken for those that are there (models/pages.py), so that a
+few long sequences and many short ones can share a budget smaller than `slots * context`. Who hands
+tokens out keeps to that budget.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgewise.models.decoder import Attend, causal_mask
+from edgewise.models.pages import Pages
 from edgewise.schemes import CacheType
 
 
@@ -37,7 +41,12 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + (0 if self.scale is None else self.scale.nbytes)
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield self.codes
+        if self.scale is not None:
+            yield self.scale
 
     def write(self, slot: int, start: int, k: Tensor, v: Tensor) -> None:
         """Keep keys and values, each [tokens, K, D], from position `start` on."""
@@ -78,7 +87,8 @@ def through_eight_bits(attend: Attend) -> Attend:
 
 
 class KVCache:
-    """Keys and values of `len(dtypes)` blocks, each in its type, or all of them in 8 bits."""
+    """Keys and values of `len(dtypes)` blocks, each in its type, or all of them in 8 bits. Of all
+    `slots * context` tokens at most `tokens` are there at a time."""
 
     def __init__(
         self,
@@ -88,31 +98,36 @@ class KVCache:
         context: int,
         device: torch.device,
         kind: CacheType = CacheType.FULL,
+        tokens: int | None = None,
     ) -> None:
         num_kv, head_dim = heads
         self.context = context
+        self.tokens = slots * context if tokens is None else tokens
+        self._places = slots * context
         self._free = list(range(slots))
         self._slots: dict[int, int] = {}
+        self._pages = Pages(device)
         shape = (2, slots, num_kv, context, head_dim)
-        eight = kind is CacheType.INT8
+        eight, empty = kind is CacheType.INT8, self._pages.empty
         self._blocks = [
             Stored(
-                torch.empty(shape, dtype=torch.int8 if eight else dtype, device=device),
-                torch.empty(shape[:-1], device=device) if eight else None,
+                empty(shape, torch.int8 if eight else dtype),
+                empty(shape[:-1], torch.float32) if eight else None,
             )
             for dtype in dtypes
         ]
 
     @property
     def bytes(self) -> int:
-        return sum(block.nbytes for block in self._blocks)
+        """What `tokens` tokens take. Whole pages of memory are taken: the last one of each
+        sequence's keys, and values, of each head is on average half empty."""
+        return sum(block.nbytes for block in self._blocks) // self._places * self.tokens
 
     def clear(self) -> None:
         """Make all keys and values zero: for timing, where tokens are looked at that never came."""
         for block in self._blocks:
-            block.codes.zero_()
-            if block.scale is not None:
-                block.scale.zero_()
+            for tensor in block.tensors():
+                tensor.zero_()
 
     def slot(self, sequence: int) -> int:
         """The slot of a sequence, taken now if it has none. Raises RuntimeError when all are."""
@@ -123,10 +138,28 @@ class KVCache:
         return self._slots[sequence]
 
     def drop(self, sequence: int) -> None:
-        """Give a sequence's slot back. Unknown sequences are ignored."""
+        """Give a sequence's slot and its memory back. Unknown sequences are ignored."""
         slot = self._slots.pop(sequence, None)
-        if slot is not None:
-            self._free.append(slot)
+        if slot is None:
+            return
+        self._free.append(slot)
+        for block in self._blocks:
+            for tensor in block.tensors():
+                for vectors in tensor[:, slot]:
+                    self._pages.give_back(vectors)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let a sequence begin with the first `length` tokens that are kept of another one. Raises
+        RuntimeError where none are, or where so many cannot be."""
+        if not self._blocks:
+            return  # an embedding or a head alone: nothing is kept of anybody
+        if source not in self._slots:
+            raise RuntimeError(f"nothing is cached of sequence {source}")
+        self._check_room(length)
+        held, new = self._slots[source], self.slot(target)
+        for block in self._blocks:
+            for tensor in block.tensors():
+                tensor[:, new, :, :length] = tensor[:, held, :, :length]
 
     def stored(self, block: int) -> Stored:
         return self._blocks[block]
@@ -136,9 +169,11 @@ class KVCache:
         segments do not wait for each other's keys."""
         if len({segment.sequence for segment in segments}) < len(segments):
             raise RuntimeError("two segments of one sequence in a step")
-        for segment in segments:
-            if segment.end > self.context:
-                raise RuntimeError(f"position {segment.end} is beyond {self.context} cached tokens")
+        self._check_room(max((segment.end for segment in segments), default=0))
+
+    def _check_room(self, end: int) -> None:
+        if end > self.context:
+            raise RuntimeError(f"position {end} is beyond {self.context} cached tokens")
 
     def attention(self, block: int, segments: list[Segment], window: int | None) -> Attend:
         """Attention of flat tokens q, k, v [tokens, heads, D] that lie segment after segment:

@@ -7,6 +7,7 @@ layer multiplies in the type of its weights.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -70,11 +71,24 @@ def _table(rows: int, size: int) -> nn.Embedding:
     return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a layer was loaded from, how, and where to: those of one origin are the same, as long as
+    a model's files are. `rounding` is the method that was asked for."""
+
+    model: str
+    number: int
+    scheme: str
+    rounding: str | None
+    device: str
+
+
 class Layer(nn.Module):
-    """One layer of a model; `kind` says which of the three, `scheme` what it was loaded in."""
+    """One layer of a model; `kind` says which of the three, `origin` where it comes from, if it was
+    loaded."""
 
     kind: LayerKind
-    scheme: str | None = None
+    origin: Origin | None = None
 
 
 class Embedding(Layer):

@@ -10,23 +10,22 @@ from torch import Tensor, nn
 from edgewise.errors import ModelError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Embedding, Layer, build_layer
+from edgewise.models.decoder import Embedding, Layer, Origin, build_layer
 from edgewise.models.digests import tensor_digests
 from edgewise.models.finite import all_finite
 from edgewise.models.names import parameter_names
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule
-from edgewise.quantization.packed import PARTS, Packed, random_packed
+from edgewise.quantization.packed import PARTS, Packed
 from edgewise.quantization.rounding import (
     calibration_of,
     default_method,
     quantize_matrix,
     sees_pairs,
 )
-from edgewise.quantization.stacked import random_matrix, stored_module
+from edgewise.quantization.stacked import stored_module
 from edgewise.quantization.statistics import load_statistics
 from edgewise.quantization.store import Store
 from edgewise.schemes import Family, Scheme, get_scheme
-from edgewise.specs import LayerSpec
 
 Matrix = nn.Linear | nn.Embedding
 
@@ -57,9 +56,17 @@ class Loader:
         same scheme. `moments`, by matrix, are second moments of their inputs, in place of those
         that the method's name says. Raises ModelError, QuantizationError."""
         layer = self._layer(number, scheme, tied, moments)
-        layer.scheme = scheme.name
+        layer.origin = self.origin(number, scheme)
         self._check_finite(layer, number, scheme)
         return layer.requires_grad_(False)
+
+    def origin(self, number: int, scheme: Scheme) -> Origin:
+        return Origin(self.checkpoint.model, number, scheme.name, self.method, str(self.device))
+
+    def shares(self, number: int, scheme: Scheme, table: Layer | None) -> bool:
+        """Whether layer `number` is a head that uses the matrix of the embedding `table`."""
+        head = self.config.tied and number == self.config.num_layers - 1
+        return head and table is not None and table.origin == self.origin(0, scheme)
 
     def _layer(
         self, number: int, scheme: Scheme, tied: Layer | None, moments: Mapping[str, Tensor] | None
@@ -150,10 +157,7 @@ class Loader:
 
     def _shared(self, number: int, scheme: Scheme, tied: Layer | None) -> Tensor | Packed | None:
         """The embedding's matrix, where the head may use it too."""
-        last = number == self.config.num_layers - 1
-        if not (self.config.tied and last and isinstance(tied, Embedding)):
-            return None
-        if tied.scheme != scheme.name:
+        if not isinstance(tied, Embedding) or not self.shares(number, scheme, tied):
             return None
         tokens = tied.tokens
         return tokens.packed if isinstance(tokens, PackedModule) else tokens.weight
@@ -242,39 +246,6 @@ class Loader:
             row += part.shape[0]
         assert whole is not None  # every parameter has a name
         return whole
-
-
-def random_layer(
-    config: DecoderConfig,
-    number: int,
-    scheme: Scheme,
-    device: torch.device,
-    spec: LayerSpec | None = None,
-) -> Layer:
-    """A layer of a model's shape with random weights: for timing, without a checkpoint. What is
-    meant by `stored`, `spec` says."""
-    spec = spec or config.spec("").layers[number]
-    with torch.device("meta"):
-        layer = build_layer(config, number)
-    scheme = spec.concrete(scheme)
-    if scheme.family is Family.STORED:
-        scheme = get_scheme(spec.compute)
-        for (name, module), parts in zip(matrix_modules(layer), spec.stored, strict=False):
-            columns = module.weight.shape[1]
-            matrices = [random_matrix(get_scheme(x), (rows, columns), device) for rows, x in parts]
-            setattr(layer, name, stored_module(module, matrices, getattr(torch, scheme.compute)))
-    for name, module in _stored(layer, scheme).items():
-        rows, columns = module.weight.shape
-        setattr(layer, name, _module(module, random_packed(scheme, (rows, columns), device)))
-    layer.requires_grad_(False)
-    for owner in layer.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
-            if parameter.is_meta:
-                dtype = getattr(torch, scheme.compute)
-                weights = torch.empty_like(parameter, device=device, dtype=dtype)
-                weights = weights.normal_(std=0.02) if parameter.ndim == 2 else weights.fill_(1.0)
-                setattr(owner, name, nn.Parameter(weights, requires_grad=False))
-    return layer
 
 
 def _stored(layer: Layer, scheme: Scheme) -> dict[str, Matrix]:

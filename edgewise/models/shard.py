@@ -1,18 +1,23 @@
 """A shard runs a half-open range of a model's layers, with its own cache."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from edgewise.errors import PlanError
+from edgewise.errors import NonFinite, PlanError
 from edgewise.kernels import backend_of
 from edgewise.kernels.block import NativeBlock
+from edgewise.models.blank import random_layer
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
+from edgewise.models.company import Group, in_groups
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import (
     Block,
@@ -22,11 +27,12 @@ from edgewise.models.decoder import (
     inverse_frequencies,
     rotation,
 )
-from edgewise.models.finite import check_finite
+from edgewise.models.finite import all_finite, check_finite
 from edgewise.models.linear import Linear
-from edgewise.models.loading import Loader, random_layer
+from edgewise.models.loading import Loader
 from edgewise.models.native import native_block
 from edgewise.quantization.linear import PackedLinear
+from edgewise.quantization.stacked import StackedLinear
 from edgewise.quantization.store import Store
 from edgewise.schemes import DEFAULT, CacheType, get_scheme
 from edgewise.specs import ModelSpec
@@ -48,6 +54,7 @@ class Shard:
         slots: int,
         context: int,
         cache: CacheType = CacheType.FULL,
+        tokens: int | None = None,
     ) -> None:
         self.config, self.start, self.layers = config, start, layers
         self.device = next(_tensors(layers[0])).device
@@ -59,6 +66,7 @@ class Shard:
             context,
             self.device,
             cache,
+            tokens,
         )
         self._parts = self._divided()
         self._frequency = (
@@ -71,16 +79,14 @@ class Shard:
     def end(self) -> int:
         return self.start + len(self.layers)
 
-    @property
+    @cached_property
     def most_tokens(self) -> int:
         """Tokens up to which a step takes the way through the kernels, as the tokens of an answer
         do; 0 where torch runs steps of any length, or the kernels do."""
-        ends = [layer for layer in self.layers if layer.kind != Block.kind]
-        modules = [module for layer in ends for module in layer.children()]
-        matrices = [x.native() for x in modules if isinstance(x, Linear | PackedLinear)]
-        bounds = [part.most_tokens for part in self._parts]
-        bounds += [matrix.most_tokens for matrix in matrices if matrix]
-        least = min((bound for bound in bounds if bound > 0), default=math.inf)
+        modules = [module for layer in self.layers for module in layer.children()]
+        kinds = Linear | PackedLinear | StackedLinear
+        matrices = [x.native() for x in modules if isinstance(x, kinds)]
+        least = min((matrix.most_tokens for matrix in matrices if matrix), default=math.inf)
         return 0 if least == math.inf else int(least)
 
     @property
@@ -96,11 +102,40 @@ class Shard:
         """Run the tokens of `segments`, which lie one after the other in `inputs`.
 
         inputs: token ids int64 [tokens], or hidden states float32 [tokens, H]. Returns float32
-        [tokens, H], or logits [tokens, vocabulary], of the tokens `rows` only where given. Raises
-        NonFinite.
+        [tokens, H], or logits [tokens, vocabulary], of the tokens `rows` only where given. With the
+        kernels a sequence's numbers are bitwise the same in any company; without them, torch's
+        products of more rows may differ in the last bits. Raises NonFinite, with the sequences
+        whose numbers are none; the others' can be had by another call without those.
         """
-        states = inputs.to(self.device)
         self.cache.check(segments)
+        if rows is None or not isinstance(self.layers[-1], Head):
+            rows = range(len(inputs))
+        groups = in_groups(segments, self.most_tokens)
+        if len(groups) == 1:
+            outputs = self._run(inputs, segments, rows)
+        else:
+            outputs = self._run_apart(inputs, groups, rows)
+        try:
+            return check_finite(outputs, f"layers {self.start}-{self.end - 1}")
+        except NonFinite as error:
+            raise NonFinite(str(error), _not_finite(outputs, segments, rows)) from None
+
+    def _run_apart(self, inputs: Tensor, groups: list[Group], rows: Sequence[int]) -> Tensor:
+        """One group after the other; the results in the order of `rows`."""
+        parts, order = [], []
+        for group in groups:
+            place = {token: number for number, token in enumerate(group.tokens)}
+            mine = [number for number, row in enumerate(rows) if row in place]
+            asked = [place[rows[number]] for number in mine]
+            parts.append(self._run(inputs[group.tokens], group.segments, asked))
+            order += mine
+        outputs = torch.cat(parts)
+        ordered = torch.empty_like(outputs)
+        ordered[order] = outputs
+        return ordered
+
+    def _run(self, inputs: Tensor, segments: list[Segment], rows: Sequence[int]) -> Tensor:
+        states = inputs.to(self.device)
         positions = torch.cat([torch.arange(s.start, s.end) for s in segments]).to(self.device)
         turn = None if self._frequency is None else rotation(self._frequency, positions)
         first, last, backend = self.layers[0], self.layers[-1], backend_of(self.device)
@@ -114,9 +149,7 @@ class Shard:
             for number, block in enumerate(part.blocks, start=part.first):
                 window = self.config.windows[self._first_block + number]
                 states = block(states, turn, self.cache.attention(number, segments, window))
-        if isinstance(last, Head):
-            states = last(states if rows is None else states[list(rows)])
-        return check_finite(states, f"layers {self.start}-{self.end - 1}")
+        return _logits(last, states[list(rows)]) if isinstance(last, Head) else states
 
     @property
     def _first_block(self) -> int:
@@ -141,6 +174,11 @@ class Shard:
         """Forget a sequence."""
         self.cache.drop(sequence)
 
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Let a sequence begin with the first `length` tokens of another one. Raises RuntimeError
+        where that has no cache, or there is no room."""
+        self.cache.copy(source, target, length)
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -151,6 +189,24 @@ class _Part:
     most_tokens: float
     blocks: list[Block]
     native: list[NativeBlock]
+
+
+def _logits(head: Head, states: Tensor) -> Tensor:
+    """Packed matrices are multiplied with integers, which would hide numbers that are none."""
+    logits: Tensor = head(states)
+    if not all_finite(states):
+        logits[~states.isfinite().all(-1)] = math.nan
+    return logits
+
+
+def _not_finite(
+    outputs: Tensor, segments: Sequence[Segment], rows: Sequence[int]
+) -> tuple[int, ...]:
+    """The sequences to which rows of outputs belong that are not finite."""
+    ends = list(accumulate(segment.length for segment in segments))
+    owners = [segments[bisect_right(ends, row)].sequence for row in rows]
+    bad = [owner for owner, row in zip(owners, outputs, strict=True) if not all_finite(row)]
+    return tuple(dict.fromkeys(bad))
 
 
 def _tensors(layer: Layer) -> Iterator[Tensor]:
@@ -169,16 +225,19 @@ def load_shard(
     slots: int = 1,
     context: int | None = None,
     cache: CacheType = CacheType.FULL,
+    tokens: int | None = None,
     method: str | None = None,
     store: Store | None = None,
+    held: Iterable[Layer] = (),
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> Shard:
     """Load layers [start, end) of a model, reading only their tensors.
 
     `schemes` is one scheme, or one per layer; `method` rounds what they quantize, while it is read,
-    and `store` keeps the result. The cache has room for `slots` sequences of `context` tokens each
-    (default: the model's maximum), kept as `cache` says. Raises ModelError, PlanError,
-    QuantizationError, SchemeError.
+    and `store` keeps the result. What is among the layers `held` already, of the same origin, is
+    taken from there. The cache has room for `slots` sequences of up to `context` tokens (default:
+    the model's maximum), `tokens` in all (default: `slots * context`), kept as `cache` says. Raises
+    ModelError, PlanError, QuantizationError, SchemeError.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, str | Path) else model
     config = checkpoint.config
@@ -189,12 +248,18 @@ def load_shard(
     if len(names) != end - start:
         raise PlanError(f"{len(names)} schemes for {end - start} layers")
     loader = Loader(checkpoint, torch.device(device), method, store)
+    known = {layer.origin: layer for layer in held}
     layers: list[Layer] = []
     for number, scheme in zip(range(start, end), map(get_scheme, names), strict=True):
-        layers.append(loader.layer(number, scheme, layers[0] if layers else None))
+        table = layers[0] if start == 0 and layers else known.get(loader.origin(0, scheme))
+        layer = known.get(loader.origin(number, scheme))
+        # A tied head is made anew where the table is there: they are to share the matrix.
+        if layer is None or loader.shares(number, scheme, table):
+            layer = loader.layer(number, scheme, table)
+        layers.append(layer)
         on_layer(number)
     room = context or config.max_context
-    return Shard(config, start, layers, slots=slots, context=room, cache=cache)
+    return Shard(config, start, layers, slots=slots, context=room, cache=cache, tokens=tokens)
 
 
 def random_shard(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 from edgewise.profiling.grid import Grid, Shape
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime import messages
+from edgewise.runtime.workers import Workers
 
 TIME_SECONDS = 300.0
 WARM_UP = 1
@@ -30,20 +31,18 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    devices: LocalDevices
+    workers: Workers
     names: tuple[str, ...]
-    model: str
+    shape: str
     grid: Grid
     on_progress: Progress
 
     def run(self, scheme: str, start: int, end: int, shapes: Sequence[Shape]) -> dict[str, Run]:
         """Layers [start, end) per shape, by device, the devices taking turns."""
-        body = {"model": self.model, "start": start, "end": end, "scheme": scheme}
-        body |= {"context": self.grid.context, "slots": self.grid.sequences}
+        slots, context = self.grid.sequences, self.grid.context
+        layers = messages.Prepare(self.shape, start, end, scheme, slots, context)
         weight_bytes = {
-            name: int(
-                self.devices.call(name, "prepare", body, "prepared", TIME_SECONDS).body["bytes"]
-            )
+            name: self.workers.call(name, layers, messages.Prepared, TIME_SECONDS).size
             for name in self.names
         }
         seconds: dict[str, dict[Shape, float]] = {name: {} for name in self.names}
@@ -64,8 +63,8 @@ class Bench:
         return ratios
 
     def _time(self, name: str, shape: Shape) -> float:
-        message = self.devices.call(name, "time", {"shape": shape}, "timed", TIME_SECONDS)
-        return float(message.body["seconds"])
+        once = messages.Time(*shape)
+        return self.workers.call(name, once, messages.Timed, TIME_SECONDS).seconds
 
     def _rounds(self, shape: Shape, most: int) -> list[dict[str, float]]:
         """Seconds of a step on every device, one device after the other: round by round until all

@@ -1,11 +1,13 @@
 """What every link carries, and how long a message is under way."""
 
 import time
+from collections.abc import Collection
 from statistics import median
 
 from edgewise.clusters import Link
 from edgewise.profiling.bench import PAUSE_SECONDS, TIME_SECONDS, Progress
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime import messages
+from edgewise.runtime.workers import Workers
 
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES, MOST_LINK_BYTES = 2**15, 2**21  # on the way there; more where that passes at once
@@ -16,21 +18,26 @@ LINK_SECONDS = 0.6  # of probes of one link and size, beyond the first few: slow
 
 
 def measure_links(
-    devices: LocalDevices, on_progress: Progress = lambda what: None
+    workers: Workers,
+    known: Collection[tuple[str, str]] = (),
+    on_progress: Progress = lambda what: None,
 ) -> tuple[Link, ...]:
-    """Every link that has a way back, and the way from the coordinator into the source's worker."""
-    cluster = devices.cluster
-    on_progress(f"link into {cluster.source}")
-    within = median(_enter(devices) for _ in range(LINK_REPEATS))
-    links = [Link(cluster.source, cluster.source, 1 / FASTEST, within / 2)]
+    """Every link that has a way back, and the way from the coordinator into the source's worker;
+    but for those `known`, by their ends."""
+    cluster = workers.cluster
+    links = list[Link]()
+    if (cluster.source, cluster.source) not in known:
+        on_progress(f"link into {cluster.source}")
+        within = median(_enter(workers) for _ in range(LINK_REPEATS))
+        links.append(Link(cluster.source, cluster.source, 1 / FASTEST, within / 2))
     for link in cluster.all_links():
-        if cluster.link(link.target, link.source) is None:
+        if cluster.link(link.target, link.source) is None or (link.source, link.target) in known:
             continue
         on_progress(f"link {link.source} -> {link.target}")
-        size, (empty, more) = LINK_BYTES, _probes(devices, link, LINK_BYTES)
+        size, (empty, more) = LINK_BYTES, _probes(workers, link, LINK_BYTES)
         while more < LINK_PART_SECONDS and size < MOST_LINK_BYTES:
             size *= 8
-            empty, more = _probes(devices, link, size)
+            empty, more = _probes(workers, link, size)
         # Without synchronised clocks a round trip cannot be split, so each direction gets half of
         # it; the bandwidth, from the larger message, is the link's own.
         rate = 1 / max(more / size, FASTEST)
@@ -38,25 +45,24 @@ def measure_links(
     return tuple(links)
 
 
-def _enter(devices: LocalDevices) -> float:
+def _enter(workers: Workers) -> float:
     time.sleep(PAUSE_SECONDS)
-    return devices.round_trip(devices.cluster.source)
+    return workers.round_trip(workers.cluster.source)
 
 
-def _probes(devices: LocalDevices, link: Link, size: int) -> tuple[float, float]:
+def _probes(workers: Workers, link: Link, size: int) -> tuple[float, float]:
     """Seconds of an empty round trip over a link, and how many more with so many bytes on the way
     there: by turns, so that what else the machine does weighs on both."""
     empty, more = list[float](), list[float]()
     while len(more) < LEAST_LINK_REPEATS or (
         len(more) < LINK_REPEATS and 2 * sum(empty) + sum(more) < LINK_SECONDS
     ):
-        empty.append(_probe(devices, link, 0))
-        more.append(_probe(devices, link, size) - empty[-1])
+        empty.append(_probe(workers, link, 0))
+        more.append(_probe(workers, link, size) - empty[-1])
     return median(empty), median(more)
 
 
-def _probe(devices: LocalDevices, link: Link, size: int) -> float:
+def _probe(workers: Workers, link: Link, size: int) -> float:
     time.sleep(PAUSE_SECONDS)
-    body = {"target": link.target, "size": size}
-    message = devices.call(link.source, "probe", body, "probed", TIME_SECONDS)
-    return float(message.body["seconds"])
+    probe = messages.Probe(link.target, size)
+    return workers.call(link.source, probe, messages.Probed, TIME_SECONDS).seconds

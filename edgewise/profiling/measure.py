@@ -10,18 +10,20 @@ cached tokens.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypeVar
 
 from edgewise.clusters import Cluster
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.shape import ModelShape
 from edgewise.profiles import LayerMemory, LayerTiming, Profile
 from edgewise.profiling.bench import Bench, Progress, Run
 from edgewise.profiling.grid import ENDS, Grid, Shape
 from edgewise.profiling.links import measure_links
 from edgewise.profiling.memory import read_memory
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.workers import Workers
 from edgewise.schemes import Family, get_scheme
 from edgewise.specs import LayerSpec, ModelSpec
 
@@ -34,22 +36,39 @@ Block = TypeVar("Block", bound=Hashable)
 
 
 def measure(
-    devices: LocalDevices,
+    workers: Workers,
     model: str,
     spec: ModelSpec,
     schemes: Sequence[str],
     grid: Grid,
     on_progress: Progress = lambda what: None,
 ) -> Profile:
-    """Time every class of layers on every kind of device in every scheme, and all links.
+    """Time every class of layers on every kind of device in every scheme, and all links."""
+    kinds = dict.fromkeys(device.kind for device in workers.cluster.devices)
+    layers = measure_layers(workers, tuple(kinds), model, spec, schemes, grid, on_progress)
+    return replace(layers, links=measure_links(workers, on_progress=on_progress))
 
-    `model` names the checkpoint whose configuration the workers read; weights are random.
+
+def measure_layers(
+    workers: Workers,
+    wanted: Collection[str],
+    model: str,
+    spec: ModelSpec,
+    schemes: Sequence[str],
+    grid: Grid,
+    on_progress: Progress = lambda what: None,
+) -> Profile:
+    """Time every class of layers on these kinds of devices in every scheme.
+
+    `model` names the checkpoint whose shape the workers are told; weights are random.
     """
     kinds: dict[str, str] = {}
-    for device in devices.cluster.devices:
-        kinds.setdefault(device.kind, device.name)
-    readings = read_memory(devices)  # before anything is loaded
-    bench = Bench(devices, tuple(kinds.values()), model, grid, on_progress)
+    for device in workers.cluster.devices:
+        if device.kind in wanted:
+            kinds.setdefault(device.kind, device.name)
+    readings = read_memory(workers)  # before anything is loaded
+    shape = ModelShape.of(open_checkpoint(model)).to_json()
+    bench = Bench(workers, tuple(kinds.values()), shape, grid, on_progress)
     layers: list[LayerTiming] = []
     memory: list[LayerMemory] = []
     timed: dict[str, list[_Timed]] = {kind: [] for kind in kinds}
@@ -68,9 +87,9 @@ def measure(
             busy_ratio=median(x.busy_ratio for x in timed[reading.device]),
         )
         for reading in readings
+        if reading.device in kinds
     )
-    links = measure_links(devices, on_progress)
-    return Profile(spec.digest, tuple(layers), readings, links, tuple(memory))
+    return Profile(spec.digest, tuple(layers), readings, (), tuple(memory))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,29 @@
 
 from edgewise.profiles import DeviceReading
 from edgewise.profiling.bench import TIME_SECONDS
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime import messages
+from edgewise.runtime.workers import Workers
 
 
-def read_memory(devices: LocalDevices) -> tuple[DeviceReading, ...]:
+def read_memory(workers: Workers) -> tuple[DeviceReading, ...]:
     """A reading of every kind of device, without the seconds of a step. What the workers of a
     machine take by now counts as free: others may be started in their place."""
-    cluster = devices.cluster
+    cluster = workers.cluster
     names = {device.kind: device.name for device in reversed(cluster.devices)}
     kinds = tuple(dict.fromkeys(device.kind for device in cluster.devices))
-    bodies = {
-        kind: devices.call(names[kind], "describe", {}, "described", TIME_SECONDS).body
-        for kind in kinds
-    }
+    ask, answer = messages.Describe(), messages.Described
+    said = {kind: workers.call(names[kind], ask, answer, TIME_SECONDS) for kind in kinds}
     taken: dict[str, int] = {}
     for device in cluster.devices:
-        body = bodies[device.kind]
-        taken[body["machine"]] = taken.get(body["machine"], 0) + body["process_bytes"]
+        its = said[device.kind]
+        taken[its.machine] = taken.get(its.machine, 0) + its.process_bytes
     return tuple(
         DeviceReading(
             kind,
             step_seconds=0.0,
-            free_bytes=body["free_bytes"] + taken[body["machine"]],
-            machine=body["machine"],
-            process_bytes=body["process_bytes"],
+            free_bytes=its.free_bytes + taken[its.machine],
+            machine=its.machine,
+            process_bytes=its.process_bytes,
         )
-        for kind, body in bodies.items()
+        for kind, its in said.items()
     )

@@ -206,20 +206,33 @@ def joined(parts: list[Packed]) -> Packed:
     return Packed(parts[0].scheme, (rows, parts[0].shape[1]), **stacked)
 
 
+def empty_packed(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Packed:
+    """Tensors of the types and sizes that a matrix has, whatever is in them."""
+
+    def empty(dtype: torch.dtype, *size: int) -> Tensor:
+        return torch.empty(size, dtype=dtype, device=device)
+
+    rows, tiles = -(-shape[0] // ROWS), scheme.width(shape[1]) // COLUMNS
+    codes = empty(torch.uint8, rows, tiles, scheme.bits, 64)
+    if scheme.family is Family.TRUNCATED:
+        return Packed(scheme, shape, codes, empty(torch.float32, 1))
+    sides = ["scale", *["minimum"] * scheme.asymmetric]
+    groups, kind = (rows, scheme.groups(shape[1]), ROWS), side_type(scheme)
+    parts = {side: empty(kind, *groups) for side in sides}
+    if scheme.double:
+        parts |= {f"row_{side}": empty(torch.bfloat16, rows, ROWS) for side in sides}
+    return Packed(scheme, shape, codes, **parts)
+
+
 def random_packed(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Packed:
     """Random codes on the scale of trained weights: for timing, without a checkpoint."""
-    rows, tiles = -(-shape[0] // ROWS), scheme.width(shape[1]) // COLUMNS
-    codes = torch.randint(256, (rows, tiles, scheme.bits, 64), dtype=torch.uint8, device=device)
-    step = 0.05 / offset(scheme)
-    if scheme.family is Family.TRUNCATED:
-        return Packed(scheme, shape, codes, torch.full((1,), step, device=device))
-    size = (rows, scheme.groups(shape[1]), ROWS)
-    dtype = torch.float16 if scheme.half else torch.bfloat16
-    minimum = torch.full(size, -0.05, dtype=dtype, device=device) if scheme.asymmetric else None
-    if not scheme.double:
-        scale = torch.full(size, step, dtype=dtype, device=device)
-        return Packed(scheme, shape, codes, scale, minimum)
-    most = torch.full(size, SIDE_STEPS, dtype=torch.int8, device=device)
-    unit = torch.full((rows, ROWS), step / SIDE_STEPS, dtype=torch.bfloat16, device=device)
-    least = None if minimum is None else torch.full_like(unit, -0.05 / SIDE_STEPS)
-    return Packed(scheme, shape, codes, most, None if least is None else most.clone(), unit, least)
+    made, step = empty_packed(scheme, shape, device), 0.05 / offset(scheme)
+    steps = SIDE_STEPS if scheme.double else 1
+    made.codes.random_(256)
+    for side, least in ((made.scale, step), (made.minimum, -0.05)):
+        if side is not None:
+            side.fill_(steps if scheme.double else least)
+    for unit, least in ((made.row_scale, step), (made.row_minimum, -0.05)):
+        if unit is not None:
+            unit.fill_(least / steps)
+    return made

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from edgewise.kernels import NativeMatrix, backend_of
 from edgewise.quantization.linear import PackedEmbedding, PackedLinear, PackedModule, packed_matmul
-from edgewise.quantization.packed import Packed, joined, random_packed
-from edgewise.schemes import TILE_ROWS, Family, Scheme
+from edgewise.quantization.packed import Packed, empty_packed, joined
+from edgewise.schemes import TILE_ROWS, Family, Scheme, get_scheme
 
 ROWS_AT_ONCE = 1024  # of a floating-point part made float32 at a time
 
@@ -132,13 +132,31 @@ def _linear(part: Tensor | Packed) -> Part:
     return linear
 
 
-def random_matrix(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Tensor | Packed:
-    """Random numbers on the scale of trained weights: for timing, without a checkpoint."""
+def empty_matrix(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Tensor | Packed:
+    """A part of the types and sizes that it has, whatever is in it."""
     if scheme.family is not Family.FLOAT:
-        return random_packed(scheme, shape, device)
-    return torch.empty(shape, dtype=getattr(torch, scheme.compute), device=device).normal_(std=0.02)
+        return empty_packed(scheme, shape, device)
+    return torch.empty(shape, dtype=getattr(torch, scheme.compute), device=device)
+
+
+def few_parts(parts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """What `in_few_parts` makes of parts that are (rows, scheme)."""
+    merged: list[tuple[int, str]] = []
+    for rows, name in parts:
+        scheme = get_scheme(name)
+        if merged and merged[-1][1] == name and _joins(scheme, merged[-1][0]):
+            merged[-1] = (merged[-1][0] + rows, name)
+        else:
+            merged.append((rows, name))
+    return merged
 
 
 def _fits(above: Packed, below: Packed) -> bool:
-    grouped = above.scheme.family is Family.GROUPED
-    return grouped and above.scheme == below.scheme and above.shape[0] % TILE_ROWS == 0
+    return above.scheme == below.scheme and _joins(above.scheme, above.shape[0])
+
+
+def _joins(scheme: Scheme, rows: int) -> bool:
+    """Whether more rows in a scheme can follow so many, in the same tensors."""
+    if scheme.family is Family.FLOAT:
+        return True
+    return scheme.family is Family.GROUPED and rows % TILE_ROWS == 0

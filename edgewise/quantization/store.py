@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_atomically
+from edgewise.caches import cache_folder, cache_key, is_cached, make_room, remove, write_atomically
 from edgewise.quantization.packed import PARTS, Packed
 from edgewise.schemes import Scheme
 
@@ -72,22 +72,8 @@ class Store:
 
         kept = write_atomically(path, save)
         if kept:
-            self._make_room(path)
+            make_room(self.folder.glob("*.safetensors"), self.most_bytes, {path})
         return kept
-
-    def _make_room(self, new: Path) -> None:
-        files = []
-        for path in self.folder.glob("*.safetensors"):
-            with contextlib.suppress(OSError):  # another process made room at the same time
-                stat = path.stat()
-                files.append((stat.st_mtime, stat.st_size, path))
-        excess = sum(size for _, size, _ in files) - self.most_bytes
-        for _, size, path in sorted(files):
-            if excess <= 0:
-                return
-            if path != new:
-                excess -= size
-                remove(path)
 
 
 def _matrix(tensors: Mapping[str, Tensor], name: str, scheme: Scheme, shape: list[int]) -> Packed:

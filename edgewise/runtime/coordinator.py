@@ -1,244 +1,290 @@
-"""The coordinator: puts requests into lanes and sends each lane round the pipeline.
+"""The coordinator: sends batches round the pipeline, and hands out the tokens that come back.
 
-A lane is one request for now. Its prompt enters stage 0 in chunks, one behind the other; its
-sampled token comes straight back here from the last stage and enters again at once, without waiting
-for other lanes. So several requests keep several stages busy without a barrier between them.
+A batch enters stage 0 and hops from device to device; its sampled tokens come straight back here
+from the last stage. As many batches as the plan has lanes are under way at the same time, so that
+every stage has one to work on; no batch waits for another.
 """
 
+import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import count, pairwise
+from collections.abc import Callable, Iterator
+from itertools import chain, count
 
 import torch
 
-from edgewise.clusters import Cluster
-from edgewise.costs import PREFILL_CHUNK
-from edgewise.errors import DeviceTimeout, PlanError, PromptError
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.planning import PlanResult
 from edgewise.plans import Plan
-from edgewise.runtime.engine import Request, Stats, Token, stream
-from edgewise.runtime.local import LocalDevices
-from edgewise.specs import ModelSpec, Workload
+from edgewise.runtime import messages
+from edgewise.runtime.checks import check_request
+from edgewise.runtime.engine import Request, Token, stream
+from edgewise.runtime.events import (
+    Cancelled,
+    Entered,
+    Event,
+    Listener,
+    PlanInUse,
+    Returned,
+    Submitted,
+)
+from edgewise.runtime.limits import limits_of
+from edgewise.runtime.loading import OnLayer, PlanLoader
+from edgewise.runtime.logs import fields
+from edgewise.runtime.scheduler import Scheduler
+from edgewise.runtime.stats import Stats
+from edgewise.runtime.tally import Tally
+from edgewise.runtime.workers import LOOK_SECONDS, Workers, error_of
+from edgewise.specs import Workload
 
-LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
 STEP_SECONDS = 60.0
+STILL_SECONDS = 5.0  # with steps in flight, after which one of their messages is taken for lost
 TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
+Replan = Callable[[Workers, Plan], PlanResult]
 
-@dataclass(slots=True)
-class _Lane:
-    request: Request
-    length: int  # tokens that have entered the pipeline
-    sampled: int = 0
-    entered: int = 0  # tokens that entered since the last one was sampled
+log = logging.getLogger(__name__)
+
+
+class _Astray(Exception):
+    """A message was lost with the connection that it was on: nobody has anything to do."""
 
 
 class Coordinator:
-    """The engine over worker processes: loads a plan into them and runs requests through it."""
+    """The engine over workers: loads plans into them and runs requests through the last one."""
 
     def __init__(
         self,
-        devices: LocalDevices,
+        workers: Workers,
         model: str,
         plan: Plan,
         workload: Workload,
         *,
+        replan: Replan | None = None,
         step_seconds: float = STEP_SECONDS,
-        on_layer: Callable[[int], None] = lambda layer: None,
+        on_layer: OnLayer = lambda layer: None,
     ) -> None:
-        """Raises PlanError, ModelError and DeviceError."""
-        self.devices, self.plan, self.workload = devices, plan, workload
-        self._step_seconds = step_seconds
+        """`replan` finds another plan when a device is lost; without it, that ends everything.
+        Raises PlanError, ModelError and DeviceError."""
+        self.workers, self.plan, self.workload = workers, plan, workload
+        self._loader = PlanLoader(workers, model)
+        self._replan, self._step_seconds = replan, step_seconds
+        self._still_seconds = STILL_SECONDS
         config = open_checkpoint(model).config
-        self._max_context, self._vocab_size = config.max_context, config.vocab_size
-        self._waiting: deque[tuple[int, Request]] = deque()
-        self._lanes: dict[int, _Lane] = {}
-        self._numbers = count()
-        self._tokens = 0
-        self._epoch = devices.epoch = devices.epoch + 1
-        self._memory = self._load(model, on_layer)
+        self._vocab_size = config.vocab_size
+        self._max_context = config.max_context
+        self._scheduler = Scheduler(limits_of(workload, config.max_context))
+        self._in_flight: dict[int, Entered] = {}
+        self._requests, self._steps = count(), count()
+        self._listeners: list[Listener] = []
+        self._memory: dict[str, int] = {}
+        self.apply(plan, on_layer)
         self._warm_up()
-
-    def _load(self, model: str, on_layer: Callable[[int], None]) -> dict[str, int]:
-        stages = [asdict(stage) for stage in self.plan.stages]
-        body = {
-            "model": model,
-            "stages": stages,
-            "rounding": self.plan.rounding,
-            "workload": asdict(self.workload),
-            "epoch": self._epoch,
-        }
-        # Devices that the plan leaves out hear of it too: they let go of what they held before.
-        names = [device.name for device in self.devices.cluster.devices]
-        for name in names:
-            layers = [f"{s.start}-{s.end - 1}" for s in self.plan.stages if s.device == name]
-            self.devices.roles[name] = f"while it held layers {', '.join(layers) or 'none'}"
-            self.devices.send(name, "load", body)
-        memory: dict[str, int] = {}
-        while missing := [name for name in names if name not in memory]:
-            message = self.devices.receive(LOAD_SECONDS)
-            if message is None:
-                raise DeviceTimeout(missing[0], f"loaded nothing for {LOAD_SECONDS:g} s")
-            if message.body.get("epoch") != self._epoch:
-                continue
-            if message.kind == "layer":
-                on_layer(message.body["layer"])
-            elif message.kind == "loaded":
-                memory[message.sender] = message.body["bytes"]
-        return {name: memory[name] for name in self.plan.devices}
-
-    def _warm_up(self) -> None:
-        """Send a first token round, so that no user waits for what is set up on first use."""
-        if self.workload.context > 2:
-            for _ in stream(self, Request((0,), max_tokens=2)):
-                pass
-            self._tokens = 0
+        self._tally = Tally(config.hidden_size, time.monotonic())
+        self.listen(self._tally.listen)
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its number. Raises PromptError."""
-        context = min(self.workload.context, self._max_context)
-        check_request(request, context, self._vocab_size, self.plan.model)
-        number = next(self._numbers)
-        self._waiting.append((number, request))
-        self._admit()
+        check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
+        number = next(self._requests)
+        self._scheduler.submit(number, request)
+        self._tell(Submitted(time.monotonic(), number, len(request.prompt)))
         return number
 
     def step(self) -> list[Token]:
-        """Wait for the next token. Raises DeviceLost and DeviceTimeout."""
-        if not self._lanes:
-            return []
+        """Wait for the next tokens; an empty list when there is nothing to wait for. Raises
+        DeviceLost where nothing can go on without a device, DeviceTimeout, DeviceError."""
+        while not self.idle:
+            try:
+                self._enter_batches()
+                if tokens := self._receive_tokens():
+                    return tokens
+            except (DeviceLost, DeviceTimeout) as lost:
+                self.go_on_without(lost)
+            except _Astray as astray:
+                self.apply(self.plan, why=str(astray))
+        return []
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to wait for: no request, and no step of one that was cancelled,
+        which takes its place in the pipeline until it is back."""
+        return not (self._scheduler.waiting or self._scheduler.running or self._in_flight)
+
+    def wait(self, seconds: float) -> None:
+        """With nothing to do: at most so long, sooner when something was posted. A device that is
+        lost meanwhile is gone on without."""
+        try:
+            self.workers.receive(seconds)
+        except (DeviceLost, DeviceTimeout) as lost:
+            self.go_on_without(lost)
+
+    def drain(self) -> Iterator[Token]:
+        """Let nothing enter, and give the tokens of what is in flight: then workers may be asked
+        other things than steps. Tokens come before whatever is raised."""
+        try:
+            while self._in_flight:
+                yield from self._receive_tokens()
+        except (DeviceLost, DeviceTimeout) as lost:
+            self.go_on_without(lost)
+        except _Astray as astray:
+            self.apply(self.plan, why=str(astray))
+
+    def _enter_batches(self) -> None:
+        """Send what may enter the pipeline now into its first stage."""
+        while (batch := self._scheduler.next()) is not None:
+            number = next(self._steps)
+            spans = tuple(
+                messages.Span(row.request, row.start, len(row.tokens), row.sampling, row.prefix)
+                for row in batch.rows
+            )
+            step = messages.Step(self.workers.epoch, number, 0, spans, batch.dropped)
+            tokens = torch.tensor(list(chain(*(row.tokens for row in batch.rows))))
+            self._in_flight[number] = Entered(time.monotonic(), number, batch)
+            self._tell(self._in_flight[number])
+            self.workers.send(self.plan.stages[0].device, step, tokens)
+
+    def _receive_tokens(self) -> list[Token]:
+        """Wait until a batch is back, and give its tokens to their requests."""
+        back = self._next_back()
+        entered, now = self._in_flight.pop(back.number), time.monotonic()
+        self._still_seconds = max(STILL_SECONDS, 2 * (now - entered.at))
+        self._tell(Returned(now, entered, back.seconds))
+        tokens = [
+            self._token(sampled, back.seconds)
+            for sampled in back.tokens
+            if self._scheduler.is_running(sampled.request)  # else it was cancelled meanwhile
+        ]
+        self._scheduler.returned(entered.batch)
+        for token in tokens:
+            self._tell(token)
+        return tokens
+
+    def _token(self, sampled: messages.Sampled, seconds: tuple[float, ...]) -> Token:
+        at, request = time.monotonic(), sampled.request
+        if sampled.error:
+            self._scheduler.cancel(request)
+            return Token(request, 0, "error", at, seconds, sampled.error)
+        finish = self._scheduler.sampled(request, sampled.token)
+        return Token(request, sampled.token, finish, at, seconds)
+
+    def _next_back(self) -> messages.Tokens:
         # A prompt may rightly take longer than a token: a slow device needs seconds for each of it.
-        entered = max(lane.entered for lane in self._lanes.values())
+        entered = sum(len(row.tokens) for one in self._in_flight.values() for row in one.batch.rows)
         allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1)
         deadline = time.monotonic() + allowed
         while True:
-            message = self.devices.receive(max(deadline - time.monotonic(), 0))
-            if message is None:
-                raise self._timeout(allowed)
-            if message.kind == "token" and message.body["epoch"] == self._epoch:
-                body = message.body
-                if body["sequence"] in self._lanes:
-                    return [self._advance(body["sequence"], body["token"], body["seconds"])]
+            left = max(deadline - time.monotonic(), 0)
+            envelope = self.workers.receive(min(left, LOOK_SECONDS))
+            if envelope is None:
+                self._check_still()
+                if left > LOOK_SECONDS:
+                    continue
+                late = self.workers.busiest()
+                raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
+            back = envelope.message
+            if isinstance(back, messages.Failed) and back.step in self._in_flight:
+                return self._failed(back.step, error_of(back))
+            if isinstance(back, messages.Tokens) and back.epoch == self.workers.epoch:
+                return back
 
-    def _advance(self, sequence: int, token: int, seconds: Sequence[float]) -> Token:
-        lane, at = self._lanes[sequence], time.monotonic()
-        lane.sampled += 1
-        lane.entered = 0
-        self._tokens += 1
-        finish = None
-        if token in lane.request.stop_ids:
-            finish = "stop"
-        elif lane.sampled == lane.request.max_tokens:
-            finish = "length"
-        if finish is None:
-            self._enter(sequence, (token,), sample=True)
-        else:
-            self._finish(sequence)
-        return Token(sequence, token, finish, at, tuple(seconds))
+    def _check_still(self) -> None:
+        """Raise _Astray where steps in flight are nowhere; later the next time, in case they were
+        on a slow link, until one is back and has shown how long that takes."""
+        if self.workers.still_seconds >= self._still_seconds:
+            self._still_seconds *= 2
+            raise _Astray("a message was lost")
 
-    def _admit(self) -> None:
-        """Start waiting requests while the caches have room."""
-        while self._waiting and len(self._lanes) < self.workload.sequences:
-            number, request = self._waiting.popleft()
-            self._lanes[number] = _Lane(request, length=0)
-            for at in range(0, len(request.prompt), PREFILL_CHUNK):
-                chunk = request.prompt[at : at + PREFILL_CHUNK]
-                self._enter(number, chunk, sample=at + len(chunk) == len(request.prompt))
-
-    def _enter(self, sequence: int, tokens: tuple[int, ...], *, sample: bool) -> None:
-        """Send tokens into stage 0; with `sample`, a token comes back."""
-        lane = self._lanes[sequence]
-        sampling = asdict(lane.request.sampling) if sample else None
-        body = {
-            "stage": 0,
-            "epoch": self._epoch,
-            "segments": [(sequence, lane.length, len(tokens))],
-            "sampling": sampling,
-            "seconds": [],
-        }
-        self.devices.send(self.plan.stages[0].device, "step", body, torch.tensor(tokens))
-        lane.length += len(tokens)
-        lane.entered += len(tokens)
-
-    def _finish(self, sequence: int) -> None:
-        # The news follows the sequence's last step down the pipeline, so it cannot overtake it.
-        del self._lanes[sequence]
-        first = self.plan.stages[0].device
-        body = {"stage": 0, "epoch": self._epoch, "sequence": sequence}
-        self.devices.send(first, "drop", body)
-        self._admit()
+    def _failed(self, step: int, error: EdgewiseError) -> messages.Tokens:
+        """What a step that could not be computed gives its requests."""
+        rows = self._in_flight[step].batch.rows
+        failed = tuple(messages.Sampled(row.request, 0, str(error)) for row in rows)
+        return messages.Tokens(self.workers.epoch, step, failed, ())
 
     def cancel(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
-        self._waiting = deque(entry for entry in self._waiting if entry[0] != request)
-        if request in self._lanes:
-            self._finish(request)
+        self._scheduler.cancel(request)
+        self._tell(Cancelled(time.monotonic(), request))
+
+    # Plans
+
+    def apply(
+        self,
+        plan: Plan,
+        on_layer: OnLayer = lambda layer: None,
+        *,
+        why: str = "asked for",
+        since: float | None = None,
+    ) -> None:
+        """Load a plan: layers that stay where they are keep their weights. Requests that are under
+        way enter again from their first token and go on with the next one. A device that is lost
+        meanwhile is gone on without. `since` is when another plan began to be looked for, and `why`
+        it was."""
+        try:
+            self._load(plan, why, time.monotonic() if since is None else since, on_layer)
+        except (DeviceLost, DeviceTimeout) as lost:
+            self.go_on_without(lost)
+
+    def _load(
+        self, plan: Plan, why: str, since: float, on_layer: OnLayer = lambda layer: None
+    ) -> None:
+        self.plan = plan
+        self._memory = self._loader.load(plan, self.workload, on_layer)
+        self._in_flight.clear()
+        self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
+        now = time.monotonic()
+        self._tell(PlanInUse(now, plan, self.workers.cluster.source, why, now - since))
+        log.info(fields("plan_in_use", why=why, seconds=now - since, plan=plan))
+
+    def go_on_without(self, lost: DeviceError) -> None:
+        """Another plan on the devices that are left, where the one so far needs others; the
+        source's own worker is started again. Nothing happens to requests where the device held
+        nothing. Raises what was lost where nobody plans anew, and what planning raises: then
+        requests wait for the next `apply`."""
+        if self._replan is None:
+            raise lost
+        since, why = time.monotonic(), str(lost)
+        source, held = self.workers.cluster.source, False
+        while True:
+            log.warning(fields("device_lost", device=lost.device, why=lost))
+            held = held or lost.device in (source, *self.plan.devices)
+            try:
+                if held:
+                    self.workers.epoch += 1  # what steps so far come to, or fail at, is past
+                if lost.device == source:
+                    self.workers.restart(lost.device)
+                else:
+                    self.workers.remove(lost.device)
+                if held:
+                    if not set(self.plan.devices) <= set(self.workers.names):
+                        self.plan = self._replan(self.workers, self.plan).plan
+                    self._load(self.plan, why, since)
+                return
+            except (DeviceLost, DeviceTimeout) as another:
+                lost = another
+
+    def _warm_up(self) -> None:
+        """Send a first token round, so that no user waits for what is set up on first use. Raises
+        NonFinite where the model computes no numbers."""
+        if self._scheduler.limits.context > 2:
+            for token in stream(self, Request((0,), max_tokens=2)):
+                if token.error:
+                    raise NonFinite(token.error)
+
+    # Numbers
+
+    def listen(self, listener: Listener) -> None:
+        """Tell it the plan in use, and everything that happens from now on."""
+        listener(PlanInUse(time.monotonic(), self.plan, self.workers.cluster.source))
+        self._listeners.append(listener)
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
 
     def stats(self) -> Stats:
-        return Stats(len(self._waiting), len(self._lanes), self._tokens, dict(self._memory))
+        waiting, running = self._scheduler.waiting, self._scheduler.running
+        return self._tally.stats(time.monotonic(), waiting, running, self._memory)
 
     def close(self) -> None:
-        self.devices.close()
-
-    def _timeout(self, seconds: float) -> DeviceTimeout:
-        silent = self.devices.unresponsive()
-        if silent:
-            return DeviceTimeout(silent[0], f"did not answer within {seconds:g} s")
-        last = self.plan.stages[-1].device
-        return DeviceTimeout(last, f"sent no token within {seconds:g} s, though alive")
-
-
-def check_request(request: Request, context: int, vocab_size: int, model: str) -> None:
-    """Raise PromptError where a request is empty, longer than `context`, or not of tokens."""
-    if not request.prompt:
-        raise PromptError("the prompt is empty")
-    if not 0 <= min(request.prompt) <= max(request.prompt) < vocab_size:
-        raise PromptError(f"the prompt has token ids outside 0 to {vocab_size - 1}")
-    if request.max_tokens < 1:
-        raise PromptError(f"max tokens must be at least 1, not {request.max_tokens}")
-    if (size := len(request.prompt)) >= context:
-        raise PromptError(
-            f"the prompt has {size} tokens, but '{model}' has a context of {context}, answer "
-            f"included; shorten it by at least {size + 1 - context}"
-        )
-    if size + request.max_tokens > context:
-        raise PromptError(
-            f"prompt and answer need {size} + {request.max_tokens} tokens, but '{model}' has a "
-            f"context of {context}; ask for at most {context - size}"
-        )
-
-
-def check_route(plan: Plan, cluster: Cluster) -> None:
-    """Raise PlanError where prompts would leave the source, or where two neighbouring stages lie on
-    devices that nothing connects."""
-    if (first := plan.stages[0].device) != cluster.source:
-        raise PlanError(
-            f"this plan puts the embedding on '{first}': prompts would leave the source "
-            f"'{cluster.source}' as they are, not as activations"
-        )
-    ends = [cluster.source, *[stage.device for stage in plan.stages], cluster.source]
-    for a, b in pairwise(ends):
-        if cluster.link(a, b) is None:
-            raise PlanError(f"the plan sends from '{a}' to '{b}', but the cluster has no such link")
-
-
-def open_engine(
-    model: str,
-    plan: Plan,
-    cluster: Cluster,
-    workload: Workload,
-    *,
-    spec: ModelSpec,
-    on_layer: Callable[[int], None] = lambda layer: None,
-) -> Coordinator:
-    """Check a plan, start the processes and load it: the embedded default engine."""
-    plan.check(spec, cluster)
-    check_route(plan, cluster)
-    devices = LocalDevices(cluster)
-    try:
-        return Coordinator(devices, model, plan, workload, on_layer=on_layer)
-    except BaseException:
-        devices.close()
-        raise
+        self.workers.close()

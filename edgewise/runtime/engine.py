@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from edgewise.runtime.sampling import Sampling
+from edgewise.runtime.stats import Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,24 +20,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One sampled token. `finish` is None, "stop" or "length". `at` is the clock of
-    `time.monotonic`; `stage_seconds` is what each stage spent computing it."""
+    """One sampled token. `finish` is None, "stop", "length" or "error", which `error` explains:
+    then there is no token. `at` is the clock of `time.monotonic`; `stage_seconds` is what each
+    stage spent computing the step that it came from."""
 
     request: int
     id: int
     finish: str | None
     at: float
     stage_seconds: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Requests now and tokens so far."""
-
-    waiting: int
-    running: int
-    tokens: int
-    memory_bytes: dict[str, int]
+    error: str = ""
 
 
 class Engine(Protocol):

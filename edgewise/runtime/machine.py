@@ -5,10 +5,17 @@ import platform
 import psutil
 import torch
 
+from edgewise import __version__, kernels
+
 
 def machine_name() -> str:
     """Two devices with one name share their memory."""
     return f"{platform.node()}, {platform.machine()}, torch {torch.__version__}"
+
+
+def code_name() -> str:
+    """What computes here: seconds measured with other code mean nothing."""
+    return f"{__version__}, {kernels.instruction_set()}, {kernels.library_digest()}"
 
 
 def free_bytes() -> int:

@@ -1,35 +1,34 @@
 """What a worker needs to know to start."""
 
-import json
+import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from edgewise.clusters import Device, Link
+from edgewise.runtime.messages import Peer
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Who a worker is, and where everybody's inbox is."""
+    """Who a worker is: `bind` is where its inbox shall be, `public` and `secret` its keys, ""
+    where sockets are this user's alone. `links` into it are emulated; `turns` is a file that
+    emulated devices of one machine share, "" for none."""
 
     device: Device
-    addresses: Mapping[str, str]
-    links: Mapping[str, Link]
-    turns: str  # a file that all workers on this machine share
+    bind: str
+    coordinator: Peer
+    public: str = ""
+    secret: str = ""
+    links: Mapping[str, Link] = field(default_factory=dict)
+    turns: str = ""
 
-    def to_json(self) -> str:
-        links = {
-            name: {**asdict(link), "bytes_per_second": str(link.bytes_per_second)}
-            for name, link in self.links.items()
-        }
-        document = {"device": asdict(self.device), "addresses": self.addresses}
-        return json.dumps({**document, "links": links, "turns": self.turns})
+    def to_line(self) -> bytes:
+        """One line of text, as a worker reads it from its standard input."""
+        return base64.b64encode(msgspec.msgpack.encode(self)) + b"\n"
 
     @staticmethod
-    def from_json(text: str) -> "Settings":
-        document = json.loads(text)
-        links = {
-            name: Link(**{**link, "bytes_per_second": float(link["bytes_per_second"])})
-            for name, link in document["links"].items()
-        }
-        device = Device(**document["device"])
-        return Settings(device, document["addresses"], links, document["turns"])
+    def from_line(line: bytes) -> "Settings":
+        """Raises ValueError where it is none."""
+        return msgspec.msgpack.decode(base64.b64decode(line), type=Settings)

@@ -1,17 +1,11 @@
 """What a simulation shows: times of every request, and every slice of work, also for a browser."""
 
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TypeVar
 
 from edgewise.estimates import Resource
 from edgewise.plans import Plan
-
-_MICROSECONDS = 1e6
-
-T = TypeVar("T")
+from edgewise.traces import TraceSpan, chrome_trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,36 +128,16 @@ class Outcome:
     def chrome_trace(self) -> str:
         """JSON that chrome://tracing and ui.perfetto.dev open: one process per device, in it one
         thread per stage, per link that it sends on and per way of its interface."""
-        owners = _numbered(piece.resource.owner for piece in self.slices)
-        threads = _numbered(_thread(piece) for piece in self.slices)
-        events: list[dict[str, object]] = [
-            {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
-            for name, pid in owners.items()
-        ]
-        for (owner, name), tid in threads.items():
-            args = {"name": name}
-            event = {"ph": "M", "name": "thread_name", "pid": owners[owner], "tid": tid}
-            events.append({**event, "args": args})
-        for piece in self.slices:
-            lane = f" lane {piece.lane}" if piece.lane >= 0 else ""
-            events.append(
-                {
-                    "ph": "X",
-                    "name": f"{piece.phase}{lane}",
-                    "cat": "compute" if piece.resource.computes else "link",
-                    "pid": owners[piece.resource.owner],
-                    "tid": threads[_thread(piece)],
-                    "ts": piece.start_seconds * _MICROSECONDS,
-                    "dur": (piece.end_seconds - piece.start_seconds) * _MICROSECONDS,
-                    "args": {"lane": piece.lane, "token": piece.token},
-                }
-            )
-        return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, allow_nan=False)
+        return chrome_trace(map(_span, self.slices))
 
 
-def _thread(piece: Slice) -> tuple[str, str]:
-    return piece.resource.owner, piece.name
-
-
-def _numbered(items: Iterable[T]) -> dict[T, int]:
-    return {item: number for number, item in enumerate(dict.fromkeys(items), start=1)}
+def _span(piece: Slice) -> TraceSpan:
+    return TraceSpan(
+        process=piece.resource.owner,
+        thread=piece.name,
+        name=f"{piece.phase} lane {piece.lane}" if piece.lane >= 0 else piece.phase,
+        category="compute" if piece.resource.computes else "link",
+        start_seconds=piece.start_seconds,
+        end_seconds=piece.end_seconds,
+        args={"lane": piece.lane, "token": piece.token},
+    )

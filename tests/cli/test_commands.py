@@ -79,6 +79,24 @@ def test_run_across_a_cluster_gives_the_same_answer(command, slow_cluster, quest
     assert many["seconds_per_token"] > 0.08  # two hops of 40 ms and more
 
 
+def test_a_runs_trace_shows_every_stage_and_the_request(
+    command, slow_cluster, plan_file, question, tmp_path
+):
+    path = tmp_path / "trace.json"
+    asked = ("run", "demo", question, "--raw", "--json", "--cluster", slow_cluster)
+    ran = command(*asked, "--plan", plan_file, "--trace", path)
+    assert ran.code == 0, ran.err
+    events = json.loads(path.read_text())["traceEvents"]
+    names = {e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert names == {"laptop", "jetson", "pi", "requests"}
+    steps = [e for e in events if e["ph"] == "X" and e["cat"] == "compute"]
+    tokens = json.loads(ran.out)["tokens"]
+    assert len(steps) == 3 * tokens
+    (answer,) = (e for e in events if e["name"] == "answer")
+    assert answer["args"]["tokens"] == tokens
+    assert answer["dur"] > 80_000 * (tokens - 1)  # microseconds: two hops of 40 ms a token
+
+
 def test_a_cache_in_8_bits_answers_alike_and_takes_less(
     command, slow_cluster, profiled, question, tmp_path
 ):

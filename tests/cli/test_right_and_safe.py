@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgewise import kernels
-from edgewise.cli.default_scheme import needed_bytes
+from edgewise import caches, kernels
 from edgewise.cli.pins import parse_pins
 from edgewise.cli.profile import cached_profile
 from edgewise.cluster_files import load_cluster
@@ -18,6 +17,7 @@ from edgewise.costs import HEADROOM, CostModel
 from edgewise.errors import ClusterError, InputError, PlanError, ProfileError
 from edgewise.kernels.library import VARIABLE, library
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.planning.default_scheme import needed_bytes
 from edgewise.plans import Plan
 from edgewise.profiles import DeviceReading, Profile
 from edgewise.quality.calibration import Calibration
@@ -143,6 +143,14 @@ def test_plans_use_the_schemes_of_a_sensitivity(command, profiled, tmp_path):
     assert set(chosen["stages"][0]["schemes"]) <= set(names)
 
 
+def test_a_user_without_a_home_can_run(command, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert caches.cache_folder("profiles") is None
+    result = command("run", "demo", "hello", "--max-tokens", 2)
+    assert result.code == 0, result.err
+
+
 @pytest.fixture
 def profiled_again(monkeypatch, tmp_path):
     """Whether a profile of the demo model on one device of so many bytes is measured, or comes from
@@ -151,7 +159,7 @@ def profiled_again(monkeypatch, tmp_path):
     profile = make_profile(spec, [Roofline("a", 1e11, 1e9)], ["fp32"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("edgewise.cli.profile.measure_cluster", lambda *_: profile)
-    monkeypatch.setattr("edgewise.cli.profile.LocalDevices", contextlib.nullcontext)
+    monkeypatch.setattr("edgewise.cli.profile.start_local", contextlib.nullcontext)
 
     def call(schemes=("fp32",), memory_bytes=10**9):
         cluster = Cluster((Device("a", memory_bytes),), (), "a")
@@ -165,7 +173,7 @@ def test_a_profile_is_of_the_code_that_was_timed(profiled_again, monkeypatch):
     assert not profiled_again()
     monkeypatch.setattr(kernels, "library_digest", lambda: "built anew")
     assert profiled_again()
-    monkeypatch.setattr("edgewise.cli.profile.__version__", "9.9")
+    monkeypatch.setattr("edgewise.runtime.machine.__version__", "9.9")
     assert profiled_again()
     assert profiled_again(schemes=("fp32", "bf16"))
     assert not profiled_again(memory_bytes=10**8)  # seconds do not depend on it

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from edgewise import kernels
 from edgewise.kernels.block import run_blocks
+from edgewise.models.blank import random_layer
 from edgewise.models.cache import Segment
 from edgewise.models.config import DecoderConfig, Rope
-from edgewise.models.loading import random_layer
 from edgewise.models.shard import Shard, random_shard
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.rounding import quantize_matrix

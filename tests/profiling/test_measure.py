@@ -11,7 +11,7 @@ from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure, num_measurements
 from edgewise.profiling.bench import PRECISION, is_known
 from edgewise.profiling.measure import LEAST_SHARE, step_and_blocks
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import start_local
 from edgewise.schemes import get_scheme
 from edgewise.specs import LayerKind, Workload
 
@@ -29,7 +29,7 @@ def measured(checkpoint):
     model = str(checkpoint("llama"))
     spec = open_checkpoint(model).spec
     progress = []
-    with LocalDevices(CLUSTER) as devices:
+    with start_local(CLUSTER) as devices:
         profile = measure(devices, model, spec, ["fp32"], GRID, progress.append)
     return profile, progress, spec
 
@@ -104,7 +104,7 @@ def test_devices_of_one_kind_are_measured_once(checkpoint):
     spec = open_checkpoint(model).spec
     twins = tuple(Device(name, 10**9, kind="agx") for name in ("a", "b"))
     network = Network(("a", "b"), 1e8, 0.0)
-    with LocalDevices(Cluster(twins, (), "a", (network,))) as devices:
+    with start_local(Cluster(twins, (), "a", (network,))) as devices:
         profile = measure(devices, model, spec, ["fp32", "bf16"], Grid.around(Workload(63, 1)))
     assert [reading.device for reading in profile.devices] == ["agx"]
     assert profile.schemes == ("fp32", "bf16")
@@ -175,7 +175,7 @@ def test_unlike_blocks_are_timed_each_by_itself_and_priced(checkpoint):
     assert set(spec.classes) == {"embedding", "block 1", "block 2", "head"}
     cluster = Cluster((Device("fast", 10**9),), (), "fast")
     grid = Grid(decode=((1, 1, 10), (1, 1, 60)), prefill=((1, 2, 0), (1, 20, 0)))
-    with LocalDevices(cluster) as devices:
+    with start_local(cluster) as devices:
         profile = measure(devices, model, spec, ["fp32"], grid)
     assert profile.classes == ("embedding", "block 1", "block 2", "head")
     assert {x.layer: x.weight_bytes for x in profile.memory} == {

@@ -9,10 +9,11 @@ import time
 import psutil
 import pytest
 
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, ModelError
-from edgewise.runtime.coordinator import Coordinator, open_engine
+from edgewise.errors import DeviceError, DeviceLost, ModelError
+from edgewise.runtime import messages
+from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import open_engine, start_local
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of
 from tests.seeds import cases
 
@@ -25,7 +26,7 @@ def engine(checkpoint):
     engine = open_engine(
         str(checkpoint("llama")), plan, cluster(latency=0.005), WORKLOAD, spec=spec
     )
-    pids = list(engine.devices.process_ids.values())
+    pids = list(engine.workers.process_ids.values())
     yield engine
     engine.close()
     assert not any(psutil.pid_exists(pid) for pid in pids)
@@ -35,7 +36,7 @@ def engine(checkpoint):
 def test_a_killed_worker_is_noticed_and_named(engine, prompt, device):
     tokens = stream(engine, Request(prompt, 30))
     next(tokens)
-    os.kill(engine.devices.process_ids[device], signal.SIGKILL)
+    os.kill(engine.workers.process_ids[device], signal.SIGKILL)
     began = time.monotonic()
     with pytest.raises(DeviceLost) as error:
         list(tokens)
@@ -47,22 +48,21 @@ def test_a_killed_worker_is_noticed_and_named(engine, prompt, device):
     assert error.value.device == device
 
 
-def test_a_worker_that_hangs_is_named_after_the_deadline(engine, prompt):
-    engine._step_seconds = 0.5
-    pid = engine.devices.process_ids["jetson"]
+def test_a_worker_that_hangs_is_named(engine, prompt):
+    pid = engine.workers.process_ids["jetson"]
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(DeviceTimeout) as error:
+        with pytest.raises(DeviceLost) as error:
             list(stream(engine, Request(prompt, 30)))
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert str(error.value) == "device 'jetson' did not answer within 0.5 s"
+    assert str(error.value) == "device 'jetson' was silent for 3 s while it held layers 2-3"
 
 
 def test_a_worker_that_hangs_does_not_outlive_close(checkpoint):
     spec, plan = plan_of(checkpoint("llama"), *STAGES)
     engine = open_engine(str(checkpoint("llama")), plan, cluster(), WORKLOAD, spec=spec)
-    pid = engine.devices.process_ids["pi"]
+    pid = engine.workers.process_ids["pi"]
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     engine.close()
@@ -72,7 +72,7 @@ def test_a_worker_that_hangs_does_not_outlive_close(checkpoint):
 
 def test_what_a_worker_raises_is_raised_here(checkpoint, tmp_path):
     _, plan = plan_of(checkpoint("llama"), *STAGES)
-    with LocalDevices(cluster()) as devices:
+    with start_local(cluster()) as devices:
         broken = tmp_path / "model"
         broken.mkdir()
         (broken / "config.json").write_bytes((checkpoint("llama") / "config.json").read_bytes())
@@ -82,18 +82,18 @@ def test_what_a_worker_raises_is_raised_here(checkpoint, tmp_path):
 
 
 def test_an_unforeseen_error_in_a_worker_comes_with_its_trace():
-    with LocalDevices(cluster(names=("solo",))) as devices:
-        devices.send("solo", "no such message", {})
-        with pytest.raises(DeviceError, match=r"(?s)device 'solo' failed: KeyError.*Traceback"):
+    with start_local(cluster(names=("solo",))) as devices:
+        devices.send("solo", messages.Time(1, 1, 0))  # nothing was prepared
+        with pytest.raises(DeviceError, match=r"(?s)device 'solo' failed: Assertion.*Traceback"):
             devices.receive(5)
 
 
 CRASH = """
 import sys, time
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import open_engine, start_local
 from edgewise.clusters import Cluster, Device, Link
 if __name__ == "__main__":
-    devices = LocalDevices(Cluster((Device("a", 10**9), Device("b", 10**9)), (), "a"))
+    devices = start_local(Cluster((Device("a", 10**9), Device("b", 10**9)), (), "a"))
     print(*devices.process_ids.values(), flush=True)
     time.sleep(60)
 """
@@ -102,11 +102,12 @@ if __name__ == "__main__":
 def test_a_worker_ends_with_its_coordinator_in_the_middle_of_a_probe():
     script = """
 from edgewise.clusters import Cluster, Device, Link
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime import messages
+from edgewise.runtime.local import open_engine, start_local
 links = (Link("a", "b", latency_seconds=3.0), Link("b", "a", latency_seconds=3.0))
-devices = LocalDevices(Cluster((Device("a", 10**9), Device("b", 10**9)), links, "a"))
+devices = start_local(Cluster((Device("a", 10**9), Device("b", 10**9)), links, "a"))
 print(*devices.process_ids.values(), flush=True)
-devices.call("a", "probe", {"target": "b", "size": 0}, "probed", 60)
+devices.call("a", messages.Probe("b", 0), messages.Probed, 60)
 """
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

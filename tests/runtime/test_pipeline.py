@@ -8,9 +8,9 @@ import torch
 
 from edgewise.costs import device_bytes
 from edgewise.errors import DeviceMemoryError, ModelError, PlanError, PromptError
-from edgewise.runtime.coordinator import Coordinator, open_engine
+from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import open_engine, start_local
 from edgewise.runtime.sampling import Sampling
 from tests.conftest import random_model
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of, reference
@@ -26,7 +26,7 @@ HOT = Sampling(temperature=1.3, top_k=40, top_p=0.95, seed=11)
 
 @pytest.fixture(scope="module")
 def devices():
-    with LocalDevices(cluster()) as running:
+    with start_local(cluster()) as running:
         yield running
 
 
@@ -59,7 +59,7 @@ def test_greedy_tokens_equal_those_of_transformers(devices, checkpoint, prompt):
 
 
 def test_a_long_prompt_travels_in_chunks(devices, checkpoint, monkeypatch):
-    monkeypatch.setattr("edgewise.runtime.coordinator.PREFILL_CHUNK", 7)
+    monkeypatch.setattr("edgewise.runtime.limits.PREFILL_CHUNK", 7)
     model, request = checkpoint("qwen2"), Request(tuple(range(1, 40)), 8)
     engine = load(devices, model, PLANS["three stages"])
     assert tokens_of(engine, request) == reference(model, request)
@@ -72,14 +72,16 @@ def test_requests_run_side_by_side_and_wait_for_room(devices, checkpoint, prompt
         Request(prompt[: 3 + i], 5 + 4 * i, dataclasses.replace(HOT, seed=i)) for i in range(4)
     ]
     numbers = [engine.submit(request) for request in requests]
-    assert (engine.stats().running, engine.stats().waiting) == (2, 2)
+    assert (engine.stats().running, engine.stats().waiting) == (0, 4)
     answers = {number: [] for number in numbers}
-    while batch := engine.step():
+    first = engine.step()
+    assert (engine.stats().running, engine.stats().waiting) == (2, 2)
+    for batch in itertools.chain([first], iter(engine.step, [])):
         for token in batch:
             answers[token.request].append(token.id)
     assert list(answers.values()) == [reference(model, request) for request in requests]
     assert (engine.stats().running, engine.stats().waiting) == (0, 0)
-    assert engine.stats().tokens == sum(map(len, answers.values()))
+    assert engine.stats().new_tokens == sum(map(len, answers.values()))
 
 
 def test_a_cancelled_request_sends_no_more_tokens_and_frees_its_place(devices, checkpoint, prompt):
@@ -132,14 +134,13 @@ def test_tokens_say_what_each_stage_spent(devices, checkpoint, prompt):
         (Request((-1,), 5), "the prompt has token ids outside 0 to 96"),
         (Request((1, 2), 0), "max tokens must be at least 1, not 0"),
         (
-            Request(tuple(range(60)), 1),
-            "the prompt has 60 tokens, but 'M' has a context of 50, answer included; "
-            "shorten it by at least 11",
+            Request((1,) * 70, 1),
+            "the prompt has 70 tokens, but 'M' has a context of 64, answer included; "
+            "shorten it by at least 7",
         ),
         (
-            Request(tuple(range(40)), 11),
-            "prompt and answer need 40 + 11 tokens, but 'M' has a context of 50; "
-            "ask for at most 10",
+            Request((1,) * 60, 11),
+            "prompt and answer need 60 + 11 tokens, but 'M' has a context of 64; ask for at most 4",
         ),
     ],
 )
@@ -152,7 +153,7 @@ def test_requests_that_cannot_run_are_refused(devices, checkpoint, request_, mes
 
 
 def test_a_plan_that_begins_away_from_the_source_waits_for_the_links_both_ways(checkpoint, prompt):
-    with LocalDevices(cluster(latency=0.04)) as far:
+    with start_local(cluster(latency=0.04)) as far:
         engine = load(far, checkpoint("llama"), [("pi", 6)])
         times = [token.at for token in stream(engine, Request(prompt, 6))]
     assert min(b - a for a, b in itertools.pairwise(times)) > 0.08
@@ -191,7 +192,7 @@ def test_closing_twice_is_fine_and_leaves_no_process(checkpoint):
     model = checkpoint("llama")
     spec, plan = plan_of(model, *PLANS["three stages"])
     engine = open_engine(str(model), plan, cluster(), WORKLOAD, spec=spec)
-    pids = list(engine.devices.process_ids.values())
+    pids = list(engine.workers.process_ids.values())
     assert all(psutil.pid_exists(pid) for pid in pids)
     engine.close()
     engine.close()

@@ -11,7 +11,8 @@ from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
-from edgewise.runtime.local import LocalDevices
+from edgewise.runtime.local import start_local
+from edgewise.runtime.workers import Workers
 from edgewise.simulation import simulate_plan, together
 from edgewise.specs import Workload
 
@@ -23,14 +24,14 @@ FAR = Cluster(
 LANES, NEW = 8, 24
 
 
-def tokens_per_second(devices: LocalDevices, plan: Plan) -> float:
+def tokens_per_second(workers: Workers, plan: Plan) -> float:
     """Of all requests, once all are being answered."""
-    engine = Coordinator(devices, plan.model, plan, Workload(16, NEW, LANES, LANES))
+    engine = Coordinator(workers, plan.model, plan, Workload(16, NEW, LANES, LANES))
     times: dict[int, list[float]] = {
         engine.submit(Request(tuple(range(5, 21)), NEW)): [] for _ in range(LANES)
     }
-    while engine.stats().running:
-        for token in engine.step():
+    for tokens in iter(engine.step, []):
+        for token in tokens:
             times[token.request].append(token.at)
     return LANES / median(b - a for row in times.values() for a, b in pairwise(row[1:]))
 
@@ -46,7 +47,7 @@ def test_requests_share_a_link_of_30_ms_without_waiting_for_each_other() -> None
         Stage("far", cut, spec.num_layers, (scheme,) * (spec.num_layers - cut)),
     )
     plan = Plan(model, spec.digest, spec.num_layers, stages)
-    with LocalDevices(FAR) as devices:
+    with start_local(FAR) as devices:
         profile = measure(devices, model, spec, (scheme,), Grid.around(Workload(16, NEW)))
         measured = tokens_per_second(devices, plan)
     costs = CostModel(spec, FAR, profile, work)

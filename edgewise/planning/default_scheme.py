@@ -1,13 +1,12 @@
 """Which scheme a model runs in where nobody said: its own type if that fits, else the recipe with
 the most bits that does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from edgewise.cli.terminal import print_notes
 from edgewise.clusters import Cluster
 from edgewise.costs import device_bytes, layer_bytes, workspace_bytes
 from edgewise.errors import Infeasible
-from edgewise.plans import Plan, Stage
+from edgewise.plans import Stage
 from edgewise.schemes import CANDIDATES, RECIPES, STORED, get_scheme
 from edgewise.specs import ModelSpec, Workload
 from edgewise.units import format_bytes
@@ -47,23 +46,6 @@ def schemes_that_fit(spec: ModelSpec, cluster: Cluster, workload: Workload) -> I
     for name in ORDER:
         if needed_bytes(spec, name, workload, len(cluster.devices)) <= room:
             yield name
-
-
-def first_plan(
-    spec: ModelSpec, cluster: Cluster, workload: Workload, plan_in: Callable[[str], Plan]
-) -> Plan:
-    """The plan in the first scheme that fits, and in a line on stderr what was chosen. Raises
-    Infeasible where not even the fewest bits fit."""
-    reason: Infeasible | None = None
-    for name in schemes_that_fit(spec, cluster, workload):
-        try:
-            plan = plan_in(name)
-        except Infeasible as error:  # enough memory in all, but not where it is needed
-            reason = error
-            continue
-        print_notes([description(spec, name, workload, len(cluster.devices))])
-        return plan
-    raise reason or too_large(spec, ORDER[-1], cluster, workload)
 
 
 def description(spec: ModelSpec, name: str, workload: Workload, devices: int) -> str:

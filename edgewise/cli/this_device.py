@@ -1,0 +1,31 @@
+"""This machine as a device of a cluster."""
+
+import os
+import platform
+
+import psutil
+
+from edgewise.clusters import Device
+from edgewise.errors import InputError
+from edgewise.runtime.machine import free_bytes
+from edgewise.units import parse_bytes
+
+
+def this_device(
+    name: str | None, memory: str | None, threads: int | None, slowdown: float = 1.0
+) -> Device:
+    """Its free memory and physical cores, where nothing else is said. Raises InputError."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    try:
+        size = free_bytes() if memory is None else parse_bytes(memory)
+    except ValueError as error:
+        raise InputError(f"--memory: {error}") from None
+    return Device(name or platform.node() or "device", size, threads or cores, slowdown)
+
+
+def parse_address(text: str, option: str) -> tuple[str, int]:
+    """HOST:PORT. Raises InputError, which names the option."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdigit() and int(port) < 2**16):
+        raise InputError(f"{option}: '{text}' is not HOST:PORT")
+    return host, int(port)

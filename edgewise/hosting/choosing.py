@@ -1,0 +1,91 @@
+"""Which plan a cluster should run now, and whether that is worth a change."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from edgewise.costs import CostModel
+from edgewise.errors import Infeasible
+from edgewise.hosting.measured import Measured
+from edgewise.planning import Objective, PlanResult, Problem
+from edgewise.planning.default_scheme import schemes_that_fit, too_large
+from edgewise.planning.joint import joint
+from edgewise.plans import Plan
+from edgewise.runtime.replanning import keeping_schemes
+from edgewise.runtime.workers import Workers
+from edgewise.specs import ModelSpec, Workload
+
+SECONDS = 1.0  # for a plan
+GAIN = 0.1  # less is not worth that requests pause
+
+
+class Chooser:
+    """Plans for the devices that there are when it is asked, in one scheme throughout: `scheme`,
+    or what takes the most bits that fit. Every method may measure, and raises DeviceLost and
+    Infeasible."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        measured: Measured,
+        spec: ModelSpec,
+        workload: Workload,
+        scheme: str | None = None,
+        objective: Objective = Objective.LATENCY,
+    ) -> None:
+        self._workers, self._measured, self._spec = workers, measured, spec
+        self._workload, self._scheme, self._objective = workload, scheme, objective
+
+    def anew(self) -> PlanResult:
+        """The best plan, whatever ran before."""
+        reason: Infeasible | None = None
+        for scheme in self._schemes():
+            try:
+                return joint(self._problem((scheme,)), SECONDS)
+            except Infeasible as error:  # enough memory in all, but not where it is needed
+                reason = error
+        cluster, last = self._workers.cluster, self._scheme or "2bit"
+        raise reason or too_large(self._spec, last, cluster, self._workload)
+
+    def keeping(self, plan: Plan) -> PlanResult:
+        """The best plan in which every layer keeps its scheme: requests under way go on with it
+        token for token."""
+        problem = keeping_schemes(self._problem(tuple(dict.fromkeys(plan.schemes))), plan)
+        chosen = joint(problem, SECONDS)
+        return replace(chosen, plan=replace(chosen.plan, rounding=plan.rounding))
+
+    def score(self, plan: Plan) -> float:
+        """Seconds that the objective makes small, of a plan on the devices there are."""
+        problem = self._problem(tuple(dict.fromkeys(plan.schemes)))
+        estimate = problem.costs.estimate(plan)
+        problem.costs.check_memory(plan)
+        return problem.score(estimate)
+
+    def better(self, plan: Plan, *, keep: bool) -> tuple[PlanResult | None, str]:
+        """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the
+        layers' schemes."""
+        chosen = self.keeping(plan) if keep else self.anew()
+        if chosen.plan.schemes != plan.schemes:
+            return chosen, f"{chosen.plan.schemes[1]} fits now instead of {plan.schemes[1]}"
+        now = self.score(plan)
+        then = self.score(chosen.plan)
+        gain = 1 - then / now
+        if gain < GAIN:
+            return (
+                None,
+                f"another plan would be {max(gain, 0):.0%} quicker; {GAIN:.0%} are worth it",
+            )
+        return (
+            chosen,
+            f"{gain:.0%} quicker: {1000 * then:.3g} ms a token instead of {1000 * now:.3g}",
+        )
+
+    def _schemes(self) -> Iterator[str]:
+        if self._scheme is not None:
+            yield self._scheme
+        else:
+            yield from schemes_that_fit(self._spec, self._workers.cluster, self._workload)
+
+    def _problem(self, schemes: tuple[str, ...]) -> Problem:
+        cluster, profile = self._workers.cluster, self._measured.profile(schemes)
+        costs = CostModel(self._spec, cluster, profile, self._workload)
+        return Problem(costs, schemes, self._objective)

@@ -1,0 +1,28 @@
+"""What enters the pipeline together: rows of tokens, each of one request."""
+
+from dataclasses import dataclass
+
+from edgewise.runtime.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens of a request at positions [start, start + len(tokens)). Behind the last one a token is
+    sampled, unless `sampling` is None. `prefix` = (other request, tokens) says whose cached tokens
+    are this request's first ones as well, to be copied before it computes: only on its first row,
+    whose `start` they are."""
+
+    request: int
+    start: int
+    tokens: tuple[int, ...]
+    sampling: Sampling | None = None
+    prefix: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step of the pipeline: `rows` of different requests. Before they compute, every stage
+    gives back the cache of the requests `dropped`."""
+
+    rows: tuple[Row, ...]
+    dropped: tuple[int, ...] = ()

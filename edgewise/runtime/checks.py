@@ -1,0 +1,42 @@
+"""What is checked before anything starts: requests against a model, routes against a cluster."""
+
+from itertools import pairwise
+
+from edgewise.clusters import Cluster
+from edgewise.errors import PlanError, PromptError
+from edgewise.plans import Plan
+from edgewise.runtime.engine import Request
+
+
+def check_request(request: Request, context: int, vocab_size: int, model: str) -> None:
+    """Raise PromptError where a request is empty, longer than `context`, or not of tokens."""
+    if not request.prompt:
+        raise PromptError("the prompt is empty")
+    if not 0 <= min(request.prompt) <= max(request.prompt) < vocab_size:
+        raise PromptError(f"the prompt has token ids outside 0 to {vocab_size - 1}")
+    if request.max_tokens < 1:
+        raise PromptError(f"max tokens must be at least 1, not {request.max_tokens}")
+    if (size := len(request.prompt)) >= context:
+        raise PromptError(
+            f"the prompt has {size} tokens, but '{model}' has a context of {context}, answer "
+            f"included; shorten it by at least {size + 1 - context}"
+        )
+    if size + request.max_tokens > context:
+        raise PromptError(
+            f"prompt and answer need {size} + {request.max_tokens} tokens, but '{model}' has a "
+            f"context of {context}; ask for at most {context - size}"
+        )
+
+
+def check_route(plan: Plan, cluster: Cluster) -> None:
+    """Raise PlanError where prompts would leave the source, or where two neighbouring stages lie on
+    devices that nothing connects."""
+    if (first := plan.stages[0].device) != cluster.source:
+        raise PlanError(
+            f"this plan puts the embedding on '{first}': prompts would leave the source "
+            f"'{cluster.source}' as they are, not as activations"
+        )
+    ends = [cluster.source, *[stage.device for stage in plan.stages], cluster.source]
+    for a, b in pairwise(ends):
+        if cluster.link(a, b) is None:
+            raise PlanError(f"the plan sends from '{a}' to '{b}', but the cluster has no such link")

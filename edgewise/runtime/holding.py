@@ -1,0 +1,140 @@
+"""What a worker holds: the shards of its stages, loaded from its copy of the model, or from files
+that it asks the coordinator for."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from edgewise.clusters import Device
+from edgewise.costs import device_bytes
+from edgewise.errors import DeviceMemoryError
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.download import Download
+from edgewise.models.layer_files import layer_folder, layers_from_files
+from edgewise.models.shape import ModelShape
+from edgewise.models.shard import Shard, load_shard
+from edgewise.plans import Stage
+from edgewise.quantization.store import Store
+from edgewise.runtime import messages
+from edgewise.runtime.limits import limits_of
+from edgewise.runtime.messages import Message
+from edgewise.specs import ModelSpec
+from edgewise.units import format_bytes
+
+
+class Holding:
+    """`route` names the device of every stage, `shards` are this device's own, by stage."""
+
+    def __init__(self, device: Device, report: Callable[[Message], None]) -> None:
+        self.device, self._report = device, report
+        self.epoch = -1
+        self.route: tuple[str, ...] = ()
+        self.shards: dict[int, Shard] = {}
+        self._load: messages.Load | None = None  # files of which are still to come
+        self._downloads: list[Download] = []
+
+    def load(self, load: messages.Load) -> None:
+        """Hold what a plan says, and no more: at once, or when the files of it have come. Raises
+        DeviceMemoryError before anything is let go, and what loading raises."""
+        self.epoch = load.epoch
+        spec = ModelShape.from_json(load.shape).spec if load.shape else None
+        self._check_memory(spec or open_checkpoint(load.model).spec, load)
+        self._load = load
+        folder = layer_folder() if load.files else None
+        self._downloads = [Download(folder, file) for file in load.files] if folder else []
+        self._go_on()
+
+    def receive(self, piece: messages.Piece, content: Tensor | None) -> None:
+        """A piece of a file that was asked for. Raises ModelError where it is not what it should
+        be."""
+        download = next((x for x in self._downloads if x.file.key == piece.key), None)
+        if download is not None and content is not None and not download.done:
+            download.write(piece.offset, content.numpy().tobytes(), piece.packed)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Ask for the next piece, or load once everything is there."""
+        missing = next((x for x in self._downloads if not x.done), None)
+        if missing is not None:
+            self._report(messages.Fetch(missing.file.key, missing.offset))
+        elif self._load is not None:
+            load, self._load = self._load, None
+            self._hold(load)
+
+    def _hold(self, load: messages.Load) -> None:
+        held = self.shards
+        self.shards, self.route = {}, tuple(stage.device for stage in load.stages)
+        build = _from_files if load.shape else _from_checkpoint
+        for number, stage in self._mine(load).items():
+            self.shards[number] = build(
+                load, stage, self.device.processor, held, lambda layer: self._loaded(load, layer)
+            )
+        total = sum(shard.weight_bytes + shard.cache.bytes for shard in self.shards.values())
+        self._report(messages.Loaded(load.epoch, total))
+
+    def _loaded(self, load: messages.Load, layer: int) -> None:
+        self._report(messages.LayerLoaded(load.epoch, layer))
+
+    def _mine(self, load: messages.Load) -> dict[int, Stage]:
+        stages = enumerate(load.stages)
+        return {i: stage for i, stage in stages if stage.device == self.device.name}
+
+    def _check_memory(self, spec: ModelSpec, load: messages.Load) -> None:
+        stages = list(self._mine(load).values())
+        needed = device_bytes(spec, stages, load.workload) if stages else 0
+        if needed > self.device.memory_bytes:
+            layers = ", ".join(f"{s.start}-{s.end - 1}" for s in stages)
+            raise DeviceMemoryError(
+                self.device.name,
+                f"has {format_bytes(self.device.memory_bytes)} for weights, cache and workspace, "
+                f"but layers {layers} need {format_bytes(needed)}",
+            )
+
+
+def _from_checkpoint(
+    load: messages.Load,
+    stage: Stage,
+    processor: str,
+    held: Mapping[int, Shard],
+    on_layer: Callable[[int], None],
+) -> Shard:
+    checkpoint = open_checkpoint(load.model)
+    limits = limits_of(load.workload, checkpoint.config.max_context)
+    return load_shard(
+        checkpoint,
+        stage.start,
+        stage.end,
+        stage.schemes,
+        device=processor,
+        slots=limits.sequences,
+        context=limits.context,
+        tokens=limits.cache_tokens,
+        cache=load.workload.cache,
+        method=load.rounding,
+        store=Store.default(),
+        held=[layer for shard in held.values() for layer in shard.layers],
+        on_layer=on_layer,
+    )
+
+
+def _from_files(
+    load: messages.Load,
+    stage: Stage,
+    processor: str,
+    held: Mapping[int, Shard],
+    on_layer: Callable[[int], None],
+) -> Shard:
+    shape, folder = ModelShape.from_json(load.shape), layer_folder()
+    limits = limits_of(load.workload, shape.config.max_context)
+    layers = layers_from_files(
+        shape, stage.start, stage.schemes, load.files, folder, device=processor, on_layer=on_layer
+    )
+    return Shard(
+        shape.config,
+        stage.start,
+        layers,
+        slots=limits.sequences,
+        context=limits.context,
+        tokens=limits.cache_tokens,
+        cache=load.workload.cache,
+    )

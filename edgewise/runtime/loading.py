@@ -1,0 +1,73 @@
+"""A plan into its workers."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+
+from edgewise.errors import DeviceTimeout
+from edgewise.models.checkpoint import Checkpoint, open_checkpoint
+from edgewise.models.layer_store import LayerFiles
+from edgewise.models.shape import ModelShape
+from edgewise.plans import Plan
+from edgewise.runtime import messages
+from edgewise.runtime.workers import Workers
+from edgewise.specs import Workload
+
+LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
+
+OnLayer = Callable[[int], None]
+
+
+class PlanLoader:
+    """Has workers hold plans for one model. Those that have no copy of it are sent their layers,
+    piece by piece, as they ask for them."""
+
+    def __init__(self, workers: Workers, model: str) -> None:
+        self._workers, self._model = workers, model
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return open_checkpoint(self._model)
+
+    def load(self, plan: Plan, workload: Workload, on_layer: OnLayer) -> dict[str, int]:
+        """Returns the bytes that each device of a plan takes. Devices that it leaves out hear of
+        it too: they let go of what they held before."""
+        workers = self._workers
+        workers.epoch += 1
+        # Files need a folder, which not every user has.
+        sends = any(map(workers.is_remote, workers.names))
+        files = LayerFiles(self._checkpoint, plan.rounding) if sends else None
+        for name in workers.names:
+            layers = [f"{s.start}-{s.end - 1}" for s in plan.stages if s.device == name]
+            workers.roles[name] = f"while it held layers {', '.join(layers) or 'none'}"
+            workers.send(name, self._order(name, plan, workload, files))
+        sizes: dict[str, int] = {}
+        while missing := [name for name in workers.names if name not in sizes]:
+            envelope = workers.receive(LOAD_SECONDS)
+            if envelope is None:
+                raise DeviceTimeout(missing[0], f"loaded nothing for {LOAD_SECONDS:g} s")
+            message, sender = envelope.message, envelope.sender
+            if isinstance(message, messages.Fetch) and files is not None:
+                self._send_piece(sender, message, files)
+            elif isinstance(message, messages.LayerLoaded) and message.epoch == workers.epoch:
+                on_layer(message.layer)
+            elif isinstance(message, messages.Loaded) and message.epoch == workers.epoch:
+                sizes[sender] = message.size
+        return {name: sizes[name] for name in plan.devices}
+
+    def _order(
+        self, name: str, plan: Plan, workload: Workload, files: LayerFiles | None
+    ) -> messages.Load:
+        order = (self._workers.epoch, self._model, plan.stages, plan.rounding, workload)
+        if files is None or not self._workers.is_remote(name):
+            return messages.Load(*order)
+        shape = ModelShape.of(self._checkpoint).to_json()
+        mine = [stage for stage in plan.stages if stage.device == name]
+        wanted = tuple(file for stage in mine for file in files.of_stage(stage))
+        return messages.Load(*order, shape, wanted)
+
+    def _send_piece(self, device: str, fetch: messages.Fetch, files: LayerFiles) -> None:
+        content, packed = files.piece(fetch.key, fetch.offset)
+        piece = messages.Piece(fetch.key, fetch.offset, packed)
+        self._workers.send(device, piece, torch.frombuffer(bytearray(content), dtype=torch.uint8))

@@ -1,0 +1,295 @@
+"""What participants say to each other, one frozen class per message. A message may have one tensor
+beside it: its docstring says which.
+
+Encoded as MessagePack with the class's name as tag; decoding checks every field (msgspec), so a
+handler never sees a malformed message.
+"""
+
+import msgspec
+
+from edgewise.clusters import Device
+from edgewise.models.layer_files import LayerFile
+from edgewise.plans import Stage
+from edgewise.runtime.sampling import Sampling
+from edgewise.specs import Workload
+
+EVERYWHERE = "0.0.0.0"
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of them all."""
+
+
+class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a participant's inbox is, and the public key that it proves to have (z85); "" where
+    sockets are this user's alone (ipc)."""
+
+    address: str
+    key: str = ""
+
+    def at(self, host: str) -> "Peer":
+        """The same where it is reached on that host: an inbox that listens everywhere says 0.0.0.0
+        of itself."""
+        return Peer(self.address.replace(EVERYWHERE, host), self.key) if host else self
+
+
+# Between an agent and the coordinator (launchers/).
+
+
+class JoinRequest(Message, frozen=True):
+    """An agent asks to be let in, with its device. `host` is where others reach its machine, "" for
+    where the connection comes from."""
+
+    secret: bytes
+    device: Device
+    host: str = ""
+
+
+class Welcome(Message, frozen=True):
+    """The agent is in. The coordinator's inbox is at this port of the machine that the agent
+    connected to, and has this key."""
+
+    port: int
+    key: str
+
+
+class Refused(Message, frozen=True):
+    """The agent is not let in, or not any more; where it may ask again, it should."""
+
+    why: str
+    again: bool
+
+
+class StartWorker(Message, frozen=True):
+    """Start the device's worker."""
+
+
+class Starting(Message, frozen=True):
+    """The device's worker is being started; this will be its public key."""
+
+    key: str
+
+
+class EndWorker(Message, frozen=True):
+    """End the device's worker at once."""
+
+
+class Joined(Message, frozen=True):
+    """A device may be used from now on; AgentLauncher says so to the coordinator."""
+
+    device: Device
+    host: str
+
+
+class Wake(Message, frozen=True):
+    """Posted to oneself: there is something to see to."""
+
+
+# Life of a worker.
+
+
+class Ready(Message, frozen=True):
+    """A worker has started, and its inbox is here."""
+
+    peer: Peer
+
+
+class Peers(Message, frozen=True):
+    """Everybody a worker may hear from or send to, by name; it forgets all others."""
+
+    peers: dict[str, Peer]
+
+
+class Introduced(Message, frozen=True):
+    """A worker knows whom it may hear from; others may talk to it now."""
+
+
+class Beat(Message, frozen=True):
+    """Alive, sent every second by a thread of its own. `busy_seconds`: how long what a worker does
+    now has been going on, 0 for nothing."""
+
+    busy_seconds: float
+
+
+class Ended(Message, frozen=True):
+    """A participant's process is gone: how it ended, and the last line that it wrote."""
+
+    name: str
+    how: str
+    last_line: str = ""
+
+
+class Stop(Message, frozen=True):
+    """End."""
+
+
+class Failed(Message, frozen=True):
+    """A handler raised. `error` names one of our own classes, or "" with a trace as text. `device`
+    is the one to blame, not always the sender. `step` is its number where a step failed."""
+
+    epoch: int
+    error: str
+    text: str
+    device: str
+    step: int | None = None
+
+
+# Plans.
+
+
+class Load(Message, frozen=True):
+    """Hold these stages from now on. What is held already in the same scheme stays. `epoch` numbers
+    plans; leftovers of earlier ones are told by it. For a worker that has no copy of the model,
+    `shape` says what it is (ModelShape, as JSON), and `files` are its own layers."""
+
+    epoch: int
+    model: str
+    stages: tuple[Stage, ...]
+    rounding: str | None
+    workload: Workload
+    shape: str = ""
+    files: tuple[LayerFile, ...] = ()
+
+
+class LayerLoaded(Message, frozen=True):
+    epoch: int
+    layer: int
+
+
+class Loaded(Message, frozen=True):
+    """All stages are in memory, weights and cache taking so many bytes."""
+
+    epoch: int
+    size: int
+
+
+class Fetch(Message, frozen=True):
+    """Asks for a piece of a file, from a byte on."""
+
+    key: str
+    offset: int
+
+
+class Piece(Message, frozen=True):
+    """A piece of a file. Tensor: its bytes (uint8), compressed where `packed` (pieces.py)."""
+
+    key: str
+    offset: int
+    packed: bool
+
+
+# Steps.
+
+
+class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A batch's row without its tokens (batches.Row)."""
+
+    request: int
+    start: int
+    length: int
+    sampling: Sampling | None = None
+    prefix: tuple[int, int] | None = None
+
+
+class Sampled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request's next token; or, with `error`, why it has none."""
+
+    request: int
+    token: int
+    error: str = ""
+
+
+class Step(Message, frozen=True):
+    """A batch at a stage. Tensor: token ids (int64 [tokens]) for stage 0, hidden states [tokens, H]
+    for others, row after row. `seconds`: what each stage before took; `failed`: requests that were
+    in the batch, and cannot be computed."""
+
+    epoch: int
+    number: int
+    stage: int
+    spans: tuple[Span, ...]
+    dropped: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()
+    failed: tuple[Sampled, ...] = ()
+
+
+class Tokens(Message, frozen=True):
+    """A batch is through: a token for every row that samples. Its place in the pipeline is free."""
+
+    epoch: int
+    number: int
+    tokens: tuple[Sampled, ...]
+    seconds: tuple[float, ...]
+
+
+# Measuring.
+
+
+class Describe(Message, frozen=True):
+    """What machine is this, and what memory has it?"""
+
+
+class Described(Message, frozen=True):
+    """`code` names what is timed there: version, instruction set, library."""
+
+    machine: str
+    free_bytes: int
+    process_bytes: int
+    code: str
+
+
+class Prepare(Message, frozen=True):
+    """Make layers [start, end) of a model with random weights, to be timed. `shape` is a ModelShape
+    as JSON."""
+
+    shape: str
+    start: int
+    end: int
+    scheme: str
+    slots: int
+    context: int
+
+
+class Prepared(Message, frozen=True):
+    """So many bytes of weights."""
+
+    size: int
+
+
+class Time(Message, frozen=True):
+    """Run what was prepared once: so many sequences of so many tokens after `past` others."""
+
+    sequences: int
+    tokens: int
+    past: int
+
+
+class Timed(Message, frozen=True):
+    seconds: float
+
+
+class Probe(Message, frozen=True):
+    """Time a round trip to `target`, `size` bytes on the way there."""
+
+    target: str
+    size: int
+
+
+class Probed(Message, frozen=True):
+    seconds: float
+
+
+class Echo(Message, frozen=True):
+    """To be answered at once. Tensor: any bytes."""
+
+
+class Echoed(Message, frozen=True):
+    pass
+
+
+class Ping(Message, frozen=True):
+    pass
+
+
+class Pong(Message, frozen=True):
+    pass

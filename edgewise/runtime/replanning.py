@@ -1,0 +1,51 @@
+"""Another plan while one runs: for the devices that are there now."""
+
+from dataclasses import replace
+
+from edgewise.errors import Infeasible
+from edgewise.planning import PlanResult, Problem
+from edgewise.planning.joint import joint
+from edgewise.plans import Plan
+from edgewise.runtime.coordinator import Replan
+from edgewise.runtime.workers import Workers
+from edgewise.sensitivities import Sensitivity
+
+SECONDS = 1.0
+
+
+def replanner(problem: Problem) -> Replan:
+    """Plans anew as `problem` was planned, on the devices that are left. Layers keep their schemes
+    where that fits, for then answers under way go on as they were; else they have any schemes
+    within the budget. Pinned layers stay where they are, or there is no plan."""
+
+    def replan(workers: Workers, plan: Plan) -> PlanResult:
+        there = _with_those_left(problem, workers)
+        try:
+            chosen = joint(keeping_schemes(there, plan), SECONDS)
+        except Infeasible:
+            chosen = joint(there, SECONDS)
+        return replace(chosen, plan=replace(chosen.plan, rounding=plan.rounding))
+
+    return replan
+
+
+def _with_those_left(problem: Problem, workers: Workers) -> Problem:
+    names = set(workers.names)
+    return replace(
+        problem,
+        costs=replace(problem.costs, cluster=workers.cluster),
+        pins=problem.pins,
+        forbidden=problem.forbidden & names,
+        required=problem.required & names,
+    )
+
+
+def keeping_schemes(problem: Problem, plan: Plan) -> Problem:
+    """The same problem where every layer has the scheme that it has in a plan: any other would
+    lose 1, of which nothing may be lost."""
+    schemes = tuple(dict.fromkeys(plan.schemes))
+    losses = {x: tuple(float(own != x) for own in plan.schemes) for x in schemes}
+    only = Sensitivity(problem.costs.model.digest, "kept", 0.0, losses)
+    return replace(
+        problem, costs=replace(problem.costs, sensitivity=only), schemes=schemes, budget=0.5
+    )

@@ -1,0 +1,117 @@
+"""A request on its way, and the limits that it shares with others."""
+
+from dataclasses import dataclass
+
+from edgewise.errors import PromptError
+from edgewise.runtime.engine import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a plan has room for.
+
+    `sequences` requests hold a cache at the same time, all caches together `cache_tokens` tokens,
+    given out in pages of `page`, one request at most `context`, prompt and answer. `lanes` batches
+    with answers are in flight at the same time, in a pipeline of `stages`; with `barrier` the next
+    ones enter when all of the last are back (EdgeShard's "bubbles"; without: "no-bubbles").
+
+    Prompts enter in pieces that end at multiples of `chunk`; answers that are computed again, in
+    pieces of at most `replay_chunk`. Prefixes are shared in multiples of `share` tokens. Where that
+    is a multiple of `chunk`, a request's arithmetic depends neither on its company nor on restarts;
+    otherwise the piece that a prefix ends in is computed in two.
+    """
+
+    sequences: int
+    lanes: int
+    cache_tokens: int
+    context: int
+    stages: int = 1
+    chunk: int = 256
+    replay_chunk: int = 16
+    share: int = 256
+    page: int = 16
+    barrier: bool = False
+
+    @property
+    def places(self) -> int:
+        """Batches in flight at most: one of prompt alone beside the lanes, or, while nobody is
+        answered, as many of those as fill the pipeline."""
+        return max(self.lanes + 1, self.stages)
+
+    @property
+    def pages(self) -> int:
+        return self.cache_tokens // self.page
+
+    def pages_of(self, tokens: int) -> int:
+        return -(-tokens // self.page)
+
+    def check(self, request: Request) -> None:
+        """Raises PromptError where a request would not even fit alone."""
+        prompt, new = len(request.prompt), request.max_tokens
+        if prompt + new > self.context:
+            raise PromptError(
+                f"prompt and answer need {prompt} + {new} tokens, but this plan has room for "
+                f"{self.context} a request; ask for {prompt + new - self.context} less"
+            )
+        if (needed := self.pages_of(prompt + new)) > self.pages:
+            raise PromptError(
+                f"prompt and answer need {prompt} + {new} tokens, {needed} pages of {self.page}, "
+                f"but the cache has {self.pages}; ask for at most {self.pages * self.page} tokens"
+            )
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A request's tokens so far, prompt and answer. The first `entered` have entered the pipeline,
+    the first `computed` are through."""
+
+    number: int
+    request: Request
+    tokens: list[int]
+    entered: int = 0
+    computed: int = 0
+
+    @property
+    def size(self) -> int:
+        """Tokens at its end: what it must have room for."""
+        return len(self.request.prompt) + self.request.max_tokens
+
+    @property
+    def ready(self) -> bool:
+        return self.entered < len(self.tokens)
+
+    @property
+    def answering(self) -> bool:
+        """Its whole prompt has entered."""
+        return self.entered >= len(self.request.prompt)
+
+    def end(self, start: int, limits: Limits) -> int:
+        """Where a row from `start` on ends. Answers are one token, or what a restart lost."""
+        prompt = len(self.request.prompt)
+        if start >= prompt:
+            return min(start + limits.replay_chunk, len(self.tokens))
+        return min((start // limits.chunk + 1) * limits.chunk, prompt)
+
+    def add(self, token: int) -> str | None:
+        """Append the token that follows all others. Returns what this ends with, or None."""
+        self.computed = self.entered
+        self.tokens.append(token)
+        if token in self.request.stop_ids:
+            return "stop"
+        return "length" if len(self.tokens) == self.size else None
+
+    def lose(self) -> None:
+        """Its cache is gone, its tokens are not."""
+        self.entered = self.computed = 0
+
+
+def shared(a: Sequence, b: Sequence, share: int) -> int:
+    """Tokens of prefix, a multiple of `share`, that `a` can copy from `b` once it has computed
+    them. Prompts only: answers are computed otherwise. One token is left, to sample behind."""
+    most = min(len(a.request.prompt) - 1, len(b.request.prompt))
+    same = 0
+    while same + share <= most and (
+        a.request.prompt[same : same + share] == b.request.prompt[same : same + share]
+    ):
+        same += share
+    return same

@@ -1,0 +1,148 @@
+"""Messages as frames, and back. Frame 0 is a MessagePack header, frame 1, where there is one, the
+tensor's bytes as they lie in memory (little-endian). No pickle.
+
+Whatever bytes come in, decoding raises ValueError and nothing else.
+"""
+
+import math
+import secrets
+from collections.abc import Sequence
+from typing import Union
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgewise.runtime.messages import Message
+from edgewise.runtime.transport import Envelope
+
+Frame = bytes | bytearray | memoryview
+
+MAX_MESSAGE_BYTES = 2**28
+MAX_DIMENSIONS = 8
+MAX_SESSIONS = 64
+_DTYPES = {  # and what numpy, which has no bfloat16, reads them as
+    "float32": (torch.float32, np.float32),
+    "bfloat16": (torch.bfloat16, np.int16),
+    "float16": (torch.float16, np.float16),
+    "int64": (torch.int64, np.int64),
+    "uint8": (torch.uint8, np.uint8),
+}
+_NAMES = {dtype: name for name, (dtype, _) in _DTYPES.items()}
+
+
+class FrameHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """`number` counts what `sender` has sent this participant in this `session`, from 1 on. `shape`
+    and `dtype` are the tensor's, None and "" without one. `message` is encoded by its class."""
+
+    sender: str
+    session: int
+    number: int
+    shape: tuple[int, ...] | None
+    dtype: str
+    message: msgspec.Raw
+
+
+_HEADER = msgspec.msgpack.Decoder(FrameHeader)
+_MESSAGE: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+    Union[tuple(Message.__subclasses__())]  # noqa: UP007
+)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Numbering:
+    """Numbers what one sender sends to one target. A session of its own for every connection: what
+    a target remembers of an earlier one does not matter to this."""
+
+    def __init__(self, sender: str) -> None:
+        self._sender, self._session, self._last = sender, secrets.randbits(63), 0
+
+    def encode(self, message: Message, tensor: Tensor | None = None) -> list[Frame]:
+        """The next message's frames; the second shares the tensor's memory where it can. Raises
+        ValueError where others would not take it: too large, or of a type that does not travel."""
+        shape: tuple[int, ...] | None = None
+        dtype, tensors = "", list[Frame]()
+        if tensor is not None:
+            shape, dtype = tuple(tensor.shape), _NAMES.get(tensor.dtype, "")
+            if not dtype or len(shape) > MAX_DIMENSIONS:
+                raise ValueError(f"a tensor {list(shape)} of {tensor.dtype} cannot be sent")
+            tensors.append(_memory(tensor))
+        number = self._last + 1
+        header = FrameHeader(self._sender, self._session, number, shape, dtype, _raw(message))
+        encoded = [_encode(header), *tensors]
+        if (size := max(memoryview(part).nbytes for part in encoded)) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"{size} bytes are more than a message may have, {MAX_MESSAGE_BYTES}")
+        self._last = number
+        return encoded
+
+
+def _raw(message: Message) -> msgspec.Raw:
+    return msgspec.Raw(_encode(message))
+
+
+def _memory(tensor: Tensor) -> Frame:
+    """A tensor's bytes. Few calls of torch: each is slow in a process that just woke up."""
+    if tensor.requires_grad or not (tensor.is_cpu and tensor.is_contiguous()):
+        tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype is torch.bfloat16:  # which numpy does not have
+        tensor = tensor.view(torch.int16)
+    return tensor.numpy().data
+
+
+class History:
+    """What one sender has sent so far: tells what comes a second time."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}  # by session, the oldest first
+
+    def is_new(self, header: FrameHeader) -> bool:
+        """Whether a frame's number is above all before it in its session; remembers it then."""
+        if header.number <= self._last.get(header.session, 0):
+            return False
+        if header.session not in self._last and len(self._last) == MAX_SESSIONS:
+            del self._last[next(iter(self._last))]
+        self._last[header.session] = header.number
+        return True
+
+
+def header_of(frame: Frame) -> FrameHeader:
+    """Who says that they sent this, and where in their order. Raises ValueError."""
+    try:
+        return _HEADER.decode(frame)
+    except Exception as error:
+        raise ValueError(f"malformed header: {error}") from None
+
+
+def envelope_of(header: FrameHeader, tensors: Sequence[Frame]) -> Envelope:
+    """The message, and its tensor in the memory of `tensors`, which has to be writable. Raises
+    ValueError."""
+    if len(tensors) != (header.shape is not None):
+        raise ValueError(f"{len(tensors)} frames behind the header are not its tensor")
+    try:
+        message = _MESSAGE.decode(header.message)
+    except Exception as error:  # a class may raise what it likes about its fields
+        raise ValueError(f"malformed message: {error}") from None
+    if header.shape is None:
+        return Envelope(header.sender, message)
+    return Envelope(header.sender, message, _tensor(header.shape, header.dtype, tensors[0]))
+
+
+def _tensor(shape: tuple[int, ...], name: str, buffer: Frame) -> Tensor:
+    if name not in _DTYPES:
+        raise ValueError(f"tensors of {name!r} do not travel")
+    dtype, read_as = _DTYPES[name]
+    size = memoryview(buffer).nbytes
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"a tensor of {len(shape)} dimensions")
+    # Zeros count as ones here: not even the strides of an empty tensor may overflow.
+    if math.prod(max(n, 1) for n in shape) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"a tensor {list(shape)} is too large")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"a tensor {list(shape)} of {name} does not have {size} bytes")
+    if size == 0:
+        return torch.empty(shape, dtype=dtype)
+    numbers = np.frombuffer(buffer, read_as).reshape(shape)
+    # Bytes of a small frame lie anywhere; kernels want numbers on multiples of their size.
+    tensor = torch.from_numpy(numbers if numbers.flags.aligned else numbers.copy())
+    return tensor.view(dtype) if dtype is torch.bfloat16 else tensor

@@ -1,0 +1,90 @@
+"""Timing on a worker: layers with random weights, and round trips to others."""
+
+import time
+
+import torch
+
+from edgewise.clusters import Device
+from edgewise.errors import EdgewiseError
+from edgewise.models.cache import Segment
+from edgewise.models.shape import ModelShape
+from edgewise.models.shard import Shard, random_shard
+from edgewise.runtime import messages
+from edgewise.runtime.processors import finished_at
+from edgewise.runtime.sampling import Sampling, sample
+from edgewise.runtime.transport import Transport
+from edgewise.runtime.waiting import wait_until
+
+PROBE_SECONDS = 30.0
+
+
+class Trial:
+    """Layers that are only timed, at the device's speed."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._shard: Shard | None = None
+
+    def forget(self) -> None:
+        self._shard = None
+
+    def prepare(self, message: messages.Prepare) -> messages.Prepared:
+        self.forget()
+        shape = ModelShape.from_json(message.shape)
+        self._shard = random_shard(
+            shape.config,
+            message.start,
+            message.end,
+            message.scheme,
+            device=self.device.processor,
+            slots=message.slots,
+            context=message.context,
+            spec=shape.spec,
+        )
+        return messages.Prepared(self._shard.weight_bytes)
+
+    def time(self, message: messages.Time) -> messages.Timed:
+        """Run the prepared layers once, as a step of the pipeline would."""
+        assert self._shard is not None
+        began = time.monotonic()
+        seconds = self.device.slowdown * _time_once(self._shard, message)
+        wait_until(began + seconds)
+        return messages.Timed(seconds)
+
+
+def _time_once(shard: Shard, shape: messages.Time) -> float:
+    """Seconds of one step through a shard, sampling included where it ends in the head."""
+    config, tokens, past = shard.config, shape.tokens, shape.past
+    total = shape.sequences * tokens
+    if shard.start == 0:
+        inputs = torch.randint(config.vocab_size, (total,))
+    else:
+        inputs = torch.randn(total, config.hidden_size)
+    is_head = shard.end == config.num_layers
+    segments = [Segment(number, past, tokens) for number in range(shape.sequences)]
+    last = list(range(tokens - 1, total, tokens))
+    began = finished_at(shard.device)
+    outputs = shard.forward(inputs, segments, last if is_head else None)
+    if is_head:
+        for row in outputs:
+            sample(row, Sampling(), past)
+    return finished_at(shard.device) - began
+
+
+def round_trip_seconds(transport: Transport, probe: messages.Probe) -> float | None:
+    """Time one round trip to another device: `size` bytes there, an empty answer back; None where
+    this worker was told to end meanwhile. Raises EdgewiseError where none came."""
+    payload = torch.zeros(probe.size, dtype=torch.uint8)
+    began = time.monotonic()
+    transport.send(probe.target, messages.Echo(), payload)
+    while True:
+        envelope = transport.receive(max(began + PROBE_SECONDS - time.monotonic(), 0))
+        seconds = time.monotonic() - began
+        if envelope is None:
+            raise EdgewiseError(f"no answer from '{probe.target}' within {PROBE_SECONDS:g} s")
+        if isinstance(envelope.message, messages.Stop | messages.Ended):
+            return None
+        if isinstance(envelope.message, messages.Echoed) and envelope.sender == probe.target:
+            return seconds
+        if isinstance(envelope.message, messages.Echo):  # others probe this worker meanwhile
+            transport.send(envelope.sender, messages.Echoed())

@@ -1,0 +1,267 @@
+"""The coordinator's side of its workers: who is there, what they say, who is gone."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from torch import Tensor
+
+from edgewise import errors
+from edgewise.clusters import Cluster
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
+from edgewise.runtime import messages
+from edgewise.runtime.launchers import Launcher
+from edgewise.runtime.logs import fields
+from edgewise.runtime.messages import EVERYWHERE, Message, Peer
+from edgewise.runtime.settings import Settings
+from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.worker import COORDINATOR
+
+START_SECONDS = 120.0
+SILENT_SECONDS = 3.0  # without a heartbeat, after which a device is taken for lost
+LOOK_SECONDS = 0.5  # how often silence is looked for
+PING_SECONDS = 5.0
+STEPS = (messages.Tokens, messages.Failed)
+
+Reply = TypeVar("Reply", bound=Message)
+
+log = logging.getLogger(__name__)
+
+
+class Workers:
+    """A worker per device of `cluster`, which shrinks and grows with them. Every method that waits
+    raises DeviceLost when one of them is gone, and what a worker raised."""
+
+    def __init__(self, cluster: Cluster, transport: Transport) -> None:
+        self.cluster, self.roles = cluster, dict[str, str]()
+        self.epoch = -1  # number of the plan loaded last, by which leftovers of others are told
+        self._transport = transport
+        self._launchers: dict[str, Launcher] = {}
+        self._settings: dict[str, Settings] = {}
+        self._peers: dict[str, Peer] = {}
+        self._hosts: dict[str, str] = {}
+        self.arrivals = deque[messages.Joined]()
+        self._starting = set[str]()
+        self._steps = deque[Envelope]()  # came while something else was waited for
+        self._heard: dict[str, float] = {}
+        self._busy: dict[str, float] = {}
+        self._listened = self._stirred = time.monotonic()
+        self._on_close: list[Callable[[], None]] = []
+
+    # Membership
+
+    def start(self, launcher: Launcher, settings: Sequence[Settings]) -> None:
+        """Start workers that are not there yet, all at the same time, and make everybody known to
+        everybody."""
+        for each in settings:
+            name = each.device.name
+            self._launchers[name], self._settings[name] = launcher, each
+            self._starting.add(name)
+            self._peers[name] = Peer(each.bind, launcher.start(each))
+            self._transport.introduce(self._peers)
+        self._introduce()
+
+    def admit(self, joined: messages.Joined, launcher: Launcher) -> None:
+        """Take a device in that has joined, and start its worker."""
+        device = joined.device
+        self.cluster, self._hosts[device.name] = self.cluster.joined_by(device), joined.host
+        self.start(launcher, [Settings(device, f"tcp://{EVERYWHERE}:*", self._transport.peer)])
+        log.info(fields("joined", device=device.name, host=joined.host))
+
+    def restart(self, device: str) -> None:
+        """Start the worker of a device anew."""
+        self._launchers[device].end(device)
+        self._heard.pop(device, None)
+        self.start(self._launchers[device], [self._settings[device]])
+
+    def remove(self, device: str) -> None:
+        """Go on without a device."""
+        self._starting.discard(device)
+        self._launchers.pop(device).end(device)
+        for each in (self._settings, self._peers, self._heard, self._busy, self._hosts, self.roles):
+            each.pop(device, None)
+        self.cluster = self.cluster.without(device)
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """Make everybody known to everybody, those too that were starting when one was lost."""
+        self.collect(messages.Ready, list(self._starting), START_SECONDS)
+        self._transport.introduce(self._peers)
+        me = {COORDINATOR: self._transport.peer}
+        for name in self._settings:
+            self.send(name, messages.Peers(self._peers | me))
+        self.collect(messages.Introduced, list(self._settings), START_SECONDS)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(device.name for device in self.cluster.devices)
+
+    def is_remote(self, name: str) -> bool:
+        """Whether a device is on another machine, which has no copy of the model."""
+        return name in self._hosts
+
+    @property
+    def process_ids(self) -> dict[str, int]:
+        """The operating system's number of each worker of this machine, by device."""
+        return {k: v for x in self._launchers.values() for k, v in x.process_ids.items()}
+
+    # Talking
+
+    def send(self, device: str, message: Message, tensor: Tensor | None = None) -> None:
+        self._stirred = time.monotonic()
+        self._transport.send(device, message, tensor)
+
+    def wake(self) -> None:
+        """Let `receive` return now. For other threads."""
+        self._transport.post(messages.Wake())
+
+    def receive(self, timeout_seconds: float) -> Envelope | None:
+        """The next message that is no sign of life, or None when none came in time."""
+        deadline = time.monotonic() + timeout_seconds
+        self._forgive()
+        if self._steps:
+            return self._steps.popleft()
+        while True:
+            left = max(deadline - time.monotonic(), 0)
+            envelope = self._transport.receive(min(left, LOOK_SECONDS))
+            self._listened = time.monotonic()
+            if envelope is None:
+                self._check_silence()
+                if left <= LOOK_SECONDS:
+                    return None
+            elif not self._is_sign_of_life(envelope):
+                return envelope
+
+    def _is_sign_of_life(self, envelope: Envelope) -> bool:
+        """Note who speaks. Raises what a message reports."""
+        sender, message = envelope.sender, envelope.message
+        if isinstance(message, messages.Joined):
+            self.arrivals.append(message)
+            return False  # whoever waits with nothing to do shall see it
+        if isinstance(message, messages.Ended):
+            if message.name in self._settings:
+                raise self._lost(message)
+            return True
+        if isinstance(message, messages.Wake):
+            return False
+        self._heard[sender] = self._listened
+        if isinstance(message, messages.Ready) and sender in self._starting:
+            self._starting.discard(sender)
+            self._peers[sender] = message.peer.at(self._hosts.get(sender, ""))
+        if isinstance(message, messages.Failed):
+            if message.epoch < self.epoch:
+                return True
+            error = error_of(message)
+            if message.step is None or isinstance(error, DeviceLost | DeviceTimeout):
+                raise error
+        is_beat = isinstance(message, messages.Beat)
+        if isinstance(message, messages.Beat):
+            self._busy[sender] = message.busy_seconds
+        if not is_beat or self._busy[sender]:
+            self._stirred = self._listened
+        return is_beat
+
+    @property
+    def still_seconds(self) -> float:
+        """For how long nobody has done anything, nor been told to."""
+        return time.monotonic() - self._stirred
+
+    def busiest(self) -> str:
+        """The device that has been at what it does now for longest."""
+        return max(self._heard, key=lambda name: self._busy.get(name, 0.0))
+
+    def _forgive(self) -> None:
+        """Nobody was listened to since the last call: that is not their silence."""
+        idle = time.monotonic() - self._listened
+        self._heard = {name: heard + idle for name, heard in self._heard.items()}
+
+    def _check_silence(self) -> None:
+        for name, heard in self._heard.items():
+            if self._listened - heard > SILENT_SECONDS:
+                raise DeviceLost(name, f"was silent for {SILENT_SECONDS:g} s{self._role(name)}")
+
+    def _lost(self, ended: messages.Ended) -> DeviceLost:
+        last = f": {ended.last_line}" if ended.last_line else ""
+        return DeviceLost(ended.name, ended.how + self._role(ended.name) + last)
+
+    def _role(self, name: str) -> str:
+        return f" {self.roles[name]}" if name in self.roles else ""
+
+    def collect(
+        self, kind: type[Reply], devices: Sequence[str], timeout_seconds: float
+    ) -> dict[str, Reply]:
+        """Wait until every device has sent a message of that kind. Raises DeviceTimeout."""
+        replies: dict[str, Reply] = {}
+        others = list[Envelope]()
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            while missing := [name for name in devices if name not in replies]:
+                envelope = self.receive(max(deadline - time.monotonic(), 0))
+                if envelope is None:
+                    what = kind.__name__.lower()
+                    raise DeviceTimeout(missing[0], f"was not {what} within {timeout_seconds:g} s")
+                if isinstance(envelope.message, kind):
+                    replies[envelope.sender] = envelope.message
+                elif isinstance(envelope.message, STEPS):
+                    others.append(envelope)
+        finally:
+            self._steps.extend(others)
+        return replies
+
+    def call(
+        self, device: str, message: Message, reply: type[Reply], timeout_seconds: float
+    ) -> Reply:
+        """Send one message and wait for its answer."""
+        self.send(device, message)
+        return self.collect(reply, [device], timeout_seconds)[device]
+
+    def round_trip(self, device: str) -> float:
+        """Seconds from here into a device's worker and back."""
+        began = time.monotonic()
+        self.call(device, messages.Ping(), messages.Pong, PING_SECONDS)
+        return time.monotonic() - began
+
+    # End
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Have something closed with this, last given first."""
+        self._on_close.append(close)
+
+    def close(self) -> None:
+        """End every worker and remove every trace. May be called twice."""
+        for name in self._heard:
+            try:
+                self.send(name, messages.Stop())
+            except DeviceError:
+                continue
+        self._heard.clear()
+        try:
+            for launcher in {id(x): x for x in self._launchers.values()}.values():
+                launcher.close()
+        finally:
+            while self._on_close:
+                self._on_close.pop()()
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def error_of(failed: messages.Failed) -> EdgewiseError:
+    """What a worker raised, as the same class where it is one of ours."""
+    kind, text = getattr(errors, failed.error or "-", None), failed.text
+    if isinstance(kind, type) and issubclass(kind, DeviceError):
+        return kind(failed.device, text.removeprefix(f"device '{failed.device}' "))
+    if isinstance(kind, type) and issubclass(kind, EdgewiseError):
+        return kind(text)
+    return DeviceError(failed.device, f"failed: {text}")

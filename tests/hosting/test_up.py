@@ -1,0 +1,149 @@
+"""A cluster that devices join and leave, as processes on this machine."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from edgewise.clusters import Device
+from edgewise.demo.questions import draw_questions, prompt
+from edgewise.errors import InputError
+from edgewise.runtime.launchers.invitation import Invitation
+from edgewise.runtime.live import start_on_ray
+from edgewise.runtime.transport.zeromq import Keys
+from tests.hosting.clusters import ask, commands, get
+from tests.runtime.places import NODES, RayCluster
+
+QUESTION = draw_questions(3, 1)[0]
+TEXT = prompt(QUESTION.context, QUESTION.question)
+HERE = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--name", "here")
+SMALL = ("--memory", "9 MB", "--scheme", "fp32", "--prompt-tokens", "64", "--new-tokens", "64")
+
+
+@pytest.fixture
+def started(tmp_path):
+    with commands(tmp_path) as all_started:
+        yield all_started
+
+
+def workers_of(running):
+    return psutil.Process(running.process.pid).children(recursive=True)
+
+
+def test_one_machine_answers_and_leaves_nothing(started):
+    up = started.start("up", "demo", *HERE)
+    assert ask(up, TEXT).strip() == QUESTION.answer
+    state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+    assert state["ready"] and [x["layers"] for x in state["devices"]] == [[[0, 14]]]
+    workers = workers_of(up)
+    assert len(workers) == 1
+    assert up.end(signal.SIGINT) == 0
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_request_waits_for_devices_that_join(started):
+    up = started.start("up", "demo", *HERE, *SMALL)
+    up.wait_for("text", "waiting for devices")
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(up, TEXT)))
+    client.start()
+    time.sleep(0.5)
+    assert not answers
+    started.join(up, "--name", "there")
+    client.join(60)
+    assert [x.strip() for x in answers] == [QUESTION.answer]
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_device_dies_in_the_middle_and_another_takes_over(started, how):
+    """`up` cannot hold the model; one of two others can."""
+    up = started.start("up", "demo", *HERE, *SMALL)
+    expected = None
+    agents = {}
+    for name in ("a", "b"):
+        agents[name] = started.join(up, "--name", name)
+        agents[name].wait_for("event", "joined")
+        up.wait_for("text", f"'{name}' joined")
+        expected = expected or ask(up, TEXT, 60)
+    url = str(up.wait_for("url")["url"]).removesuffix("/v1")
+    devices = get(f"{url}/api/state")["devices"]
+    busy = next(x["name"] for x in devices if x["layers"] and x["name"] in agents)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(up, TEXT, 60)))
+    client.start()
+    (worker,) = workers_of(agents[busy])
+    if how == "killed":
+        worker.kill()
+    else:
+        os.kill(worker.pid, signal.SIGSTOP)
+    client.join(90)
+    assert answers == [expected]
+    up.wait_for("text", "without " + busy)
+    up.wait_for("text", f"'{busy}' joined", 30)  # its agent is still there, and offers it again
+
+
+def throw_rubbish(address):
+    """Random bytes, the beginning of an honest greeting (ZMTP), a connection that says nothing."""
+    host, port = address.split(":")
+    draw = random.Random(0)
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00CURVE"
+    for said in (*(draw.randbytes(size) for size in (1, 64, 10_000, 500_000)), greeting, b""):
+        # It may hang up in the middle.
+        with (
+            contextlib.suppress(BrokenPipeError, ConnectionResetError),
+            socket.create_connection((host, int(port)), 5) as connection,
+        ):
+            connection.sendall(said)
+
+
+def test_strangers_are_refused(started):
+    up = started.start("up", "demo", *HERE)
+    line = str(up.wait_for("join")["join"]).split()
+    right = Invitation.parse(line[-1])
+    # Of another cluster: it does not even get to show its secret. Of this one, with another secret.
+    other = Invitation.to(Keys.make().public), "event", "no answer"
+    guessed = Invitation(right.key, bytes(16)), "error", "wrong token"
+    strangers = [
+        (started.start("join", line[2], "--token", invitation.token, "--name", "x"), key, said)
+        for invitation, key, said in (other, guessed)
+    ]
+    for stranger, key, said in strangers:
+        stranger.wait_for(key, said)
+    http = str(up.wait_for("url")["url"]).removesuffix("/v1")
+    for address in (line[2], http.removeprefix("http://")):
+        throw_rubbish(address)
+    assert get(http + "/api/state")["ready"]
+    assert ask(up, TEXT).strip() == QUESTION.answer
+
+
+@pytest.fixture
+def ray_cluster():
+    """Of two nodes beside this machine's own."""
+    cluster = RayCluster()
+    yield cluster
+    cluster.close()
+
+
+def test_the_nodes_of_a_ray_cluster_answer(ray_cluster, started):
+    """This machine does not hold the model alone."""
+    up = started.start("up", "demo", "--ray", *HERE, *SMALL, RAY_ADDRESS=ray_cluster.address)
+    assert ask(up, TEXT).strip() == QUESTION.answer
+    assert up.wait_for("join")["join"] == f"ray start --address={ray_cluster.address}"
+    state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+    assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)
+    assert up.end(signal.SIGINT) == 0
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "edgewise.runtime.launchers.ray", raising=False)
+    with pytest.raises(InputError, match=re.escape("pip install 'edgewise[cluster]'")):
+        start_on_ray(Device("here", 10**9), "127.0.0.1")

@@ -1,0 +1,189 @@
+"""The same request gives the same tokens whatever the plan, the lanes, and what else is running."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgewise import kernels
+from edgewise.models.cache import Segment
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.shard import load_shard
+from edgewise.plans import Plan, Stage
+from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.engine import Request
+from edgewise.runtime.local import start_local
+from edgewise.runtime.sampling import Sampling, sample
+from edgewise.specs import Workload
+from tests.runtime.conftest import NAMES, cluster
+from tests.seeds import THOROUGH
+
+FAMILIES = ("llama-tied", "qwen3", "opt-350m", "mistral-window")
+# torch promises no last bits: without the kernels, company may change them.
+SCHEMES = ("fp32", "bf16", "q8g32", "q4g32ad") if kernels.available() else ("fp32",)
+LAYERS, CHUNK, CONTEXT = 6, 8, 48
+START = tuple(range(20, 37))  # of prompts that share two pieces
+
+
+@dataclass(frozen=True)
+class Case:
+    """`arrivals` and `cancels` are steps; before those of `moves` another plan is applied."""
+
+    requests: list[Request]
+    arrivals: list[int]
+    cancels: dict[int, int]
+    plan: list[tuple[str, int]]
+    moves: dict[int, list[tuple[str, int]]]
+    schemes: list[str]
+    work: Workload
+
+
+def samplings():
+    seeded = st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.7, 1.3]),
+        top_k=st.sampled_from([0, 20]),
+        top_p=st.sampled_from([1.0, 0.9]),
+        seed=st.integers(0, 9),
+    )
+    return st.one_of(st.just(Sampling()), seeded)
+
+
+def requests():
+    tokens = st.lists(st.integers(3, 90), min_size=1, max_size=14)
+    prompts = st.tuples(st.sampled_from([(), START]), tokens).map(lambda x: (*x[0], *x[1]))
+    return st.builds(
+        Request,
+        prompts,
+        st.integers(1, 16),
+        samplings(),
+        st.sampled_from([frozenset(), frozenset(range(30))]),
+    )
+
+
+@st.composite
+def routes(draw):
+    """Stages as (device, end) pairs, from the source on; devices may come again."""
+    cuts = sorted(draw(st.sets(st.integers(1, LAYERS - 1), max_size=4)))
+    devices = [NAMES[0], *(draw(st.sampled_from(NAMES)) for _ in cuts)]
+    return list(zip(devices, [*cuts, LAYERS], strict=True))
+
+
+@st.composite
+def cases(draw):
+    count = draw(st.integers(1, 6))
+    sequences = draw(st.integers(1, 4))
+    lanes = draw(st.integers(1, sequences))
+    steps = st.integers(0, 30)
+    return Case(
+        [draw(requests()) for _ in range(count)],
+        sorted(draw(steps) for _ in range(count)),
+        draw(st.dictionaries(st.integers(0, count - 1), steps, max_size=1)),
+        draw(routes()),
+        draw(st.dictionaries(steps, routes(), max_size=2)),
+        [draw(st.sampled_from(SCHEMES)) for _ in range(LAYERS)],
+        Workload(CONTEXT // 2, CONTEXT // 2, sequences, lanes),
+    )
+
+
+def plan_of(spec, route, schemes):
+    ends = [0, *(end for _, end in route)]
+    stages = [
+        Stage(device, a, b, tuple(schemes[a:b]))
+        for (device, _), (a, b) in zip(route, pairwise(ends), strict=True)
+    ]
+    return Plan(spec.name, spec.digest, spec.num_layers, tuple(stages))
+
+
+def alone(shard, request, chunk):
+    """A request's tokens by the whole model: its prompt in pieces, then one by one."""
+    shard.drop(0)
+    tokens = list(request.prompt)
+    size, at = len(tokens), 0
+    while len(tokens) < size + request.max_tokens:
+        end = min((at // chunk + 1) * chunk, size) if at < size else at + 1
+        logits = shard.forward(
+            torch.tensor(tokens[at:end]), [Segment(0, at, end - at)], [end - at - 1]
+        )
+        at = end
+        if at >= size:
+            tokens.append(sample(logits[0], request.sampling, at))
+            if tokens[-1] in request.stop_ids:
+                break
+    return tokens[size:]
+
+
+def together(engine, case, plan):
+    """Every request's tokens, and which were cancelled."""
+    numbers, answers, step = [], {}, 0
+    while True:
+        while len(numbers) < len(case.requests) and case.arrivals[len(numbers)] <= step:
+            numbers.append(engine.submit(case.requests[len(numbers)]))
+            answers[numbers[-1]] = []
+        for index, at in case.cancels.items():
+            if at == step and index < len(numbers):
+                engine.cancel(numbers[index])
+        if step in case.moves:
+            engine.apply(plan(case.moves[step]))
+        tokens = engine.step()
+        if not tokens and len(numbers) == len(case.requests):
+            return list(answers.values())
+        for token in tokens:
+            assert token.finish != "error", token.error
+            answers[token.request].append(token.id)
+        step += 1
+
+
+@pytest.fixture(scope="module")
+def devices():
+    with start_local(cluster()) as running:
+        yield running
+
+
+@settings(
+    max_examples=2000 if THOROUGH else 120,
+    deadline=None,
+    derandomize=not THOROUGH,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.sampled_from(FAMILIES), cases())
+def test_the_same_request_gives_the_same_tokens(devices, checkpoint, monkeypatch, family, case):
+    monkeypatch.setattr("edgewise.runtime.limits.PREFILL_CHUNK", CHUNK)
+    model = checkpoint(family)
+    spec = open_checkpoint(model).spec
+
+    def plan(route):
+        return plan_of(spec, route, case.schemes)
+
+    engine = Coordinator(devices, str(model), plan(case.plan), case.work)
+    answers = together(engine, case, plan)
+    whole = load_shard(model, schemes=case.schemes)
+    for number, (request, answer) in enumerate(zip(case.requests, answers, strict=True)):
+        expected = alone(whole, request, CHUNK)
+        if number in case.cancels:
+            assert answer == expected[: len(answer)]
+        else:
+            assert answer == expected
+
+
+def test_a_real_model_gives_the_same_tokens(devices, real_model):
+    """Prompts that share a piece, alone and in company, over two plans."""
+    spec = open_checkpoint(real_model).spec
+    start = tuple(range(100, 370))
+    requests = [
+        Request((*start, 500, 501), 8),
+        Request((*start, 600), 8, Sampling(temperature=1.0, seed=3)),
+        Request((700, 701, 702), 12),
+        Request((800, 801), 12, Sampling(temperature=0.8, top_k=40, seed=5)),
+    ]
+    schemes = ["stored"] * spec.num_layers
+    routes = [[("laptop", 9), ("jetson", 20), ("pi", 32)], [("laptop", 15), ("pi", 32)]]
+    work = Workload(290, 16, sequences=3, micro_batches=2)
+    case = Case(requests, [0, 0, 2, 6], {}, routes[0], {9: routes[1]}, schemes, work)
+    engine = Coordinator(devices, str(real_model), plan_of(spec, case.plan, schemes), case.work)
+    answers = together(engine, case, lambda route: plan_of(spec, route, schemes))
+    whole = load_shard(real_model, schemes="stored", context=400)
+    assert answers == [alone(whole, request, 256) for request in requests]

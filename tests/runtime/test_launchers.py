@@ -1,0 +1,240 @@
+"""One contract for all launchers: processes here, agents, and a Ray cluster of three nodes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from edgewise.clusters import Device
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
+from edgewise.planning import PlanResult
+from edgewise.plans import Plan, Stage
+from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.engine import Request
+from edgewise.runtime.launchers.agent import GONE_SECONDS
+from edgewise.runtime.messages import Joined
+from edgewise.runtime.settings import Settings
+from tests.runtime.conftest import plan_of, reference
+from tests.runtime.places import (
+    KINDS,
+    NODES,
+    SECONDS,
+    Place,
+    RayCluster,
+    is_running,
+    until,
+    worker_pids,
+)
+from tests.runtime.test_recovery import WORK, run
+
+LOOK_SECONDS = 1.0  # within which a launcher has seen what there is, and is told
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    cluster = RayCluster()
+    yield cluster
+    cluster.close()
+    assert not [x for x in psutil.Process().children(recursive=True) if "ray" in x.name()]
+
+
+@pytest.fixture
+def opened(request):
+    """Opens places; no worker outlives them."""
+    places = []
+
+    def open_place(kind, names=NODES[:1]):
+        if kind == "ray":
+            request.getfixturevalue("ray_cluster")
+        places.append(Place(kind, names))
+        return places[-1]
+
+    yield open_place
+    for place in places:
+        place.close()
+    assert until(lambda: not worker_pids())
+
+
+@pytest.fixture(params=KINDS)
+def place(request, opened):
+    return opened(request.param)
+
+
+@pytest.fixture
+def started(place):
+    """A place and the number of its worker's process."""
+    place.start("a")
+    (pid,) = worker_pids()
+    return place, pid
+
+
+def test_a_worker_says_ready_and_answers(started):
+    place, pid = started
+    assert place.workers.round_trip("a") < SECONDS
+    assert place.workers.is_remote("a") == (place.kind != "local")
+    assert place.launcher.process_ids == ({"a": pid} if place.kind == "local" else {})
+
+
+def test_a_killed_worker_is_reported(started):
+    place, pid = started
+    os.kill(pid, signal.SIGKILL)
+    ended = place.next_ended()
+    assert (ended.name, ended.how) == ("a", "was killed by SIGKILL")
+    with pytest.raises(DeviceLost, match="device 'a' was killed by SIGKILL"):
+        place.workers.receive(SECONDS)
+
+
+def test_what_a_worker_said_last_is_reported(opened):
+    place = opened("local")
+    place.launcher.start(Settings(Device("a", 10**9), "nowhere", place.transport.peer))
+    ended = place.next_ended()
+    assert ended.how == "stopped with exit code 1"
+    assert "'nowhere' is neither ipc://PATH nor tcp://HOST:PORT" in ended.last_line
+
+
+def test_a_worker_is_ended_at_once_and_started_again(started):
+    """Even one that does nothing any more."""
+    place, pid = started
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    place.launcher.end("a")
+    assert until(lambda: not is_running(pid))
+    assert time.monotonic() - began < 2 * (1 + os.getloadavg()[0] / 2)
+    place.workers.restart("a")
+    assert worker_pids() != {pid}
+    assert place.workers.round_trip("a") < SECONDS
+    assert place.next_ended(0.1) is None  # what was asked for is no news
+
+
+def test_unknown_devices_are_nobody(place):
+    place.launcher.end("nobody")
+    if place.kind != "local":
+        settings = Settings(Device("nobody", 1), "", place.transport.peer)
+        with pytest.raises(DeviceError, match="device 'nobody' is not"):
+            place.launcher.start(settings)
+
+
+def test_closing_leaves_nothing(started):
+    place, pid = started
+    os.kill(pid, signal.SIGSTOP)
+    place.launcher.close()
+    assert until(lambda: not is_running(pid), GONE_SECONDS / 2)  # agents are told, not left alone
+    place.launcher.close()
+    place.close()
+    place.close()
+    assert place.next_ended(0.1) is None
+
+
+@pytest.mark.parametrize("kind", ["agent", "ray"])
+def test_a_device_is_offered_again_when_it_is_free(opened, monkeypatch, kind):
+    """One whose worker was started again is not."""
+    place = opened(kind)
+    module = {"agent": "agents", "ray": "ray"}[kind]
+    monkeypatch.setattr(f"edgewise.runtime.launchers.{module}.AGAIN_SECONDS", 0.1)
+    place.start("a")
+    place.workers.arrivals.clear()
+    place.workers.restart("a")
+    time.sleep(2 * LOOK_SECONDS)
+    assert not place._arrived()
+    place.workers.remove("a")
+    assert until(lambda: "a" in place._arrived())
+    assert isinstance(place.workers.arrivals[-1], Joined)
+
+
+def test_a_key_that_comes_too_late_is_forgotten(opened, monkeypatch):
+    place = opened("agent")
+    with monkeypatch.context() as patience:
+        patience.setattr("edgewise.runtime.launchers.agents.START_SECONDS", 0.0)
+        with pytest.raises(DeviceTimeout, match="started nothing within 0 s"):
+            place.start("a")
+    assert until(lambda: worker_pids())  # whose key was sent before
+    time.sleep(LOOK_SECONDS)
+    place.workers.restart("a")
+    assert place.workers.round_trip("a") < SECONDS
+
+
+@pytest.mark.parametrize("kind", ["agent", "ray"])
+def test_a_worker_ends_with_the_process_that_started_it(opened, kind):
+    """The agent's, or the Ray actor's: and the coordinator hears of it."""
+    place = opened(kind)
+    place.start("a")
+    (pid,) = worker_pids()
+    psutil.Process(pid).parent().kill()
+    assert until(lambda: not is_running(pid))
+    ended = place.next_ended()
+    what = {"agent": "was silent", "ray": "lost the Ray actor"}[kind]
+    assert ended.name == "a"
+    assert ended.how.startswith(what)
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])  # agents outlive coordinators
+def test_a_worker_ends_with_whoever_wanted_it(request, kind):
+    """The coordinator's process is killed."""
+    address = request.getfixturevalue("ray_cluster").address if kind == "ray" else ""
+    code = f"from tests.runtime.places import hold; hold({kind!r}, {address!r})"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"started\n"
+        (pid,) = worker_pids()
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert until(lambda: not is_running(pid))
+
+
+# Ray alone.
+
+
+def test_nodes_are_devices(ray_cluster):
+    from edgewise.runtime.launchers.ray import nodes
+
+    there = nodes()
+    assert sorted(there) == sorted(NODES)  # not the head: it is this process's own
+    assert {node.device.threads for node in there.values()} == {1}
+    memory = psutil.virtual_memory().total
+    assert all(0 < node.device.memory_bytes < memory for node in there.values())
+
+
+def test_nodes_come_and_go(ray_cluster, opened):
+    place = opened("ray", NODES)
+    node = ray_cluster.add("c")
+    assert until(lambda: "c" in place._arrived())
+    place.start("c")
+    assert place.workers.round_trip("c") < SECONDS
+    ray_cluster.remove(node)
+    assert place.next_ended().name == "c"
+    assert until(lambda: not worker_pids())
+
+
+def on_the_last(workers, plan):
+    """All layers on one device that is there."""
+    stage = Stage(workers.names[-1], 0, plan.num_layers, plan.schemes)
+    alone = Plan(plan.model, plan.digest, plan.num_layers, (stage,), plan.rounding)
+    return PlanResult("on the last", alone, None, "fixed", None, 0.0, "")
+
+
+def test_answers_over_nodes_and_without_one(opened, checkpoint, prompt):
+    """Two nodes, that get their layers from this machine; then one of their workers dies."""
+    place, model = opened("ray", NODES), checkpoint("llama")
+    place.start_source()
+    for name in NODES:
+        place.start(name)
+    _, plan = plan_of(model, ("a", 3), ("b", 6))
+    engine = Coordinator(place.workers, str(model), plan, WORK, replan=on_the_last)
+    requests = [Request(prompt, 12), Request(prompt[:5], 20)]
+    expected = [reference(model, request) for request in requests]
+    assert run(engine, requests, lambda step: None) == expected
+    remote = sorted(worker_pids() - set(place.workers.process_ids.values()))
+
+    def disturb(step):
+        if step == 4:
+            os.kill(remote[-1], signal.SIGKILL)
+
+    assert run(engine, requests, disturb) == expected
+    assert len(engine.plan.stages) == 1
+    assert len(place.workers.names) == 2

@@ -199,7 +199,8 @@ def test_nothing_is_left_behind(make, tmp_path):
     a, b = make("a"), make("b")
     introduce(a=a, b=b)
     a.send("b", Ping())
-    assert b.receive(2).message == Ping()
+    a.send("b", Echo(), torch.zeros(3))
+    assert [b.receive(2).message for _ in range(2)] == [Ping(), Echo()]
     for transport in (a, b, a, b):
         transport.close()
     assert threading.active_count() == threads

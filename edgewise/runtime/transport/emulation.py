@@ -13,14 +13,13 @@ from torch import Tensor
 from edgewise.clusters import Link
 from edgewise.runtime.messages import Echo, Echoed, Message, Peer, Step, Stop, Tokens
 from edgewise.runtime.transport import Envelope, Transport
-from edgewise.runtime.transport.interface import Interface, WayOut
+from edgewise.runtime.transport.interface import MAX_WAITING_MESSAGES, Interface, WayOut
 from edgewise.runtime.waiting import SPIN_SECONDS, wait_until
 
 # What travels between devices once a plan runs, or measures how that will be. Everything else only
 # sets up, and does not wait for emulated links.
 TRAFFIC = (Step, Tokens, Echo, Echoed)
 
-MAX_WAITING_MESSAGES = 64
 MAX_WAITING_BYTES = 2**26
 _IDLE_SECONDS = 60.0
 
@@ -29,7 +28,7 @@ class Emulated:
     """A transport whose messages become visible when the link from their sender would have
     delivered them: one after the other at its rate, then its latency, counted from when they
     reached this process. Senders without a link in `links` (by name) are not delayed. Tensors wait
-    for this device's interface first, whoever sends them, and on their way out, whoever gets them.
+    for this device's interface, too: on their way in for all links at once, and on their way out.
 
     A thread takes messages in while their owner computes. It stops, and so at last do the senders,
     while one sender has MAX_WAITING_MESSAGES, or MAX_WAITING_BYTES of tensors, waiting here.

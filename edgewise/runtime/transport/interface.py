@@ -11,7 +11,7 @@ from edgewise.errors import DeviceError, DeviceTimeout
 from edgewise.runtime.messages import Message
 from edgewise.runtime.waiting import SPIN_SECONDS, wait_until
 
-MAX_WAITING_MESSAGES = 64  # for each target
+MAX_WAITING_MESSAGES = 64
 
 Send = Callable[[str, Message, Tensor | None], None]
 

@@ -17,15 +17,16 @@ from dataclasses import replace
 from statistics import median
 
 import psutil
-from chaos import NAMES, SCENES, Pool, Scene, Streams, growth
+from chaos import NAMES, SCENES, Pool, Scene, growth
 from claims import finish
 from disturbances import Disturbance, disturb, random_plan
+from places import Local, Place
+from streams import Streams
 
 from edgewise import kernels
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
 from edgewise.runtime.coordinator import Coordinator
-from edgewise.runtime.local import start_local
 from edgewise.runtime.replanning import replanner
 from edgewise.simulation import Fault, Join, Leave, Recovery, poisson, simulate_plan
 
@@ -68,7 +69,9 @@ def sizes(engine: Coordinator) -> tuple[int, int]:
     return psutil.Process().memory_info().rss, sum(workers)
 
 
-def serve(load: Load, engine: Coordinator, seconds: float, rng: random.Random) -> dict[str, object]:
+def serve(
+    load: Load, engine: Coordinator, place: Place, seconds: float, rng: random.Random
+) -> dict[str, object]:
     """For so long, then until all are answered."""
     began = time.monotonic()
     lose, sample = began + EVERY_SECONDS / 2, began
@@ -77,7 +80,7 @@ def serve(load: Load, engine: Coordinator, seconds: float, rng: random.Random) -
         load.submit_due()
         if now >= lose:
             lose += EVERY_SECONDS
-            done.append(disturb(engine, "kill source", rng))
+            done.append(disturb(engine, place, "kill source", rng))
         if now >= sample:
             sample += SAMPLE_SECONDS
             memory.append(sizes(engine))
@@ -97,11 +100,12 @@ def serve(load: Load, engine: Coordinator, seconds: float, rng: random.Random) -
 def real(scene: Scene, minutes: float, rate: float, seed: int) -> dict[str, object]:
     rng, names = random.Random(seed), NAMES[:3]
     pool, cluster = Pool.of(scene, rng), scene.cluster(names)
-    with start_local(cluster) as workers:
+    place = Local(cluster)
+    with place.workers as workers:
         replan = replanner(scene.problem(cluster, pool.profile))
         plan = random_plan(names, scene.plan(names[0]), rng)
         engine = Coordinator(workers, scene.model, plan, scene.work, replan=replan)
-        return serve(Load(engine, pool, rate, rng), engine, minutes * 60, rng)
+        return serve(Load(engine, pool, rate, rng), engine, place, minutes * 60, rng)
 
 
 def simulated(scene: Scene, hours: float, rate: float, seed: int) -> dict[str, object]:

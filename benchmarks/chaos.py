@@ -6,7 +6,9 @@ Each run starts a cluster of three or four devices, of which two are needed to h
 plan drawn by lot. Requests arrive at random, greedy and sampled, some with a common beginning; one
 to three times something happens: workers are killed (the source's too, two at once), stop for good,
 stop for less than the 3 s after which they count as lost, lose their connections for a while, or
-another plan is applied. `python benchmarks/chaos.py --model demo --runs 100 --seed 0`.
+another plan is applied. `python benchmarks/chaos.py --model demo --runs 100 --seed 0`. With
+`--launcher agent` all workers but the source's are those of agents, whose connections are not cut;
+devices join and come back in their place, and the plan after that is drawn by lot too.
 """
 
 import argparse
@@ -17,11 +19,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from statistics import median
 
 from claims import finish
 from disturbances import Disturbance, Held, disturb, random_plan
+from places import Agents, Local, Place
+from streams import Streams
 
 from edgewise import kernels
 from edgewise.clusters import Cluster, Device, Link
@@ -33,15 +36,15 @@ from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
 from edgewise.runtime.coordinator import Coordinator
-from edgewise.runtime.engine import Request, Token
+from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
 from edgewise.runtime.replanning import replanner
 from edgewise.runtime.sampling import Sampling
-from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
-LAUNCHERS: dict[str, Callable[[Cluster], Workers]] = {"local": start_local}
-WHATS = ("kill", "kill", "kill source", "kill two", "hang", "stall", "cut", "apply")
+LAUNCHERS: dict[str, Callable[[Cluster], Place]] = {"local": Local, "agent": Agents}
+WHATS = ("kill", "kill", "kill source", "kill two", "hang", "stall", "apply")
+ONLY = {"local": "cut", "agent": "join"}  # where it can be done
 DEATHS = ("kill", "kill source", "kill two")
 NAMES = ("laptop", "jetson", "pi", "phone")
 SHARE = 0.6  # of the memory that the model takes on two devices, each of them's
@@ -148,44 +151,20 @@ class Pool:
         return Pool(requests, undisturbed(scene, requests), scene.profile())
 
 
-class Streams:
-    """Requests on an engine: their answers, and when tokens came, under which plan (its epoch)."""
-
-    def __init__(self, engine: Coordinator) -> None:
-        self.engine = engine
-        self.answers: dict[int, list[int]] = {}
-        self.came: list[tuple[float, int]] = []
-
-    def submit(self, request: Request) -> list[int]:
-        """Returns its tokens, as they come."""
-        answer = self.answers[self.engine.submit(request)] = []
-        return answer
-
-    def step(self) -> list[Token]:
-        tokens = self.engine.step()
-        for token in tokens:
-            assert token.finish != "error", token.error
-            self.answers[token.request].append(token.id)
-            self.came.append((token.at, self.engine.workers.epoch))
-        return tokens
-
-    def seconds_after(self, what: Disturbance) -> float:
-        after = [(at, epoch) for at, epoch in self.came if at > what.at]
-        replanned = [at for at, epoch in after if epoch > what.epoch]
-        if replanned:
-            return replanned[0] - what.at
-        return max((b - a for a, b in pairwise([what.at, *(at for at, _ in after)])), default=0.0)
-
-
 def run(
-    engine: Coordinator, requests: list[Request], expected: list[list[int]], rng: random.Random
+    streams: Streams,
+    place: Place,
+    requests: list[Request],
+    expected: list[list[int]],
+    whats: tuple[str, ...],
+    rng: random.Random,
 ) -> Run:
     """Half of the requests at once, the others while tokens come, all in the order given."""
     total, half = sum(map(len, expected)), (len(requests) + 1) // 2
     arrivals = [0] * half + sorted(rng.randrange(total // 2) for _ in requests[half:])
     count = rng.randint(1, MOST_DISTURBANCES)
-    due = sorted((rng.randrange(1, total * 2 // 3), rng.choice(WHATS)) for _ in range(count))
-    streams, done, answers = Streams(engine), list[Disturbance](), list[list[int]]()
+    due = sorted((rng.randrange(1, total * 2 // 3), rng.choice(whats)) for _ in range(count))
+    done, answers = list[Disturbance](), list[list[int]]()
     going = True
     while going or len(answers) < len(requests):
         came = len(streams.came)
@@ -193,7 +172,8 @@ def run(
             answers.append(streams.submit(requests[len(answers)]))
             going = True
         while due and due[0][0] <= came:
-            done.append(disturb(engine, due.pop(0)[1], rng))
+            done.append(disturb(streams.engine, place, due.pop(0)[1], rng))
+        streams.let_in(place, rng)
         going = bool(streams.step())
     seconds = tuple(streams.seconds_after(x) for x in done)
     return Run(answers == expected, len(requests), len(streams.came), tuple(done), seconds)
@@ -206,13 +186,13 @@ def one(scene: Scene, launcher: str, pool: Pool, rng: random.Random) -> Run:
     requests, expected = ([x[i] for i in chosen] for x in (pool.requests, pool.answers))
     cluster = scene.cluster(names)
     plan = random_plan(names, scene.plan(names[0]), rng)
-    workers = LAUNCHERS[launcher](cluster)
+    place, whats = LAUNCHERS[launcher](cluster), (*WHATS, ONLY[launcher])
     try:
         replan = replanner(scene.problem(cluster, pool.profile))
-        engine = Coordinator(workers, scene.model, plan, scene.work, replan=replan)
-        return run(engine, requests, expected, rng)
+        engine = Coordinator(place.workers, scene.model, plan, scene.work, replan=replan)
+        return run(Streams(engine), place, requests, expected, whats, rng)
     finally:
-        workers.close()
+        place.close()
 
 
 def describe(number: int, done: Run, held: Held) -> str:

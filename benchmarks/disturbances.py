@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+from places import Place
 
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.coordinator import Coordinator
@@ -35,8 +36,9 @@ class Disturbance:
     epoch: int
 
 
-def disturb(engine: Coordinator, what: str, rng: random.Random) -> Disturbance:
-    """Do it. Where no further device can be spared, the source's worker is the one to die."""
+def disturb(engine: Coordinator, place: Place, what: str, rng: random.Random) -> Disturbance:
+    """Do it. Where no further device can be spared, the source's worker is the one to die; where
+    none is left to join, another plan is applied."""
     source = engine.workers.cluster.source
     others = [name for name in engine.workers.names if name != source]
     rng.shuffle(others)
@@ -48,11 +50,13 @@ def disturb(engine: Coordinator, what: str, rng: random.Random) -> Disturbance:
         "hang": spare[:1] or [source],
         "stall": [rng.choice(engine.workers.names)],
         "cut": [rng.choice(engine.workers.names)],
+        "join": [],
         "apply": [],
     }[what]
     what = "kill source" if what == "kill" and victims == [source] else what
+    what = "apply" if what == "join" and not place.join() else what
     done = Disturbance(what, tuple(victims), time.monotonic(), engine.workers.epoch)
-    pids = [engine.workers.process_ids[name] for name in victims]
+    pids = [place.process_id(name) for name in victims]
     if what == "apply":
         engine.apply(random_plan(engine.workers.names, engine.plan, rng))
     elif what == "cut":

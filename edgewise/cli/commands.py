@@ -187,6 +187,10 @@ class StudyOptions:
         str | None,
         typer.Option(help="What to quantize; by default demo for dilemma, smollm2 for quality."),
     ] = None
+    testbed: Annotated[
+        bool,
+        typer.Option("--testbed", help="edgeshard with real processes and links (Linux, root)."),
+    ] = False
     as_json: Json = False
 
 

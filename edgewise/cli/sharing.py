@@ -18,6 +18,13 @@ class UpOptions:
     listen: Annotated[
         str, typer.Option(help="Where devices join, HOST:PORT; 0.0.0.0: from everywhere.")
     ] = "0.0.0.0:7766"
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Take the nodes of this machine's Ray cluster in; starts one where it has none.",
+        ),
+    ] = False
     http: Annotated[
         str, typer.Option(help="Where clients ask, HOST:PORT; beyond this machine with a key.")
     ] = "127.0.0.1:8000"

@@ -7,9 +7,11 @@ from edgewise.studies import write_study
 
 def run_study(options: StudyOptions) -> None:
     """Write a study into a folder; print the page, or its JSON. Raises InputError."""
-    screen = console(options.as_json)
+    screen, testbed = console(options.as_json), options.testbed
     with progress(f"study '{options.name}'", None, options.as_json) as advance:
-        page, files = write_study(options.name, options.out, options.model, advance)
+        page, files = write_study(
+            options.name, options.out, options.model, advance, testbed=testbed
+        )
     if options.as_json:
         print_text(page.to_json() + "\n")
         return

@@ -13,18 +13,22 @@ from edgewise.cli.commands import workload_of
 from edgewise.cli.sharing import UpOptions
 from edgewise.cli.terminal import console, print_json, print_notes
 from edgewise.cli.this_device import parse_address, this_device
+from edgewise.clusters import Device
 from edgewise.hosting import Chooser, Event, Host, Measured
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.profiling import Grid
+from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.limits import limits_of
-from edgewise.runtime.live import start_live
+from edgewise.runtime.live import start_live, start_on_ray
+from edgewise.runtime.workers import Workers
 from edgewise.schemes import get_scheme
 from edgewise.serving import HttpServer, create_app
 
 REPEATS = 9  # of every timing: whoever joined is waited for
 KEY = "EDGEWISE_API_KEY"
 EVERYWHERE = ("0.0.0.0", "::")
+TOKEN_FIRST = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...  # as `ray get-auth-token` says here"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -46,20 +50,20 @@ def run_up(options: UpOptions) -> None:
         if options.as_json:
             print_json(asdict(event))
 
-    workers, agents, invitation = start_live(device, *listen)
+    workers, launcher, line = _start(device, listen, ray=options.ray)
     with workers:
         grid = replace(Grid.around(workload), repeats=REPEATS)
         measured = Measured(workers, options.model, spec, grid)
         chooser = Chooser(workers, measured, spec, workload, options.scheme, options.objective)
-        host = Host(options.model, workers, agents, measured, chooser, workload, on_event)
+        host = Host(options.model, workers, launcher, measured, chooser, workload, on_event)
         key = _key(http[0])
         server = HttpServer(create_app(host, tokenizer, context, key), *http)
         try:
             url = f"http://{http[0]}:{server.port}/v1"
-            port = agents.address.rpartition(":")[2]
-            line = f"edgewise join {_reachable(listen[0])}:{port} --token {invitation.token}"
             screen.print(f"[bold]{options.model}[/] at {url}" + (f", key {key}" if key else ""))
             screen.print("To lend another machine to it, run there:")
+            if options.ray:
+                screen.print(f"  {TOKEN_FIRST}", soft_wrap=True)
             screen.print(f"  [bold]{line}[/]", soft_wrap=True)
             if options.as_json:
                 print_json({"url": url, "join": line, "key": key})
@@ -67,6 +71,16 @@ def run_up(options: UpOptions) -> None:
             host.run()
         finally:
             server.close()
+
+
+def _start(device: Device, listen: tuple[str, int], *, ray: bool) -> tuple[Workers, Launcher, str]:
+    """With the line that makes another machine join."""
+    host = _reachable(listen[0])
+    if ray:
+        return start_on_ray(device, host)
+    workers, agents, invitation = start_live(device, *listen)
+    port = agents.address.rpartition(":")[2]
+    return workers, agents, f"edgewise join {host}:{port} --token {invitation.token}"
 
 
 def _key(http: str) -> str:

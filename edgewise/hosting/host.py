@@ -3,13 +3,20 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
 
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, Infeasible, PromptError
+from edgewise.errors import (
+    DeviceError,
+    DeviceLost,
+    DeviceMemoryError,
+    DeviceTimeout,
+    Infeasible,
+    PromptError,
+)
 from edgewise.hosting.choosing import Chooser
 from edgewise.hosting.measured import Measured
+from edgewise.hosting.pending import OnToken, Pending
 from edgewise.hosting.state import Event, State, described, device_states
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
@@ -22,20 +29,12 @@ from edgewise.specs import Workload
 
 LOOK_SECONDS = 0.5  # how old what is seen may be
 EVENTS = 50  # that are remembered
+TRIES = 5  # of a plan, where each time a device is lost
 
-OnToken = Callable[[Token], None]
+# Nothing runs then. A worker refuses a plan where its machine has less memory than it had.
+NO_PLAN = (Infeasible, DeviceMemoryError)
+
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A request on its way: `number` is the engine's, None before it has one."""
-
-    request: Request
-    on_token: OnToken
-    until: float
-    number: int | None = None
-    cancelled: bool = False
 
 
 class Host:
@@ -60,12 +59,11 @@ class Host:
         self._stalled = "starting"  # why nothing can be computed, "" where it can
         self._planned_for = set(workers.names)
         self._reconsider = False  # once no request is under way, any scheme may be chosen
-        self._new: SimpleQueue[_Asked] = SimpleQueue()
-        self._asked: list[_Asked] = []
+        self._new: SimpleQueue[Pending] = SimpleQueue()
+        self._asked: list[Pending] = []
         self._events: deque[Event] = deque(maxlen=EVENTS)
         self._began = time.monotonic()
-        self._stopping = False
-        self._drained = True
+        self._stopping, self._drained = False, True
         self._status("starting")
 
     # For any thread
@@ -75,7 +73,7 @@ class Host:
     ) -> Callable[[], None]:
         """Have a request answered: `on_token` gets its tokens, in the host's thread. One that has
         to wait for devices longer than `seconds` ends with an error. Returns what cancels it."""
-        asked = _Asked(request, on_token, time.monotonic() + seconds)
+        asked = Pending(request, on_token, time.monotonic() + seconds)
         self._new.put(asked)
         self._workers.wake()
 
@@ -85,7 +83,7 @@ class Host:
 
         return cancel
 
-    def stop(self, *, drain: bool = True) -> None:
+    def stop(self, *, drain: bool) -> None:
         """End `run`; with `drain` once all requests are answered."""
         self._drained, self._stopping = drain, True
         self._workers.wake()
@@ -99,8 +97,9 @@ class Host:
             self._let_devices_in()
             self._take_requests()
             self._give(self._next_tokens())
-            if time.monotonic() >= self._look_again or self.state.status != self._now:
-                self._status(self._now)
+            status = self._stalled or "serving"
+            if time.monotonic() >= self._look_again or self.state.status != status:
+                self._status(status)
 
     def _next_tokens(self) -> list[Token]:
         engine = self._engine
@@ -114,7 +113,7 @@ class Host:
                 engine.wait(LOOK_SECONDS)
                 return []
             return engine.step()
-        except Infeasible as reason:
+        except NO_PLAN as reason:
             self._stall(reason)
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
@@ -125,11 +124,8 @@ class Host:
     def _take_requests(self) -> None:
         """New ones to the engine, as soon as there is one; forget those that were cancelled, or
         have waited for devices too long."""
-        while True:
-            try:
-                self._asked.append(self._new.get_nowait())
-            except Empty:
-                break
+        while not self._new.empty():
+            self._asked.append(self._new.get())
         now = time.monotonic()
         for asked in list(self._asked):
             if asked.cancelled:
@@ -142,16 +138,16 @@ class Host:
                 except PromptError as error:
                     self._end(asked, str(error))
 
-    def _end(self, asked: _Asked, why: str) -> None:
+    def _end(self, asked: Pending, why: str) -> None:
         asked.on_token(Token(asked.number or 0, 0, "error", time.monotonic(), (), why))
         self._forget(asked)
 
-    def _forget(self, asked: _Asked) -> None:
+    def _forget(self, asked: Pending) -> None:
         self._asked.remove(asked)
         if asked.number is not None and self._engine is not None:
             self._engine.cancel(asked.number)
 
-    def _give(self, tokens: list[Token]) -> None:
+    def _give(self, tokens: Iterable[Token]) -> None:
         by_number = {asked.number: asked for asked in self._asked}
         for token in tokens:
             asked = by_number.get(token.request)
@@ -169,7 +165,7 @@ class Host:
         if self._engine is not None and not self._stalled:
             try:
                 self._give(self._engine.drain())
-            except Infeasible as reason:
+            except NO_PLAN as reason:
                 self._stall(reason)
         while self._workers.arrivals:
             self._let_in(self._workers.arrivals.popleft())
@@ -195,11 +191,16 @@ class Host:
         assert self._engine is not None
         self._reconsider = keep
         try:
-            better, why = self._chooser.better(self._engine.plan, keep=keep)
+            before = self._engine.plan
+            better, why = self._chooser.better(before, keep=keep)
             if better is None:
                 self._say(f"the plan stays: {why}")
-            else:
+                return
+            try:
                 self._apply(better, why)
+            except DeviceMemoryError as reason:
+                self._say(f"the plan stays: {reason}")
+                self._engine.apply(before, why="the other one did not fit")
         except Infeasible as reason:
             self._say(f"the plan stays: {reason}")
         except (DeviceLost, DeviceTimeout) as lost:
@@ -207,16 +208,20 @@ class Host:
 
     def _plan_anew(self, why: str) -> None:
         """Where nothing runs: as soon as the devices suffice."""
-        try:
-            if self._engine is None:
-                self._start(self._chooser.anew(), why)
-            else:
-                self._apply(self._replan(self._workers, self._engine.plan), why)
-            self._stalled = ""
-        except Infeasible as reason:
-            self._stall(reason)
-        except (DeviceLost, DeviceTimeout) as lost:
-            self._go_on_without(lost)
+        for _ in range(TRIES):
+            try:
+                if self._engine is None:
+                    self._start(self._chooser.anew(), why)
+                else:
+                    self._apply(self._replan(self._workers, self._engine.plan), why)
+                self._stalled = ""
+                return
+            except NO_PLAN as reason:
+                self._stall(reason)
+                return
+            except (DeviceLost, DeviceTimeout) as lost:
+                self._go_on_without(lost)  # and plan with those that are left
+        self._stall(Infeasible(f"devices were lost {TRIES} times while they were planned with"))
 
     def _start(self, chosen: PlanResult, why: str) -> None:
         self._status("loading")
@@ -255,22 +260,18 @@ class Host:
                 self._workers.restart(lost.device)
             else:
                 self._workers.remove(lost.device)
-        except Infeasible as reason:
+        except NO_PLAN as reason:
             self._stall(reason)
         except (DeviceLost, DeviceTimeout) as another:
             self._go_on_without(another)
 
-    def _stall(self, reason: Infeasible) -> None:
+    def _stall(self, reason: Exception) -> None:
         text = f"waiting for devices: {reason}"
         if text != self._stalled:
             self._say(text)
         self._stalled = text
 
     # What is seen
-
-    @property
-    def _now(self) -> str:
-        return self._stalled or "serving"
 
     def _say(self, text: str) -> None:
         _logger.info("%s", text)
@@ -283,8 +284,7 @@ class Host:
         self._look_again = time.monotonic() + LOOK_SECONDS
 
     def _state(self, status: str) -> State:
-        engine = self._engine
-        stats = self.stats
+        engine, stats = self._engine, self.stats
         plan = engine.plan if engine is not None and not self._stalled else None
         return State(
             model=self._model,

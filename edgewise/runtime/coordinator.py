@@ -7,7 +7,7 @@ every stage has one to work on; no batch waits for another.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, count
 
 import torch
@@ -107,8 +107,9 @@ class Coordinator:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to wait for."""
-        return not (self._scheduler.waiting or self._scheduler.running)
+        """Whether there is nothing to wait for: no request, and no step of one that was cancelled,
+        which takes its place in the pipeline until it is back."""
+        return not (self._scheduler.waiting or self._scheduler.running or self._in_flight)
 
     def wait(self, seconds: float) -> None:
         """With nothing to do: at most so long, sooner when something was posted. A device that is
@@ -118,18 +119,16 @@ class Coordinator:
         except (DeviceLost, DeviceTimeout) as lost:
             self.go_on_without(lost)
 
-    def drain(self) -> list[Token]:
-        """Let nothing enter, and wait for what is in flight: then workers may be asked other things
-        than steps."""
-        tokens: list[Token] = []
+    def drain(self) -> Iterator[Token]:
+        """Let nothing enter, and give the tokens of what is in flight: then workers may be asked
+        other things than steps. Tokens come before whatever is raised."""
         try:
             while self._in_flight:
-                tokens += self._receive_tokens()
+                yield from self._receive_tokens()
         except (DeviceLost, DeviceTimeout) as lost:
             self.go_on_without(lost)
         except _Astray as astray:
             self.apply(self.plan, why=str(astray))
-        return tokens
 
     def _enter_batches(self) -> None:
         """Send what may enter the pipeline now into its first stage."""
@@ -148,8 +147,9 @@ class Coordinator:
     def _receive_tokens(self) -> list[Token]:
         """Wait until a batch is back, and give its tokens to their requests."""
         back = self._next_back()
-        entered = self._in_flight.pop(back.number)
-        self._tell(Returned(time.monotonic(), entered, back.seconds))
+        entered, now = self._in_flight.pop(back.number), time.monotonic()
+        self._still_seconds = max(STILL_SECONDS, 2 * (now - entered.at))
+        self._tell(Returned(now, entered, back.seconds))
         tokens = [
             self._token(sampled, back.seconds)
             for sampled in back.tokens
@@ -190,7 +190,7 @@ class Coordinator:
 
     def _check_still(self) -> None:
         """Raise _Astray where steps in flight are nowhere; later the next time, in case they were
-        on a slow link."""
+        on a slow link, until one is back and has shown how long that takes."""
         if self.workers.still_seconds >= self._still_seconds:
             self._still_seconds *= 2
             raise _Astray("a message was lost")

@@ -1,6 +1,11 @@
-"""A cluster that others join: this machine's device, and agents on theirs."""
+"""A cluster that others join: this machine's device, and agents or Ray nodes on theirs."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 from edgewise.clusters import Cluster, Device
+from edgewise.errors import InputError
+from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.launchers.local import LocalLauncher
@@ -10,24 +15,57 @@ from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
 from edgewise.runtime.worker import COORDINATOR
 from edgewise.runtime.workers import Workers
 
+Others = TypeVar("Others", bound=Launcher)
+
 
 def start_live(source: Device, host: str, port: int) -> tuple[Workers, AgentLauncher, Invitation]:
     """Start this machine's worker, listen for agents on `host` ("0.0.0.0": everywhere) at `port`
     (0: any), all encrypted with keys made now."""
     keys = Keys.make()
+    invitation, address = Invitation.to(keys.public), f"tcp://{host}:{port or '*'}"
+
+    def listen(inbox: ZeroMQ) -> AgentLauncher:
+        return AgentLauncher(address, keys, invitation, inbox.peer, inbox.post)
+
+    workers, agents = _start(source, host, keys, listen)
+    return workers, agents, invitation
+
+
+def start_on_ray(source: Device, host: str) -> tuple[Workers, Launcher, str]:
+    """Start this machine's worker, and take the nodes of its Ray cluster in, as
+    `launchers.ray.connect` finds or starts it. Returns too what makes another machine a node.
+    Raises InputError where Ray is missing."""
+    try:
+        from edgewise.runtime.launchers.ray import RayLauncher, connect, disconnect
+    except ImportError:
+        raise InputError("Ray is missing: pip install 'edgewise[cluster]'") from None
+    line = connect(host)
+    workers, nodes = _start(
+        source, EVERYWHERE, Keys.make(), lambda inbox: RayLauncher(inbox.post), disconnect
+    )
+    return workers, nodes, line
+
+
+def _start(
+    source: Device,
+    host: str,
+    keys: Keys,
+    open_launcher: Callable[[ZeroMQ], Others],
+    at_end: Callable[[], None] = lambda: None,
+) -> tuple[Workers, Others]:
+    """This machine's worker and the launcher of all others', under one inbox on `host`."""
     transport = ZeroMQ(COORDINATOR, f"tcp://{host}:*", keys)
     workers = Workers(Cluster((source,), (), source.name), transport)
-    workers.at_end(transport.close)
-    invitation = Invitation.to(keys.public)
-    address = f"tcp://{host}:{port or '*'}"
+    for close in (at_end, transport.close):
+        workers.at_end(close)
     try:
-        agents = AgentLauncher(address, keys, invitation, transport.peer, transport.post)
-        workers.at_end(agents.close)
-        local, own = LocalLauncher(transport.post), Keys.make()
+        others = open_launcher(transport)
+        workers.at_end(others.close)
+        own = Keys.make()
         here = transport.peer.at("127.0.0.1" if host == EVERYWHERE else host)
-        bind = f"tcp://{host}:*"
-        workers.start(local, [Settings(source, bind, here, own.public, own.secret)])
+        settings = Settings(source, f"tcp://{host}:*", here, own.public, own.secret)
+        workers.start(LocalLauncher(transport.post), [settings])
     except BaseException:
         workers.close()
         raise
-    return workers, agents, invitation
+    return workers, others

@@ -35,7 +35,9 @@ class PlanLoader:
         it too: they let go of what they held before."""
         workers = self._workers
         workers.epoch += 1
-        files = LayerFiles(self._checkpoint, plan.rounding)
+        # Files need a folder, which not every user has.
+        sends = any(map(workers.is_remote, workers.names))
+        files = LayerFiles(self._checkpoint, plan.rounding) if sends else None
         for name in workers.names:
             layers = [f"{s.start}-{s.end - 1}" for s in plan.stages if s.device == name]
             workers.roles[name] = f"while it held layers {', '.join(layers) or 'none'}"
@@ -46,7 +48,7 @@ class PlanLoader:
             if envelope is None:
                 raise DeviceTimeout(missing[0], f"loaded nothing for {LOAD_SECONDS:g} s")
             message, sender = envelope.message, envelope.sender
-            if isinstance(message, messages.Fetch):
+            if isinstance(message, messages.Fetch) and files is not None:
                 self._send_piece(sender, message, files)
             elif isinstance(message, messages.LayerLoaded) and message.epoch == workers.epoch:
                 on_layer(message.layer)
@@ -54,9 +56,11 @@ class PlanLoader:
                 sizes[sender] = message.size
         return {name: sizes[name] for name in plan.devices}
 
-    def _order(self, name: str, plan: Plan, workload: Workload, files: LayerFiles) -> messages.Load:
+    def _order(
+        self, name: str, plan: Plan, workload: Workload, files: LayerFiles | None
+    ) -> messages.Load:
         order = (self._workers.epoch, self._model, plan.stages, plan.rounding, workload)
-        if not self._workers.is_remote(name):
+        if files is None or not self._workers.is_remote(name):
             return messages.Load(*order)
         shape = ModelShape.of(self._checkpoint).to_json()
         mine = [stage for stage in plan.stages if stage.device == name]

@@ -76,16 +76,19 @@ def create_app(host: Host, tokenizer: Tokenizer, context: int, key: str = "") ->
         if body.stream:
             events = _events(answer, host.state.model, body.stream_options.include_usage)
             return StreamingResponse(events, media_type="text/event-stream")
-        try:
-            text = "".join([piece async for piece in answer.pieces()])
-        except NoAnswer as error:
-            return _error(503, str(error), "server_error")
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
-        head = _head("chat.completion", host.state.model)
-        return {**head, "choices": [choice], "usage": _usage(answer)}
+        return await _whole(answer, host.state.model)
 
     return app
+
+
+async def _whole(answer: ChatAnswer, model: str) -> Response | dict[str, object]:
+    try:
+        text = "".join([piece async for piece in answer.pieces()])
+    except NoAnswer as error:
+        return _error(503, str(error), "server_error")
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
+    return {**_head("chat.completion", model), "choices": [choice], "usage": _usage(answer)}
 
 
 def _shows(request: Request, key: str) -> bool:

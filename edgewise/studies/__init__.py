@@ -12,6 +12,7 @@ from edgewise.studies.edgeshard import edgeshard_page
 from edgewise.studies.llm_pq import llm_pq_page
 from edgewise.studies.page import OnStep, Page, quietly
 from edgewise.studies.quality import MODEL, quality_page
+from edgewise.studies.testbed.page import testbed_page
 
 STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "edgeshard": lambda model, on_step: edgeshard_page(on_step),
@@ -20,13 +21,23 @@ STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "llm-pq": lambda model, on_step: llm_pq_page(),
 }
 
+TESTBEDS: dict[str, Callable[[OnStep], Page]] = {"edgeshard": testbed_page}
+
 
 def write_study(
-    name: str, folder: Path, model: str | None = None, on_step: OnStep = quietly
+    name: str,
+    folder: Path,
+    model: str | None = None,
+    on_step: OnStep = quietly,
+    *,
+    testbed: bool = False,
 ) -> tuple[Page, list[Path]]:
     """Run a study and write it into `folder`; `model` is the checkpoint that the studies of
-    DILEMMA and of quality quantize, None: the usual one. Raises InputError for an unknown study."""
+    DILEMMA and of quality quantize, None: the usual one; with `testbed` it is asked of real
+    processes. Raises InputError for an unknown study, and for one without a testbed."""
     if name not in STUDIES:
         raise InputError(f"unknown study '{name}'; known studies: {', '.join(STUDIES)}")
-    page = STUDIES[name](model, on_step)
+    if testbed and name not in TESTBEDS:
+        raise InputError(f"study '{name}' has no testbed; studies with one: {', '.join(TESTBEDS)}")
+    page = TESTBEDS[name](on_step) if testbed else STUDIES[name](model, on_step)
     return page, page.write(folder)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgewise import kernels
+from edgewise import caches, kernels
 from edgewise.cli.pins import parse_pins
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
@@ -141,6 +141,14 @@ def test_plans_use_the_schemes_of_a_sensitivity(command, profiled, tmp_path):
     assert result.code == 0, result.err
     (chosen,) = json.loads(result.out)["plans"]
     assert set(chosen["stages"][0]["schemes"]) <= set(names)
+
+
+def test_a_user_without_a_home_can_run(command, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert caches.cache_folder("profiles") is None
+    result = command("run", "demo", "hello", "--max-tokens", 2)
+    assert result.code == 0, result.err
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ one of them only."""
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,47 +13,29 @@ import pytest
 
 import edgewise.demo
 from edgewise.demo.questions import draw_questions, prompt
+from edgewise.errors import InputError
+from edgewise.studies.testbed.machines import Machine, Machines, check_possible
 from tests.hosting.clusters import ask, commands
 
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
-NAMES = ("ew-test-a", "ew-test-b")
+BOTH = (Machine("up-a", 1.0, ""), Machine("up-b", 1.0, ""))
 PAGE = Path(__file__).parents[2] / "docs" / "three-machines.md"
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
+SUBNET = "10.77.0"
+FIRST = f"{SUBNET}.1"
 FOREIGN = """
 mount -t tmpfs none {model} && mount -t tmpfs none {cache} && exec "$@"
 """
 
 
-def ip(*arguments):
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
-
-
-def delete(name):
-    subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=10)
-
-
 @pytest.fixture(scope="module")
 def machines():
-    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"):
-        pytest.skip("needs root, ip and unshare: network namespaces are made")
-    for name in NAMES:
-        delete(name)
     try:
-        for name in NAMES:
-            ip("netns", "add", name)
-        ip("link", "add", "ew-t0", "netns", NAMES[0], "type", "veth",
-           "peer", "name", "ew-t0", "netns", NAMES[1])  # fmt: skip
-        for name, address in zip(NAMES, ADDRESSES, strict=True):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", "ew-t0")
-            ip("-n", name, "link", "set", "ew-t0", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield [("ip", "netns", "exec", name) for name in NAMES]
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"network namespaces cannot be made here: {error.stderr.decode()}")
-    finally:
-        for name in NAMES:
-            delete(name)
+        check_possible()
+    except InputError as error:
+        pytest.skip(str(error))
+    with Machines(BOTH, SUBNET) as made:
+        yield [made.command(machine) for machine in BOTH]
 
 
 def elsewhere(prefix, folder):
@@ -71,7 +52,7 @@ def test_one_line_makes_another_machine_answer(machines, tmp_path):
     with commands(tmp_path) as started:
         # Without the other machine the model does not fit.
         small = ("--memory", "9 MB", "--scheme", "fp32", "--prompt-tokens", "64")
-        address = f"{ADDRESSES[0]}:0"
+        address = f"{FIRST}:0"
         up = started.start(
             "up", "demo", "--listen", address, "--http", "127.0.0.1:0", *small,
             "--new-tokens", "64", "--name", "here", prefix=here,
@@ -113,7 +94,7 @@ def test_the_page_for_newcomers(machines, tmp_path, real_model):
     started = [run(first, here, logs[0])]
     try:
         line = wait_for(r"(?m)^  (edgewise join .*)$", logs[0])[1]
-        assert line.split()[:2] == second.split()[:2] and ADDRESSES[0] in line
+        assert line.split()[:2] == second.split()[:2] and FIRST in line
         away = elsewhere(there, tmp_path)
         line += " --name there"  # both have this machine's name
         started.append(run(line, away, logs[1], XDG_CACHE_HOME=str(tmp_path / "cache")))

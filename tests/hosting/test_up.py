@@ -1,17 +1,26 @@
 """A cluster that devices join and leave, as processes on this machine."""
 
+import contextlib
 import os
+import random
+import re
 import signal
+import socket
+import sys
 import threading
 import time
 
 import psutil
 import pytest
 
+from edgewise.clusters import Device
 from edgewise.demo.questions import draw_questions, prompt
+from edgewise.errors import InputError
 from edgewise.runtime.launchers.invitation import Invitation
+from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.transport.zeromq import Keys
 from tests.hosting.clusters import ask, commands, get
+from tests.runtime.places import NODES, RayCluster
 
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
@@ -81,7 +90,21 @@ def test_a_device_dies_in_the_middle_and_another_takes_over(started, how):
     up.wait_for("text", f"'{busy}' joined", 30)  # its agent is still there, and offers it again
 
 
-def test_a_wrong_token_is_refused(started):
+def throw_rubbish(address):
+    """Random bytes, the beginning of an honest greeting (ZMTP), a connection that says nothing."""
+    host, port = address.split(":")
+    draw = random.Random(0)
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00CURVE"
+    for said in (*(draw.randbytes(size) for size in (1, 64, 10_000, 500_000)), greeting, b""):
+        # It may hang up in the middle.
+        with (
+            contextlib.suppress(BrokenPipeError, ConnectionResetError),
+            socket.create_connection((host, int(port)), 5) as connection,
+        ):
+            connection.sendall(said)
+
+
+def test_strangers_are_refused(started):
     up = started.start("up", "demo", *HERE)
     line = str(up.wait_for("join")["join"]).split()
     right = Invitation.parse(line[-1])
@@ -94,4 +117,33 @@ def test_a_wrong_token_is_refused(started):
     ]
     for stranger, key, said in strangers:
         stranger.wait_for(key, said)
-    assert get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")["ready"]
+    http = str(up.wait_for("url")["url"]).removesuffix("/v1")
+    for address in (line[2], http.removeprefix("http://")):
+        throw_rubbish(address)
+    assert get(http + "/api/state")["ready"]
+    assert ask(up, TEXT).strip() == QUESTION.answer
+
+
+@pytest.fixture
+def ray_cluster():
+    """Of two nodes beside this machine's own."""
+    cluster = RayCluster()
+    yield cluster
+    cluster.close()
+
+
+def test_the_nodes_of_a_ray_cluster_answer(ray_cluster, started):
+    """This machine does not hold the model alone."""
+    up = started.start("up", "demo", "--ray", *HERE, *SMALL, RAY_ADDRESS=ray_cluster.address)
+    assert ask(up, TEXT).strip() == QUESTION.answer
+    assert up.wait_for("join")["join"] == f"ray start --address={ray_cluster.address}"
+    state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+    assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)
+    assert up.end(signal.SIGINT) == 0
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "edgewise.runtime.launchers.ray", raising=False)
+    with pytest.raises(InputError, match=re.escape("pip install 'edgewise[cluster]'")):
+        start_on_ray(Device("here", 10**9), "127.0.0.1")

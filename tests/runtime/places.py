@@ -1,11 +1,14 @@
 """The three places that workers come from, each opened for real: this machine, agents, Ray."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import psutil
@@ -134,9 +137,12 @@ class Place:
 
 
 class RayCluster:
-    """A head and two nodes on this machine, asking for a token."""
+    """A head and two nodes on this machine, asking for a token. One at a time on a machine: two
+    that start together may choose the same port, and then have each other's token refused."""
 
     def __init__(self):
+        self._alone = (Path(tempfile.gettempdir()) / "edgewise-tests-ray.lock").open("w")
+        fcntl.flock(self._alone, fcntl.LOCK_EX)
         self.token = secrets.token_hex(32)
         os.environ.update(self.environment)
         import ray
@@ -167,6 +173,7 @@ class RayCluster:
         self._nodes.shutdown()
         for name in self.environment:
             os.environ.pop(name, None)
+        self._alone.close()
 
 
 def connect(address):

@@ -10,11 +10,12 @@ import psutil
 import pytest
 
 from edgewise.clusters import Device
-from edgewise.errors import DeviceError, DeviceLost
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
+from edgewise.runtime.launchers.agent import GONE_SECONDS
 from edgewise.runtime.messages import Joined
 from edgewise.runtime.settings import Settings
 from tests.runtime.conftest import plan_of, reference
@@ -29,6 +30,8 @@ from tests.runtime.places import (
     worker_pids,
 )
 from tests.runtime.test_recovery import WORK, run
+
+LOOK_SECONDS = 1.0  # within which a launcher has seen what there is, and is told
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +122,39 @@ def test_closing_leaves_nothing(started):
     place, pid = started
     os.kill(pid, signal.SIGSTOP)
     place.launcher.close()
-    assert until(lambda: not is_running(pid))
+    assert until(lambda: not is_running(pid), GONE_SECONDS / 2)  # agents are told, not left alone
     place.launcher.close()
     place.close()
     place.close()
     assert place.next_ended(0.1) is None
+
+
+@pytest.mark.parametrize("kind", ["agent", "ray"])
+def test_a_device_is_offered_again_when_it_is_free(opened, monkeypatch, kind):
+    """One whose worker was started again is not."""
+    place = opened(kind)
+    module = {"agent": "agents", "ray": "ray"}[kind]
+    monkeypatch.setattr(f"edgewise.runtime.launchers.{module}.AGAIN_SECONDS", 0.1)
+    place.start("a")
+    place.workers.arrivals.clear()
+    place.workers.restart("a")
+    time.sleep(2 * LOOK_SECONDS)
+    assert not place._arrived()
+    place.workers.remove("a")
+    assert until(lambda: "a" in place._arrived())
+    assert isinstance(place.workers.arrivals[-1], Joined)
+
+
+def test_a_key_that_comes_too_late_is_forgotten(opened, monkeypatch):
+    place = opened("agent")
+    with monkeypatch.context() as patience:
+        patience.setattr("edgewise.runtime.launchers.agents.START_SECONDS", 0.0)
+        with pytest.raises(DeviceTimeout, match="started nothing within 0 s"):
+            place.start("a")
+    assert until(lambda: worker_pids())  # whose key was sent before
+    time.sleep(LOOK_SECONDS)
+    place.workers.restart("a")
+    assert place.workers.round_trip("a") < SECONDS
 
 
 @pytest.mark.parametrize("kind", ["agent", "ray"])
@@ -178,16 +209,6 @@ def test_nodes_come_and_go(ray_cluster, opened):
     ray_cluster.remove(node)
     assert place.next_ended().name == "c"
     assert until(lambda: not worker_pids())
-
-
-def test_a_node_is_offered_again(opened, monkeypatch):
-    place = opened("ray")
-    monkeypatch.setattr("edgewise.runtime.launchers.ray.AGAIN_SECONDS", 0.1)
-    place.start("a")
-    place.workers.arrivals.clear()
-    place.workers.remove("a")
-    assert until(lambda: "a" in place._arrived())
-    assert isinstance(place.workers.arrivals[-1], Joined)
 
 
 def on_the_last(workers, plan):

@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 import signal
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict
 from statistics import median
 
@@ -208,6 +208,31 @@ def test_cancelled_requests_are_counted(devices, checkpoint, prompt):
         pass
     stats = engine.stats()
     assert (stats.cancelled, stats.finished) == (1, 1)
+
+
+def test_steps_of_cancelled_requests_are_waited_for(devices, checkpoint, prompt):
+    """Else their place in the pipeline would be taken for ever."""
+    engine = start(devices, checkpoint("llama"))
+    numbers = [engine.submit(Request(prompt, 9)) for _ in range(2)]
+    while not engine.stats().new_tokens:
+        engine.step()
+    for number in numbers:
+        engine.cancel(number)
+    in_flight = len(engine._in_flight)
+    assert in_flight and not engine.idle
+    assert engine.step() == []
+    assert engine.idle and not engine._in_flight and not engine._scheduler.in_flight
+
+
+def test_a_drain_gives_the_tokens_in_flight(devices, checkpoint, prompt):
+    engine = start(devices, checkpoint("llama"))
+    for _ in range(2):
+        engine.submit(Request(prompt, 9))
+    engine._enter_batches()
+    given = [token.request for token in engine.drain()]
+    assert given and not engine._in_flight and not engine.idle
+    rest = [token.request for tokens in iter(engine.step, []) for token in tokens]
+    assert sorted(Counter(given + rest).values()) == [9, 9]
 
 
 def test_metrics_say_what_the_statistics_say(devices, checkpoint, prompt):

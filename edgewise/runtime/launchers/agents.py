@@ -25,6 +25,7 @@ from edgewise.runtime.transport.zeromq import Keys
 BEAT_SECONDS, SILENT_SECONDS = 1.0, 3.0
 START_SECONDS = 30.0
 AGAIN_SECONDS = 5.0  # before a device whose worker was lost is offered again
+CLOSE_SECONDS = 0.5  # for what was said last to leave
 MOST_BYTES, MOST_AGENTS = 2**16, 1000
 
 FROM_AGENTS = messages.JoinRequest | messages.Starting | messages.Beat | messages.Ended
@@ -86,6 +87,7 @@ class AgentLauncher:
         agent = self._agents.get(name)
         if agent is None:
             raise DeviceTimeout(name, "is not joined any more")
+        agent.offer, agent.key = None, SimpleQueue()  # a key that comes now is of no start before
         self._orders.put((name, messages.StartWorker()))
         try:
             return agent.key.get(timeout=START_SECONDS)
@@ -101,7 +103,7 @@ class AgentLauncher:
     def close(self) -> None:
         self._closed.set()
         self._thread.join()
-        self._context.destroy(linger=0)
+        self._context.destroy(linger=round(CLOSE_SECONDS * 1000))
 
     # The thread's side.
 
@@ -116,6 +118,8 @@ class AgentLauncher:
             if (now := time.monotonic()) - beat > BEAT_SECONDS:
                 beat = now
                 self._check(now)
+        for name in self._agents:
+            self._send(name, messages.EndWorker())
 
     def _check(self, now: float) -> None:
         for name, agent in list(self._agents.items()):

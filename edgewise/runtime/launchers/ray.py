@@ -29,6 +29,9 @@ LOOK_SECONDS = 1.0  # between looks at which nodes there are
 AGAIN_SECONDS = 5.0  # before a node whose worker was ended is offered again
 START_SECONDS = 60.0  # for an actor: a process that imports torch
 END_SECONDS = 5.0
+HEAD_BYTES = 80 * 2**20  # Ray's store of objects, at its smallest: nothing of ours is in it
+
+disconnect = ray.shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,25 @@ def nodes() -> dict[str, Node]:
         node = Node(each["NodeID"], Device(name, memory, threads), each["NodeManagerAddress"])
         others.setdefault(name, node)
     return others
+
+
+def connect(host: str) -> str:
+    """Connect to the Ray cluster that this machine is part of; where there is none, start one that
+    others reach at `host` and that ends with this process. Ray's own dealings are then open to
+    those only who have its token. Returns the line by which a machine becomes a node. Raises
+    ClusterError."""
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        try:
+            ray.init(address="auto", **how)
+        except ConnectionError:
+            if "RAY_ADDRESS" in os.environ:  # a certain one is asked for
+                raise
+            how |= {"num_cpus": 0, "object_store_memory": HEAD_BYTES, "include_dashboard": False}
+            ray.init(address="local", _node_ip_address=host, **how)
+    except (RayError, ConnectionError, RuntimeError) as error:
+        raise ClusterError(f"Ray: {_first_line(error)}") from None
+    return f"ray start --address={ray.get_runtime_context().gcs_address}"
 
 
 class _Starter:
@@ -101,6 +123,7 @@ class RayLauncher:
     def start(self, settings: Settings) -> str:
         """Start a worker on its node with keys made there; returns the public one."""
         name = settings.device.name
+        self._offers.pop(name, None)
         if (node := nodes().get(name)) is None:
             raise DeviceLost(name, "is not in the Ray cluster")
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
@@ -109,7 +132,6 @@ class RayLauncher:
             num_cpus=0, max_concurrency=2, scheduling_strategy=there
         ).remote()
         self._starters[name] = starter
-        self._offers.pop(name, None)
         key = starter.start.remote(settings.device, settings.coordinator.at(self._here))
         try:
             public: str = ray.get(key, timeout=START_SECONDS)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from edgewise.errors import InputError
 
-SWITCH, PREFIX = "ew-switch", "ew-"
+PREFIX = "ew-"
 PACKET_BYTES = 300  # the smaller, the less passes at once
 
 
@@ -29,10 +29,11 @@ class Machine:
 
 class Machines:
     """Makes them when entered, and removes them when left. Raises InputError where that cannot be
-    done here."""
+    done here, and what a command of it ends with."""
 
     def __init__(self, machines: Sequence[Machine], subnet: str = "10.78.0") -> None:
         self._machines, self._subnet = machines, subnet
+        self._switch = f"{PREFIX}switch-{subnet}"
 
     def address(self, machine: Machine) -> str:
         return f"{self._subnet}.{1 + self._machines.index(machine)}"
@@ -52,25 +53,24 @@ class Machines:
         self._remove()
         try:
             self._make()
-        except (OSError, subprocess.SubprocessError) as error:
+        except BaseException:
             self._remove()
-            said = getattr(error, "stderr", None) or str(error)
-            raise InputError(f"the testbed cannot be made here: {said}") from None
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._remove()
 
     def _make(self) -> None:
-        _run("ip", "netns", "add", SWITCH)
-        _run("ip", "-n", SWITCH, "link", "add", "switch", "type", "bridge")
-        _run("ip", "-n", SWITCH, "link", "set", "switch", "up")
+        _run("ip", "netns", "add", self._switch)
+        _run("ip", "-n", self._switch, "link", "add", "switch", "type", "bridge")
+        _run("ip", "-n", self._switch, "link", "set", "switch", "up")
         for number, machine in enumerate(self._machines):
             name, port = PREFIX + machine.name, f"port{number}"
             _run("ip", "netns", "add", name)
-            other = f"type veth peer name {port} netns {SWITCH}".split()
+            other = f"type veth peer name {port} netns {self._switch}".split()
             _run("ip", "link", "add", "eth0", "netns", name, *other)
-            _run("ip", "-n", SWITCH, "link", "set", port, "master", "switch", "up")
+            _run("ip", "-n", self._switch, "link", "set", port, "master", "switch", "up")
             _run("ip", "-n", name, "addr", "add", f"{self.address(machine)}/24", "dev", "eth0")
             _run("ip", "-n", name, "link", "set", "eth0", "mtu", str(PACKET_BYTES), "up")
             _run("ip", "-n", name, "link", "set", "lo", "up")
@@ -83,7 +83,7 @@ class Machines:
 
     def _remove(self) -> None:
         """Whatever there is of them."""
-        for name in (SWITCH, *(PREFIX + machine.name for machine in self._machines)):
+        for name in (self._switch, *(PREFIX + machine.name for machine in self._machines)):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
@@ -94,6 +94,11 @@ def check_possible() -> None:
     for tool in ("ip", "tc"):
         if not shutil.which(tool):
             raise InputError(f"the testbed needs the command {tool} (Debian: iproute2)")
+    probe = f"{PREFIX}probe-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
+    if made.returncode:
+        raise InputError(f"network namespaces cannot be made here: {made.stderr.strip()}")
+    _run("ip", "netns", "del", probe)
 
 
 def _ip_in(machine: str, *command: str) -> None:

@@ -1,0 +1,49 @@
+"""Requests on an engine whose devices come and go, by `chaos.py` and `arrivals.py`."""
+
+import random
+from itertools import pairwise
+
+from disturbances import Disturbance, random_plan
+from places import Place
+
+from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.engine import Request, Token
+
+
+class Streams:
+    """Requests on an engine: their answers, and when tokens came, under which plan (its epoch)."""
+
+    def __init__(self, engine: Coordinator) -> None:
+        self.engine = engine
+        self.answers: dict[int, list[int]] = {}
+        self.came: list[tuple[float, int]] = []
+
+    def submit(self, request: Request) -> list[int]:
+        """Returns its tokens, as they come."""
+        answer = self.answers[self.engine.submit(request)] = []
+        return answer
+
+    def step(self) -> list[Token]:
+        tokens = self.engine.step()
+        self._take(tokens)
+        return tokens
+
+    def _take(self, tokens: list[Token]) -> None:
+        for token in tokens:
+            assert token.finish != "error", token.error
+            self.answers[token.request].append(token.id)
+            self.came.append((token.at, self.engine.workers.epoch))
+
+    def seconds_after(self, what: Disturbance) -> float:
+        after = [(at, epoch) for at, epoch in self.came if at > what.at]
+        replanned = [at for at, epoch in after if epoch > what.epoch]
+        if replanned:
+            return replanned[0] - what.at
+        return max((b - a for a, b in pairwise([what.at, *(at for at, _ in after)])), default=0.0)
+
+    def let_in(self, place: Place, rng: random.Random) -> None:
+        """Devices that came, each with some of the layers."""
+        if place.workers.arrivals:
+            self._take(self.engine.drain())
+            place.let_in(self.engine)
+            self.engine.apply(random_plan(place.workers.names, self.engine.plan, rng))

@@ -1,0 +1,19 @@
+"""A request as its host sees it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgewise.runtime.engine import Request, Token
+
+OnToken = Callable[[Token], None]
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request on its way: `number` is the engine's, None before it has one."""
+
+    request: Request
+    on_token: OnToken
+    until: float
+    number: int | None = None
+    cancelled: bool = False

@@ -140,10 +140,18 @@ class RayCluster:
     """A head and two nodes on this machine, asking for a token. One at a time on a machine: two
     that start together may choose the same port, and then have each other's token refused."""
 
+    token = secrets.token_hex(32)  # one in a process: Ray reads it there once
+
     def __init__(self):
         self._alone = (Path(tempfile.gettempdir()) / "edgewise-tests-ray.lock").open("w")
-        fcntl.flock(self._alone, fcntl.LOCK_EX)
-        self.token = secrets.token_hex(32)
+        try:
+            fcntl.flock(self._alone, fcntl.LOCK_EX)
+            self._start()
+        except BaseException:
+            self._alone.close()
+            raise
+
+    def _start(self):
         os.environ.update(self.environment)
         import ray
         from ray.cluster_utils import Cluster as Nodes

@@ -88,7 +88,7 @@ def test_over_a_cluster_a_lost_device_changes_no_answer(model, question):
 
 
 def test_where_what_is_left_is_too_small_it_says_so(question):
-    with edgewise.load("demo", cluster=devices(55 * 10**5), scheme="bf16", **SMALL) as spread:
+    with edgewise.load("demo", cluster=devices(56 * 10**5), scheme="bf16", **SMALL) as spread:
         assert len(spread.plan.stages) == 3
         pieces = spread.stream(question, raw=True)
         next(pieces)

@@ -2,20 +2,12 @@
 
 from collections.abc import Callable
 
-from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
-from edgewise.errors import Infeasible
 from edgewise.opening.comparison import best, compare
 from edgewise.opening.profile import measure_cluster
 from edgewise.opening.wanted import Decided, Wanted
 from edgewise.planning import Problem
-from edgewise.planning.default_scheme import (
-    ORDER,
-    check_size,
-    description,
-    schemes_that_fit,
-    too_large,
-)
+from edgewise.planning.default_scheme import check_size, description, first_that_fits
 from edgewise.plans import Plan
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, read_memory
@@ -41,7 +33,9 @@ def plan_by_fit(
 
     if wanted.scheme is not None:
         return plan_in(wanted.scheme)
-    return _first(spec, cluster, workload, plan_in, note)
+    decided, name = first_that_fits(spec, cluster, workload, plan_in)
+    note(description(spec, name, workload, len(cluster.devices)))
+    return decided
 
 
 def _alone(workers: Workers, spec: ModelSpec, workload: Workload, scheme: str) -> Decided:
@@ -50,27 +44,6 @@ def _alone(workers: Workers, spec: ModelSpec, workload: Workload, scheme: str) -
     plan = problem.plan(problem.devices * spec.num_layers, (scheme,) * spec.num_layers)
     problem.costs.check_memory(plan)
     return Decided(plan, problem)
-
-
-def _first(
-    spec: ModelSpec,
-    cluster: Cluster,
-    workload: Workload,
-    plan_in: Callable[[str], Decided],
-    note: Callable[[str], None],
-) -> Decided:
-    """In the first scheme that fits; says what was chosen. Raises Infeasible where not even the
-    fewest bits fit."""
-    reason: Infeasible | None = None
-    for name in schemes_that_fit(spec, cluster, workload):
-        try:
-            decided = plan_in(name)
-        except Infeasible as error:  # enough memory in all, but not where it is needed
-            reason = error
-            continue
-        note(description(spec, name, workload, len(cluster.devices)))
-        return decided
-    raise reason or too_large(spec, ORDER[-1], cluster, workload)
 
 
 def check_free(workers: Workers, spec: ModelSpec, workload: Workload, plan: Plan) -> None:

@@ -1,11 +1,8 @@
 """A model opened: planned, started, loaded."""
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-
-import psutil
 
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
@@ -16,8 +13,9 @@ from edgewise.planning.default_scheme import ORDER, check_size
 from edgewise.quality.rounding import Show, rounding_for, unseen
 from edgewise.runtime.checks import check_route
 from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.events import Event, PlanInUse
 from edgewise.runtime.local import start_local
-from edgewise.runtime.machine import free_bytes
+from edgewise.runtime.machine import free_bytes, physical_cores
 from edgewise.runtime.replanning import replanner
 from edgewise.specs import ModelSpec
 
@@ -27,7 +25,7 @@ def open_wanted(
 ) -> Coordinator:
     """An engine, for whoever closes it. Everything that can be wrong is found before a process
     starts. A device that is lost is planned around, but where the plan was given. `note` is told
-    what was chosen. Raises EdgewiseError."""
+    what was chosen and when that changes. Raises EdgewiseError."""
     spec = open_checkpoint(wanted.model).spec
     if wanted.plan is not None:
         wanted = replace(wanted, workload=replace(wanted.workload, cache=wanted.plan.cache))
@@ -49,8 +47,14 @@ def open_wanted(
                 replan=None if problem is None else replanner(problem),
                 on_layer=advance,
             )
+        engine.listen(lambda event: _note_change(event, note))
         started.pop_all()
         return engine
+
+
+def _note_change(event: Event, note: Callable[[str], None]) -> None:
+    if isinstance(event, PlanInUse) and event.why:
+        note(f"{event.why}; without it since {event.seconds:.1f} s of planning and loading")
 
 
 def _decided_before(
@@ -69,5 +73,4 @@ def _decided_before(
 
 def this_machine() -> Cluster:
     """This machine as the only device: its physical cores, its free memory."""
-    threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return Cluster.of_this_machine(free_bytes(), threads)
+    return Cluster.of_this_machine(free_bytes(), physical_cores())

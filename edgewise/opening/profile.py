@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
+from edgewise.caches import cache_folder, cache_key, read_cached, write_text_atomically
 from edgewise.clusters import Cluster
-from edgewise.errors import ClusterError, ProfileError
+from edgewise.errors import ClusterError
 from edgewise.profiles import VERSION, Profile
 from edgewise.profiling import Grid, measure, num_measurements
 from edgewise.quality.rounding import Show, unseen
@@ -40,11 +40,8 @@ def cached_profile(
     check_reachable(cluster)
     folder = cache_folder("profiles")
     path = folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
-    if not fresh and path is not None and is_cached(path):
-        try:
-            return load_profile(path), path, True
-        except ProfileError:
-            remove(path)  # written by half, or by hand: measure again
+    if not fresh and (kept := read_cached(path, load_profile)) is not None:
+        return kept, path, True
     with start_local(cluster) as workers:
         grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
         profile = measure_cluster(workers, model, spec, schemes, grid, show)

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgewise import kernels
-from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
-from edgewise.errors import ProfileError
+from edgewise.caches import cache_folder, cache_key, read_cached, write_text_atomically
 from edgewise.quality.calibration import Calibration, text_key
 from edgewise.quality.rounding import Show, calibration_text, rounding_for, unseen
 from edgewise.quality.sensitivity import MEASURING, measure_sensitivity, sensitivity_steps
@@ -33,11 +32,8 @@ def cached_sensitivity(
     asked = replace(asked, rounding=rounding)
     folder = cache_folder("sensitivities")
     path = folder and folder / f"{_key(asked)}.json"
-    if not fresh and path is not None and is_cached(path):
-        try:
-            return Sensitivity.load(path), path, True
-        except ProfileError:
-            remove(path)  # written by half, or by hand: measure again
+    if not fresh and (kept := read_cached(path, Sensitivity.load)) is not None:
+        return kept, path, True
     measured = _measured(asked, show)
     return measured, write_text_atomically(path, measured.to_json() + "\n"), False
 

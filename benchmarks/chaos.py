@@ -27,11 +27,11 @@ from places import Agents, Local, Place
 from streams import Streams
 
 from edgewise import kernels
-from edgewise.cli.profile import cached_profile
 from edgewise.clusters import Cluster, Device, Link
 from edgewise.costs import CostModel, device_bytes
 from edgewise.errors import EdgewiseError
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.profile import cached_profile
 from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
@@ -84,7 +84,7 @@ class Scene:
     def profile(self) -> Profile:
         """Of the devices; links are as the cluster says."""
         profile, _, _ = cached_profile(
-            self.model, self.spec, self.cluster(NAMES[:2]), (self.scheme,), quiet=True
+            self.model, self.spec, self.cluster(NAMES[:2]), (self.scheme,)
         )
         return replace(profile, links=())
 

@@ -13,6 +13,7 @@ from edgewise import kernels
 from edgewise.cli.commands import DevicesOptions
 from edgewise.cli.terminal import cluster_table, console, finite_values, print_json
 from edgewise.cluster_files import load_cluster
+from edgewise.runtime.machine import physical_cores
 from edgewise.units import format_bytes
 
 SLOW = "none: few bits take the slow path through torch (no compiler at installation, or off)"
@@ -47,7 +48,7 @@ def describe_machine() -> dict[str, object]:
         "name": platform.node(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        "cores": physical_cores(),
         "threads": os.cpu_count() or 1,
         "memory_bytes": memory.total,
         "free_memory_bytes": memory.available,

@@ -162,6 +162,40 @@ def _compared(predicted: float, measured: float) -> tuple[str, str, str]:
     return f"{predicted * 1e3:.2f}", f"{measured * 1e3:.2f}", difference
 
 
+def comparison_json(outcomes: dict[str, PlanResult | Infeasible]) -> list[dict[str, object]]:
+    """The comparison for programs."""
+    return [
+        {
+            "planner": name,
+            "feasible": False,
+            "reason": str(outcome),
+            "shortage_bytes": outcome.shortage_bytes,
+            "predicted_seconds_per_token": None,
+        }
+        if isinstance(outcome, Infeasible)
+        else {
+            "planner": name,
+            "feasible": True,
+            "predicted_seconds_per_token": outcome.estimate.decode_seconds,
+            "predicted_error": outcome.estimate.decode_error,
+            "predicted_prefill_seconds": outcome.estimate.prefill_seconds,
+            "predicted_prefill_error": outcome.estimate.prefill_error,
+            "memory_bytes": outcome.estimate.memory_bytes,
+            "predicted_tokens_per_second": outcome.estimate.tokens_per_second,
+            "predicted_loss": finite(outcome.estimate.loss),
+            "status": outcome.status,
+            "gap": finite(outcome.gap),
+            "planning_seconds": outcome.seconds,
+            "explanation": outcome.explanation,
+            "stages": [
+                {"device": s.device, "start": s.start, "end": s.end, "schemes": list(s.schemes)}
+                for s in outcome.plan.stages
+            ],
+        }
+        for name, outcome in outcomes.items()
+    ]
+
+
 def plan_table(result: PlanResult) -> Table:
     """One plan: its stages, their schemes, time and memory, and why it is so."""
     estimate, caption = result.estimate, escape(result.explanation)

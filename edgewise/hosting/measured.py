@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
+from edgewise.caches import cache_folder, cache_key, read_cached, write_text_atomically
 from edgewise.clusters import Link
-from edgewise.errors import ProfileError
 from edgewise.profiles import VERSION, DeviceReading, Profile
 from edgewise.profiling import Grid, measure_layers, measure_links, read_memory
 from edgewise.profiling.bench import TIME_SECONDS
@@ -53,7 +52,7 @@ class Measured:
     def _measure_layers(self, devices: Sequence[str], scheme: str) -> None:
         missing = list[str]()
         for device in devices:
-            kept = _load(self._file(device, scheme))
+            kept = read_cached(self._file(device, scheme), Profile.load)
             if kept is None:
                 missing.append(device)
             else:
@@ -98,16 +97,6 @@ class Measured:
         machine = (said.machine, said.code)
         key = cache_key(VERSION, self._spec.digest, scheme, self._grid, what, *machine)
         return folder and folder / f"{key}.json"
-
-
-def _load(path: Path | None) -> Profile | None:
-    if path is None or not is_cached(path):
-        return None
-    try:
-        return Profile.load(path)
-    except ProfileError:
-        remove(path)  # written by half, or by hand: measure again
-        return None
 
 
 def _of_device(profile: Profile, device: str) -> Profile:

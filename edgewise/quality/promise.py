@@ -46,6 +46,11 @@ class Kept:
     result: PlanResult
     rounds: tuple[Round, ...]
 
+    @property
+    def allowed(self) -> float:
+        """The predicted loss within which the plan was found that holds."""
+        return self.rounds[-1].budget
+
 
 def keep(
     budget: float,

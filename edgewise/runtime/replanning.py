@@ -16,17 +16,28 @@ SECONDS = 1.0
 def replanner(problem: Problem) -> Replan:
     """Plans anew as `problem` was planned, on the devices that are left. Layers keep their schemes
     where that fits, for then answers under way go on as they were; else they have any schemes
-    within the budget. Pinned layers stay where they are, or there is no plan."""
+    within the budget. Pinned layers stay where they are, or there is no plan: it raises Infeasible,
+    which names the devices that are missing."""
 
     def replan(workers: Workers, plan: Plan) -> PlanResult:
         there = _with_those_left(problem, workers)
         try:
             chosen = joint(keeping_schemes(there, plan), SECONDS)
         except Infeasible:
-            chosen = joint(there, SECONDS)
+            chosen = _any_schemes(there, plan)
         return replace(chosen, plan=replace(chosen.plan, rounding=plan.rounding))
 
     return replan
+
+
+def _any_schemes(there: Problem, plan: Plan) -> PlanResult:
+    try:
+        return joint(there, SECONDS)
+    except Infeasible as error:
+        names = [device.name for device in there.costs.cluster.devices]
+        lost = ", ".join(f"'{x}'" for x in dict.fromkeys(plan.devices) if x not in names)
+        text = f"no plan is left without {lost}: {error}" if lost else str(error)
+        raise Infeasible(text, shortage_bytes=error.shortage_bytes) from None
 
 
 def _with_those_left(problem: Problem, workers: Workers) -> Problem:

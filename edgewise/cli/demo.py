@@ -13,6 +13,7 @@ from edgewise.cli.terminal import (
     comparison_json,
     comparison_table,
     console,
+    finite_values,
     plan_table,
     print_json,
     print_notes,
@@ -185,7 +186,7 @@ def as_document(result: Result) -> dict[str, object]:
     """The demo's outcome for programs."""
     return {
         "model": result.scene.model,
-        "devices": [asdict(device) for device in result.cluster.devices],
+        "devices": [finite_values(asdict(device)) for device in result.cluster.devices],
         "plans": comparison_json(result.outcomes),
         "chosen": result.chosen.planner,
         "schemes": result.chosen.plan.schemes,

@@ -84,6 +84,11 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
+def finite_values(values: dict[str, object]) -> dict[str, object]:
+    """The same for JSON, where an unlimited rate is null."""
+    return {key: None if value == math.inf else value for key, value in values.items()}
+
+
 def _non_finite(value: object, where: str = "") -> tuple[str, object] | None:
     """The path to the first number that is not finite, and that number."""
     if isinstance(value, float):
@@ -99,9 +104,11 @@ def _non_finite(value: object, where: str = "") -> tuple[str, object] | None:
 
 
 def cluster_table(cluster: Cluster) -> Table:
-    table = Table("device", "memory", "threads", "slowdown", "links", title="Devices")
+    table = Table("device", "memory", "threads", "slowdown", "network", title="Devices")
     for device in cluster.devices:
-        links = [
+        interface = device.interface_bytes_per_second
+        links = [f"each way {format_rate(interface)} at most"] if interface < math.inf else []
+        links += [
             f"{escape(link.target)}: {format_rate(link.bytes_per_second)}, "
             f"{format_seconds(link.latency_seconds)}"
             for link in cluster.all_links()

@@ -89,10 +89,11 @@ class Measured:
         return tuple(readings)
 
     def _file(self, device: str, scheme: str) -> Path | None:
-        """Named by all that a device's seconds depend on, not by how much memory there is."""
+        """Named by all that a device's seconds depend on: not by its memory, nor its interface."""
         folder = cache_folder("devices")
         said = self._workers.call(device, messages.Describe(), messages.Described, TIME_SECONDS)
-        what = replace(self._workers.cluster.device(device), memory_bytes=1)
+        what = self._workers.cluster.device(device)
+        what = replace(what, memory_bytes=1, interface_bytes_per_second=1.0)
         machine = (said.machine, said.code)
         key = cache_key(VERSION, self._spec.digest, scheme, self._grid, what, *machine)
         return folder and folder / f"{key}.json"

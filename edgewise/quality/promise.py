@@ -18,6 +18,7 @@ from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.quality.plan_loss import Loss
+from edgewise.units import round_up
 
 ROUNDS = 8
 WRONG = 0.05  # probability
@@ -95,11 +96,13 @@ def _tighter(budget: float, last: Round) -> float:
 
 def _broken(budget: float, rounds: list[Round], error: Infeasible | None) -> Infeasible:
     best = min(rounds, key=lambda attempt: attempt.upper)
+    enough = max(best.upper, best.predicted / FIRST)  # for the planner to be allowed it at once
     why = f"no plan is expected to lose less ({error})" if error else f"{len(rounds)} plans tried"
     return Infeasible(
         f"the quality budget of {budget:.4g} cannot be kept: the best plan loses "
         f"{best.measured:.4g} when measured, {best.upper:.4g} at most, "
-        f"{best.upper - budget:.4g} too much ({best.predicted:.4g} predicted); {why}. A budget of "
-        f"{best.upper:.4g} would hold; more memory or schemes with more bits allow less",
+        f"{best.upper - budget:.4g} too much ({best.predicted:.4g} predicted); {why}. Try "
+        f"--quality {round_up(enough)} (nats per token), within which it is, or give more memory "
+        "or schemes with more bits",
         shortage_bytes=None if error is None else error.shortage_bytes,
     )

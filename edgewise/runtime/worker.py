@@ -136,7 +136,8 @@ def run_worker() -> None:
     keys = Keys(settings.public, settings.secret) if settings.public else None
     transport: Transport = ZeroMQ(settings.device.name, settings.bind, keys)
     if settings.links:
-        transport = Emulated(transport, settings.links)
+        rate = settings.device.interface_bytes_per_second
+        transport = Emulated(transport, settings.links, rate)
     transport.introduce({COORDINATOR: settings.coordinator})
     _watch_standard_input(transport)
     Worker(settings, transport).run()

@@ -38,7 +38,7 @@ from edgewise.profiles import Profile
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
-from edgewise.runtime.replanning import replanner
+from edgewise.runtime.replanning import keep_spare, replanner
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import ModelSpec, Workload
 
@@ -192,6 +192,7 @@ def one(scene: Scene, launcher: str, pool: Pool, rng: random.Random) -> Run:
     try:
         replan = replanner(scene.problem(cluster, pool.profile))
         engine = Coordinator(place.workers, scene.model, plan, scene.work, replan=replan)
+        keep_spare(engine)
         return run(Streams(engine), place, requests, expected, rng)
     finally:
         place.close()

@@ -232,8 +232,6 @@ class Coordinator:
         self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
         self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
-        if self._replan is not None:
-            self.workers.prepare()
         now = time.monotonic()
         self._tell(PlanInUse(now, plan, self.workers.cluster.source, why, now - since))
         log.info(fields("plan_in_use", why=why, seconds=now - since, plan=plan))

@@ -224,12 +224,12 @@ def test_answers_over_nodes_and_without_one(opened, checkpoint, prompt):
     place.start_source()
     for name in NODES:
         place.start(name)
-    remote = sorted(worker_pids() - set(place.workers.process_ids.values()))
     _, plan = plan_of(model, ("a", 3), ("b", 6))
     engine = Coordinator(place.workers, str(model), plan, WORK, replan=on_the_last)
     requests = [Request(prompt, 12), Request(prompt[:5], 20)]
     expected = [reference(model, request) for request in requests]
     assert run(engine, requests, lambda step: None) == expected
+    remote = sorted(worker_pids() - set(place.workers.process_ids.values()))
 
     def disturb(step):
         if step == 4:

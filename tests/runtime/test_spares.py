@@ -10,6 +10,7 @@ import pytest
 
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import open_engine
+from edgewise.runtime.replanning import keep_spare
 from tests.runtime.conftest import NAMES, cluster, plan_of, reference
 from tests.runtime.places import SECONDS, Place, is_running, until, worker_pids
 from tests.runtime.test_recovery import WORK, evenly, run
@@ -82,24 +83,26 @@ def test_it_ends_with_whoever_wanted_it():
     assert until(lambda: not is_running(pid))
 
 
-@pytest.mark.parametrize("replan", [None, evenly])
-def test_there_is_one_where_the_source_would_be_started_again(checkpoint, prompt, replan):
-    """And it is what is started then."""
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_source_starts_again_in_it(checkpoint, prompt, kept):
+    """Where an engine keeps one; and then there is another."""
     model, requests = checkpoint("llama"), [Request(prompt, 20)]
     spec, plan = plan_of(model, *zip(NAMES, (2, 4, 6), strict=True))
-    engine = open_engine(str(model), plan, cluster(), WORK, spec=spec, replan=replan)
+    engine = open_engine(str(model), plan, cluster(), WORK, spec=spec, replan=evenly)
     workers = engine.workers
     try:
+        if kept:
+            keep_spare(engine)
         spares = worker_pids() - set(workers.process_ids.values())
-        assert len(spares) == (replan is not None)
+        assert len(spares) == kept
 
         def disturb(step):
-            if step == 3 and replan:
+            if step == 3:
                 os.kill(workers.process_ids[NAMES[0]], signal.SIGKILL)
 
         assert run(engine, requests, disturb) == [reference(model, x) for x in requests]
-        assert not replan or {workers.process_ids[NAMES[0]]} == spares
-        assert len(worker_pids()) == (4 if replan else 3)
+        assert (workers.process_ids[NAMES[0]] in spares) == kept
+        assert len(worker_pids()) == len(NAMES) + kept
     finally:
         engine.close()
     assert not worker_pids()

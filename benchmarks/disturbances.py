@@ -162,7 +162,10 @@ class Held:
     def left_since(self, before: "Held") -> list[str]:
         """What there is more of than before, memory apart."""
         counts = ("children", "descriptors", "threads")
-        more = [x for x in counts if getattr(self, x) > getattr(before, x)]
+        now, then = ([getattr(held, x) for x in counts] for held in (self, before))
+        more = [
+            f"{x} ({b}, {a} before)" for x, a, b in zip(counts, then, now, strict=True) if b > a
+        ]
         return more + sorted(self.files - before.files)
 
 

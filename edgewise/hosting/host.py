@@ -24,6 +24,7 @@ from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.messages import Joined
+from edgewise.runtime.replanning import keep_spare
 from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
@@ -65,8 +66,6 @@ class Host:
         self._began = time.monotonic()
         self._stopping, self._drained = False, True
         self._status("starting")
-
-    # For any thread
 
     def ask(
         self, request: Request, on_token: OnToken, seconds: float = float("inf")
@@ -228,6 +227,7 @@ class Host:
         self._engine = Coordinator(
             self._workers, self._model, chosen.plan, self._workload, replan=self._replan
         )
+        keep_spare(self._engine)
         self._say(f"{described(chosen.plan)}: {why}")
 
     def _apply(self, chosen: PlanResult, why: str) -> None:

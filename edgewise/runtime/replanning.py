@@ -6,7 +6,8 @@ from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult, Problem
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
-from edgewise.runtime.coordinator import Replan
+from edgewise.runtime.coordinator import Coordinator, Replan
+from edgewise.runtime.events import Event, PlanInUse
 from edgewise.runtime.workers import Workers
 from edgewise.sensitivities import Sensitivity
 
@@ -60,3 +61,14 @@ def keeping_schemes(problem: Problem, plan: Plan) -> Problem:
     return replace(
         problem, costs=replace(problem.costs, sensitivity=only), schemes=schemes, budget=0.5
     )
+
+
+def keep_spare(engine: Coordinator) -> None:
+    """From now on have a process ready in which the source's worker starts quickly when it is lost.
+    For engines that live long: it takes a processor for a second, and 0.15 GB."""
+
+    def prepare(event: Event) -> None:
+        if isinstance(event, PlanInUse):
+            engine.workers.prepare()
+
+    engine.listen(prepare)

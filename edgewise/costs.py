@@ -134,12 +134,17 @@ class CostModel:
         """A link as measured, else as the cluster file says; None where nothing connects them."""
         return self.profile.link(source, target) or self.cluster.link(source, target)
 
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes that a lane's hidden states take on a link, a token of each sequence."""
+        return self.workload.batch * self.workload.wire.row_bytes(self.model.hidden_size)
+
     def activation_hop(self, source: str, target: str, tokens: int = 1) -> Hop:
         """The hidden states of so many tokens of each sequence of a lane; stages that follow each
         other on one device pay nothing. Infinite where nothing connects the devices."""
         if source == target:
             return Hop(source, target)
-        count = tokens * self.workload.batch * self.model.hidden_size * ACTIVATION_BYTES
+        count = tokens * self.hidden_bytes
         return self._hop(source, target, self.link(source, target), count)
 
     def enter_seconds(self, source: str, target: str) -> float:

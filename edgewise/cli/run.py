@@ -63,8 +63,8 @@ def run_prompt(options: RunOptions) -> None:
         check_route(plan, cluster)
     tokenizer = load_tokenizer(model)
     request = _request(tokenizer, prompt, options, spec)
-    cache = options.kv_cache if plan is None else plan.cache
-    workload = Workload(len(request.prompt), request.max_tokens, cache=cache)
+    cache, wire = (options.kv_cache, options.wire) if plan is None else (plan.cache, plan.wire)
+    workload = Workload(len(request.prompt), request.max_tokens, cache=cache, wire=wire)
     if options.quality is not None:
         plan = plan_for_quality(model, spec, cluster, workload, options.quality, as_json)
     if plan is None:
@@ -145,7 +145,8 @@ def _plan(
             return best(problem, compare(problem)).plan
         # One device leaves nothing to choose, so no seconds have to be measured.
         stage = Stage(cluster.source, 0, spec.num_layers, (name,) * spec.num_layers)
-        plan = Plan(spec.name, spec.digest, spec.num_layers, (stage,), cache=workload.cache)
+        named, kept = (spec.name, spec.digest, spec.num_layers), (workload.cache, workload.wire)
+        plan = Plan(*named, (stage,), None, *kept)
         _check_memory(workers, spec, workload, plan)
         return plan
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.options import Json, KVCache, Memory, MicroBatches, Model, Threads
-from edgewise.schemes import CacheType
+from edgewise.cli.options import Json, KVCache, Memory, MicroBatches, Model, Threads, WireType
+from edgewise.schemes import CacheType, Wire
 from edgewise.specs import Objective
 
 
@@ -37,6 +37,7 @@ class UpOptions:
         str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
     ] = None
     kv_cache: KVCache = CacheType.FULL
+    wire: WireType = Wire.FP32
     objective: Annotated[
         Objective, typer.Option(help="Time per token of one request, or tokens of all per second.")
     ] = Objective.LATENCY

@@ -41,7 +41,7 @@ def run_up(options: UpOptions) -> None:
     checkpoint = open_checkpoint(options.model)
     print_notes(checkpoint.notes)
     spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)
-    workload = workload_of(options, options.kv_cache)
+    workload = workload_of(options, options.kv_cache, options.wire)
     context = limits_of(workload, spec.max_context).context
     screen = console(options.as_json)
 

@@ -13,7 +13,6 @@ from edgewise.costs import CostModel
 from edgewise.estimates import Hop
 from edgewise.plans import Plan, Stage
 from edgewise.simulation.trace import Resource
-from edgewise.specs import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,8 @@ def _link(device: str, target: str) -> Part:
 def step_times(costs: CostModel, plan: Plan, work: LaneWork) -> StepTimes:
     """Seconds of each part of `route`, as the cost model has them for `work`."""
     lanes = costs.workload.micro_batches  # by which devices wait for their next step, or never do
-    workload = Workload(work.prompt_tokens, work.new_tokens, work.sequences * lanes, lanes)
+    lengths = {"prompt_tokens": work.prompt_tokens, "new_tokens": work.new_tokens}
+    workload = replace(costs.workload, sequences=work.sequences * lanes, **lengths)
     costs = replace(costs, workload=workload)
     estimate, count = costs.estimate(plan), len(costs.chunks)
     stages, back = estimate.stages, estimate.back

@@ -18,6 +18,10 @@ class UpOptions:
     listen: Annotated[
         str, typer.Option(help="Where devices join, HOST:PORT; 0.0.0.0: from everywhere.")
     ] = "0.0.0.0:7766"
+    new_keys: Annotated[
+        bool,
+        typer.Option("--new-keys", help="Let nobody in by the line of an earlier `up` here."),
+    ] = False
     ray: Annotated[
         bool,
         typer.Option(

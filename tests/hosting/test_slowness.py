@@ -2,8 +2,9 @@
 
 import contextlib
 import os
-import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -121,24 +122,26 @@ def test_a_profile_slowed_down_says_so_of_one_device():
     assert profile.slowed({}) is profile
 
 
+DISTURB = """
+import os, random, signal, sys, time
+while True:
+    os.kill(int(sys.argv[1]), signal.SIGSTOP)
+    time.sleep(0.004 * random.random())
+    os.kill(int(sys.argv[1]), signal.SIGCONT)
+    time.sleep(0.0005 * random.random())
+"""
+
+
 @contextlib.contextmanager
 def stopped_most_of_the_time(pid):
-    """A process that computes a fifth of the time, at odd times."""
-    ended, rng = threading.Event(), random.Random(1)
-
-    def disturb():
-        while not ended.wait(0.004 * rng.random()):
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.016 * rng.random())
-            os.kill(pid, signal.SIGCONT)
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
+    """A process that computes a small part of the time: several times in each of its steps."""
+    disturbing = subprocess.Popen([sys.executable, "-c", DISTURB, str(pid)])
     try:
         yield
     finally:
-        ended.set()
-        thread.join()
+        disturbing.kill()
+        disturbing.wait()
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_device_that_slows_down_is_left_and_comes_back(monkeypatch):

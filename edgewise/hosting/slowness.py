@@ -23,7 +23,7 @@ Expected = Callable[[Plan, int], Sequence[float]]  # seconds of each stage, so m
 def slowness(ratios: Sequence[Ratio], now: float) -> float | None:
     """How many times as long as measured a device takes, where it has been slow throughout the
     last seconds; else None."""
-    early, late = [], []
+    early, late = list[float](), list[float]()
     for at, ratio in ratios:
         age = now - at
         if age <= SECONDS:

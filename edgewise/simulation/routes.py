@@ -68,8 +68,12 @@ def _link(device: str, target: str) -> Part:
 def step_times(costs: CostModel, plan: Plan, work: LaneWork) -> StepTimes:
     """Seconds of each part of `route`, as the cost model has them for `work`."""
     lanes = costs.workload.micro_batches  # by which devices wait for their next step, or never do
-    lengths = {"prompt_tokens": work.prompt_tokens, "new_tokens": work.new_tokens}
-    workload = replace(costs.workload, sequences=work.sequences * lanes, **lengths)
+    workload = replace(
+        costs.workload,
+        prompt_tokens=work.prompt_tokens,
+        new_tokens=work.new_tokens,
+        sequences=work.sequences * lanes,
+    )
     costs = replace(costs, workload=workload)
     estimate, count = costs.estimate(plan), len(costs.chunks)
     stages, back = estimate.stages, estimate.back

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def random_plan(names: tuple[str, ...], like: Plan, rng: random.Random) -> Plan:
         Stage(name, a, b, like.schemes[a:b])
         for name, (a, b) in zip(order, pairwise([0, *cuts, like.num_layers]), strict=True)
     )
-    return Plan(like.model, like.digest, like.num_layers, stages, like.rounding, like.cache)
+    return replace(like, stages=stages)
 
 
 def _later(seconds: float, act: Callable[[], None]) -> None:

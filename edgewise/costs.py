@@ -42,13 +42,7 @@ from edgewise.plans import Plan, Stage
 from edgewise.profiles import Key, Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import (
-    ACTIVATION_BYTES,
-    TOKEN_BYTES,
-    LayerKind,
-    ModelSpec,
-    Workload,
-)
+from edgewise.specs import ACTIVATION_BYTES, TOKEN_BYTES, LayerKind, ModelSpec, Workload
 from edgewise.units import format_bytes
 
 PREFILL_CHUNK = 256  # tokens of a prompt that travel together
@@ -141,12 +135,17 @@ class CostModel:
             return self.cluster.within_interfaces(measured)
         return self.cluster.link(source, target)
 
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes that a lane's hidden states take on a link, a token of each sequence."""
+        return self.workload.batch * self.workload.wire.row_bytes(self.model.hidden_size)
+
     def activation_hop(self, source: str, target: str, tokens: int = 1) -> Hop:
         """The hidden states of so many tokens of each sequence of a lane; stages that follow each
         other on one device pay nothing. Infinite where nothing connects the devices."""
         if source == target:
             return Hop(source, target)
-        count = tokens * self.workload.batch * self.model.hidden_size * ACTIVATION_BYTES
+        count = tokens * self.hidden_bytes
         return self._hop(source, target, self.link(source, target), count)
 
     def enter_seconds(self, source: str, target: str) -> float:

@@ -18,7 +18,7 @@ from edgewise.planning import PLANNERS, Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.regressions import Fit, Law
-from edgewise.schemes import CacheType
+from edgewise.schemes import CacheType, Wire
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
@@ -183,6 +183,14 @@ class TestSeconds:
         assert model.activation_hop("a", "b").seconds == pytest.approx(0.3)
         assert model.activation_hop("a", "b").occupancy_seconds == pytest.approx(0.2)
         assert model.enter_seconds("a", "b") == pytest.approx(0.3 + 0.25)
+
+    def test_rounded_states_occupy_a_link_for_less(self) -> None:
+        rows = {wire: wire.row_bytes(MODEL.hidden_size) for wire in Wire}
+        assert rows == {Wire.FP32: 16, Wire.BF16: 8, Wire.INT8: 4 + 2}
+        full = costs().activation_hop("a", "b").occupancy_seconds
+        for wire, size in rows.items():
+            hop = costs(work=dataclasses.replace(WORK, wire=wire)).activation_hop("a", "b")
+            assert hop.occupancy_seconds == pytest.approx(full * size / 16)
 
     def test_without_a_link_a_hop_takes_forever(self) -> None:
         one_way = dataclasses.replace(PROFILE, links=PROFILE.links[:2])

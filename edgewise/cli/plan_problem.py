@@ -25,7 +25,8 @@ DEFAULT_QUALITY, ANY_QUALITY = "1%", "any"
 def make_problem(spec: ModelSpec, options: PlanOptions) -> Problem:
     """Everything a planner needs; what can be wrong with it is found before anything is measured.
     Raises InputError, and Infeasible where the model is too large in the fewest bits."""
-    cluster, workload = load_cluster(options.cluster), workload_of(options, options.kv_cache)
+    cluster = load_cluster(options.cluster)
+    workload = workload_of(options, options.kv_cache, options.wire)
     check_reachable(cluster)
     pins = _checked_pins(spec, cluster, options)
     _check_context(spec, workload)

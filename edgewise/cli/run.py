@@ -26,10 +26,12 @@ def run_prompt(options: RunOptions) -> None:
     print_notes(checkpoint.notes)
     tokenizer = load_tokenizer(options.model)
     request = _request(options, tokenizer, checkpoint.spec)
+    lengths = (len(request.prompt), request.max_tokens)
+    workload = Workload(*lengths, cache=options.kv_cache, wire=options.wire)
     wanted = Wanted(
         options.model,
         load_cluster(options.cluster) if options.cluster else this_machine(),
-        Workload(len(request.prompt), request.max_tokens, cache=options.kv_cache),
+        workload,
         Plan.load(options.plan) if options.plan else None,
         options.scheme,
         options.quality,

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.options import Json, KVCache, Memory, MicroBatches, Model, Threads
-from edgewise.schemes import CacheType
+from edgewise.cli.options import Json, KVCache, Memory, MicroBatches, Model, Threads, WireType
+from edgewise.schemes import CacheType, Wire
 from edgewise.specs import Objective
 
 
@@ -18,6 +18,10 @@ class UpOptions:
     listen: Annotated[
         str, typer.Option(help="Where devices join, HOST:PORT; 0.0.0.0: from everywhere.")
     ] = "0.0.0.0:7766"
+    new_keys: Annotated[
+        bool,
+        typer.Option("--new-keys", help="Let nobody in by the line of an earlier `up` here."),
+    ] = False
     ray: Annotated[
         bool,
         typer.Option(
@@ -37,6 +41,7 @@ class UpOptions:
         str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
     ] = None
     kv_cache: KVCache = CacheType.FULL
+    wire: WireType = Wire.FP32
     objective: Annotated[
         Objective, typer.Option(help="Time per token of one request, or tokens of all per second.")
     ] = Objective.LATENCY

@@ -19,6 +19,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.profiling import Grid
 from edgewise.runtime.launchers import Launcher
+from edgewise.runtime.launchers.kept_keys import identity_at
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.live import start_live, start_on_ray
 from edgewise.runtime.workers import Workers
@@ -41,7 +42,7 @@ def run_up(options: UpOptions) -> None:
     checkpoint = open_checkpoint(options.model)
     print_notes(checkpoint.notes)
     spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)
-    workload = workload_of(options, options.kv_cache)
+    workload = workload_of(options, options.kv_cache, options.wire)
     context = limits_of(workload, spec.max_context).context
     screen = console(options.as_json)
 
@@ -50,7 +51,7 @@ def run_up(options: UpOptions) -> None:
         if options.as_json:
             print_json(asdict(event))
 
-    workers, launcher, line = _start(device, listen, ray=options.ray)
+    workers, launcher, line = _start(device, listen, options)
     with workers:
         grid = replace(Grid.around(workload), repeats=REPEATS)
         measured = Measured(workers, options.model, spec, grid)
@@ -73,12 +74,17 @@ def run_up(options: UpOptions) -> None:
             server.close()
 
 
-def _start(device: Device, listen: tuple[str, int], *, ray: bool) -> tuple[Workers, Launcher, str]:
+def _start(
+    device: Device, listen: tuple[str, int], options: UpOptions
+) -> tuple[Workers, Launcher, str]:
     """With the line that makes another machine join."""
     host = _reachable(listen[0])
-    if ray:
+    if options.ray:
         return start_on_ray(device, host)
-    workers, agents, invitation = start_live(device, *listen)
+    identity, is_kept = identity_at(f"{listen[0]}:{listen[1]}", new=options.new_keys)
+    if is_kept:
+        print_notes(["machines that joined here before join again; --new-keys keeps them out"])
+    workers, agents, invitation = start_live(device, *listen, identity)
     port = agents.address.rpartition(":")[2]
     return workers, agents, f"edgewise join {host}:{port} --token {invitation.token}"
 

@@ -32,6 +32,7 @@ class Chooser:
     ) -> None:
         self._workers, self._measured, self._spec = workers, measured, spec
         self._workload, self._scheme, self._objective = workload, scheme, objective
+        self._costs: dict[tuple[str, ...], CostModel] = {}  # last ones, by schemes
 
     def anew(self) -> PlanResult:
         """The best plan, whatever ran before."""
@@ -53,6 +54,14 @@ class Chooser:
         estimate = problem.costs.estimate(plan)
         problem.costs.check_memory(plan)
         return problem.score(estimate)
+
+    def stage_seconds(self, plan: Plan, sequences: int) -> list[float]:
+        """What each stage of a plan that was chosen takes for a token of each of so many sequences
+        together. Nothing is measured for it."""
+        costs = self._costs[tuple(dict.fromkeys(plan.schemes))]
+        work = replace(self._workload, sequences=sequences * self._workload.micro_batches)
+        estimate = replace(costs, workload=work).estimate(plan)
+        return [stage.decode_seconds for stage in estimate.stages]
 
     def better(self, plan: Plan, *, keep: bool) -> tuple[PlanResult | None, str]:
         """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the
@@ -80,4 +89,5 @@ class Chooser:
     def _problem(self, schemes: tuple[str, ...]) -> Problem:
         cluster, profile = self._workers.cluster, self._measured.profile(schemes)
         costs = CostModel(self._spec, cluster, profile, self._workload)
+        self._costs[schemes] = costs
         return Problem(costs, schemes, self._objective)

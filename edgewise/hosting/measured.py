@@ -1,7 +1,7 @@
 """What is known of the devices that there are: seconds of layers, bytes of links. It is measured
 when it is asked for first; seconds are kept between runs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -30,6 +30,7 @@ class Measured:
     ) -> None:
         self._workers, self._model, self._spec, self._grid = workers, model, spec, grid
         self._say = say
+        self.slow: Mapping[str, float] = {}  # devices that take so many times as long for now
         self._layers: dict[tuple[str, str], Profile] = {}  # by device and scheme
         self._links: dict[tuple[str, str], Link] = {}
 
@@ -42,7 +43,9 @@ class Measured:
         parts = [self._layers[name, scheme] for name in names for scheme in schemes]
         layers = tuple(timing for part in parts for timing in part.layers)
         memory = tuple(size for part in parts for size in part.memory)
-        return Profile(self._spec.digest, layers, self._readings(parts), self._here(), memory)
+        readings, links = self._readings(parts), self._here()
+        profile = Profile(self._spec.digest, layers, readings, links, memory)
+        return profile.slowed(self.slow)
 
     def forget(self, device: str) -> None:
         """Of a device that left: another one may come by its name."""

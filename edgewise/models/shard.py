@@ -1,11 +1,9 @@
 """A shard runs a half-open range of a model's layers, with its own cache."""
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -17,7 +15,7 @@ from edgewise.kernels.block import NativeBlock
 from edgewise.models.blank import random_layer
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
-from edgewise.models.company import Group, in_groups
+from edgewise.models.company import Group, in_groups, owners
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import (
     Block,
@@ -31,10 +29,11 @@ from edgewise.models.finite import all_finite, check_finite
 from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader
 from edgewise.models.native import native_block
+from edgewise.models.wire import through
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.stacked import StackedLinear
 from edgewise.quantization.store import Store
-from edgewise.schemes import DEFAULT, CacheType, get_scheme
+from edgewise.schemes import DEFAULT, CacheType, Wire, get_scheme
 from edgewise.specs import ModelSpec
 
 
@@ -42,7 +41,8 @@ class Shard:
     """Layers [start, start + len(layers)) of a model.
 
     `forward` takes token ids if the shard holds layer 0, hidden states otherwise, and returns
-    logits if it holds the last layer, hidden states otherwise.
+    logits if it holds the last layer, hidden states otherwise. The inputs of the layers `rounded`
+    are as they would be behind such links.
     """
 
     def __init__(
@@ -55,8 +55,10 @@ class Shard:
         context: int,
         cache: CacheType = CacheType.FULL,
         tokens: int | None = None,
+        rounded: Mapping[int, Wire] | None = None,
     ) -> None:
         self.config, self.start, self.layers = config, start, layers
+        self._rounded = rounded or {}
         self.device = next(_tensors(layers[0])).device
         blocks = [layer for layer in layers if isinstance(layer, Block)]
         self.cache = KVCache(
@@ -118,7 +120,9 @@ class Shard:
         try:
             return check_finite(outputs, f"layers {self.start}-{self.end - 1}")
         except NonFinite as error:
-            raise NonFinite(str(error), _not_finite(outputs, segments, rows)) from None
+            of_rows = zip(owners(segments, rows), outputs, strict=True)
+            bad = dict.fromkeys(owner for owner, row in of_rows if not all_finite(row))
+            raise NonFinite(str(error), tuple(bad)) from None
 
     def _run_apart(self, inputs: Tensor, groups: list[Group], rows: Sequence[int]) -> Tensor:
         """One group after the other; the results in the order of `rows`."""
@@ -142,6 +146,7 @@ class Shard:
         if isinstance(first, Embedding):
             states = first(states, positions)
         for part in self._parts:
+            states = self._arriving(states, self._first_block + part.first + 1)
             if backend is not None and len(states) <= part.most_tokens:
                 lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
                 states = backend.run(part.native, states, lanes, turn)
@@ -149,7 +154,13 @@ class Shard:
             for number, block in enumerate(part.blocks, start=part.first):
                 window = self.config.windows[self._first_block + number]
                 states = block(states, turn, self.cache.attention(number, segments, window))
-        return _logits(last, states[list(rows)]) if isinstance(last, Head) else states
+        if isinstance(last, Head):
+            return _logits(last, self._arriving(states[list(rows)], self.end - 1))
+        return states
+
+    def _arriving(self, states: Tensor, layer: int) -> Tensor:
+        """What a layer gets of what the one before computed."""
+        return through(states, self._rounded[layer]) if layer in self._rounded else states
 
     @property
     def _first_block(self) -> int:
@@ -163,7 +174,8 @@ class Shard:
             window = self.config.windows[self._first_block + number]
             native = native_block(self.config, block, window, self.cache.stored(number))
             most = native.most_tokens if native else 0
-            if not parts or parts[-1].most_tokens != most:
+            starts = self._first_block + number + 1 in self._rounded
+            if not parts or parts[-1].most_tokens != most or starts:
                 parts.append(_Part(number, most, [], []))
             parts[-1].blocks.append(block)
             if native is not None:
@@ -199,16 +211,6 @@ def _logits(head: Head, states: Tensor) -> Tensor:
     return logits
 
 
-def _not_finite(
-    outputs: Tensor, segments: Sequence[Segment], rows: Sequence[int]
-) -> tuple[int, ...]:
-    """The sequences to which rows of outputs belong that are not finite."""
-    ends = list(accumulate(segment.length for segment in segments))
-    owners = [segments[bisect_right(ends, row)].sequence for row in rows]
-    bad = [owner for owner, row in zip(owners, outputs, strict=True) if not all_finite(row)]
-    return tuple(dict.fromkeys(bad))
-
-
 def _tensors(layer: Layer) -> Iterator[Tensor]:
     """Weights as they are stored: parameters, and the buffers of packed matrices."""
     yield from layer.parameters()
@@ -226,6 +228,7 @@ def load_shard(
     context: int | None = None,
     cache: CacheType = CacheType.FULL,
     tokens: int | None = None,
+    rounded: Mapping[int, Wire] | None = None,
     method: str | None = None,
     store: Store | None = None,
     held: Iterable[Layer] = (),
@@ -236,8 +239,8 @@ def load_shard(
     `schemes` is one scheme, or one per layer; `method` rounds what they quantize, while it is read,
     and `store` keeps the result. What is among the layers `held` already, of the same origin, is
     taken from there. The cache has room for `slots` sequences of up to `context` tokens (default:
-    the model's maximum), `tokens` in all (default: `slots * context`), kept as `cache` says. Raises
-    ModelError, PlanError, QuantizationError, SchemeError.
+    the model's maximum), `tokens` in all (default: `slots * context`), kept as `cache` says.
+    `rounded`: see Shard. Raises ModelError, PlanError, QuantizationError, SchemeError.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, str | Path) else model
     config = checkpoint.config
@@ -259,7 +262,16 @@ def load_shard(
         layers.append(layer)
         on_layer(number)
     room = context or config.max_context
-    return Shard(config, start, layers, slots=slots, context=room, cache=cache, tokens=tokens)
+    return Shard(
+        config,
+        start,
+        layers,
+        slots=slots,
+        context=room,
+        cache=cache,
+        tokens=tokens,
+        rounded=rounded,
+    )
 
 
 def random_shard(

@@ -28,7 +28,8 @@ def open_wanted(
     what was chosen and when that changes. Raises EdgewiseError."""
     spec = open_checkpoint(wanted.model).spec
     if wanted.plan is not None:
-        wanted = replace(wanted, workload=replace(wanted.workload, cache=wanted.plan.cache))
+        plan, asked = wanted.plan, wanted.workload
+        wanted = replace(wanted, workload=replace(asked, cache=plan.cache, wire=plan.wire))
     decided = _decided_before(wanted, spec, show, note)
     with ExitStack() as started:
         workers = started.enter_context(start_local(wanted.cluster))

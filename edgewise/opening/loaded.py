@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TypedDict, Unpack
@@ -21,7 +22,7 @@ from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.stats import Stats
-from edgewise.schemes import CacheType
+from edgewise.schemes import CacheType, Wire
 from edgewise.specs import ModelSpec, Workload
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ def load(
     prompt_tokens: int = 512,
     new_tokens: int = 256,
     kv_cache: CacheType | str = CacheType.FULL,
+    wire: Wire | str = Wire.FP32,
 ) -> LoadedModel:
     """A folder, a GGUF file, a hub's id or a name (`smollm2`, `demo`), ready to answer: on the
     devices of a cluster, by default on this machine.
@@ -142,7 +144,8 @@ def load(
     if cluster is None:
         cluster = this_machine()
     try:
-        workload = Workload(prompt_tokens, new_tokens, sequences, cache=CacheType(kv_cache))
+        kept = CacheType(kv_cache), Wire(wire)
+        workload = Workload(prompt_tokens, new_tokens, sequences, 1, *kept)
     except ValueError as error:
         raise InputError(str(error)) from None
     wanted = Wanted(
@@ -162,4 +165,4 @@ def _within(workload: Workload, spec: ModelSpec) -> Workload:
     if workload.context <= spec.max_context:
         return workload
     prompt = max(spec.max_context * workload.prompt_tokens // workload.context, 1)
-    return Workload(prompt, spec.max_context - prompt, workload.sequences, cache=workload.cache)
+    return replace(workload, prompt_tokens=prompt, new_tokens=spec.max_context - prompt)

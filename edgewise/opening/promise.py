@@ -41,6 +41,7 @@ def keep_promise(
             attempt,
             method=rounding,
             cache=plan.cache,
+            rounded=plan.rounded,
             store=Store.default(),
             show=show,
         )

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
 from edgewise.planning.problem import Problem
-from edgewise.specs import ACTIVATION_BYTES
 from edgewise.units import format_bytes
 
 Floats = NDArray[np.float64]
@@ -65,7 +64,7 @@ def tables(problem: Problem) -> Tables:
         raise Infeasible("every device is forbidden")
     model, layers, chunks = costs.model, range(problem.num_layers), len(costs.chunks)
     tokens = -(-costs.workload.prompt_tokens // chunks)
-    width = costs.workload.batch * model.hidden_size * ACTIVATION_BYTES
+    width = costs.hidden_bytes
     first = {name: i for i, name in reversed(list(enumerate(model.classes)))}
 
     @cache

@@ -61,7 +61,7 @@ def keep(
     """Plan, measure, tighten until the measured loss surely holds. `loss_of` measures a plan, on
     other text for every attempt. Raises Infeasible, which says by how much it cannot, and what
     would help."""
-    rounds, tried = list[Round](), dict[tuple[str, ...], Round]()
+    rounds, tried = list[Round](), dict[object, Round]()
     allowed, too_small, refusal = budget * FIRST, 0.0, None
     for _ in range(ROUNDS):
         try:
@@ -73,13 +73,14 @@ def keep(
             too_small, refusal = allowed, error
             allowed = (too_small + rounds[-1].predicted) / 2 if rounds else budget
             continue
-        schemes, predicted = planned.plan.schemes, planned.estimate.loss
-        if schemes not in tried:
+        plan, predicted = planned.plan, planned.estimate.loss
+        loses_by = plan.schemes, *plan.rounded.items()
+        if loses_by not in tried:
             attempt = len(tried)
-            loss = loss_of(planned.plan, attempt)
+            loss = loss_of(plan, attempt)
             upper = loss.upper(WRONG / 2 ** (attempt + 1))
-            tried[schemes] = Round(allowed, predicted, loss.mean, upper)
-        rounds.append(replace(tried[schemes], budget=allowed))
+            tried[loses_by] = Round(allowed, predicted, loss.mean, upper)
+        rounds.append(replace(tried[loses_by], budget=allowed))
         on_round(rounds[-1])
         if rounds[-1].upper <= budget:
             return Kept(planned, tuple(rounds))

@@ -12,7 +12,7 @@ from edgewise.runtime.engine import Token
 from edgewise.runtime.events import Cancelled, Entered, Event, PlanInUse, Returned, Submitted
 from edgewise.runtime.logs import fields
 from edgewise.runtime.stats import Durations, LinkStats, Replanned, StageStats, Stats
-from edgewise.specs import ACTIVATION_BYTES, TOKEN_BYTES
+from edgewise.specs import TOKEN_BYTES
 
 BOUNDS = (  # of histograms, in seconds
     *(each * scale for scale in (0.001, 0.01, 0.1, 1.0, 10.0) for each in (1.0, 2.5, 5.0)),
@@ -177,6 +177,6 @@ def _hops(plan: Plan, source: str, hidden_size: int) -> list[tuple[str, str, int
     first, last = plan.stages[0].device, plan.stages[-1].device
     inner = pairwise(stage.device for stage in plan.stages)
     hops = [(source, first, TOKEN_BYTES, 0)]
-    hops += [(a, b, hidden_size * ACTIVATION_BYTES, 0) for a, b in inner]
+    hops += [(a, b, plan.wire.row_bytes(hidden_size), 0) for a, b in inner]
     hops += [(last, source, 0, TOKEN_BYTES)]
     return [hop for hop in hops if hop[0] != hop[1]]

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from edgewise.costs import CostModel
 from edgewise.estimates import Resource, Use, way
 from edgewise.plans import Plan, Stage
-from edgewise.specs import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,12 @@ def _name(use: Use, stages: Iterator[Stage]) -> str:
 def step_times(costs: CostModel, plan: Plan, work: LaneWork) -> StepTimes:
     """Seconds of each part of `route`, as the cost model has them for `work`."""
     lanes = costs.workload.micro_batches  # by which devices wait for their next step, or never do
-    workload = Workload(work.prompt_tokens, work.new_tokens, work.sequences * lanes, lanes)
+    workload = replace(
+        costs.workload,
+        prompt_tokens=work.prompt_tokens,
+        new_tokens=work.new_tokens,
+        sequences=work.sequences * lanes,
+    )
     costs = replace(costs, workload=workload)
     estimate = costs.estimate(plan)
     back = estimate.back.uses

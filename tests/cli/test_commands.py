@@ -120,6 +120,29 @@ def test_a_cache_in_8_bits_answers_alike_and_takes_less(
     assert wrong.code == 2 and "'int3' is not one of 'full', 'int8'" in wrong.err
 
 
+def test_what_links_carry_is_planned_measured_and_run(
+    command, slow_cluster, profiled, question, tmp_path
+):
+    path = tmp_path / "plan.json"
+    asked = ("plan", "demo", "--cluster", slow_cluster, "--json", "--out", path)
+    asked += ("--profile", profiled(["bf16"]), "--require", "pi")
+    hops = {}
+    for wire in ("fp32", "bf16", "int8"):
+        made = command(*asked, "--wire", wire)
+        assert made.code == 0, made.err
+        hops[wire] = json.loads(made.out)["plans"][0]["predicted_seconds_per_token"]
+    assert hops["fp32"] > hops["bf16"] > hops["int8"]
+    assert json.loads(path.read_text())["wire"] == "int8"
+    by_plan = command("run", "demo", question, "--raw", "--cluster", slow_cluster, "--plan", path)
+    full = command("run", "demo", question, "--raw")
+    assert same_answer(by_plan.out, full.out)
+    losses = {}
+    for asked in (("--plan", path), ("--scheme", "bf16")):
+        measured = command("evaluate", "demo", "--limit", 4, "--json", *asked)
+        losses[asked[0]] = json.loads(measured.out)["kl"]
+    assert losses["--plan"] > losses["--scheme"]
+
+
 def test_a_plan_file_is_followed(command, slow_cluster, profiled, question, tmp_path):
     path = tmp_path / "plan.json"
     asked = ("plan", "demo", "--cluster", slow_cluster, "--profile", profiled(["bf16"]))

@@ -27,7 +27,8 @@ def planner(least=0.0, asked=None):
             raise Infeasible(f"nothing within {budget:.3g}", shortage_bytes=7)
         loss = max(usable)
         return SimpleNamespace(
-            plan=SimpleNamespace(schemes=(str(loss),)), estimate=SimpleNamespace(loss=loss)
+            plan=SimpleNamespace(schemes=(str(loss),), rounded={}),
+            estimate=SimpleNamespace(loss=loss),
         )
 
     return plan

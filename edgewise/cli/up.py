@@ -14,7 +14,7 @@ from edgewise.cli.sharing import UpOptions
 from edgewise.cli.terminal import console, print_json, print_notes
 from edgewise.cli.this_device import parse_address, this_device
 from edgewise.clusters import Device
-from edgewise.hosting import Chooser, Event, Host, Measured
+from edgewise.hosting import Chooser, Event, Host, Measured, Overview
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.profiling import Grid
@@ -56,7 +56,8 @@ def run_up(options: UpOptions) -> None:
         grid = replace(Grid.around(workload), repeats=REPEATS)
         measured = Measured(workers, options.model, spec, grid)
         chooser = Chooser(workers, measured, spec, workload, options.scheme, options.objective)
-        host = Host(options.model, workers, launcher, measured, chooser, workload, on_event)
+        overview = Overview(options.model, spec, line, on_event)
+        host = Host(options.model, workers, launcher, measured, chooser, workload, overview)
         key = _key(http[0])
         server = HttpServer(create_app(host, tokenizer, context, key), *http)
         try:

@@ -1,8 +1,6 @@
 """The life of a model on a cluster: a loop that lets devices in, plans, and answers requests."""
 
-import logging
 import time
-from collections import deque
 from collections.abc import Callable
 
 from edgewise.errors import (
@@ -14,10 +12,10 @@ from edgewise.errors import (
 )
 from edgewise.hosting.choosing import Chooser
 from edgewise.hosting.measured import Measured
+from edgewise.hosting.overview import Overview
 from edgewise.hosting.pending import OnToken
 from edgewise.hosting.requests import Requests
 from edgewise.hosting.slowness import Watch
-from edgewise.hosting.state import Event, State, described, device_states
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime.coordinator import Coordinator
@@ -29,13 +27,10 @@ from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
 LOOK_SECONDS = 0.5  # how old what is seen may be
-EVENTS = 50  # that are remembered
 TRIES = 5  # of a plan, where each time a device is lost
 
 # Nothing runs then. A worker refuses a plan where its machine has less memory than it had.
 NO_PLAN = (Infeasible, DeviceMemoryError)
-
-_logger = logging.getLogger(__name__)
 
 
 class Host:
@@ -50,10 +45,10 @@ class Host:
         measured: Measured,
         chooser: Chooser,
         workload: Workload,
-        on_event: Callable[[Event], None] = lambda event: None,
+        overview: Overview,
     ) -> None:
-        """Devices that join get their workers from `launcher`."""
-        self._on_event = on_event
+        """Devices that join get their workers from `launcher`; `overview` is told what happens."""
+        self._overview = overview
         self._model, self._workers, self._launcher = model, workers, launcher
         self._measured, self._chooser, self._workload = measured, chooser, workload
         self._engine: Coordinator | None = None
@@ -62,9 +57,8 @@ class Host:
         self._reconsider = False  # once no request is under way, any scheme may be chosen
         self._requests = Requests(workers.wake)
         self._watch = Watch(chooser.stage_seconds)
-        self._events: deque[Event] = deque(maxlen=EVENTS)
-        self._began = time.monotonic()
         self._stopping, self._drained = False, True
+        measured.say = self._status
         self._status("starting")
 
     def ask(
@@ -141,9 +135,9 @@ class Host:
         self._measured.slow = self._watch.factors
         factor = self._measured.slow.get(name)
         if factor is None:
-            self._say(f"'{name}' was slow: taken to be as quick as measured again")
+            self._overview.say(f"'{name}' was slow: taken to be as quick as measured again")
         else:
-            self._say(f"'{name}' takes {factor:.1f} times as long as measured")
+            self._overview.say(f"'{name}' takes {factor:.1f} times as long as measured")
         self._drain()
         if self._engine is not None and not self._stalled:
             self._improve(keep=not self._engine.idle)
@@ -158,7 +152,7 @@ class Host:
         try:
             self._workers.admit(joined, self._launcher)
             self._planned_for.add(name)
-            self._say(f"'{name}' joined")
+            self._overview.say(f"'{name}' joined")
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
 
@@ -170,15 +164,15 @@ class Host:
             before = self._engine.plan
             better, why = self._chooser.better(before, keep=keep)
             if better is None:
-                self._say(f"the plan stays: {why}")
+                self._overview.say(f"the plan stays: {why}")
                 return
             try:
                 self._apply(better, why)
             except DeviceMemoryError as reason:
-                self._say(f"the plan stays: {reason}")
+                self._overview.say(f"the plan stays: {reason}")
                 self._engine.apply(before, why="the other one did not fit")
         except Infeasible as reason:
-            self._say(f"the plan stays: {reason}")
+            self._overview.say(f"the plan stays: {reason}")
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
 
@@ -206,14 +200,14 @@ class Host:
         )
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
-        self._say(f"{described(chosen.plan)}: {why}")
+        self._overview.chose(chosen, why)
 
     def _apply(self, chosen: PlanResult, why: str) -> None:
         assert self._engine is not None
         self._status("loading")
         self._engine.apply(chosen.plan, why=why)
         self._planned_for = set(self._workers.names)
-        self._say(f"{described(chosen.plan)}: {why}")
+        self._overview.chose(chosen, why)
 
     def _replan(self, workers: Workers, plan: Plan) -> PlanResult:
         """On the devices that are left or came back. Called by the engine, too."""
@@ -224,12 +218,12 @@ class Host:
             chosen = self._chooser.keeping(plan)
         except Infeasible:
             chosen = self._chooser.anew()
-        self._say(f"{described(chosen.plan)}: {why}")
+        self._overview.chose(chosen, why)
         return chosen
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """A device is lost where no engine sees to it."""
-        self._say(str(lost))
+        self._overview.say(str(lost))
         try:
             if self._engine is not None:
                 self._engine.go_on_without(lost)
@@ -246,32 +240,17 @@ class Host:
     def _stall(self, reason: Exception) -> None:
         text = f"waiting for devices: {reason}"
         if text != self._stalled:
-            self._say(text)
+            self._overview.say(text)
         self._stalled = text
 
     # What is seen
 
-    def _say(self, text: str) -> None:
-        _logger.info("%s", text)
-        self._events.append(Event(time.monotonic() - self._began, text))
-        self._on_event(self._events[-1])
-
     def _status(self, status: str) -> None:
-        self.stats = self._engine.stats() if self._engine is not None else None
-        self.state = self._state(status)
-        self._look_again = time.monotonic() + LOOK_SECONDS
-
-    def _state(self, status: str) -> State:
-        engine, stats = self._engine, self.stats
+        engine, cluster = self._engine, self._workers.cluster
+        self.stats = engine.stats() if engine is not None else None
         plan = engine.plan if engine is not None and not self._stalled else None
-        return State(
-            model=self._model,
-            status=status,
-            ready=status == "serving",
-            devices=device_states(self._workers.cluster, plan, stats.memory_bytes if stats else {}),
-            schemes=tuple(dict.fromkeys(plan.schemes)) if plan else (),
-            waiting=self._requests.unknown + (stats.waiting if stats else 0),
-            running=stats.running if stats else 0,
-            tokens=stats.new_tokens if stats else 0,
-            events=tuple(self._events),
+        waiting = self._requests.unknown
+        self.state = self._overview.state(
+            status, cluster, self._measured.links, plan, self.stats, waiting
         )
+        self._look_again = time.monotonic() + LOOK_SECONDS

@@ -26,10 +26,9 @@ class Measured:
         model: str,
         spec: ModelSpec,
         grid: Grid,
-        say: Callable[[str], None] = lambda what: None,
     ) -> None:
         self._workers, self._model, self._spec, self._grid = workers, model, spec, grid
-        self._say = say
+        self.say: Callable[[str], None] = lambda what: None
         self.slow: Mapping[str, float] = {}  # devices that take so many times as long for now
         self._layers: dict[tuple[str, str], Profile] = {}  # by device and scheme
         self._links: dict[tuple[str, str], Link] = {}
@@ -43,8 +42,7 @@ class Measured:
         parts = [self._layers[name, scheme] for name in names for scheme in schemes]
         layers = tuple(timing for part in parts for timing in part.layers)
         memory = tuple(size for part in parts for size in part.memory)
-        readings, links = self._readings(parts), self._here()
-        profile = Profile(self._spec.digest, layers, readings, links, memory)
+        profile = Profile(self._spec.digest, layers, self._readings(parts), self.links, memory)
         return profile.slowed(self.slow)
 
     def forget(self, device: str) -> None:
@@ -62,7 +60,7 @@ class Measured:
                 self._layers[device, scheme] = kept
         if not missing:
             return
-        self._say(f"measuring {', '.join(missing)} in {scheme}")
+        self.say(f"measuring {', '.join(missing)} in {scheme}")
         timed = measure_layers(
             self._workers, missing, self._model, self._spec, (scheme,), self._grid
         )
@@ -73,11 +71,13 @@ class Measured:
     def _measure_links(self) -> None:
         ends = {(a, b) for a in self._workers.names for b in self._workers.names}
         if ends - self._links.keys():
-            self._say("measuring links")
+            self.say("measuring links")
         for link in measure_links(self._workers, self._links.keys()):
             self._links[link.source, link.target] = link
 
-    def _here(self) -> tuple[Link, ...]:
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """As measured last, between the devices that there are."""
         names = self._workers.names
         return tuple(x for x in self._links.values() if x.source in names and x.target in names)
 

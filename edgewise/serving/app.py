@@ -16,6 +16,7 @@ from edgewise.hosting import Host
 from edgewise.models.tokenizer import Tokenizer
 from edgewise.runtime.metrics import metrics_text
 from edgewise.serving.answers import ChatAnswer, NoAnswer, chat_request
+from edgewise.serving.dashboard import add_dashboard, is_dashboard
 from edgewise.serving.schema import ChatRequest
 
 MOST_BODY_BYTES = 2**22
@@ -29,7 +30,7 @@ def create_app(host: Host, tokenizer: Tokenizer, context: int, key: str = "") ->
 
     @app.middleware("http")
     async def check(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        if key and request.url.path not in OPEN and not _shows(request, key):
+        if key and not _is_open(request.url.path) and not _shows(request, key):
             return _error(401, "give the API key as 'Authorization: Bearer KEY'", "invalid_api_key")
         length = request.headers.get("content-length", "0")
         if request.method == "POST" and not (
@@ -78,6 +79,7 @@ def create_app(host: Host, tokenizer: Tokenizer, context: int, key: str = "") ->
             return StreamingResponse(events, media_type="text/event-stream")
         return await _whole(answer, host.state.model)
 
+    add_dashboard(app)
     return app
 
 
@@ -89,6 +91,10 @@ async def _whole(answer: ChatAnswer, model: str) -> Response | dict[str, object]
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
     return {**_head("chat.completion", model), "choices": [choice], "usage": _usage(answer)}
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or is_dashboard(path)
 
 
 def _shows(request: Request, key: str) -> bool:

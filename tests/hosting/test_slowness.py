@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from edgewise.clusters import Cluster, Device, Network
-from edgewise.hosting import Chooser, Host, Measured, slowness
+from edgewise.hosting import Chooser, Host, Measured, Overview, slowness
 from edgewise.hosting.slowness import AGAIN_SECONDS, LEAST_STEPS, SECONDS, SLOW, Watch
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
@@ -169,7 +169,8 @@ def test_a_device_that_slows_down_is_left_and_comes_back(monkeypatch):
     with start_local(Cluster(devices, (), "first", (network,))) as workers:
         measured = Measured(workers, "demo", spec, Grid.around(work))
         chooser = Chooser(workers, measured, spec, work, "fp32")
-        host = Host("demo", workers, None, measured, chooser, work, lambda x: said.append(x.text))
+        overview = Overview("demo", spec, on_event=lambda x: said.append(x.text))
+        host = Host("demo", workers, None, measured, chooser, work, overview)
 
         def ask():
             tokens = []

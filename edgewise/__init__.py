@@ -4,6 +4,7 @@
 it is first used, for most of them need torch.
 """
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ __all__ = ["Cluster", "EdgewiseError", "LoadedModel", "Plan", "__version__", "lo
 # torch's own threads would go on spinning for milliseconds after every parallel operation, on cores
 # that our kernels' threads need: twice the time per token (dev/LOG.md). Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Whoever imports this says where its log lines go; a command says by itself what matters.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from edgewise.clusters import Cluster

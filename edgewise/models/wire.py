@@ -11,7 +11,7 @@ LARGEST = 127  # code of 8 bits
 
 
 @torch.inference_mode()
-def packed(states: Tensor, wire: Wire) -> Tensor:
+def to_wire(states: Tensor, wire: Wire) -> Tensor:
     """States float32 [tokens, H] as a message has them: float32, bfloat16, or uint8: of each token
     H signed codes, then what those of each group are multiples of, as bfloat16."""
     if wire is Wire.FP32:
@@ -27,8 +27,8 @@ def packed(states: Tensor, wire: Wire) -> Tensor:
 
 
 @torch.inference_mode()
-def unpacked(sent: Tensor, wire: Wire, hidden_size: int) -> Tensor:
-    """What `packed` made, as float32 [tokens, H]. Raises RuntimeError for what it cannot have
+def from_wire(sent: Tensor, wire: Wire, hidden_size: int) -> Tensor:
+    """What `to_wire` made, as float32 [tokens, H]. Raises RuntimeError for what it cannot have
     made."""
     if wire is not Wire.INT8:
         return sent.float()
@@ -41,7 +41,7 @@ def unpacked(sent: Tensor, wire: Wire, hidden_size: int) -> Tensor:
 
 def through(states: Tensor, wire: Wire) -> Tensor:
     """States [tokens, H] as they are behind a link."""
-    return unpacked(packed(states, wire), wire, states.shape[-1])
+    return from_wire(to_wire(states, wire), wire, states.shape[-1])
 
 
 def _groups(states: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from edgewise.errors import NonFinite
 from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
-from edgewise.models.wire import packed, unpacked
+from edgewise.models.wire import from_wire, to_wire
 from edgewise.runtime import messages
 from edgewise.runtime.holding import Holding
 from edgewise.runtime.messages import Sampled, Span
@@ -41,7 +41,7 @@ class Stages:
             return  # left over from a plan that is no longer loaded
         if step.stage:
             hidden_size = self._holding.shards[step.stage].config.hidden_size
-            states = unpacked(states, self._holding.wire, hidden_size)
+            states = from_wire(states, self._holding.wire, hidden_size)
         while True:
             shard, is_last = self._holding.shards[step.stage], step.stage + 1 == len(route)
             with self._paced(len(states)) as taken:
@@ -56,7 +56,7 @@ class Stages:
                 return
             step = replace(step, stage=step.stage + 1, seconds=seconds)
             if route[step.stage] != self._device.name:
-                sent = packed(states, self._holding.wire)
+                sent = to_wire(states, self._holding.wire)
                 self._transport.send(route[step.stage], step, sent)
                 return
 

@@ -123,6 +123,8 @@ def test_a_cache_in_8_bits_answers_alike_and_takes_less(
 def test_what_links_carry_is_planned_measured_and_run(
     command, slow_cluster, profiled, question, tmp_path
 ):
+    text = slow_cluster.read_text().replace('latency = "40 ms"', 'bandwidth = "1 Mbps"')
+    slow_cluster.write_text(text)
     path = tmp_path / "plan.json"
     asked = ("plan", "demo", "--cluster", slow_cluster, "--json", "--out", path)
     asked += ("--profile", profiled(["bf16"]), "--require", "pi")
@@ -254,7 +256,8 @@ def test_a_worker_killed_mid_answer_changes_no_word_of_it(
     workers[victim].kill()
     rest, err, code = rest_of(process)
     assert (code, first + rest) == (0, whole)
-    assert "was killed by SIGKILL" in err and "without it since" in err
+    if victim == 0:  # the source holds layers in any plan
+        assert "was killed by SIGKILL" in err and "without it since" in err
     assert not any(worker.is_running() for worker in workers)
 
 

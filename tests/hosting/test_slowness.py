@@ -123,10 +123,12 @@ def test_a_profile_slowed_down_says_so_of_one_device():
 
 
 DISTURB = """
-import os, random, signal, sys, time
+import contextlib, os, random, signal, sys, time
+with contextlib.suppress(OSError):  # to be in time; not everybody may
+    os.nice(-19)
 while True:
     os.kill(int(sys.argv[1]), signal.SIGSTOP)
-    time.sleep(0.004 * random.random())
+    time.sleep(0.01 * random.random())
     os.kill(int(sys.argv[1]), signal.SIGCONT)
     time.sleep(0.0005 * random.random())
 """
@@ -149,7 +151,7 @@ def test_a_device_that_slows_down_is_left_and_comes_back(monkeypatch):
     for name, seconds in (("SECONDS", 3.0), ("AGAIN_SECONDS", 6.0)):
         monkeypatch.setattr(slowness, name, seconds)
     spec, work, request = open_checkpoint("demo").spec, Workload(8, 40), Request((5, 6, 7), 40)
-    devices = Device("first", 10**9, slowdown=3.0), Device("quick", 10**9)
+    devices = Device("first", 10**9, slowdown=2.5), Device("quick", 10**9)
     network = Network(("first", "quick"))
     said, answers, done = [], [], threading.Event()
 
@@ -203,4 +205,4 @@ def test_a_device_that_slows_down_is_left_and_comes_back(monkeypatch):
     right = reference("demo", request)
     assert answers and all(answer == right for answer in answers)
     plans = [text for text in said if text.startswith("plan: ")]
-    assert ["quick" in text for text in plans[:3]] == [True, False, True], said
+    assert [" quick " in text for text in plans[:3]] == [True, False, True], said

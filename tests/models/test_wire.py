@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
-from edgewise.models.wire import packed, through, unpacked
+from edgewise.models.wire import from_wire, through, to_wire
 from edgewise.schemes import WIRE_GROUP, Wire
 
 NOTHING = torch.zeros(2, 8)
@@ -25,9 +25,9 @@ def states_of(tokens, hidden_size, seed=0):
 @given(st.sampled_from(Wire), st.integers(0, 5), st.integers(1, 100), st.integers(0, 9))
 def test_states_take_the_bytes_that_plans_count_and_come_back(wire, tokens, hidden_size, seed):
     states = states_of(tokens, hidden_size, seed)
-    sent = packed(states, wire)
+    sent = to_wire(states, wire)
     assert sent.nbytes == tokens * wire.row_bytes(hidden_size)
-    back = unpacked(sent, wire, hidden_size)
+    back = from_wire(sent, wire, hidden_size)
     assert back.dtype == torch.float32 and back.shape == states.shape
     for a, b in zip(states.split(WIRE_GROUP, -1), back.split(WIRE_GROUP, -1), strict=True):
         largest = a.abs().amax(-1, keepdim=True)
@@ -45,7 +45,7 @@ def test_a_token_comes_back_the_same_in_any_company(wire):
 
 def test_what_is_too_short_is_refused():
     with pytest.raises(RuntimeError):
-        unpacked(torch.zeros(2, 30, dtype=torch.uint8), Wire.INT8, 48)
+        from_wire(torch.zeros(2, 30, dtype=torch.uint8), Wire.INT8, 48)
 
 
 @pytest.mark.parametrize("cuts", [(1,), (3,), (1, 2, 5)])

@@ -16,6 +16,7 @@ from edgewise.runtime.local import open_engine
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
 from tests.runtime.conftest import NAMES, cluster, plan_of, reference
+from tests.runtime.test_exact import FAMILIES
 from tests.seeds import cases
 
 WORK = Workload(prompt_tokens=20, new_tokens=30, sequences=4, micro_batches=2)
@@ -114,7 +115,7 @@ def test_two_of_three_die(opened):
 def test_chaos(opened, seed):
     """Whatever dies whenever, as long as the source's machine is there."""
     rng = random.Random(seed)
-    model, engine = opened(rng.choice(["llama-tied", "qwen3", "opt-350m", "mistral-window"]))
+    model, engine = opened(rng.choice(FAMILIES))
     requests = requests_of(rng)
     deaths = {rng.randint(0, 40): rng.choice(NAMES) for _ in range(rng.randint(1, 3))}
 

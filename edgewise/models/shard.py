@@ -120,6 +120,17 @@ class Shard:
         except NonFinite as error:
             raise NonFinite(str(error), _not_finite(outputs, segments, rows)) from None
 
+    @torch.inference_mode()
+    def hidden(self, inputs: Tensor, segments: list[Segment]) -> Tensor:
+        """What the head of the model's last shard gets, float32 [tokens, H], for `logits`."""
+        self.cache.check(segments)
+        return self._run(inputs, segments, None)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [tokens, vocabulary], NaN where the hidden states are not finite."""
+        return _logits(self.layers[-1], hidden)
+
     def _run_apart(self, inputs: Tensor, groups: list[Group], rows: Sequence[int]) -> Tensor:
         """One group after the other; the results in the order of `rows`."""
         parts, order = [], []
@@ -134,7 +145,7 @@ class Shard:
         ordered[order] = outputs
         return ordered
 
-    def _run(self, inputs: Tensor, segments: list[Segment], rows: Sequence[int]) -> Tensor:
+    def _run(self, inputs: Tensor, segments: list[Segment], rows: Sequence[int] | None) -> Tensor:
         states = inputs.to(self.device)
         positions = torch.cat([torch.arange(s.start, s.end) for s in segments]).to(self.device)
         turn = None if self._frequency is None else rotation(self._frequency, positions)
@@ -149,7 +160,9 @@ class Shard:
             for number, block in enumerate(part.blocks, start=part.first):
                 window = self.config.windows[self._first_block + number]
                 states = block(states, turn, self.cache.attention(number, segments, window))
-        return _logits(last, states[list(rows)]) if isinstance(last, Head) else states
+        if rows is None or not isinstance(last, Head):
+            return states
+        return _logits(last, states[list(rows)])
 
     @property
     def _first_block(self) -> int:
@@ -191,7 +204,7 @@ class _Part:
     native: list[NativeBlock]
 
 
-def _logits(head: Head, states: Tensor) -> Tensor:
+def _logits(head: Layer, states: Tensor) -> Tensor:
     """Packed matrices are multiplied with integers, which would hide numbers that are none."""
     logits: Tensor = head(states)
     if not all_finite(states):

@@ -80,7 +80,7 @@ def sample(
     logits: Tensor,
     sampling: Sampling,
     position: int,
-    past: Past = Past(),  # noqa: B008: frozen
+    past: Past = Past(),
     allowed: Tensor | None = None,
 ) -> int:
     """The token at `position` of its sequence. logits: float32 [vocabulary]; those of minus

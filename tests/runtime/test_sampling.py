@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.generation import logits_process as hf

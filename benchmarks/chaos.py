@@ -6,9 +6,9 @@ Each run starts a cluster of three or four devices, of which two are needed to h
 plan drawn by lot. Requests arrive at random, greedy and sampled, some with a common beginning; one
 to three times something happens: workers are killed (the source's too, two at once), stop for good,
 stop for less than the 3 s after which they count as lost, lose their connections for a while, or
-another plan is applied. `python benchmarks/chaos.py --model demo --runs 100 --seed 0`. With
-`--launcher agent` all workers but the source's are those of agents, whose connections are not cut;
-devices join and come back in their place, and the plan after that is drawn by lot too.
+another plan is applied, or devices join or come back, and the plan after that is drawn by lot too.
+`python benchmarks/chaos.py --model demo --runs 100 --seed 0`. With `--launcher agent` or `ray` all
+workers but the source's are those of agents, or of the nodes of a Ray cluster.
 """
 
 import argparse
@@ -22,29 +22,32 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from claims import finish
-from disturbances import Disturbance, Held, disturb, random_plan
-from places import Agents, Local, Place
+from disturbances import Disturbance, Held, adopt_orphans, disturb, random_plan
+from places import Agents, Local, Place, RayNodes
 from streams import Streams
 
 from edgewise import kernels
-from edgewise.cli.profile import cached_profile
 from edgewise.clusters import Cluster, Device, Link
 from edgewise.costs import CostModel, device_bytes
 from edgewise.errors import EdgewiseError
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.profile import cached_profile
 from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
-from edgewise.runtime.replanning import replanner
+from edgewise.runtime.replanning import keep_spare, replanner
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import ModelSpec, Workload
 
-LAUNCHERS: dict[str, Callable[[Cluster], Place]] = {"local": Local, "agent": Agents}
-WHATS = ("kill", "kill", "kill source", "kill two", "hang", "stall", "apply")
-ONLY = {"local": "cut", "agent": "join"}  # where it can be done
+LAUNCHERS: dict[str, Callable[[Cluster], Place]] = {
+    "local": Local,
+    "agent": Agents,
+    "ray": RayNodes,
+}
+WHATS = ("kill", "kill", "kill source", "kill two", "hang", "stall", "cut", "join", "apply")
 DEATHS = ("kill", "kill source", "kill two")
 NAMES = ("laptop", "jetson", "pi", "phone")
 SHARE = 0.6  # of the memory that the model takes on two devices, each of them's
@@ -84,7 +87,7 @@ class Scene:
     def profile(self) -> Profile:
         """Of the devices; links are as the cluster says."""
         profile, _, _ = cached_profile(
-            self.model, self.spec, self.cluster(NAMES[:2]), (self.scheme,), quiet=True
+            self.model, self.spec, self.cluster(NAMES[:2]), (self.scheme,)
         )
         return replace(profile, links=())
 
@@ -156,14 +159,13 @@ def run(
     place: Place,
     requests: list[Request],
     expected: list[list[int]],
-    whats: tuple[str, ...],
     rng: random.Random,
 ) -> Run:
     """Half of the requests at once, the others while tokens come, all in the order given."""
     total, half = sum(map(len, expected)), (len(requests) + 1) // 2
     arrivals = [0] * half + sorted(rng.randrange(total // 2) for _ in requests[half:])
     count = rng.randint(1, MOST_DISTURBANCES)
-    due = sorted((rng.randrange(1, total * 2 // 3), rng.choice(whats)) for _ in range(count))
+    due = sorted((rng.randrange(1, total * 2 // 3), rng.choice(WHATS)) for _ in range(count))
     done, answers = list[Disturbance](), list[list[int]]()
     going = True
     while going or len(answers) < len(requests):
@@ -186,11 +188,12 @@ def one(scene: Scene, launcher: str, pool: Pool, rng: random.Random) -> Run:
     requests, expected = ([x[i] for i in chosen] for x in (pool.requests, pool.answers))
     cluster = scene.cluster(names)
     plan = random_plan(names, scene.plan(names[0]), rng)
-    place, whats = LAUNCHERS[launcher](cluster), (*WHATS, ONLY[launcher])
+    place = LAUNCHERS[launcher](cluster)
     try:
         replan = replanner(scene.problem(cluster, pool.profile))
         engine = Coordinator(place.workers, scene.model, plan, scene.work, replan=replan)
-        return run(Streams(engine), place, requests, expected, whats, rng)
+        keep_spare(engine)
+        return run(Streams(engine), place, requests, expected, rng)
     finally:
         place.close()
 
@@ -234,6 +237,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--launcher", choices=LAUNCHERS, default="local")
     asked = parser.parse_args()
+    adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         tempfile.tempdir = folder  # all that is made there is this process's
         report(asked, SCENES[asked.model])

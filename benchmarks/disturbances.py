@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from edgewise.runtime.coordinator import Coordinator
 STALL_SECONDS = 0.2, 2.2  # shorter than the silence after which a device is taken for lost
 CUT_SECONDS = 0.05, 1.0
 PIDFD_GETFD = 438  # Linux, 5.6 and later
+PR_SET_CHILD_SUBREAPER = 36
+END_SECONDS = 5.0  # for processes whose parents were killed
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ def disturb(engine: Coordinator, place: Place, what: str, rng: random.Random) ->
         engine.apply(random_plan(engine.workers.names, engine.plan, rng))
     elif what == "cut":
         end = time.monotonic() + rng.uniform(*CUT_SECONDS)
-        threading.Thread(target=_cut, args=(pids[0], _family(), end), daemon=True).start()
+        threading.Thread(target=_cut, args=(pids[0], end), daemon=True).start()
     else:
         stopping = what in ("hang", "stall")
         for pid in pids:
@@ -87,7 +89,7 @@ def random_plan(names: tuple[str, ...], like: Plan, rng: random.Random) -> Plan:
         Stage(name, a, b, like.schemes[a:b])
         for name, (a, b) in zip(order, pairwise([0, *cuts, like.num_layers]), strict=True)
     )
-    return Plan(like.model, like.digest, like.num_layers, stages, like.rounding, like.cache)
+    return replace(like, stages=stages)
 
 
 def _later(seconds: float, act: Callable[[], None]) -> None:
@@ -100,16 +102,11 @@ def _later(seconds: float, act: Callable[[], None]) -> None:
     timer.start()
 
 
-def _family() -> list[int]:
-    return [os.getpid(), *(child.pid for child in psutil.Process().children())]
-
-
-def _cut(victim: int, family: list[int], until: float) -> None:
+def _cut(victim: int, until: float) -> None:
     """Shut the victim's connections with all others down, again and again."""
     while time.monotonic() < until:
-        for pid in family:
-            for number in _sockets(pid):
-                _shut(pid, number, victim)
+        for number in _sockets(victim):
+            _shut(victim, number)
         time.sleep(0.02)
 
 
@@ -121,8 +118,8 @@ def _sockets(pid: int) -> list[int]:
         return []  # it, or one of its files, is gone
 
 
-def _shut(pid: int, number: int, victim: int) -> None:
-    """End one connection of a process, where the victim is at one end of it."""
+def _shut(pid: int, number: int) -> None:
+    """End one connection of a process."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -131,14 +128,9 @@ def _shut(pid: int, number: int, victim: int) -> None:
     os.close(pidfd)
     if descriptor < 0:
         return
-    with socket.socket(fileno=descriptor) as end:
-        try:
-            credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            peer = int.from_bytes(credentials[:4], "little")
-            if peer and peer != pid and victim in (pid, peer):
-                end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it listens, or is not connected any more
+    with socket.socket(fileno=descriptor) as end, contextlib.suppress(OSError):
+        end.getpeername()  # fails where it listens, or is not connected any more
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +146,13 @@ class Held:
 
     @staticmethod
     def now() -> "Held":
-        me = psutil.Process()
+        """Once those that end just now have ended."""
+        me, deadline = psutil.Process(), time.monotonic() + END_SECONDS
+        while (ours := _ours()) and time.monotonic() < deadline:
+            time.sleep(0.05)
         files = [*Path(tempfile.gettempdir()).iterdir(), *Path("/dev/shm").iterdir()]
         return Held(
-            len(me.children(recursive=True)),
+            len(ours),
             me.num_fds(),
             me.num_threads(),
             frozenset(map(str, files)),
@@ -167,8 +162,27 @@ class Held:
     def left_since(self, before: "Held") -> list[str]:
         """What there is more of than before, memory apart."""
         counts = ("children", "descriptors", "threads")
-        more = [x for x in counts if getattr(self, x) > getattr(before, x)]
+        now, then = ([getattr(held, x) for x in counts] for held in (self, before))
+        more = [
+            f"{x} ({b}, {a} before)" for x, a, b in zip(counts, then, now, strict=True) if b > a
+        ]
         return more + sorted(self.files - before.files)
+
+
+def adopt_orphans() -> None:
+    """From now on processes whose parents die are this one's children, and are seen."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _ours() -> list[psutil.Process]:
+    """Those that descend from this process and run our code, which Ray's own do not."""
+    return [x for x in psutil.Process().children(recursive=True) if _is_ours(x)]
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return any("edgewise" in part or "_Starter" in part for part in process.cmdline())
+    return False
 
 
 def _anonymous_bytes() -> int:

@@ -1,21 +1,30 @@
-"""Where the workers of `chaos.py` and `arrivals.py` run: processes of this one, or of agents."""
+"""Where the workers of `chaos.py` and `arrivals.py` run: processes of this one, of agents, or of
+the nodes of a Ray cluster."""
 
+import contextlib
+import os
+import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
 
 import psutil
 
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import DeviceLost, DeviceTimeout
 from edgewise.runtime.coordinator import Coordinator
-from edgewise.runtime.live import start_live
+from edgewise.runtime.launchers import Launcher
+from edgewise.runtime.live import start_live, start_on_ray
 from edgewise.runtime.local import start_local
+from edgewise.runtime.messages import Joined
 from edgewise.runtime.workers import Workers
 
 LATECOMER = "tablet"
+RAY_NODES = ("jetson", "pi", "phone", LATECOMER)
 JOIN_SECONDS = 60.0
 AGENT = """
 import sys
@@ -41,57 +50,100 @@ class Place(Protocol):
 
 
 class Local:
-    """A cluster that nobody joins."""
+    """A cluster to which only those come that were lost."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.workers = start_local(cluster)
+        self.workers, self._whole = start_local(cluster), cluster
+        self._launchers, self._settings = (
+            dict(self.workers._launchers),
+            dict(self.workers._settings),
+        )
 
     def process_id(self, device: str) -> int:
         return self.workers.process_ids[device]
 
     def join(self) -> bool:
-        return False
+        lost = [x for x in self._whole.devices if x.name not in self.workers.names]
+        self.workers.arrivals.extend(Joined(device, "") for device in lost[:1])
+        return bool(lost)
 
     def let_in(self, engine: Coordinator) -> None:
-        pass
+        while self.workers.arrivals:
+            device = self.workers.arrivals.popleft().device
+            if device.name in self.workers.names:
+                continue
+            self.workers.cluster = self.workers.cluster.joined_by(device)
+            try:
+                self.workers.start(self._launchers[device.name], [self._settings[device.name]])
+            except (DeviceLost, DeviceTimeout) as lost:
+                engine.go_on_without(lost)
 
     def close(self) -> None:
         self.workers.close()
 
 
-class Agents:
-    """The source's worker is a process of this one, those of all others are their agents', of which
-    one waits to join. A device whose worker was lost comes back."""
+class Live:
+    """Devices that join and come back: all but the source, whose worker is a process of this one.
+    The last one waits to be told."""
+
+    workers: Workers
+    launcher: Launcher
 
     def __init__(self, cluster: Cluster) -> None:
-        source, *others = cluster.devices
-        self.workers, self._launcher, self._invitation = start_live(source, "127.0.0.1", 0)
-        late = replace(source, name=LATECOMER)
-        self._agents = {device.name: self._agent(device) for device in (*others, late)}
-        self._late = [LATECOMER]
+        late = replace(cluster.devices[0], name=LATECOMER)
+        self._devices = {device.name: device for device in (*cluster.devices[1:], late)}
+
+    def wait_for(self, names: Sequence[str]) -> list[Joined]:
+        """Until these are there."""
+        deadline, there = time.monotonic() + JOIN_SECONDS, dict[str, Joined]()
+        while missing := [name for name in names if name not in there]:
+            if time.monotonic() > deadline:
+                raise DeviceTimeout(missing[0], f"did not join within {JOIN_SECONDS:g} s")
+            self.workers.receive(0.1)
+            while self.workers.arrivals:
+                joined = self.workers.arrivals.popleft()
+                there[joined.device.name] = joined
+        return [there[name] for name in names]
+
+    def admit(self, joined: Joined) -> None:
+        """With the memory that the cluster gives it."""
+        device = self._devices[joined.device.name]
+        self.workers.admit(Joined(device, joined.host), self.launcher)
+
+    def let_in(self, engine: Coordinator) -> None:
+        while self.workers.arrivals:
+            try:
+                self.admit(self.workers.arrivals.popleft())
+            except (DeviceLost, DeviceTimeout) as lost:
+                engine.go_on_without(lost)
+
+
+class Agents(Live):
+    """Workers of agents, one of which joins when it is told."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.workers, agents, invitation = start_live(cluster.devices[0], "127.0.0.1", 0)
+        self.launcher, self._late = agents, [LATECOMER]
+        self._agents = {
+            name: self._agent(device, agents.address, invitation.token)
+            for name, device in self._devices.items()
+        }
         try:
-            self._wait_for([device.name for device in others])
+            names = [device.name for device in cluster.devices[1:]]
+            for name in names:
+                self._call(name)
+            for joined in self.wait_for(names):
+                self.admit(joined)
         except BaseException:
             self.close()
             raise
 
-    def _agent(self, device: Device) -> "subprocess.Popen[bytes]":
-        arguments = self._launcher.address, self._invitation.token, device.name
+    def _agent(self, device: Device, *arguments: str) -> "subprocess.Popen[bytes]":
+        memory = str(device.memory_bytes)
         return subprocess.Popen(
-            [sys.executable, "-c", AGENT, *arguments, str(device.memory_bytes)],
-            stdin=subprocess.PIPE,
+            [sys.executable, "-c", AGENT, *arguments, device.name, memory], stdin=subprocess.PIPE
         )
-
-    def _wait_for(self, names: list[str]) -> None:
-        for name in names:
-            self._call(name)
-        deadline = time.monotonic() + JOIN_SECONDS
-        while len(self.workers.arrivals) < len(names):
-            if time.monotonic() > deadline:
-                raise DeviceTimeout(names[0], f"did not join within {JOIN_SECONDS:g} s")
-            self.workers.receive(0.1)
-        while self.workers.arrivals:
-            self.workers.admit(self.workers.arrivals.popleft(), self._launcher)
 
     def _call(self, name: str) -> None:
         stdin = self._agents[name].stdin
@@ -110,13 +162,6 @@ class Agents:
         self._call(self._late.pop())
         return True
 
-    def let_in(self, engine: Coordinator) -> None:
-        while self.workers.arrivals:
-            try:
-                self.workers.admit(self.workers.arrivals.popleft(), self._launcher)
-            except (DeviceLost, DeviceTimeout) as lost:
-                engine.go_on_without(lost)
-
     def close(self) -> None:
         self.workers.close()
         for agent in self._agents.values():
@@ -124,3 +169,65 @@ class Agents:
             agent.wait()
             if agent.stdin is not None:
                 agent.stdin.close()
+
+
+class RayNodes(Live):
+    """Workers of the nodes of a Ray cluster, of which those that the cluster lacks are not let
+    in, and one not before it is told to join."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self._nodes = ray_nodes()
+        self.workers, self.launcher, _ = start_on_ray(cluster.devices[0], "127.0.0.1")
+        try:
+            *there, late = self.wait_for(list(self._devices))
+            for joined in there:
+                self.admit(joined)
+            self._late = [late]
+        except BaseException:
+            self.close()
+            raise
+
+    def process_id(self, device: str) -> int:
+        if device == self.workers.cluster.source:
+            return self.workers.process_ids[device]
+        (worker,) = (x for x in self._nodes[device].children(recursive=True) if _is_worker(x))
+        return worker.pid
+
+    def join(self) -> bool:
+        self.workers.arrivals.extend(self._late)
+        joined, self._late = bool(self._late), []
+        return joined
+
+    def let_in(self, engine: Coordinator) -> None:
+        wanted = [x for x in self.workers.arrivals if x.device.name in self._devices]
+        self.workers.arrivals.clear()
+        self.workers.arrivals.extend(wanted)
+        super().let_in(engine)
+
+    def close(self) -> None:
+        self.workers.close()
+
+
+@cache
+def ray_nodes() -> dict[str, psutil.Process]:
+    """The nodes of a Ray cluster on this machine, which asks for a token, by name; it ends with
+    this process, whose own node is the head."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    os.environ.update(token | {"RAY_USAGE_STATS_ENABLED": "0"})
+    from ray.cluster_utils import Cluster as Nodes
+
+    few: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    there = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "node_name": "head", **few})
+    os.environ["RAY_ADDRESS"] = there.address
+    raylets = {}
+    for name in RAY_NODES:
+        node = there.add_node(node_name=name, num_cpus=1, object_store_memory=80 * 2**20)
+        raylets[name] = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return raylets
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "edgewise.runtime.worker" in process.cmdline()
+    return False

@@ -9,8 +9,13 @@ import hashlib
 import os
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+from edgewise.errors import ProfileError
 
 APPLICATION = "edgewise"
+
+T = TypeVar("T")
 
 
 def cache_folder(kind: str) -> Path | None:
@@ -34,6 +39,18 @@ def is_cached(path: Path | None) -> bool:
         return path is not None and path.is_file()
     except OSError:  # a folder on the way cannot be looked into
         return False
+
+
+def read_cached(path: Path | None, read: Callable[[Path], T]) -> T | None:
+    """What a file keeps; None where there is none. One written by half, or by hand (ProfileError),
+    is removed."""
+    if path is None or not is_cached(path):
+        return None
+    try:
+        return read(path)
+    except ProfileError:
+        remove(path)
+        return None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> bool:

@@ -1,7 +1,7 @@
 """Devices, what connects them, and the cluster they form. Frozen, torch-free nouns."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgewise.errors import ClusterError
@@ -13,7 +13,9 @@ class Device:
 
     Devices of one `kind` are equal: one of them is measured for all. `slowdown` and less memory
     than the machine's own make it an emulated device, for trying things out: every computation then
-    takes `slowdown` times as long.
+    takes `slowdown` times as long. All that it sends to others leaves its network interface at no
+    more than `interface_bytes_per_second`, and all that it receives from them, at the same time,
+    comes in at no more than that.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Device:
     slowdown: float = 1.0
     processor: str = "cpu"
     kind: str = ""
+    interface_bytes_per_second: float = math.inf
 
     def __post_init__(self) -> None:
         what = f"device '{self.name}'"
@@ -33,6 +36,9 @@ class Device:
             raise ClusterError(f"{what}: threads must be at least 1, not {self.threads}")
         if not (math.isfinite(self.slowdown) and self.slowdown >= 1):
             raise ClusterError(f"{what}: slowdown must be at least 1, not {self.slowdown}")
+        if not self.interface_bytes_per_second > 0:
+            rate = self.interface_bytes_per_second
+            raise ClusterError(f"{what}: interface must be faster than 0 bps, not {rate * 8:g} bps")
         if not self.kind:
             object.__setattr__(self, "kind", self.name)
 
@@ -142,15 +148,26 @@ class Cluster:
             raise ClusterError(f"unknown device '{name}'; devices: {self._known()}") from None
 
     def link(self, source: str, target: str) -> Link | None:
-        """What connects two devices, None where nothing does. A device reaches itself for free."""
+        """What connects two devices, as fast as their interfaces allow; None where nothing does. A
+        device reaches itself for free."""
         link = self._by_ends.get((source, target))
-        if link is not None or source == target:
+        if source == target:
             return link or Link(source, target)
+        if link is not None:
+            return self.within_interfaces(link)
         for network, members in zip(self.networks, self._members, strict=True):
             if source in members and target in members:
                 rate, latency = network.bytes_per_second, network.latency_seconds
-                return Link(source, target, rate, latency)
+                return self.within_interfaces(Link(source, target, rate, latency))
         return None
+
+    def within_interfaces(self, link: Link) -> Link:
+        """A link between two devices, no faster than their interfaces."""
+        ends = self.device(link.source), self.device(link.target)
+        slowest = min(end.interface_bytes_per_second for end in ends)
+        if link.source == link.target or link.bytes_per_second <= slowest:
+            return link
+        return replace(link, bytes_per_second=slowest)
 
     def all_links(self) -> tuple[Link, ...]:
         """Every directed connection between two devices, those of networks included."""
@@ -190,3 +207,15 @@ class Cluster:
     def of_this_machine(memory_bytes: int, threads: int) -> "Cluster":
         """A cluster of one device, this machine."""
         return Cluster((Device("local", memory_bytes, threads),), (), "local")
+
+
+def fair_share(caps: Sequence[int], free: int) -> int:
+    """The most that each of several devices may take of `free` bytes they have in common: those
+    whose caps are lower take those, and the others share the rest evenly."""
+    left = free
+    for number, cap in enumerate(sorted(caps)):
+        share = left // (len(caps) - number)
+        if cap > share:
+            return share
+        left -= cap
+    return max(caps)

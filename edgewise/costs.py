@@ -10,12 +10,14 @@ the link carries others (clusters.Link). A lane's round trip, per token, has bot
 
 With Q micro-batches in flight and no barrier between tokens, a token of every sequence takes
 max(round trip, Q * bottleneck); with a barrier ("bubbles") round trip + (Q - 1) * bottleneck. The
-bottleneck is the busiest device or link, all that it computes or carries in a round together;
-delays keep nobody busy. Computing and sending overlap (EdgeShard, section 1.5-1.6 of the notes;
+bottleneck is the busiest device, link or network interface, all that it computes or carries in a
+round together; delays keep nobody busy. A device's interface sends what leaves for any other
+device, and receives what comes from any, at its rate; a link is no faster than the interfaces at
+its ends. Computing and sending overlap (EdgeShard, section 1.5-1.6 of the notes;
 PipeEdge).
 
 Prompts travel in chunks, one behind the other: the time to the first token is when the last chunk
-is through, devices and links serving chunks first come, first served.
+is through, all of these serving chunks first come, first served.
 
 Memory of a device: weights at their schemes + cache for the workload + workspace. That is what its
 cap is for; the process that holds them is counted against what the machine has free.
@@ -23,10 +25,10 @@ cap is for; the process that holds them is counted against what the machine has 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from edgewise.clusters import Cluster, Link
+from edgewise.clusters import Cluster, Link, fair_share
 from edgewise.errors import Infeasible
 from edgewise.estimates import (
     Estimate,
@@ -34,18 +36,13 @@ from edgewise.estimates import (
     StageEstimate,
     busy_seconds,
     last_chunk_seconds,
+    total_seconds,
 )
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Key, Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import (
-    ACTIVATION_BYTES,
-    TOKEN_BYTES,
-    LayerKind,
-    ModelSpec,
-    Workload,
-)
+from edgewise.specs import ACTIVATION_BYTES, TOKEN_BYTES, LayerKind, ModelSpec, Workload
 from edgewise.units import format_bytes
 
 PREFILL_CHUNK = 256  # tokens of a prompt that travel together
@@ -131,15 +128,24 @@ class CostModel:
         return reading.step_seconds * self._busy_ratio(device)
 
     def link(self, source: str, target: str) -> Link | None:
-        """A link as measured, else as the cluster file says; None where nothing connects them."""
-        return self.profile.link(source, target) or self.cluster.link(source, target)
+        """A link as measured, else as the cluster file says, no faster than the interfaces at its
+        ends; None where nothing connects them."""
+        measured = self.profile.link(source, target)
+        if measured is not None:
+            return self.cluster.within_interfaces(measured)
+        return self.cluster.link(source, target)
+
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes that a lane's hidden states take on a link, a token of each sequence."""
+        return self.workload.batch * self.workload.wire.row_bytes(self.model.hidden_size)
 
     def activation_hop(self, source: str, target: str, tokens: int = 1) -> Hop:
         """The hidden states of so many tokens of each sequence of a lane; stages that follow each
         other on one device pay nothing. Infinite where nothing connects the devices."""
         if source == target:
             return Hop(source, target)
-        count = tokens * self.workload.batch * self.model.hidden_size * ACTIVATION_BYTES
+        count = tokens * self.hidden_bytes
         return self._hop(source, target, self.link(source, target), count)
 
     def enter_seconds(self, source: str, target: str) -> float:
@@ -162,11 +168,23 @@ class CostModel:
         name = "" if source == target else target
         return self._hop(source, name, self.link(source, target), self.workload.batch * TOKEN_BYTES)
 
-    @staticmethod
-    def _hop(source: str, target: str, link: Link | None, count: int) -> Hop:
+    def interface_seconds(self, devices: Sequence[str]) -> float:
+        """How long the busiest interface is busy for a token of a lane that goes from device to
+        device."""
+        hops = [self.activation_hop(a, b) for a, b in pairwise(devices)]
+        hops += [self.entry_hop(devices[0]), self.return_hop(devices[-1])]
+        busy = total_seconds(use for hop in hops for use in hop.uses if use.resource.way)
+        return max(busy.values(), default=0.0)
+
+    def _hop(self, source: str, target: str, link: Link | None, count: int) -> Hop:
         if link is None:
             return Hop(source, target, 0.0, float("inf"))
-        return Hop(source, target, link.occupancy_seconds(count), link.latency_seconds)
+        hop = Hop(source, target, link.occupancy_seconds(count), link.latency_seconds)
+        if not (source and target):
+            return hop
+        ends = self.cluster.device(source), self.cluster.device(target)
+        sending, receiving = (count / end.interface_bytes_per_second for end in ends)
+        return replace(hop, sending_seconds=sending, receiving_seconds=receiving)
 
     def layer_bytes(self, layer: int, scheme: str) -> int:
         return layer_bytes(self.model, layer, scheme, self.workload)
@@ -278,15 +296,3 @@ class CostModel:
             hop=arrive(1),
             chunk_hops=tuple(arrive(tokens) for tokens in self.chunks),
         )
-
-
-def fair_share(caps: Sequence[int], free: int) -> int:
-    """The most that each of several devices may take of `free` bytes they have in common: those
-    whose caps are lower take those, and the others share the rest evenly."""
-    left = free
-    for number, cap in enumerate(sorted(caps)):
-        share = left // (len(caps) - number)
-        if cap > share:
-            return share
-        left -= cap
-    return max(caps)

@@ -4,16 +4,19 @@ exist, so nothing that receives one needs to check it again."""
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from enum import StrEnum
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgewise.clusters import Cluster
 from edgewise.errors import ClusterError, PlanError, SchemeError
-from edgewise.schemes import CacheType, get_scheme
+from edgewise.schemes import CacheType, Wire, get_scheme
 from edgewise.specs import ModelSpec
 
 VERSION = 2
+
+Named = TypeVar("Named", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Stage:
 class Plan:
     """`model` is the name people know it by, `digest` the shape it was made for; `rounding` the
     method that quantizes its layers, where that is not each scheme's own; `cache` how keys and
-    values are kept."""
+    values are kept, `wire` what hidden states cross links in."""
 
     model: str
     digest: str
@@ -42,6 +45,7 @@ class Plan:
     stages: tuple[Stage, ...]
     rounding: str | None = None
     cache: CacheType = CacheType.FULL
+    wire: Wire = Wire.FP32
 
     def __post_init__(self) -> None:
         at = 0
@@ -72,6 +76,14 @@ class Plan:
     def devices(self) -> tuple[str, ...]:
         """The devices used, each once, in order of first use."""
         return tuple(dict.fromkeys(stage.device for stage in self.stages))
+
+    @property
+    def rounded(self) -> dict[int, Wire]:
+        """The layers whose inputs are rounded on their way to them, and to what. The model's
+        answers depend on these as on its schemes."""
+        if self.wire is Wire.FP32:
+            return {}
+        return {b.start: self.wire for a, b in pairwise(self.stages) if a.device != b.device}
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.stages))
@@ -110,6 +122,8 @@ class Plan:
             document["rounding"] = self.rounding
         if self.cache is not CacheType.FULL:
             document["cache"] = self.cache
+        if self.wire is not Wire.FP32:
+            document["wire"] = self.wire
         return json.dumps(document, indent=1, allow_nan=False)
 
     @staticmethod
@@ -120,20 +134,21 @@ class Plan:
         except (ValueError, RecursionError) as error:
             raise PlanError(f"{where}: not JSON: {error}") from None
         keys = ("version", "model", "digest", "num_layers", "stages")
-        _only(document, keys, where, optional=("rounding", "cache"))
+        _only(document, keys, where, optional=("rounding", "cache", "wire"))
         if document["version"] != VERSION:
             raise PlanError(
                 f"{where}: version {document['version']}, but this Edgewise reads {VERSION}; "
                 "make a new plan with `edgewise plan`"
             )
         types = {"model": str, "digest": str, "num_layers": int, "stages": list}
-        types |= {"rounding": str, "cache": str}
-        _typed({"rounding": "", "cache": "", **document}, types, where)
+        types |= {"rounding": str, "cache": str, "wire": str}
+        _typed({"rounding": "", "cache": "", "wire": "", **document}, types, where)
         try:
             stages = tuple(_stage(entry) for entry in document["stages"])
             named = document["model"], document["digest"], document["num_layers"]
-            cache = _cache(document.get("cache", CacheType.FULL))
-            return Plan(*named, stages, document.get("rounding"), cache)
+            cache = _named("cache", CacheType, document.get("cache", CacheType.FULL))
+            wire = _named("wire", Wire, document.get("wire", Wire.FP32))
+            return Plan(*named, stages, document.get("rounding"), cache, wire)
         except (TypeError, SchemeError, PlanError) as error:
             raise PlanError(f"{where}: {error}") from None
 
@@ -153,10 +168,10 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
     return Stage(entry["device"], entry["start"], entry["end"], tuple(entry["schemes"]))
 
 
-def _cache(name: str) -> CacheType:
-    if name not in list(CacheType):
-        raise PlanError(f"unknown cache '{name}'; known caches: {', '.join(CacheType)}")
-    return CacheType(name)
+def _named(what: str, kind: type[Named], name: str) -> Named:
+    if name not in list(kind):
+        raise PlanError(f"unknown {what} '{name}'; known {what}s: {', '.join(kind)}")
+    return kind(name)
 
 
 def _typed(table: Mapping[str, Any], types: Mapping[str, type], where: str) -> None:

@@ -101,6 +101,19 @@ class Profile:
         """The classes of layers that were measured, in the order in which they were."""
         return tuple(dict.fromkeys(timing.layer for timing in self.layers))
 
+    def slowed(self, factors: Mapping[str, float]) -> "Profile":
+        """The same where kinds of devices take so many times as long."""
+        if not factors:
+            return self
+        layers = tuple(
+            replace(x, seconds=x.seconds * factors.get(x.device, 1.0)) for x in self.layers
+        )
+        devices = tuple(
+            replace(x, step_seconds=x.step_seconds * factors.get(x.device, 1.0))
+            for x in self.devices
+        )
+        return replace(self, layers=layers, devices=devices)
+
     def decode_seconds(
         self, device: str, layer: str, scheme: str, context: int, sequences: int = 1
     ) -> float:

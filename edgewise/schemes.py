@@ -34,6 +34,7 @@ TRUNCATED_BITS = (4, 6, 8, 10, 12, 14, 16)
 SIDE_BYTES = 2  # of a group's scale, and of its minimum: bf16
 DOUBLE_SIDE_BYTES = 1  # the same where quantized doubly: int8, times the row's bf16
 CACHE_SCALE_BYTES = 4  # of one head's keys, or values, of a token: fp32
+WIRE_GROUP = 32  # of hidden states that share a scale on a link: bf16
 RANGE_BYTES = 4  # of a truncated matrix's range: fp32
 TILE_ROWS, TILE_COLUMNS = 16, 32  # codes are stored in whole tiles
 
@@ -44,6 +45,22 @@ class CacheType(StrEnum):
 
     FULL = "full"
     INT8 = "int8"
+
+
+class Wire(StrEnum):
+    """What hidden states cross links in: as they are, rounded to bf16, or in 8 bits, groups of
+    neighbours with a scale. One scale for all of a token's would lose ten times as much: few of
+    them are a thousand times as large as the rest."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+    def row_bytes(self, hidden_size: int) -> int:
+        """Bytes of one token's hidden states."""
+        if self is Wire.INT8:
+            return hidden_size + -(-hidden_size // WIRE_GROUP) * SIDE_BYTES
+        return hidden_size * (2 if self is Wire.BF16 else 4)
 
 
 class Family(StrEnum):

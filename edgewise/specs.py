@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edgewise.schemes import CACHE_SCALE_BYTES, DEFAULT, CacheType, Family, Scheme, get_scheme
+from edgewise.schemes import CACHE_SCALE_BYTES, DEFAULT, CacheType, Family, Scheme, Wire, get_scheme
 
-ACTIVATION_BYTES = 4  # hidden states travel between layers as float32
+ACTIVATION_BYTES = 4  # hidden states between layers are float32
 TOKEN_BYTES = 8  # a sampled token id travels as int64
 
 
@@ -151,7 +151,7 @@ class Workload:
     """What a plan must serve: `sequences` at a time, each `prompt_tokens` in, `new_tokens` out.
 
     They travel the pipeline in `micro_batches` groups of equal size, one behind the other. `cache`
-    says how their keys and values are kept.
+    says how their keys and values are kept, `wire` what their hidden states cross links in.
     """
 
     prompt_tokens: int = 128
@@ -159,12 +159,14 @@ class Workload:
     sequences: int = 1
     micro_batches: int = 1
     cache: CacheType = CacheType.FULL
+    wire: Wire = Wire.FP32
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "new_tokens", "sequences", "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         object.__setattr__(self, "cache", CacheType(self.cache))
+        object.__setattr__(self, "wire", Wire(self.wire))
         if self.micro_batches > self.sequences:
             raise ValueError(
                 f"{self.sequences} sequences do not fill {self.micro_batches} micro-batches"

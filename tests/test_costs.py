@@ -18,7 +18,7 @@ from edgewise.planning import PLANNERS, Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.regressions import Fit, Law
-from edgewise.schemes import CacheType
+from edgewise.schemes import CacheType, Wire
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
 
@@ -183,6 +183,14 @@ class TestSeconds:
         assert model.activation_hop("a", "b").seconds == pytest.approx(0.3)
         assert model.activation_hop("a", "b").occupancy_seconds == pytest.approx(0.2)
         assert model.enter_seconds("a", "b") == pytest.approx(0.3 + 0.25)
+
+    def test_rounded_states_occupy_a_link_for_less(self) -> None:
+        rows = {wire: wire.row_bytes(MODEL.hidden_size) for wire in Wire}
+        assert rows == {Wire.FP32: 16, Wire.BF16: 8, Wire.INT8: 4 + 2}
+        full = costs().activation_hop("a", "b").occupancy_seconds
+        for wire, size in rows.items():
+            hop = costs(work=dataclasses.replace(WORK, wire=wire)).activation_hop("a", "b")
+            assert hop.occupancy_seconds == pytest.approx(full * size / 16)
 
     def test_without_a_link_a_hop_takes_forever(self) -> None:
         one_way = dataclasses.replace(PROFILE, links=PROFILE.links[:2])
@@ -566,6 +574,73 @@ class TestRounds:
         trip = 18.91 + 8.99 + 8.9 + 8.7 + 8.99
         assert estimate.round_seconds() == estimate.decode_seconds == pytest.approx(trip)
         assert estimate.round_seconds(bubbles=True) == pytest.approx(trip + 14)
+
+
+class TestInterfaces:
+    """Three devices, 'c' like 'b'; to 'b' and back as measured, to 'c' and back without limits. Two
+    hidden states are 32 bytes, two tokens 16, twelve hidden states 192."""
+
+    ROUTE = plan(("a", 1), ("b", 2), ("a", 3), ("c", 4))
+
+    def model(self, a: float = math.inf, b: float = math.inf, c: float = math.inf) -> CostModel:
+        head = timings("b", HEAD, lambda b, i: 0.5 * i + b, lambda b, s: 0)
+        profile = dataclasses.replace(PROFILE, layers=(*PROFILE.layers, *head))
+        devices = tuple(
+            Device(name, 10**6, kind=kind, interface_bytes_per_second=rate)
+            for name, kind, rate in (("a", "a", a), ("b", "b", b), ("c", "b", c))
+        )
+        links = (Link("a", "c"), Link("c", "a", latency_seconds=0.5))
+        return CostModel(MODEL, Cluster(devices, links, "a"), profile, WORK)
+
+    def test_hops_to_different_devices_add_up_on_the_interface_they_leave_by(self) -> None:
+        model = self.model(a=2)
+        assert model.activation_hop("a", "b").occupancy_seconds == pytest.approx(32 / 2)
+        estimate = model.estimate(self.ROUTE)
+        assert estimate.bottleneck_seconds == pytest.approx(2 * 32 / 2)
+
+    def test_so_do_those_from_different_devices_where_they_arrive(self) -> None:
+        assert self.model(a=2).interface_seconds("abac") == pytest.approx(2 * 32 / 2)
+        assert self.model(a=2).interface_seconds("aba") == pytest.approx(32 / 2)
+        back = self.model(a=2).interface_seconds("cab")  # in from 'c', and the token from 'b'
+        assert back == pytest.approx(max(32 + 16, 16 + 32) / 2)
+        assert self.model().interface_seconds("abac") == 0.0
+
+    def test_what_is_sent_and_what_is_received_do_not(self) -> None:
+        estimate = self.model(b=2).estimate(self.ROUTE)
+        assert estimate.bottleneck_seconds == pytest.approx(32 / 2)
+
+    def test_a_hop_is_no_quicker_than_the_slower_of_two_interfaces(self) -> None:
+        slow, quick = self.model(a=8, b=4), self.model()
+        assert slow.activation_hop("a", "b").seconds == pytest.approx(0.1 + 32 / 4)
+        assert slow.activation_hop("b", "a").seconds == pytest.approx(0.3 + 32 / 4)
+        assert slow.activation_hop("a", "c").seconds == pytest.approx(32 / 8)
+        assert slow.activation_hop("c", "a", 6).seconds == pytest.approx(0.5 + 192 / 8)
+        more = 32 / 4 - 32 / 160 + 32 / 4 - 32 / 32 + 32 / 8 + 16 / 8
+        before, after = (x.estimate(self.ROUTE).decode_seconds for x in (quick, slow))
+        assert after - before == pytest.approx(more)
+
+    def test_an_interface_that_is_faster_than_links_changes_nothing(self) -> None:
+        model = self.model(a=10**9)
+        assert model.activation_hop("a", "b").seconds == pytest.approx(0.3)
+        slow = self.model(a=200, b=1000)
+        assert slow.link("a", "b") == PROFILE.links[1]
+        assert slow.estimate(
+            plan(("a", 1), ("b", 3), ("a", 4))
+        ).bottleneck_seconds == pytest.approx(14)
+
+    def test_nothing_that_stays_on_a_device_passes_its_interface(self) -> None:
+        assert self.model(a=1).estimate(WHOLE) == self.model().estimate(WHOLE)
+
+    def test_chunks_of_a_prompt_wait_for_one_interface(self) -> None:
+        """All of the first's way, then what the interface still has to send: with two chunks on
+        their way to 'b' and, later, to 'c', it sends four messages, one after the other."""
+        work = dataclasses.replace(WORK, prompt_tokens=512)
+        model = dataclasses.replace(self.model(a=2), workload=work)
+        message = 2 * 256 * 16 / 2
+        estimate = model.estimate(self.ROUTE)
+        assert estimate.prefill_seconds >= 4 * message
+        unlimited = dataclasses.replace(self.model(), workload=work).estimate(self.ROUTE)
+        assert estimate.prefill_seconds <= unlimited.prefill_seconds + 6 * message
 
 
 class TestLoss:

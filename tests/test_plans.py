@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import PlanError, SchemeError
 from edgewise.plans import Plan, Stage
-from edgewise.schemes import KNOWN, SCHEMES, CacheType
+from edgewise.schemes import KNOWN, SCHEMES, CacheType, Wire
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec
 
 quickly = settings(max_examples=200, derandomize=True, deadline=None)
@@ -203,7 +203,7 @@ GOOD: dict[str, Any] = {
         {"device": "b", "start": 1, "end": 2, "schemes": ["bf16"]},
     ],
 }
-KEYS = "version, model, digest, num_layers, stages, rounding, cache"
+KEYS = "version, model, digest, num_layers, stages, rounding, cache, wire"
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -235,6 +235,20 @@ class TestFile:
         assert made.cache is CacheType.INT8
         assert Plan.from_json(made.to_json()) == made
         assert json.loads(made.to_json())["cache"] == "int8"
+
+    def test_what_links_carry_is_kept_in_the_file(self) -> None:
+        assert Plan.from_json(json.dumps(GOOD)).wire is Wire.FP32
+        made = Plan.from_json(self.edited(lambda d: d.update(wire="bf16")))
+        assert made.wire is Wire.BF16
+        assert Plan.from_json(made.to_json()) == made
+        assert "unknown wire 'int3'" in self.message(self.edited(lambda d: d.update(wire="int3")))
+
+    def test_inputs_are_rounded_where_another_device_goes_on(self) -> None:
+        stages = [stage("a", 0, 2), stage("a", 2, 3), stage("b", 3, 4), stage("a", 4, 5)]
+        made = plan(*stages, num_layers=5)
+        assert made.rounded == {}
+        rounding = dataclasses.replace(made, wire=Wire.INT8)
+        assert rounding.rounded == {3: Wire.INT8, 4: Wire.INT8}
 
     def test_the_format_is_the_documented_one(self) -> None:
         made = plan(stage("a", 0, 1), stage("b", 1, 2, "bf16"), num_layers=2)

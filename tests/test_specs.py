@@ -330,6 +330,23 @@ class TestAGoodFile:
         cluster = load_cluster(write(A + PIS.replace("3", str(MAX_COUNT))))
         assert len(cluster.devices) == 1 + MAX_COUNT
 
+    def test_an_interface_is_read_and_limits_links_and_networks(self, write: Write) -> None:
+        more = '[[device]]\nname = "c"\nmemory = "1 GB"\ninterface = "8 Mbps"\n'
+        link = '[[link]]\nbetween = ["a", "c"]\nbandwidth = "80 Mbps"\nlatency = "3 ms"\n'
+        network = '[[network]]\ndevices = ["b", "c"]\nbandwidth = "8 kbps"'
+        cluster = load_cluster(write(AB + more + link + network))
+        rates = [device.interface_bytes_per_second for device in cluster.devices]
+        assert rates == [math.inf, math.inf, 1e6]
+        assert cluster.links[0] == Link("a", "c", 1e7, 0.003)
+        assert cluster.link("a", "c") == Link("a", "c", 1e6, 0.003)
+        assert cluster.link("c", "a") == Link("c", "a", 1e6, 0.003)
+        assert cluster.link("b", "c") == Link("b", "c", 1e3)
+
+    def test_equal_devices_have_an_interface_each(self, write: Write) -> None:
+        cluster = load_cluster(write(A + PIS + 'interface = "8 Mbps"'))
+        rates = [device.interface_bytes_per_second for device in cluster.devices]
+        assert rates == [math.inf, 1e6, 1e6, 1e6]
+
     def test_a_network_is_read(self, write: Write) -> None:
         network = '[[network]]\ndevices = ["a", "b"]\nbandwidth = "80 Mbps"\nlatency = "3 ms"'
         cluster = load_cluster(write(AB + network))
@@ -360,7 +377,7 @@ class TestAGoodFile:
 
 
 NETWORK_KEYS = "devices, bandwidth, latency"
-DEVICE_KEYS = "name, memory, threads, slowdown, processor, count"
+DEVICE_KEYS = "name, memory, threads, slowdown, processor, interface, count"
 LINK_KEYS = "from, to, between, bandwidth, latency"
 BAD = {
     "an unknown key in the file": (
@@ -458,6 +475,22 @@ BAD = {
     "a processor that is a number": (
         A + "processor = 1",
         "device 1: key 'processor' has the wrong type: 1",
+    ),
+    "an interface without a unit": (
+        A + "interface = 100",
+        "device 1: key 'interface' has the wrong type: 100",
+    ),
+    "an interface in bytes": (
+        A + 'interface = "100 MB/s"',
+        "device 1: interface '100 MB/s' is not a bit rate; write it like '50 Mbps'",
+    ),
+    "an interface that sends nothing": (
+        A + 'interface = "0 Mbps"',
+        "device 'a': interface must be faster than 0 bps, not 0 bps",
+    ),
+    "a negative interface": (
+        A + 'interface = "-8 kbps"',
+        "device 'a': interface must be faster than 0 bps, not -8000 bps",
     ),
     "two devices of one name": (AB.replace('"b"', '"a"'), "two devices are called 'a'"),
     "an unknown device in a link": (

@@ -13,6 +13,7 @@ from edgewise.units import (
     parse_bytes,
     parse_rate,
     parse_seconds,
+    round_up,
 )
 
 quickly = settings(max_examples=200, derandomize=True, deadline=None)
@@ -178,3 +179,9 @@ def test_a_printed_time_reads_back_within_three_digits(number: float, factor: fl
 @given(st.integers(-(10**15), 10**15))
 def test_a_plain_integer_is_bytes_however_it_is_written(count: int) -> None:
     assert parse_bytes(count) == parse_bytes(str(count)) == parse_bytes(f"{count} B") == count
+
+
+@quickly
+@given(st.floats(1e-6, 1e6))
+def test_two_digits_rounded_up_are_no_less_and_a_tenth_more_at_most(number: float) -> None:
+    assert number * (1 - 1e-9) <= float(round_up(number)) <= number * 1.1 + 1e-12

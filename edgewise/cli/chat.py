@@ -4,20 +4,20 @@ import contextlib
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from edgewise.cli.run import _plan, this_machine
 from edgewise.cli.sharing import ChatOptions
-from edgewise.cli.terminal import print_notes, print_text, progress
+from edgewise.cli.terminal import bars, print_notes, print_text
 from edgewise.cluster_files import load_cluster
-from edgewise.errors import EdgewiseError, PromptError
+from edgewise.errors import PromptError
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.models.text_stream import TextStream
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.opening.answer import pieces_of
+from edgewise.opening.engine import open_wanted, this_machine
+from edgewise.opening.wanted import Wanted
 from edgewise.runtime.engine import Engine, Request, stream
-from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
 
@@ -31,14 +31,11 @@ def run_chat(options: ChatOptions) -> None:
     """Until the conversation is ended. Every line of standard input is a turn."""
     checkpoint, tokenizer = open_checkpoint(options.model), load_tokenizer(options.model)
     print_notes(checkpoint.notes)
-    spec = checkpoint.spec
-    room = min(spec.max_context, CONTEXT)
-    workload = Workload(room // 2, room - room // 2, KEPT)
+    room = min(checkpoint.spec.max_context, CONTEXT)
     cluster = load_cluster(options.cluster) if options.cluster else this_machine()
-    with start_local(cluster) as workers:
-        plan = _plan(workers, options.model, spec, workload, options.scheme, quiet=False)
-        with progress("loading", spec.num_layers, as_json=False) as advance:
-            engine = Coordinator(workers, options.model, plan, workload, on_layer=advance)
+    workload = Workload(room // 2, room - room // 2, KEPT)
+    wanted = Wanted(options.model, cluster, workload, None, options.scheme, options.quality)
+    with closing(open_wanted(wanted, bars(quiet=False), lambda x: print_notes([x]))) as engine:
         chat = Conversation(engine, tokenizer, options, room)
         if sys.stdin.isatty():
             print_notes([HELP])
@@ -74,17 +71,12 @@ class Conversation:
         it is not listened to until its end. Raises PromptError, and then nothing was said."""
         turns = [*self.turns, {"role": "user", "content": text}]
         request = self._request(turns)
-        self.turns, pieces = turns, TextStream(self.tokenizer.decode)
-        said = ""
+        self.turns, said = turns, ""
         try:
-            for token in stream(self.engine, request):
-                if token.error:
-                    raise EdgewiseError(token.error)
-                piece = pieces.flush() if token.finish == "stop" else pieces.push(token.id)
-                if token.finish == "length":
-                    piece += pieces.flush()
-                said += piece
-                yield piece
+            with closing(pieces_of(stream(self.engine, request), self.tokenizer)) as pieces:
+                for piece in pieces:
+                    said += piece
+                    yield piece
         finally:
             self.turns.append({"role": "assistant", "content": said})
 
@@ -121,7 +113,7 @@ def _lines() -> Iterator[str]:
 
 def _say(chat: Conversation, text: str) -> None:
     """Print the answer as it comes, until Ctrl-C."""
-    with _interruptible() as interrupted, contextlib.closing(chat.answer(text)) as pieces:
+    with _interruptible() as interrupted, closing(chat.answer(text)) as pieces:
         try:
             for piece in pieces:
                 print_text(piece)

@@ -29,6 +29,7 @@ from edgewise.cli.options import (
     TextSeed,
     TextSequences,
     Trace,
+    WireType,
 )
 from edgewise.cli.sharing import (
     ChatOptions,
@@ -39,7 +40,7 @@ from edgewise.cli.sharing import (
     UpOptions,
 )
 from edgewise.errors import InputError
-from edgewise.schemes import STORED, CacheType
+from edgewise.schemes import STORED, CacheType, Wire
 from edgewise.specs import Objective, Workload
 
 
@@ -79,6 +80,7 @@ class RunOptions:
         typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
     ] = None
     kv_cache: KVCache = CacheType.FULL
+    wire: WireType = Wire.FP32
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0
     top_k: Annotated[int, typer.Option(help="Choose among this many; 0: among all.")] = 0
@@ -130,6 +132,7 @@ class PlanOptions:
     ] = None
     rounding: Rounding = None
     kv_cache: KVCache = CacheType.FULL
+    wire: WireType = Wire.FP32
     objective: Annotated[
         Objective, typer.Option(help="Time per token of one lane, or tokens of all per second.")
     ] = Objective.LATENCY
@@ -277,11 +280,11 @@ COMMANDS: dict[str, tuple[type, str]] = {
 
 
 def workload_of(
-    options: PlanOptions | SimulateOptions | ServingOptions, cache: CacheType
+    options: PlanOptions | SimulateOptions | ServingOptions, cache: CacheType, wire: Wire
 ) -> Workload:
     """What a plan must serve. Raises InputError where the sizes make no workload."""
     lengths = options.prompt_tokens, options.new_tokens
     try:
-        return Workload(*lengths, options.sequences, options.micro_batches, cache)
+        return Workload(*lengths, options.sequences, options.micro_batches, cache, wire)
     except ValueError as error:
         raise InputError(str(error)) from None

@@ -6,16 +6,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from edgewise.cli.answer import Answer, answer
 from edgewise.cli.commands import DemoOptions
-from edgewise.cli.prepare import Outcomes, best, compare, comparison_json, measure_cluster
-from edgewise.cli.promise import keep_promise
-from edgewise.cli.sensitivity import Asked, cached_sensitivity
 from edgewise.cli.terminal import (
     bars,
     cluster_table,
+    comparison_json,
     comparison_table,
     console,
+    finite_values,
+    plan_table,
     print_json,
     print_notes,
     print_text,
@@ -31,14 +30,20 @@ from edgewise.errors import ModelError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.named import named_file
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
+from edgewise.opening.answer import Answer, answer
+from edgewise.opening.comparison import Outcomes, best, compare
+from edgewise.opening.profile import measure_cluster
+from edgewise.opening.promise import keep_promise
+from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.planning import PlanResult, Problem
 from edgewise.profiling import Grid
 from edgewise.quality.calibration import Calibration
 from edgewise.quality.promise import Kept
 from edgewise.quality.rounding import rounding_for
 from edgewise.runtime.coordinator import Coordinator
-from edgewise.runtime.engine import Request
+from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import start_local
+from edgewise.runtime.replanning import replanner
 from edgewise.runtime.workers import Workers
 from edgewise.schemes import DEFAULT
 from edgewise.specs import Workload
@@ -129,14 +134,21 @@ def run_demo(options: DemoOptions) -> None:
         screen.print(comparison_table(outcomes, chosen.planner))
         kept = None
         if scene.budget is not None:
-            kept = keep_promise(scene.model, problem, chosen, rounding, screen)
-            chosen = kept.result if kept is not None else chosen
+            show = bars(as_json)
+            kept = keep_promise(scene.model, problem, chosen, rounding, show, screen.print)
+        if kept is not None and kept.result is not chosen:
+            chosen = kept.result
+            screen.print(plan_table(chosen))
+            problem = replace(problem, budget=kept.allowed)
         plan = replace(chosen.plan, rounding=rounding)
         workload = problem.costs.workload
         with progress("loading", spec.num_layers, as_json) as advance:
-            engine = Coordinator(workers, scene.model, plan, workload, on_layer=advance)
+            replan = replanner(problem)
+            engine = Coordinator(
+                workers, scene.model, plan, workload, replan=replan, on_layer=advance
+            )
         given = _ask(scene, engine, tokenizer, request, screen)
-    if given.seconds_per_token is not None:
+    if given.seconds_per_token is not None and engine.plan is plan:
         screen.print(timing_table(chosen.estimate, given.stage_seconds, given.seconds_per_token))
     if as_json:
         print_json(as_document(Result(scene, cluster, outcomes, chosen, kept, given)))
@@ -148,9 +160,9 @@ def _problem(scene: Scene, workers: Workers, workload: Workload, quiet: bool) ->
     sensitivity = None
     if scene.budget is not None:
         asked = Asked(scene.model, scene.schemes, calibration=Calibration(count=8))
-        sensitivity = cached_sensitivity(asked, quiet=quiet)[0]
+        sensitivity = cached_sensitivity(asked, show=bars(quiet))[0]
     grid = replace(Grid.around(workload), repeats=REPEATS)
-    profile = measure_cluster(workers, scene.model, spec, scene.schemes, grid, quiet)
+    profile = measure_cluster(workers, scene.model, spec, scene.schemes, grid, bars(quiet))
     costs = CostModel(spec, workers.cluster, profile, workload, sensitivity)
     if scene.budget is None or sensitivity is None:
         return Problem(costs, scene.schemes)
@@ -165,7 +177,7 @@ def _ask(
     screen.print(f"[bold]Question[/]  {escape(scene.question)}")
     screen.print("[bold]Answer[/]    ", end="")
     on_text = (lambda text: None) if screen.quiet else print_text
-    given = answer(engine, tokenizer, request, on_text=on_text)
+    given = answer(stream(engine, request), tokenizer, on_text=on_text)
     screen.print(f"\n[bold]Expected[/]  {escape(scene.expected)}\n")
     return given
 
@@ -174,7 +186,7 @@ def as_document(result: Result) -> dict[str, object]:
     """The demo's outcome for programs."""
     return {
         "model": result.scene.model,
-        "devices": [asdict(device) for device in result.cluster.devices],
+        "devices": [finite_values(asdict(device)) for device in result.cluster.devices],
         "plans": comparison_json(result.outcomes),
         "chosen": result.chosen.planner,
         "schemes": result.chosen.plan.schemes,

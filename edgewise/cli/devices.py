@@ -11,8 +11,9 @@ from rich.table import Table
 
 from edgewise import kernels
 from edgewise.cli.commands import DevicesOptions
-from edgewise.cli.terminal import cluster_table, console, print_json
+from edgewise.cli.terminal import cluster_table, console, finite_values, print_json
 from edgewise.cluster_files import load_cluster
+from edgewise.runtime.machine import physical_cores
 from edgewise.units import format_bytes
 
 SLOW = "none: few bits take the slow path through torch (no compiler at installation, or off)"
@@ -26,8 +27,8 @@ def show_devices(options: DevicesOptions) -> None:
         screen.print(cluster_table(cluster))
         document: dict[str, object] = {
             "source": cluster.source,
-            "devices": [asdict(device) for device in cluster.devices],
-            "links": [_finite(asdict(link)) for link in cluster.all_links()],
+            "devices": [finite_values(asdict(device)) for device in cluster.devices],
+            "links": [finite_values(asdict(link)) for link in cluster.all_links()],
         }
     else:
         document = describe_machine()
@@ -40,11 +41,6 @@ def show_devices(options: DevicesOptions) -> None:
         print_json(document)
 
 
-def _finite(values: dict[str, object]) -> dict[str, object]:
-    """JSON has no infinity: an unlimited bandwidth is null."""
-    return {key: None if value == float("inf") else value for key, value in values.items()}
-
-
 def describe_machine() -> dict[str, object]:
     """What a plan would want to know about this machine."""
     memory = psutil.virtual_memory()
@@ -52,7 +48,7 @@ def describe_machine() -> dict[str, object]:
         "name": platform.node(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        "cores": physical_cores(),
         "threads": os.cpu_count() or 1,
         "memory_bytes": memory.total,
         "free_memory_bytes": memory.available,

@@ -22,12 +22,13 @@ def run_evaluate(options: EvaluateOptions) -> None:
     if options.plan is not None and options.scheme is not None:
         raise InputError("give either --plan or --scheme")
     model, as_json = options.model, options.as_json
-    rounding, cache = options.rounding, options.kv_cache
+    rounding, cache, rounded = options.rounding, options.kv_cache, {}
     spec = open_checkpoint(model).spec
     if options.plan is not None:
         plan = Plan.load(options.plan)
         plan.check_model(spec)
-        schemes, rounding, cache = plan.schemes, rounding or plan.rounding, plan.cache
+        schemes, rounding = plan.schemes, rounding or plan.rounding
+        cache, rounded = plan.cache, plan.rounded
     else:
         schemes = (get_scheme(options.scheme or "fp32").name,) * spec.num_layers
     examples = load_examples(options.data, options.limit)
@@ -39,6 +40,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
             examples,
             method=rounding,
             cache=cache,
+            rounded=rounded,
             store=Store.default(),
             on_step=advance,
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edgewise.errors import InputError
-from edgewise.schemes import CANDIDATES, CacheType
+from edgewise.schemes import CANDIDATES, CacheType, Wire
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Model = Annotated[
@@ -26,6 +26,10 @@ Rounding = Annotated[
 KVCache = Annotated[
     CacheType,
     typer.Option(help="How keys and values are kept: in the layer's own type, or in 8 bits."),
+]
+WireType = Annotated[
+    Wire,
+    typer.Option("--wire", help="What hidden states cross links in; all but fp32 is rounded."),
 ]
 Text = Annotated[
     str | None,

@@ -6,12 +6,19 @@ from dataclasses import asdict, replace
 
 from edgewise.cli.commands import PlanOptions
 from edgewise.cli.plan_problem import make_problem
-from edgewise.cli.prepare import best, compare, comparison_json
-from edgewise.cli.promise import keep_promise
-from edgewise.cli.remedy import with_remedy
-from edgewise.cli.terminal import bars, comparison_table, console, plan_table, print_json
+from edgewise.cli.terminal import (
+    bars,
+    comparison_json,
+    comparison_table,
+    console,
+    plan_table,
+    print_json,
+)
 from edgewise.errors import Infeasible, InputError
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.comparison import best, compare
+from edgewise.opening.promise import keep_promise
+from edgewise.opening.remedy import with_remedy
 from edgewise.planning import PLANNERS, Problem
 from edgewise.quality.rounding import rounding_for
 
@@ -37,8 +44,11 @@ def run_plan(options: PlanOptions) -> None:
         screen.print(plan_table(chosen))
     kept = None
     if problem.budget < math.inf:
-        kept = keep_promise(model, problem, chosen, rounding, screen)
-    chosen = kept.result if kept is not None else chosen
+        show = bars(options.as_json)
+        kept = keep_promise(model, problem, chosen, rounding, show, screen.print)
+    if kept is not None and kept.result is not chosen:
+        chosen = kept.result
+        screen.print(plan_table(chosen))
     plan = replace(chosen.plan, rounding=rounding)
     if options.out is not None:
         options.out.write_text(plan.to_json() + "\n", encoding="utf-8")

@@ -5,13 +5,13 @@ import math
 from edgewise.cli.commands import PlanOptions, workload_of
 from edgewise.cli.options import split_names
 from edgewise.cli.pins import all_pins
-from edgewise.cli.profile import cached_profile, check_reachable, load_profile
-from edgewise.cli.sensitivity import Asked, cached_sensitivity
-from edgewise.cli.terminal import print_notes
+from edgewise.cli.terminal import bars, print_notes
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
 from edgewise.errors import InputError, ProfileError
+from edgewise.opening.profile import cached_profile, check_reachable, load_profile
+from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.planning import Problem
 from edgewise.planning.default_scheme import candidates, check_size, needed_bytes
 from edgewise.profiles import Profile
@@ -25,7 +25,8 @@ DEFAULT_QUALITY, ANY_QUALITY = "1%", "any"
 def make_problem(spec: ModelSpec, options: PlanOptions) -> Problem:
     """Everything a planner needs; what can be wrong with it is found before anything is measured.
     Raises InputError, and Infeasible where the model is too large in the fewest bits."""
-    cluster, workload = load_cluster(options.cluster), workload_of(options, options.kv_cache)
+    cluster = load_cluster(options.cluster)
+    workload = workload_of(options, options.kv_cache, options.wire)
     check_reachable(cluster)
     pins = _checked_pins(spec, cluster, options)
     _check_context(spec, workload)
@@ -34,11 +35,12 @@ def make_problem(spec: ModelSpec, options: PlanOptions) -> Problem:
     for scheme in schemes:
         get_scheme(scheme)
     quality = _allowed(options, schemes, sensitivity)
+    show = bars(options.as_json)
     if sensitivity is None and (quality is not None or options.frontier is not None):
         asked = Asked(options.model, schemes, rounding=options.rounding)
-        sensitivity, _, _ = cached_sensitivity(asked, quiet=options.as_json)
+        sensitivity, _, _ = cached_sensitivity(asked, show=show)
     if profile is None:
-        profile, _, _ = cached_profile(options.model, spec, cluster, schemes, quiet=options.as_json)
+        profile, _, _ = cached_profile(options.model, spec, cluster, schemes, show=show)
     return Problem(
         CostModel(spec, cluster, profile, workload, sensitivity),
         schemes,

@@ -1,29 +1,15 @@
 """`edgewise profile`: measure once, keep the result, measure again when something changed."""
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
-from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
 from edgewise.cli.commands import ProfileOptions
 from edgewise.cli.options import split_names
-from edgewise.cli.prepare import measure_cluster
-from edgewise.cli.terminal import console, print_json, profile_table
+from edgewise.cli.terminal import bars, console, print_json, profile_table
 from edgewise.cluster_files import load_cluster
-from edgewise.clusters import Cluster
-from edgewise.errors import ClusterError, ProfileError
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.profiles import VERSION, Profile
-from edgewise.profiling import Grid
-from edgewise.runtime.local import start_local
-from edgewise.runtime.machine import code_name, free_bytes, machine_name
-from edgewise.schemes import get_scheme
-from edgewise.specs import LayerKind, ModelSpec
-
-WIDE_CONTEXT = 1024
+from edgewise.opening.profile import WIDE_CONTEXT, cached_profile
+from edgewise.specs import LayerKind
 
 
 def run_profile(options: ProfileOptions) -> None:
@@ -32,7 +18,7 @@ def run_profile(options: ProfileOptions) -> None:
     spec = open_checkpoint(model).spec
     cluster = load_cluster(options.cluster)
     profile, path, cached = cached_profile(
-        model, spec, cluster, split_names(options.schemes), fresh=options.fresh, quiet=as_json
+        model, spec, cluster, split_names(options.schemes), fresh=options.fresh, show=bars(as_json)
     )
     if out is not None:
         out.write_text(profile.to_json() + "\n", encoding="utf-8")
@@ -50,57 +36,3 @@ def run_profile(options: ProfileOptions) -> None:
             "path": path and str(path),
         }
         print_json({**document, "error": error})
-
-
-def cached_profile(
-    model: str,
-    spec: ModelSpec,
-    cluster: Cluster,
-    schemes: Sequence[str],
-    *,
-    fresh: bool = False,
-    quiet: bool = False,
-) -> tuple[Profile, Path | None, bool]:
-    """A wide profile, where it is kept (None: nowhere), and whether it was there already.
-
-    It is measured again when the model's shape, the schemes, the cluster, this machine, torch,
-    Edgewise, its kernels or the profile format change. Raises ClusterError where a device cannot
-    take part.
-    """
-    for scheme in schemes:
-        get_scheme(scheme)
-    check_reachable(cluster)
-    folder = cache_folder("profiles")
-    path = folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
-    if not fresh and path is not None and is_cached(path):
-        try:
-            return load_profile(path), path, True
-        except ProfileError:
-            remove(path)  # written by half, or by hand: measure again
-    with start_local(cluster) as workers:
-        grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
-        profile = measure_cluster(workers, model, spec, schemes, grid, quiet)
-    return profile, write_text_atomically(path, profile.to_json() + "\n"), False
-
-
-def load_profile(path: Path) -> Profile:
-    """A profile from a file, with the memory that this machine has free now, where it was measured
-    here."""
-    return Profile.load(path).with_free_memory(machine_name(), free_bytes())
-
-
-def check_reachable(cluster: Cluster) -> None:
-    """Raise ClusterError where no path of links leads from the source to some device."""
-    if lonely := cluster.unreachable():
-        raise ClusterError(
-            f"nothing links to device '{lonely[0]}' from the source '{cluster.source}'; "
-            "add a [[link]] or a [[network]], or leave the device out"
-        )
-
-
-def profile_key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> str:
-    """A name made of all that a profile's seconds depend on: not of how much memory there is."""
-    cluster = replace(cluster, devices=tuple(replace(x, memory_bytes=1) for x in cluster.devices))
-    # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: the code's name says so.
-    machine = (machine_name(), os.cpu_count(), code_name())
-    return cache_key(VERSION, spec.digest, cluster, tuple(schemes), *machine)

@@ -12,7 +12,7 @@ from edgewise.cli.terminal import console, print_json, print_notes
 from edgewise.cli.this_device import parse_address, this_device
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
-from edgewise.hosting import Chooser, Event, Host, Measured
+from edgewise.hosting import Chooser, Event, Host, Measured, Overview
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.profiling import Grid
@@ -59,7 +59,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     checkpoint = open_checkpoint(options.model)
     print_notes(checkpoint.notes)
     spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)
-    workload = workload_of(options, options.kv_cache)
+    workload = workload_of(options, options.kv_cache, options.wire)
     limits = limits_of(workload, spec.max_context)
     screen = console(options.as_json)
 
@@ -73,7 +73,9 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         grid = replace(Grid.around(workload), repeats=REPEATS)
         measured = Measured(workers, options.model, spec, grid)
         chooser = Chooser(workers, measured, spec, workload, options.scheme, options.objective)
-        host = Host(options.model, workers, started.launcher, measured, chooser, workload, on_event)
+        join = started.lines[-1] if started.lines else ""
+        overview = Overview(options.model, spec, join, on_event)
+        host = Host(options.model, workers, started.launcher, measured, chooser, workload, overview)
         key, admission = _key(http[0]), Admission()
         share = limits.cache_tokens // limits.sequences
         model = Model(options.model, tokenizer, limits.context, spec.vocab_size, share)
@@ -88,7 +90,6 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             for line in started.lines:
                 screen.print(f"  [bold]{line}[/]", soft_wrap=True)
             if options.as_json:
-                join = started.lines[-1] if started.lines else ""
                 print_json({"url": url, "join": join, "key": made})
             _on_interrupt(host, admission)
             host.run()

@@ -13,8 +13,9 @@ from edgewise.cli.options import (
     MicroBatches,
     Model,
     Threads,
+    WireType,
 )
-from edgewise.schemes import CacheType
+from edgewise.schemes import CacheType, Wire
 from edgewise.specs import Objective
 
 
@@ -39,6 +40,7 @@ class ServingOptions:
         str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
     ] = None
     kv_cache: KVCache = CacheType.FULL
+    wire: WireType = Wire.FP32
     objective: Annotated[
         Objective, typer.Option(help="Time per token of one request, or tokens of all per second.")
     ] = Objective.LATENCY
@@ -63,6 +65,10 @@ class UpOptions(ServingOptions):
     listen: Annotated[
         str, typer.Option(help="Where devices join, HOST:PORT; 0.0.0.0: from everywhere.")
     ] = "0.0.0.0:7766"
+    new_keys: Annotated[
+        bool,
+        typer.Option("--new-keys", help="Let nobody in by the line of an earlier `up` here."),
+    ] = False
     ray: Annotated[
         bool,
         typer.Option(
@@ -81,6 +87,10 @@ class ChatOptions:
     cluster: ClusterOrNone = None
     scheme: Annotated[
         str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
+    ] = None
+    quality: Annotated[
+        str | None,
+        typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
     ] = None
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer at most.")] = (
         None

@@ -28,7 +28,7 @@ def run_simulate(options: SimulateOptions) -> None:
     plan = Plan.load(options.plan)
     model = _model(plan)
     cluster, profile = _devices(plan, model, options)
-    work = workload_of(options, plan.cache)
+    work = workload_of(options, plan.cache, plan.wire)
     costs = CostModel(model, cluster, profile, work)
     plan.check(model, cluster)
     costs.check_memory(plan)

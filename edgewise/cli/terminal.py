@@ -84,6 +84,11 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
+def finite_values(values: dict[str, object]) -> dict[str, object]:
+    """The same for JSON, where an unlimited rate is null."""
+    return {key: None if value == math.inf else value for key, value in values.items()}
+
+
 def _non_finite(value: object, where: str = "") -> tuple[str, object] | None:
     """The path to the first number that is not finite, and that number."""
     if isinstance(value, float):
@@ -99,9 +104,11 @@ def _non_finite(value: object, where: str = "") -> tuple[str, object] | None:
 
 
 def cluster_table(cluster: Cluster) -> Table:
-    table = Table("device", "memory", "threads", "slowdown", "links", title="Devices")
+    table = Table("device", "memory", "threads", "slowdown", "network", title="Devices")
     for device in cluster.devices:
-        links = [
+        interface = device.interface_bytes_per_second
+        links = [f"each way {format_rate(interface)} at most"] if interface < math.inf else []
+        links += [
             f"{escape(link.target)}: {format_rate(link.bytes_per_second)}, "
             f"{format_seconds(link.latency_seconds)}"
             for link in cluster.all_links()
@@ -153,6 +160,40 @@ def timing_table(estimate: Estimate, measured: list[float], total: float) -> Tab
 def _compared(predicted: float, measured: float) -> tuple[str, str, str]:
     difference = f"{(measured / predicted - 1) * 100:+.0f} %" if predicted else "-"
     return f"{predicted * 1e3:.2f}", f"{measured * 1e3:.2f}", difference
+
+
+def comparison_json(outcomes: dict[str, PlanResult | Infeasible]) -> list[dict[str, object]]:
+    """The comparison for programs."""
+    return [
+        {
+            "planner": name,
+            "feasible": False,
+            "reason": str(outcome),
+            "shortage_bytes": outcome.shortage_bytes,
+            "predicted_seconds_per_token": None,
+        }
+        if isinstance(outcome, Infeasible)
+        else {
+            "planner": name,
+            "feasible": True,
+            "predicted_seconds_per_token": outcome.estimate.decode_seconds,
+            "predicted_error": outcome.estimate.decode_error,
+            "predicted_prefill_seconds": outcome.estimate.prefill_seconds,
+            "predicted_prefill_error": outcome.estimate.prefill_error,
+            "memory_bytes": outcome.estimate.memory_bytes,
+            "predicted_tokens_per_second": outcome.estimate.tokens_per_second,
+            "predicted_loss": finite(outcome.estimate.loss),
+            "status": outcome.status,
+            "gap": finite(outcome.gap),
+            "planning_seconds": outcome.seconds,
+            "explanation": outcome.explanation,
+            "stages": [
+                {"device": s.device, "start": s.start, "end": s.end, "schemes": list(s.schemes)}
+                for s in outcome.plan.stages
+            ],
+        }
+        for name, outcome in outcomes.items()
+    ]
 
 
 def plan_table(result: PlanResult) -> Table:

@@ -1,13 +1,10 @@
 """This machine as a device of a cluster."""
 
-import os
 import platform
-
-import psutil
 
 from edgewise.clusters import Device
 from edgewise.errors import InputError
-from edgewise.runtime.machine import free_bytes
+from edgewise.runtime.machine import free_bytes, physical_cores
 from edgewise.units import parse_bytes
 
 
@@ -15,12 +12,11 @@ def this_device(
     name: str | None, memory: str | None, threads: int | None, slowdown: float = 1.0
 ) -> Device:
     """Its free memory and physical cores, where nothing else is said. Raises InputError."""
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     try:
         size = free_bytes() if memory is None else parse_bytes(memory)
     except ValueError as error:
         raise InputError(f"--memory: {error}") from None
-    return Device(name or platform.node() or "device", size, threads or cores, slowdown)
+    return Device(name or platform.node() or "device", size, threads or physical_cores(), slowdown)
 
 
 def parse_address(text: str, option: str) -> tuple[str, int]:

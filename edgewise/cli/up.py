@@ -7,8 +7,10 @@ import psutil
 
 from edgewise.cli.serve import LOOPBACK, Started, serve
 from edgewise.cli.sharing import UpOptions
+from edgewise.cli.terminal import print_notes
 from edgewise.cli.this_device import parse_address
 from edgewise.clusters import Device
+from edgewise.runtime.launchers.kept_keys import identity_at
 from edgewise.runtime.live import start_live, start_on_ray
 
 EVERYWHERE = ("0.0.0.0", "::")
@@ -18,15 +20,18 @@ TOKEN_FIRST = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...  # as `ray get-auth
 def run_up(options: UpOptions) -> None:
     """Devices join and leave."""
     listen = parse_address(options.listen, "--listen")
-    serve(options, lambda device: _start(device, listen, ray=options.ray))
+    serve(options, lambda device: _start(device, listen, options))
 
 
-def _start(device: Device, listen: tuple[str, int], *, ray: bool) -> Started:
+def _start(device: Device, listen: tuple[str, int], options: UpOptions) -> Started:
     host = _reachable(listen[0])
-    if ray:
+    if options.ray:
         workers, nodes, line = start_on_ray(device, host)
         return Started(workers, nodes, (TOKEN_FIRST, line))
-    workers, agents, invitation = start_live(device, *listen)
+    identity, is_kept = identity_at(f"{listen[0]}:{listen[1]}", new=options.new_keys)
+    if is_kept:
+        print_notes(["machines that joined here before join again; --new-keys keeps them out"])
+    workers, agents, invitation = start_live(device, *listen, identity)
     port = agents.address.rpartition(":")[2]
     line = f"edgewise join {host}:{port} --token {invitation.token}"
     return Started(workers, agents, (line,))

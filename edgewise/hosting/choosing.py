@@ -1,13 +1,11 @@
 """Which plan a cluster should run now, and whether that is worth a change."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from edgewise.costs import CostModel
-from edgewise.errors import Infeasible
 from edgewise.hosting.measured import Measured
 from edgewise.planning import Objective, PlanResult, Problem
-from edgewise.planning.default_scheme import schemes_that_fit, too_large
+from edgewise.planning.default_scheme import check_size, first_that_fits
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
 from edgewise.runtime.replanning import keeping_schemes
@@ -34,17 +32,14 @@ class Chooser:
     ) -> None:
         self._workers, self._measured, self._spec = workers, measured, spec
         self._workload, self._scheme, self._objective = workload, scheme, objective
+        self._costs: dict[tuple[str, ...], CostModel] = {}  # last ones, by schemes
 
     def anew(self) -> PlanResult:
         """The best plan, whatever ran before."""
-        reason: Infeasible | None = None
-        for scheme in self._schemes():
-            try:
-                return joint(self._problem((scheme,)), SECONDS)
-            except Infeasible as error:  # enough memory in all, but not where it is needed
-                reason = error
-        cluster, last = self._workers.cluster, self._scheme or "2bit"
-        raise reason or too_large(self._spec, last, cluster, self._workload)
+        cluster = self._workers.cluster
+        if self._scheme is not None:
+            return self._best_in(self._scheme)
+        return first_that_fits(self._spec, cluster, self._workload, self._best_in)[0]
 
     def keeping(self, plan: Plan) -> PlanResult:
         """The best plan in which every layer keeps its scheme: requests under way go on with it
@@ -59,6 +54,14 @@ class Chooser:
         estimate = problem.costs.estimate(plan)
         problem.costs.check_memory(plan)
         return problem.score(estimate)
+
+    def stage_seconds(self, plan: Plan, sequences: int) -> list[float]:
+        """What each stage of a plan that was chosen takes for a token of each of so many sequences
+        together. Nothing is measured for it."""
+        costs = self._costs[tuple(dict.fromkeys(plan.schemes))]
+        work = replace(self._workload, sequences=sequences * self._workload.micro_batches)
+        estimate = replace(costs, workload=work).estimate(plan)
+        return [stage.decode_seconds for stage in estimate.stages]
 
     def better(self, plan: Plan, *, keep: bool) -> tuple[PlanResult | None, str]:
         """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the
@@ -79,13 +82,12 @@ class Chooser:
             f"{gain:.0%} quicker: {1000 * then:.3g} ms a token instead of {1000 * now:.3g}",
         )
 
-    def _schemes(self) -> Iterator[str]:
-        if self._scheme is not None:
-            yield self._scheme
-        else:
-            yield from schemes_that_fit(self._spec, self._workers.cluster, self._workload)
+    def _best_in(self, scheme: str) -> PlanResult:
+        check_size(self._spec, scheme, self._workers.cluster, self._workload)
+        return joint(self._problem((scheme,)), SECONDS)
 
     def _problem(self, schemes: tuple[str, ...]) -> Problem:
         cluster, profile = self._workers.cluster, self._measured.profile(schemes)
         costs = CostModel(self._spec, cluster, profile, self._workload)
+        self._costs[schemes] = costs
         return Problem(costs, schemes, self._objective)

@@ -1,14 +1,13 @@
 """What is known of the devices that there are: seconds of layers, bytes of links. It is measured
 when it is asked for first; seconds are kept between runs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_text_atomically
+from edgewise.caches import cache_folder, cache_key, read_cached, write_text_atomically
 from edgewise.clusters import Link
-from edgewise.errors import ProfileError
 from edgewise.profiles import VERSION, DeviceReading, Profile
 from edgewise.profiling import Grid, measure_layers, measure_links, read_memory
 from edgewise.profiling.bench import TIME_SECONDS
@@ -27,10 +26,10 @@ class Measured:
         model: str,
         spec: ModelSpec,
         grid: Grid,
-        say: Callable[[str], None] = lambda what: None,
     ) -> None:
         self._workers, self._model, self._spec, self._grid = workers, model, spec, grid
-        self._say = say
+        self.say: Callable[[str], None] = lambda what: None
+        self.slow: Mapping[str, float] = {}  # devices that take so many times as long for now
         self._layers: dict[tuple[str, str], Profile] = {}  # by device and scheme
         self._links: dict[tuple[str, str], Link] = {}
 
@@ -43,7 +42,8 @@ class Measured:
         parts = [self._layers[name, scheme] for name in names for scheme in schemes]
         layers = tuple(timing for part in parts for timing in part.layers)
         memory = tuple(size for part in parts for size in part.memory)
-        return Profile(self._spec.digest, layers, self._readings(parts), self._here(), memory)
+        profile = Profile(self._spec.digest, layers, self._readings(parts), self.links, memory)
+        return profile.slowed(self.slow)
 
     def forget(self, device: str) -> None:
         """Of a device that left: another one may come by its name."""
@@ -53,14 +53,14 @@ class Measured:
     def _measure_layers(self, devices: Sequence[str], scheme: str) -> None:
         missing = list[str]()
         for device in devices:
-            kept = _load(self._file(device, scheme))
+            kept = read_cached(self._file(device, scheme), Profile.load)
             if kept is None:
                 missing.append(device)
             else:
                 self._layers[device, scheme] = kept
         if not missing:
             return
-        self._say(f"measuring {', '.join(missing)} in {scheme}")
+        self.say(f"measuring {', '.join(missing)} in {scheme}")
         timed = measure_layers(
             self._workers, missing, self._model, self._spec, (scheme,), self._grid
         )
@@ -71,11 +71,13 @@ class Measured:
     def _measure_links(self) -> None:
         ends = {(a, b) for a in self._workers.names for b in self._workers.names}
         if ends - self._links.keys():
-            self._say("measuring links")
+            self.say("measuring links")
         for link in measure_links(self._workers, self._links.keys()):
             self._links[link.source, link.target] = link
 
-    def _here(self) -> tuple[Link, ...]:
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """As measured last, between the devices that there are."""
         names = self._workers.names
         return tuple(x for x in self._links.values() if x.source in names and x.target in names)
 
@@ -90,23 +92,14 @@ class Measured:
         return tuple(readings)
 
     def _file(self, device: str, scheme: str) -> Path | None:
-        """Named by all that a device's seconds depend on, not by how much memory there is."""
+        """Named by all that a device's seconds depend on: not by its memory, nor its interface."""
         folder = cache_folder("devices")
         said = self._workers.call(device, messages.Describe(), messages.Described, TIME_SECONDS)
-        what = replace(self._workers.cluster.device(device), memory_bytes=1)
+        what = self._workers.cluster.device(device)
+        what = replace(what, memory_bytes=1, interface_bytes_per_second=1.0)
         machine = (said.machine, said.code)
         key = cache_key(VERSION, self._spec.digest, scheme, self._grid, what, *machine)
         return folder and folder / f"{key}.json"
-
-
-def _load(path: Path | None) -> Profile | None:
-    if path is None or not is_cached(path):
-        return None
-    try:
-        return Profile.load(path)
-    except ProfileError:
-        remove(path)  # written by half, or by hand: measure again
-        return None
 
 
 def _of_device(profile: Profile, device: str) -> Profile:

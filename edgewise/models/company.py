@@ -5,6 +5,7 @@ and takes over from the kernels beyond some tokens of a step (`kernels.most_toke
 divided into groups that take, each sequence, the way that it would take alone.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -40,3 +41,10 @@ def in_groups(segments: Sequence[Segment], most: int) -> list[Group]:
         group.segments.append(segment)
         group.tokens.extend(range(end - segment.length, end))
     return groups
+
+
+def owners(segments: Sequence[Segment], rows: Sequence[int]) -> list[int]:
+    """The sequence that each of these rows belongs to, where the segments' tokens lie one after the
+    other."""
+    ends = list(accumulate(segment.length for segment in segments))
+    return [segments[bisect_right(ends, row)].sequence for row in rows]

@@ -1,11 +1,8 @@
 """A shard runs a half-open range of a model's layers, with its own cache."""
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -13,11 +10,10 @@ from torch import Tensor
 
 from edgewise.errors import NonFinite, PlanError
 from edgewise.kernels import backend_of
-from edgewise.kernels.block import NativeBlock
 from edgewise.models.blank import random_layer
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
-from edgewise.models.company import Group, in_groups
+from edgewise.models.company import Group, in_groups, owners
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import (
     Block,
@@ -30,11 +26,12 @@ from edgewise.models.decoder import (
 from edgewise.models.finite import all_finite, check_finite
 from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader
-from edgewise.models.native import native_block
+from edgewise.models.native import Part, native_block
+from edgewise.models.wire import through
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.stacked import StackedLinear
 from edgewise.quantization.store import Store
-from edgewise.schemes import DEFAULT, CacheType, get_scheme
+from edgewise.schemes import DEFAULT, CacheType, Wire, get_scheme
 from edgewise.specs import ModelSpec
 
 
@@ -42,7 +39,8 @@ class Shard:
     """Layers [start, start + len(layers)) of a model.
 
     `forward` takes token ids if the shard holds layer 0, hidden states otherwise, and returns
-    logits if it holds the last layer, hidden states otherwise.
+    logits if it holds the last layer, hidden states otherwise. The inputs of the layers `rounded`
+    are as they would be behind such links.
     """
 
     def __init__(
@@ -55,8 +53,10 @@ class Shard:
         context: int,
         cache: CacheType = CacheType.FULL,
         tokens: int | None = None,
+        rounded: Mapping[int, Wire] | None = None,
     ) -> None:
         self.config, self.start, self.layers = config, start, layers
+        self._rounded = rounded or {}
         self.device = next(_tensors(layers[0])).device
         blocks = [layer for layer in layers if isinstance(layer, Block)]
         self.cache = KVCache(
@@ -118,7 +118,9 @@ class Shard:
         try:
             return check_finite(outputs, f"layers {self.start}-{self.end - 1}")
         except NonFinite as error:
-            raise NonFinite(str(error), _not_finite(outputs, segments, rows)) from None
+            of_rows = zip(owners(segments, rows), outputs, strict=True)
+            bad = dict.fromkeys(owner for owner, row in of_rows if not all_finite(row))
+            raise NonFinite(str(error), tuple(bad)) from None
 
     @torch.inference_mode()
     def hidden(self, inputs: Tensor, segments: list[Segment]) -> Tensor:
@@ -129,7 +131,7 @@ class Shard:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [tokens, vocabulary], NaN where the hidden states are not finite."""
-        return _logits(self.layers[-1], hidden)
+        return _logits(self.layers[-1], self._arriving(hidden, self.end - 1))
 
     def _run_apart(self, inputs: Tensor, groups: list[Group], rows: Sequence[int]) -> Tensor:
         """One group after the other; the results in the order of `rows`."""
@@ -153,6 +155,7 @@ class Shard:
         if isinstance(first, Embedding):
             states = first(states, positions)
         for part in self._parts:
+            states = self._arriving(states, self._first_block + part.first + 1)
             if backend is not None and len(states) <= part.most_tokens:
                 lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
                 states = backend.run(part.native, states, lanes, turn)
@@ -162,22 +165,27 @@ class Shard:
                 states = block(states, turn, self.cache.attention(number, segments, window))
         if rows is None or not isinstance(last, Head):
             return states
-        return _logits(last, states[list(rows)])
+        return _logits(last, self._arriving(states[list(rows)], self.end - 1))
+
+    def _arriving(self, states: Tensor, layer: int) -> Tensor:
+        """What a layer gets of what the one before computed."""
+        return through(states, self._rounded[layer]) if layer in self._rounded else states
 
     @property
     def _first_block(self) -> int:
         """The model's number of the shard's first block."""
         return max(self.start - 1, 0)
 
-    def _divided(self) -> list["_Part"]:
+    def _divided(self) -> list[Part]:
         """The blocks, in stretches that run alike."""
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for number, block in enumerate(layer for layer in self.layers if isinstance(layer, Block)):
             window = self.config.windows[self._first_block + number]
             native = native_block(self.config, block, window, self.cache.stored(number))
             most = native.most_tokens if native else 0
-            if not parts or parts[-1].most_tokens != most:
-                parts.append(_Part(number, most, [], []))
+            starts = self._first_block + number + 1 in self._rounded
+            if not parts or parts[-1].most_tokens != most or starts:
+                parts.append(Part(number, most, [], []))
             parts[-1].blocks.append(block)
             if native is not None:
                 parts[-1].native.append(native)
@@ -193,33 +201,12 @@ class Shard:
         self.cache.copy(source, target, length)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Blocks one after the other, from the shard's `first` on, with what the kernels need to run
-    up to `most_tokens` through them in one call; beyond that, torch runs them."""
-
-    first: int
-    most_tokens: float
-    blocks: list[Block]
-    native: list[NativeBlock]
-
-
 def _logits(head: Layer, states: Tensor) -> Tensor:
     """Packed matrices are multiplied with integers, which would hide numbers that are none."""
     logits: Tensor = head(states)
     if not all_finite(states):
         logits[~states.isfinite().all(-1)] = math.nan
     return logits
-
-
-def _not_finite(
-    outputs: Tensor, segments: Sequence[Segment], rows: Sequence[int]
-) -> tuple[int, ...]:
-    """The sequences to which rows of outputs belong that are not finite."""
-    ends = list(accumulate(segment.length for segment in segments))
-    owners = [segments[bisect_right(ends, row)].sequence for row in rows]
-    bad = [owner for owner, row in zip(owners, outputs, strict=True) if not all_finite(row)]
-    return tuple(dict.fromkeys(bad))
 
 
 def _tensors(layer: Layer) -> Iterator[Tensor]:
@@ -239,6 +226,7 @@ def load_shard(
     context: int | None = None,
     cache: CacheType = CacheType.FULL,
     tokens: int | None = None,
+    rounded: Mapping[int, Wire] | None = None,
     method: str | None = None,
     store: Store | None = None,
     held: Iterable[Layer] = (),
@@ -249,8 +237,8 @@ def load_shard(
     `schemes` is one scheme, or one per layer; `method` rounds what they quantize, while it is read,
     and `store` keeps the result. What is among the layers `held` already, of the same origin, is
     taken from there. The cache has room for `slots` sequences of up to `context` tokens (default:
-    the model's maximum), `tokens` in all (default: `slots * context`), kept as `cache` says. Raises
-    ModelError, PlanError, QuantizationError, SchemeError.
+    the model's maximum), `tokens` in all (default: `slots * context`), kept as `cache` says.
+    `rounded`: see Shard. Raises ModelError, PlanError, QuantizationError, SchemeError.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, str | Path) else model
     config = checkpoint.config
@@ -272,7 +260,16 @@ def load_shard(
         layers.append(layer)
         on_layer(number)
     room = context or config.max_context
-    return Shard(config, start, layers, slots=slots, context=room, cache=cache, tokens=tokens)
+    return Shard(
+        config,
+        start,
+        layers,
+        slots=slots,
+        context=room,
+        cache=cache,
+        tokens=tokens,
+        rounded=rounded,
+    )
 
 
 def random_shard(

@@ -1,7 +1,8 @@
 """Which scheme a model runs in where nobody said: its own type if that fits, else the recipe with
 the most bits that does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from edgewise.clusters import Cluster
 from edgewise.costs import device_bytes, layer_bytes, workspace_bytes
@@ -12,6 +13,8 @@ from edgewise.specs import ModelSpec, Workload
 from edgewise.units import format_bytes
 
 ORDER = (STORED, *RECIPES)  # the most bits first
+
+T = TypeVar("T")
 
 
 def candidates(spec: ModelSpec) -> tuple[str, ...]:
@@ -46,6 +49,20 @@ def schemes_that_fit(spec: ModelSpec, cluster: Cluster, workload: Workload) -> I
     for name in ORDER:
         if needed_bytes(spec, name, workload, len(cluster.devices)) <= room:
             yield name
+
+
+def first_that_fits(
+    spec: ModelSpec, cluster: Cluster, workload: Workload, plan_in: Callable[[str], T]
+) -> tuple[T, str]:
+    """What `plan_in` makes of the first scheme in which it finds a plan, and that scheme. Raises
+    Infeasible where not even the fewest bits fit."""
+    reason: Infeasible | None = None
+    for name in schemes_that_fit(spec, cluster, workload):
+        try:
+            return plan_in(name), name
+        except Infeasible as error:  # enough memory in all, but not where it is needed
+            reason = error
+    raise reason or too_large(spec, ORDER[-1], cluster, workload)
 
 
 def description(spec: ModelSpec, name: str, workload: Workload, devices: int) -> str:

@@ -9,11 +9,12 @@ Binary z[b,i,j]: layer i on stage j in scheme b; x[i,j] = sum over b of z[b,i,j]
 
     faithful   sum T_pre_j + (m-1) T_pre + sum T_dec_j + (m'-1)(n-1) T_dec + theta sum omega z,
                T_j >= what stage j computes, T_j >= its hop, T >= T_j
-    otherwise  sum pre_j + hops + (m-1) T_pre + (n-1) R + theta sum omega z,
+    otherwise  sum pre_j + hops + (c m - 1) T_pre + (n-1) R + theta sum omega z,
                R >= sum dec_j + hops, R >= m' T_dec, T >= what links are occupied for
 
-The published objective counts one decode step where m' = 1. R counts a round for each token, as
-the cost model does (edgewise/costs.py). Embedding and head are layers here, so the published
+The published objective counts one decode step where m' = 1, and prompts are whole: pre_j is all of
+them. Ours travel in c chunks, of which pre_j is one; R counts a round for each token, as the cost
+model does (edgewise/costs.py). Embedding and head are layers here, so the published
 code's charging of them once per block has nothing to apply to. The paper also enumerates
 micro-batch sizes; a Problem's workload fixes them. It uses all devices; here every selection is an
 order of its own. Orders are solved by rising linear relaxation, until that exceeds the best plan:
@@ -147,8 +148,8 @@ def _program(data: Pipeline, faithful: bool) -> tuple[Program, Ints, float, floa
 
 def _published(program: Program, data: Pipeline, z: Ints, unit: float) -> None:
     phases = (
-        (data.prefill, data.prefill_hop, data.prefill_batches - 1),
-        (data.decode, data.decode_hop, (data.decode_batches - 1) * (data.tokens - 1)),
+        (data.prefill * data.chunks, data.prompt_hop, data.batches - 1),
+        (data.decode, data.decode_hop, (data.batches - 1) * (data.tokens - 1)),
     )
     for seconds, hop, weight in phases:
         times = np.where(np.isfinite(seconds), seconds, 0.0) / unit
@@ -163,7 +164,7 @@ def _published(program: Program, data: Pipeline, z: Ints, unit: float) -> None:
 def _fixed(program: Program, data: Pipeline, z: Ints, unit: float) -> None:
     prefill = np.where(np.isfinite(data.prefill), data.prefill, 0.0) / unit
     decode = np.where(np.isfinite(data.decode), data.decode, 0.0) / unit
-    filling = data.prefill_batches - 1
+    filling = data.batches * data.chunks - 1
     slowest = program.columns((1,), filling, INFINITY, integer=False)
     busiest = program.columns((1,), 0.0, INFINITY, integer=False)
     rounds = program.columns((1,), data.tokens - 1, INFINITY, integer=False)
@@ -174,4 +175,4 @@ def _fixed(program: Program, data: Pipeline, z: Ints, unit: float) -> None:
     program.row(max(data.decode_busy.max(), data.ends_busy) / unit, INFINITY, (busiest, 1))
     constant = float(data.step.sum() + data.decode_hop.sum() + data.ends) / unit
     program.row(constant, INFINITY, (rounds, 1), (z, -decode))
-    program.row(0, INFINITY, (rounds, 1), (busiest, -data.decode_batches))
+    program.row(0, INFINITY, (rounds, 1), (busiest, -data.batches))

@@ -21,7 +21,7 @@ from edgewise.errors import Infeasible
 from edgewise.planning.llm_pq import chosen, constrained
 from edgewise.planning.pipeline import Choice, Pipeline, pipelines, to_names
 from edgewise.planning.problem import PlanResult, Problem, result
-from edgewise.planning.tables import tables, why_infeasible
+from edgewise.planning.tables import Floats, tables, why_infeasible
 from edgewise.schemes import get_scheme
 
 MOST_MOVES = 200
@@ -82,7 +82,7 @@ def improve(data: Pipeline, choice: Choice, bits: list[int], *, faithful: bool =
     """Step 2, from a placement."""
     for _ in range(MOST_MOVES):
         value = data.value(choice, faithful=faithful)
-        times = _weighted(data, choice)
+        times = _weighted(data, choice, faithful)
         straggler = int(times.argmax())
         for pioneer in np.argsort(times, kind="stable")[:-1].tolist():
             moved = [
@@ -98,11 +98,10 @@ def improve(data: Pipeline, choice: Choice, bits: list[int], *, faithful: bool =
     return choice
 
 
-def _weighted(data: Pipeline, choice: Choice) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    prefill, decode = data.stages(choice)
-    filling = max(data.prefill_batches - 1, 1)
-    steps = max(data.decode_batches - 1, 1) * (data.tokens - 1)
-    weighted: np.ndarray[tuple[int], np.dtype[np.float64]] = filling * prefill + steps * decode
+def _weighted(data: Pipeline, choice: Choice, faithful: bool) -> Floats:
+    prefill, decode = data.stages(choice, faithful=faithful)
+    filling = max(data.batches * (1 if faithful else data.chunks) - 1, 1)
+    weighted: Floats = filling * prefill + max(data.batches - 1, 1) * (data.tokens - 1) * decode
     return weighted
 
 

@@ -17,12 +17,13 @@ Choice = tuple[list[int], list[int]]  # the stage and the scheme of every layer
 class Pipeline:
     """Data of one order of devices; axes are scheme b, layer i and stage j.
 
-    `prefill[b, i, j]` and `decode[b, i, j]` are seconds of one chunk of a micro-batch and of one of
-    its tokens, `step[j]` comes on top once; `prefill_hop[j]` and `decode_hop[j]` bring the input of
-    stage j and keep their link busy for `prefill_busy[j]` and `decode_busy[j]`, `ends` is the rest
-    of the round trip (in at the first stage, out at the last), `ends_busy` the busier link of it.
-    `omega[b, i]` is the loss of quality, worth `theta` seconds a unit and at most `budget`; m and
-    m' micro-batches; `tokens` are generated.
+    `prefill[b, i, j]` and `decode[b, i, j]` are seconds of one of the `chunks` of a micro-batch's
+    prompts and of one of its tokens, `step[j]` comes on top once; `prefill_hop[j]` and
+    `decode_hop[j]` bring the input of stage j and keep their link busy for `prefill_busy[j]` and
+    `decode_busy[j]`, `prompt_hop[j]` brings that of whole prompts; `ends` is the rest of the round
+    trip (in at the first stage, out at the last), `ends_busy` the busier link of it. `omega[b, i]`
+    is the loss of quality, worth `theta` seconds a unit and at most `budget`; `batches` are the
+    paper's m and m', here one number; `tokens` are generated.
     """
 
     devices: tuple[int, ...]
@@ -30,6 +31,7 @@ class Pipeline:
     decode: Floats
     step: Floats
     prefill_hop: Floats
+    prompt_hop: Floats
     decode_hop: Floats
     prefill_busy: Floats
     decode_busy: Floats
@@ -42,33 +44,36 @@ class Pipeline:
     allowed: Bools
     budget: float
     theta: float
-    prefill_batches: int
-    decode_batches: int
+    chunks: int
+    batches: int
     tokens: int
 
-    def stages(self, choice: Choice) -> tuple[Floats, Floats]:
-        """What every stage computes, per micro-batch, in each phase."""
+    def stages(self, choice: Choice, *, faithful: bool = False) -> tuple[Floats, Floats]:
+        """What every stage computes of a chunk, of whole prompts where `faithful`, and of a token
+        of a micro-batch."""
         stage, scheme = choice
         layers, count = range(len(stage)), len(self.devices)
         prefill = np.bincount(stage, self.prefill[scheme, layers, stage], count)
+        prefill = prefill * self.chunks if faithful else prefill
         decode = np.bincount(stage, self.decode[scheme, layers, stage], count)
         return prefill + self.step, decode + self.step
 
     def value(self, choice: Choice, *, faithful: bool = False) -> float:
-        """The objective of a placement."""
+        """The objective of a placement. The mended one: a chunk fills the pipeline, the others
+        follow at the pace of the slowest; then every token takes a round, a micro-batch's trip
+        or all of them through the busiest device or link, whichever is longer (costs.py)."""
         stage, scheme = choice
-        prefill, decode = self.stages(choice)
+        prefill, decode = self.stages(choice, faithful=faithful)
         loss = self.theta * float(self.omega[scheme, range(len(stage))].sum())
-        counts = self.prefill_batches, self.decode_batches, self.tokens
         if faithful:
-            prefill = np.maximum(prefill, self.prefill_hop)
-            decode = np.maximum(decode, self.decode_hop)
-            return published_makespan(prefill, decode, *counts) + loss
+            each = np.maximum(prefill, self.prompt_hop), np.maximum(decode, self.decode_hop)
+            return published_makespan(*each, self.batches, self.batches, self.tokens) + loss
         filling = float(prefill.sum() + self.prefill_hop.sum()) + self.ends
         trip = float(decode.sum() + self.decode_hop.sum()) + self.ends
         slowest = max(float(prefill.max()), float(self.prefill_busy.max()))
         busiest = max(float(decode.max()), float(self.decode_busy.max()), self.ends_busy)
-        return makespan(filling, slowest, trip, busiest, *counts) + loss
+        later = (self.batches * self.chunks - 1) * slowest
+        return filling + later + (self.tokens - 1) * max(trip, self.batches * busiest) + loss
 
     def fits(self, choice: Choice) -> bool:
         """Whether memory, pins and budget hold."""
@@ -87,27 +92,11 @@ class Pipeline:
 def published_makespan(
     prefill: Floats, decode: Floats, prefill_batches: int, decode_batches: int, tokens: int
 ) -> float:
-    """Section 3.4, from the slower of computing and sending of every stage. With one micro-batch it
-    counts a single decode step."""
+    """Section 3.4, from the slower of computing and sending of every stage, prompts whole. With one
+    micro-batch it counts a single decode step."""
     filling = prefill.sum() + (prefill_batches - 1) * prefill.max()
     steps = decode.sum() + (decode_batches - 1) * (tokens - 1) * decode.max()
     return float(filling + steps)
-
-
-def makespan(
-    filling: float,
-    slowest: float,
-    trip: float,
-    busiest: float,
-    prefill_batches: int,
-    decode_batches: int,
-    tokens: int,
-) -> float:
-    """Every token but the first takes a round: the trip of one micro-batch, its hops included, or
-    all micro-batches through the busiest device or link, whichever is longer (costs.py). Before
-    that one chunk fills the pipeline, and the others follow at the pace of the slowest."""
-    rounds = max(trip, decode_batches * busiest)
-    return filling + (prefill_batches - 1) * slowest + (tokens - 1) * rounds
 
 
 def pipelines(
@@ -144,13 +133,15 @@ def _pipeline(problem: Problem, arrays: Tables, order: tuple[int, ...], theta: f
     omega = np.where(np.isfinite(arrays.loss), arrays.loss, 0.0)
     if theta and (known := np.isfinite(arrays.loss)).any(axis=0).all():
         usable = usable & known[:, :, None]
-    moves = list(pairwise(order))
+    moves, hop = list(pairwise(order)), problem.costs.activation_hop
+    prompts = [hop(arrays.names[a], arrays.names[b], work.prompt_tokens) for a, b in moves]
     return Pipeline(
         devices=order,
         prefill=np.where(usable, arrays.prefill[:, :, index], INFINITY),
         decode=np.where(usable, arrays.decode[:, :, index], INFINITY),
         step=arrays.step[index],
         prefill_hop=np.array([0.0, *(arrays.chunk_hop[a, b] for a, b in moves)]),
+        prompt_hop=np.array([0.0, *(whole.seconds for whole in prompts)]),
         decode_hop=np.array([0.0, *(arrays.hop[a, b] for a, b in moves)]),
         prefill_busy=np.array([0.0, *(arrays.chunk_busy[a, b] for a, b in moves)]),
         decode_busy=np.array([0.0, *(arrays.busy[a, b] for a, b in moves)]),
@@ -163,8 +154,8 @@ def _pipeline(problem: Problem, arrays: Tables, order: tuple[int, ...], theta: f
         allowed=arrays.allowed[:, index],
         budget=problem.budget,
         theta=theta,
-        prefill_batches=work.micro_batches * arrays.chunks,
-        decode_batches=work.micro_batches,
+        chunks=arrays.chunks,
+        batches=work.micro_batches,
         tokens=work.new_tokens,
     )
 

@@ -88,8 +88,9 @@ class Problem:
             stages.append(Stage(device, at, end, tuple(schemes[at:end])))
             at = end
         model = self.costs.model
-        cache = self.costs.workload.cache
-        return Plan(model.name, model.digest, self.num_layers, tuple(stages), cache=cache)
+        work = self.costs.workload
+        named = model.name, model.digest, self.num_layers
+        return Plan(*named, tuple(stages), cache=work.cache, wire=work.wire)
 
     def check(self, plan: Plan, estimate: Estimate) -> None:
         """Raise Infeasible, naming the constraint, where a plan breaks one."""

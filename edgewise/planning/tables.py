@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
 from edgewise.planning.problem import Problem
-from edgewise.specs import ACTIVATION_BYTES
 from edgewise.units import format_bytes
 
 Floats = NDArray[np.float64]
@@ -65,7 +64,7 @@ def tables(problem: Problem) -> Tables:
         raise Infeasible("every device is forbidden")
     model, layers, chunks = costs.model, range(problem.num_layers), len(costs.chunks)
     tokens = -(-costs.workload.prompt_tokens // chunks)
-    width = costs.workload.batch * model.hidden_size * ACTIVATION_BYTES
+    width = costs.hidden_bytes
     first = {name: i for i, name in reversed(list(enumerate(model.classes)))}
 
     @cache
@@ -118,6 +117,8 @@ def _links(costs: CostModel, names: Sequence[str]) -> tuple[Floats, Floats]:
         if link.source in number and link.target in number:
             delay[number[link.source], number[link.target]] = link.latency_seconds
             rate[number[link.source], number[link.target]] = link.bytes_per_second
+    ends = [costs.cluster.device(name).interface_bytes_per_second for name in names]
+    rate = np.minimum(rate, np.minimum.outer(ends, ends))
     np.fill_diagonal(delay, 0.0)
     np.fill_diagonal(rate, INFINITY)
     return delay, rate
@@ -158,11 +159,13 @@ def equal_devices(problem: Problem, arrays: Tables) -> tuple[tuple[int, ...], ..
     The source, pinned and required devices are groups of their own.
     """
     own = {problem.source, *problem.pinned.values(), *problem.required}
+    interface = [problem.costs.cluster.device(x).interface_bytes_per_second for x in arrays.names]
     groups: list[list[int]] = []
     for j, name in enumerate(arrays.names):
         for group in groups:
             apart = name in own or arrays.names[group[0]] in own
-            if not apart and _equal(arrays, group[0], j):
+            alike = interface[group[0]] == interface[j]
+            if not apart and alike and _equal(arrays, group[0], j):
                 group.append(j)
                 break
         else:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -22,7 +22,7 @@ from edgewise.quality.running import run_sequences
 from edgewise.quality.streaming import divergence
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.store import Store
-from edgewise.schemes import CacheType
+from edgewise.schemes import CacheType, Wire
 
 SLOTS = 64  # questions answered at a time
 LARGEST = math.log(sys.float_info.max)  # that has an exponential
@@ -60,12 +60,14 @@ def measure_quality(
     *,
     method: str | None = None,
     cache: CacheType = CacheType.FULL,
+    rounded: Mapping[int, Wire] | None = None,
     store: Store | None = None,
     alter: Callable[[Shard], object] = lambda shard: None,
     on_step: OnStep = lambda step: None,
 ) -> Quality:
-    """A model with one scheme per layer, and that cache; `alter` may change its weights once they
-    are loaded. Raises InputError for examples beyond its context."""
+    """A model with one scheme per layer, that cache, and the inputs of the layers `rounded` as they
+    come by links; `alter` may change its weights once they are loaded. Raises InputError for
+    examples beyond its context."""
     tokenizer = load_tokenizer(model)
     texts = [_Text.of(example, tokenizer) for example in examples]
     context = open_checkpoint(model).config.max_context
@@ -81,6 +83,7 @@ def measure_quality(
         slots=SLOTS,
         context=context,
         cache=cache,
+        rounded=rounded,
         method=method,
         store=store,
     )

@@ -46,7 +46,7 @@ def block_gradient(
     config: DecoderConfig, number: int, block: Block, states: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A block's outputs for inputs `states` [B, T, H], and the gradient there of what has
-    `gradient` [B, T, H] at its outputs."""
+    `gradient` [B, T, H] at its outputs; none at states that are all zeros."""
     turn = None
     if config.rope is not None:
         frequency = inverse_frequencies(config.rope, config.head_dim)
@@ -58,7 +58,11 @@ def block_gradient(
         with torch.enable_grad(), _differentiable(block):
             inputs = part.clone().requires_grad_()
             output = block(inputs, turn, attend)
-            gradients += torch.autograd.grad(output, inputs, upper)
+            (lower,) = torch.autograd.grad(output, inputs, upper)
+        # A padding token's embedding is zeros, and where a text begins with it so is every state
+        # after it, in any scheme: nothing changes. But each norm multiplies the gradient by
+        # 1 / sqrt(epsilon), a thousand, and after a dozen layers there is no number for it.
+        gradients.append(lower.masked_fill(~part.any(-1, keepdim=True), 0.0))
         outputs.append(output.detach())
     return torch.cat(outputs), torch.cat(gradients)
 

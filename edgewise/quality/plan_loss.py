@@ -1,6 +1,6 @@
 """What plans truly lose: KL divergence from full precision, measured on the code that runs them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +14,7 @@ from edgewise.models.shard import Shard, load_shard
 from edgewise.quality.running import run_sequences, run_shard
 from edgewise.quality.streaming import ToLogits, divergence, run_in_parts, run_layer
 from edgewise.quantization.store import Store
-from edgewise.schemes import CacheType, get_scheme
+from edgewise.schemes import CacheType, Wire, get_scheme
 
 FULL = "fp32"
 MOST_BYTES = 2**30  # of weights in memory at a time, unless a layer alone is larger; of logits
@@ -63,11 +63,13 @@ def plan_losses(
     *,
     method: str | None = None,
     cache: CacheType = CacheType.FULL,
+    rounded: Mapping[int, Wire] | None = None,
     store: Store | None = None,
     on_step: OnStep = lambda step: None,
 ) -> list[Loss]:
     """KL(full || planned) in nats per token, on sequences ids [B, T], of a model in each of
-    several choices of a scheme per layer, with that cache.
+    several choices of a scheme per layer, with that cache, and the inputs of the layers `rounded`
+    as they come by links.
 
     The planned model is run by shards, a few layers in memory at a time: with the kernels, and as
     an answer is made, at most so many tokens at once as go through them."""
@@ -79,7 +81,7 @@ def plan_losses(
     losses = []
     for schemes in plans:
         states = ids
-        for shard in _shards(checkpoint, schemes, ids, method, cache, store):
+        for shard in _shards(checkpoint, schemes, ids, method, cache, rounded, store):
             if shard.end < checkpoint.config.num_layers:
                 states = run_shard(shard, states)
                 continue
@@ -119,6 +121,7 @@ def _shards(
     ids: Tensor,
     method: str | None,
     cache: CacheType,
+    rounded: Mapping[int, Wire] | None,
     store: Store | None,
 ) -> Iterator[Shard]:
     """The model in stretches of layers, one in memory at a time; room for one sequence in each."""
@@ -136,6 +139,7 @@ def _shards(
             slots=1,
             context=ids.shape[1],
             cache=cache,
+            rounded=rounded,
             method=method,
             store=store,
         )

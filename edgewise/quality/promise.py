@@ -18,6 +18,7 @@ from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.quality.plan_loss import Loss
+from edgewise.units import round_up
 
 ROUNDS = 8
 WRONG = 0.05  # probability
@@ -45,6 +46,11 @@ class Kept:
     result: PlanResult
     rounds: tuple[Round, ...]
 
+    @property
+    def allowed(self) -> float:
+        """The predicted loss within which the plan was found that holds."""
+        return self.rounds[-1].budget
+
 
 def keep(
     budget: float,
@@ -55,7 +61,7 @@ def keep(
     """Plan, measure, tighten until the measured loss surely holds. `loss_of` measures a plan, on
     other text for every attempt. Raises Infeasible, which says by how much it cannot, and what
     would help."""
-    rounds, tried = list[Round](), dict[tuple[str, ...], Round]()
+    rounds, tried = list[Round](), dict[object, Round]()
     allowed, too_small, refusal = budget * FIRST, 0.0, None
     for _ in range(ROUNDS):
         try:
@@ -67,13 +73,14 @@ def keep(
             too_small, refusal = allowed, error
             allowed = (too_small + rounds[-1].predicted) / 2 if rounds else budget
             continue
-        schemes, predicted = planned.plan.schemes, planned.estimate.loss
-        if schemes not in tried:
+        plan, predicted = planned.plan, planned.estimate.loss
+        loses_by = plan.schemes, *plan.rounded.items()
+        if loses_by not in tried:
             attempt = len(tried)
-            loss = loss_of(planned.plan, attempt)
+            loss = loss_of(plan, attempt)
             upper = loss.upper(WRONG / 2 ** (attempt + 1))
-            tried[schemes] = Round(allowed, predicted, loss.mean, upper)
-        rounds.append(replace(tried[schemes], budget=allowed))
+            tried[loses_by] = Round(allowed, predicted, loss.mean, upper)
+        rounds.append(replace(tried[loses_by], budget=allowed))
         on_round(rounds[-1])
         if rounds[-1].upper <= budget:
             return Kept(planned, tuple(rounds))
@@ -90,11 +97,13 @@ def _tighter(budget: float, last: Round) -> float:
 
 def _broken(budget: float, rounds: list[Round], error: Infeasible | None) -> Infeasible:
     best = min(rounds, key=lambda attempt: attempt.upper)
+    enough = max(best.upper, best.predicted / FIRST)  # for the planner to be allowed it at once
     why = f"no plan is expected to lose less ({error})" if error else f"{len(rounds)} plans tried"
     return Infeasible(
         f"the quality budget of {budget:.4g} cannot be kept: the best plan loses "
         f"{best.measured:.4g} when measured, {best.upper:.4g} at most, "
-        f"{best.upper - budget:.4g} too much ({best.predicted:.4g} predicted); {why}. A budget of "
-        f"{best.upper:.4g} would hold; more memory or schemes with more bits allow less",
+        f"{best.upper - budget:.4g} too much ({best.predicted:.4g} predicted); {why}. Try "
+        f"--quality {round_up(enough)} (nats per token), within which it is, or give more memory "
+        "or schemes with more bits",
         shortage_bytes=None if error is None else error.shortage_bytes,
     )

@@ -8,7 +8,7 @@ documentation 0.40, on a handbook, fortunes and a licence 0.34; likewise in 6 bi
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgewise import __version__, kernels
@@ -18,7 +18,7 @@ from edgewise.quality.calibration import Calibration, text_key
 from edgewise.quality.plan_loss import Loss, plan_loss_steps, plan_losses
 from edgewise.quality.rounding import Show, calibration_text, unseen
 from edgewise.quantization.store import Store
-from edgewise.schemes import CacheType
+from edgewise.schemes import CacheType, Wire
 
 FIRST_SEED = 100  # far from those of other texts
 SEQUENCES, LENGTH = 32, 128
@@ -37,31 +37,37 @@ def verify(
     *,
     method: str | None = None,
     cache: CacheType = CacheType.FULL,
+    rounded: Mapping[int, Wire] | None = None,
     store: Store | None = None,
     show: Show = unseen,
 ) -> Loss:
-    """What a plan with these schemes loses on the text of an attempt."""
-    text = text_of(model, attempt)
-    path = _path(model, text, tuple(schemes), method, cache)
+    """What a plan with these schemes loses on the text of an attempt; `rounded`: Plan.rounded."""
+    text, asked = text_of(model, attempt), (tuple(schemes), method, str(cache))
+    path = _path(text_key(model, text), *asked, *(rounded or {}).items())
     kept = _kept(path)
     if kept is not None:
         return kept
     ids = calibration_text(model, text, show)
     with show("measuring the plan", plan_loss_steps(model)) as advance:
         (loss,) = plan_losses(
-            model, [schemes], ids, method=method, cache=cache, store=store, on_step=advance
+            model,
+            [schemes],
+            ids,
+            method=method,
+            cache=cache,
+            rounded=rounded,
+            store=store,
+            on_step=advance,
         )
     write_text_atomically(path, json.dumps([loss.mean, loss.error, loss.count]))
     return loss
 
 
-def _path(
-    model: str, text: Calibration, schemes: tuple[str, ...], method: str | None, cache: CacheType
-) -> Path | None:
+def _path(*asked: object) -> Path | None:
     """Where a loss is kept, under all that it depends on."""
     code = (__version__, kernels.instruction_set(), os.environ.get("EDGEWISE_KERNELS", ""))
     folder = cache_folder("losses")
-    key = cache_key(text_key(model, text), schemes, method, str(cache), code)
+    key = cache_key(*asked, code)
     return folder and folder / f"{key}.json"
 
 

@@ -1,6 +1,6 @@
 """What an engine is: five methods, and the nouns they speak."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -90,7 +90,7 @@ def samples(request: Request, count: int) -> list[Request]:
     return [replace(request, sampling=sampling) for sampling in streams]
 
 
-def stream(engine: Engine, request: Request) -> Iterator[Token]:
+def stream(engine: Engine, request: Request) -> Generator[Token, None, None]:
     """The tokens of one request, while no other is running."""
     number = engine.submit(request)
     try:

@@ -18,17 +18,20 @@ from edgewise.quantization.store import Store
 from edgewise.runtime import messages
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.messages import Message
+from edgewise.schemes import Wire
 from edgewise.specs import ModelSpec
 from edgewise.units import format_bytes
 
 
 class Holding:
-    """`route` names the device of every stage, `shards` are this device's own, by stage."""
+    """`route` names the device of every stage, `shards` are this device's own, by stage; `wire` is
+    what hidden states come and go in."""
 
     def __init__(self, device: Device, report: Callable[[Message], None]) -> None:
         self.device, self._report = device, report
         self.epoch = -1
         self.route: tuple[str, ...] = ()
+        self.wire = Wire.FP32
         self.shards: dict[int, Shard] = {}
         self._load: messages.Load | None = None  # files of which are still to come
         self._downloads: list[Download] = []
@@ -62,7 +65,7 @@ class Holding:
             self._hold(load)
 
     def _hold(self, load: messages.Load) -> None:
-        held = self.shards
+        held, self.wire = self.shards, load.workload.wire
         self.shards, self.route = {}, tuple(stage.device for stage in load.stages)
         build = _from_files if load.shape else _from_checkpoint
         for number, stage in self._mine(load).items():

@@ -8,6 +8,7 @@ from edgewise.errors import InputError
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.invitation import Invitation
+from edgewise.runtime.launchers.kept_keys import Identity, make_identity
 from edgewise.runtime.launchers.local import LocalLauncher
 from edgewise.runtime.messages import EVERYWHERE
 from edgewise.runtime.settings import Settings
@@ -18,11 +19,13 @@ from edgewise.runtime.workers import Workers
 Others = TypeVar("Others", bound=Launcher)
 
 
-def start_live(source: Device, host: str, port: int) -> tuple[Workers, AgentLauncher, Invitation]:
+def start_live(
+    source: Device, host: str, port: int, identity: Identity | None = None
+) -> tuple[Workers, AgentLauncher, Invitation]:
     """Start this machine's worker, listen for agents on `host` ("0.0.0.0": everywhere) at `port`
-    (0: any), all encrypted with keys made now."""
-    keys = Keys.make()
-    invitation, address = Invitation.to(keys.public), f"tcp://{host}:{port or '*'}"
+    (0: any), all encrypted, known to them by `identity`, else by keys made now."""
+    keys, invitation = identity or make_identity()
+    address = f"tcp://{host}:{port or '*'}"
 
     def listen(inbox: ZeroMQ) -> AgentLauncher:
         return AgentLauncher(address, keys, invitation, inbox.peer, inbox.post)

@@ -1,5 +1,6 @@
 """This machine: its name in profiles, the memory that it has free, what a process takes of it."""
 
+import os
 import platform
 
 import psutil
@@ -16,6 +17,11 @@ def machine_name() -> str:
 def code_name() -> str:
     """What computes here: seconds measured with other code mean nothing."""
     return f"{__version__}, {kernels.instruction_set()}, {kernels.library_digest()}"
+
+
+def physical_cores() -> int:
+    """How many threads compute at full speed."""
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
 def free_bytes() -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from edgewise.errors import NonFinite
 from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
+from edgewise.models.wire import packed, unpacked
 from edgewise.runtime import messages
 from edgewise.runtime.holding import Holding
 from edgewise.runtime.last_stage import Sampler, score_prompt
@@ -40,6 +41,9 @@ class Stages:
         route = self._holding.route
         if step.epoch != self._holding.epoch or states is None:
             return  # left over from a plan that is no longer loaded
+        if step.stage:
+            hidden_size = self._holding.shards[step.stage].config.hidden_size
+            states = unpacked(states, self._holding.wire, hidden_size)
         while True:
             shard, is_last = self._holding.shards[step.stage], step.stage + 1 == len(route)
             with self._paced(len(states)) as taken:
@@ -55,7 +59,8 @@ class Stages:
                 return
             step = replace(step, stage=step.stage + 1, seconds=seconds)
             if route[step.stage] != self._device.name:
-                self._transport.send(route[step.stage], step, states)
+                sent = packed(states, self._holding.wire)
+                self._transport.send(route[step.stage], step, sent)
                 return
 
     def _finish(self, shard: Shard, states: Tensor, step: messages.Step) -> messages.Tokens:

@@ -45,6 +45,19 @@ class Replanned:
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """A request that ended: "stop", "length" or "error". Seconds from when it was submitted to its
+    first token, None where there was none, and from one token to the next in the mean."""
+
+    request: int
+    prompt_tokens: int
+    new_tokens: int
+    first_seconds: float | None
+    token_seconds: float | None
+    finish: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Requests now, and what was done so far.
 
@@ -73,4 +86,5 @@ class Stats:
     links: tuple[LinkStats, ...]
     replans: int
     last_replans: tuple[Replanned, ...]
+    last_finished: tuple[Finished, ...]
     memory_bytes: dict[str, int]

@@ -11,8 +11,8 @@ from edgewise.plans import Plan
 from edgewise.runtime.engine import Token
 from edgewise.runtime.events import Cancelled, Entered, Event, PlanInUse, Returned, Submitted
 from edgewise.runtime.logs import fields
-from edgewise.runtime.stats import Durations, LinkStats, Replanned, StageStats, Stats
-from edgewise.specs import ACTIVATION_BYTES, TOKEN_BYTES
+from edgewise.runtime.stats import Durations, Finished, LinkStats, Replanned, StageStats, Stats
+from edgewise.specs import TOKEN_BYTES
 
 BOUNDS = (  # of histograms, in seconds
     *(each * scale for scale in (0.001, 0.01, 0.1, 1.0, 10.0) for each in (1.0, 2.5, 5.0)),
@@ -20,7 +20,7 @@ BOUNDS = (  # of histograms, in seconds
 )
 RECENT = 1000  # durations, of which the median is taken
 RATE_SECONDS, RATE_TOKENS = 10.0, 4096  # over which throughput is taken: the shorter
-LAST_REPLANS = 8
+LAST_REPLANS, LAST_FINISHED = 8, 20
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Tally:
         self._first, self._between = _Histogram(), _Histogram()
         self._came = deque[float](maxlen=RATE_TOKENS)
         self._replans = deque[Replanned](maxlen=LAST_REPLANS)
+        self._finished = deque[Finished](maxlen=LAST_FINISHED)
         self._plan: _PlanTally
 
     def listen(self, event: Event) -> None:
@@ -63,6 +64,7 @@ class Tally:
             if one.tokens:
                 self._between.add(token.at - one.last)
             else:
+                one.first = token.at
                 self._first.add(token.at - one.submitted)
                 self._counts["prompt_tokens"] += one.prompt_tokens
             one.last = token.at
@@ -72,6 +74,7 @@ class Tally:
         if token.finish is not None:
             self._counts["failed" if token.error else "finished"] += 1
             del self._open[token.request]
+            self._finished.append(one.finished(token))
             seconds = token.at - one.submitted
             numbers = {"request": token.request, "tokens": one.tokens, "seconds": seconds}
             log.debug(fields("finished", **numbers, finish=token.finish, error=token.error))
@@ -95,6 +98,7 @@ class Tally:
             links=self._plan.links(),
             replans=counts["replans"],
             last_replans=tuple(self._replans),
+            last_finished=tuple(self._finished),
             memory_bytes=dict(memory),
         )
 
@@ -111,7 +115,14 @@ class _Open:
     submitted: float
     prompt_tokens: int
     tokens: int = 0
+    first: float = 0.0
     last: float = 0.0
+
+    def finished(self, end: Token) -> Finished:
+        first = self.first - self.submitted if self.tokens else None
+        pace = (self.last - self.first) / (self.tokens - 1) if self.tokens > 1 else None
+        name, asked = end.request, self.prompt_tokens
+        return Finished(name, asked, self.tokens, first, pace, end.finish or "")
 
 
 class _Histogram:
@@ -177,6 +188,6 @@ def _hops(plan: Plan, source: str, hidden_size: int) -> list[tuple[str, str, int
     first, last = plan.stages[0].device, plan.stages[-1].device
     inner = pairwise(stage.device for stage in plan.stages)
     hops = [(source, first, TOKEN_BYTES, 0)]
-    hops += [(a, b, hidden_size * ACTIVATION_BYTES, 0) for a, b in inner]
+    hops += [(a, b, plan.wire.row_bytes(hidden_size), 0) for a, b in inner]
     hops += [(last, source, 0, TOKEN_BYTES)]
     return [hop for hop in hops if hop[0] != hop[1]]

@@ -1,7 +1,8 @@
 """A worker: the process that runs one device's stages.
 
-Started as `python -m edgewise.runtime.worker` with its settings as one line on standard input. It
-lives as long as that pipe is open: when whoever started it dies, however that is, the worker ends.
+Started as `python -m edgewise.runtime.worker`; then it waits for its settings, one line on standard
+input. It lives as long as that pipe is open: when whoever started it dies, however that is, the
+worker ends.
 """
 
 import contextlib
@@ -130,13 +131,17 @@ def _watch_standard_input(transport: Transport) -> None:
 def run_worker() -> None:
     # What a library prints goes to standard error, which the launcher keeps.
     os.dup2(2, 1)
-    settings = Settings.from_line(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line:  # it was a spare, and is not needed
+        return
+    settings = Settings.from_line(line)
     torch.set_num_threads(settings.device.threads)
     torch.set_grad_enabled(False)
     keys = Keys(settings.public, settings.secret) if settings.public else None
     transport: Transport = ZeroMQ(settings.device.name, settings.bind, keys)
     if settings.links:
-        transport = Emulated(transport, settings.links)
+        rate = settings.device.interface_bytes_per_second
+        transport = Emulated(transport, settings.links, rate)
     transport.introduce({COORDINATOR: settings.coordinator})
     _watch_standard_input(transport)
     Worker(settings, transport).run()

@@ -77,6 +77,10 @@ class Workers:
         self._heard.pop(device, None)
         self.start(self._launchers[device], [self._settings[device]])
 
+    def prepare(self) -> None:
+        """Have the source's worker, without which nothing runs, start quickly if it is lost."""
+        self._launchers[self.cluster.source].prepare()
+
     def remove(self, device: str) -> None:
         """Go on without a device."""
         self._starting.discard(device)

@@ -16,6 +16,7 @@ from edgewise.serving.admission import Admission
 from edgewise.serving.answers import Answers
 from edgewise.serving.chats import chat_chunks, chat_of
 from edgewise.serving.completions import completion_chunks, completions_of
+from edgewise.serving.dashboard import add_dashboard
 from edgewise.serving.errors import Refusal, add_error_handlers
 from edgewise.serving.guard import Guard
 from edgewise.serving.reply import Reply
@@ -40,6 +41,7 @@ def create_app(
     add_error_handlers(app)
     _add_answers(app, host, model, admission or Admission())
     _add_views(app, host, model)
+    add_dashboard(app)
     return app
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgewise.serving.dashboard import is_dashboard
 from edgewise.serving.errors import Refusal, error_response
 
 MOST_BODY_BYTES = 2**22
@@ -36,7 +37,7 @@ class Guard:
         await self._app(scope, _replayed(body, receive), send)
 
     def _check_key(self, scope: MutableMapping[str, Any]) -> None:
-        if not self._key or scope["path"] in OPEN:
+        if not self._key or scope["path"] in OPEN or is_dashboard(scope["path"]):
             return
         scheme, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
         right = secrets.compare_digest(shown.strip().encode(), self._key.encode())

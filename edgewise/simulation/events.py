@@ -34,14 +34,19 @@ class Clock:
             action()
 
 
+def nothing() -> None:
+    """What follows where nothing does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`seconds` is asked when the job starts, `served(start, end)` is told what became of it, also
-    when it was cut short; `done` follows only where it was not."""
+    """`seconds` is asked when the job starts, then `began` is called; `served(start, end)` is told
+    what became of it, also when it was cut short; `done` follows only where it was not."""
 
     seconds: Callable[[], float]
     served: Callable[[float, float], None]
-    done: Action
+    done: Action = nothing
+    began: Action = nothing
 
 
 class Server:
@@ -72,6 +77,7 @@ class Server:
         job = self._waiting.popleft()
         self._current = job, self._clock.now
         self._clock.at(self._clock.now + job.seconds() * next(self._factors), self._finish)
+        job.began()
 
     def _finish(self) -> None:
         if self.stopped or self._current is None:

@@ -3,9 +3,9 @@
 - The workload of the cost model gives the lanes: `micro_batches` of them, with room for `batch`
   requests each. A free lane takes the requests that wait, in order of arrival; they prefill
   together and leave as they finish; the lane is free again when all have.
-- A device computes one lane's step at a time, a directed link sends one message at a time, both
-  first come, first served. Computing and sending overlap; latency delays a message and keeps no
-  link from sending others.
+- A device computes one lane's step at a time, a directed link sends one message at a time, and so
+  does an interface that has a rate, each way; all first come, first served. Computing and sending
+  overlap; latency delays a message and keeps no link from sending others.
 - Prompts travel in the cost model's chunks, one behind the other; a token returns with the last.
 - Without bubbles, a lane starts its next token as soon as its last one is back at the source. With
   bubbles (an iteration barrier), all lanes finish token t before any starts token t + 1, and
@@ -24,11 +24,12 @@ from functools import partial
 
 from edgewise.costs import CostModel
 from edgewise.errors import ClusterError, PlanError
+from edgewise.estimates import Resource
 from edgewise.plans import Plan
 from edgewise.simulation.events import Clock, Job, Server
 from edgewise.simulation.faults import Fault, Jitter, Leave, Recovery, Replan, World
 from edgewise.simulation.routes import LaneWork, Part, StepTimes, route, step_times
-from edgewise.simulation.trace import Arrival, Outcome, RequestOutcome, Resource, Slice
+from edgewise.simulation.trace import Arrival, Outcome, RequestOutcome, Slice
 
 
 def simulate_plan(
@@ -110,6 +111,7 @@ class _Pipeline:
     slices: list[Slice] = field(default_factory=list)
     plans: list[tuple[float, Plan]] = field(default_factory=list)
     parts: tuple[Part, ...] = ()
+    returning: int = 0  # the part with which the way back begins
     servers: dict[Resource, Server] = field(default_factory=dict)
     factors: dict[Resource, Iterator[float]] = field(default_factory=dict)
     times: dict[LaneWork, StepTimes] = field(default_factory=dict)
@@ -135,9 +137,10 @@ class _Pipeline:
         return Outcome(outcomes, tuple(self.slices), tuple(self.plans))
 
     def use(self, plan: Plan) -> None:
-        """Check a plan against who is there, and open its devices and links."""
+        """Check a plan against who is there, and open its devices, links and interfaces."""
         plan.check(self.costs.model, self.world.present())
-        self.parts = route(plan, self.costs.cluster.source)
+        self.parts = route(self.costs, plan)
+        self.returning = 1 + max(i for i, x in enumerate(self.parts) if x.resource.computes)
         self.plans.append((self.clock.now, plan))
         self.times.clear()
         if not sum(self._seconds(LaneWork(1, 1, 1)).delays) < float("inf"):
@@ -145,7 +148,7 @@ class _Pipeline:
         for part in self.parts:
             resource = part.resource
             if resource not in self.factors:
-                link = resource.target is not None
+                link = not resource.computes
                 self.factors[resource] = self.jitter.factors(str(resource), link=link)
         self.servers = {
             part.resource: Server(self.clock, self.factors[part.resource]) for part in self.parts
@@ -188,7 +191,7 @@ class _Pipeline:
     def _advance(self, lane: _Lane, chunk: int | None, at: int) -> None:
         """Hand a lane's token, or a chunk of its prompts, to part `at` of the route."""
         last = len(self._seconds(lane.work).chunks) - 1
-        if at == len(self.parts) - 1 and chunk is not None and chunk < last:
+        if at == self.returning and chunk is not None and chunk < last:
             return  # only the last chunk brings a token
         if at == len(self.parts):
             self._token(lane)
@@ -199,11 +202,11 @@ class _Pipeline:
             times = self._seconds(lane.work)
             return (times.decode if chunk is None else times.chunks[chunk])[at]
 
-        job = Job(
-            seconds,
-            partial(self._record, part, "decode" if chunk is None else "prefill", lane),
-            partial(self._leave, lane, chunk, at, len(self.plans)),
-        )
+        record = partial(self._record, part, "decode" if chunk is None else "prefill", lane)
+        if part.at_once:
+            job = Job(seconds, record, began=partial(self._advance, lane, chunk, at + 1))
+        else:
+            job = Job(seconds, record, partial(self._leave, lane, chunk, at, len(self.plans)))
         self.servers[part.resource].add(job)
 
     def _leave(self, lane: _Lane, chunk: int | None, at: int, plans: int) -> None:

@@ -2,26 +2,27 @@
 
 Parts alternate: the way in, stage 0, the link to stage 1, stage 1, ..., the way back to the source.
 A link is busy for as long as its bytes occupy it, and delays what it carries (clusters.Link).
-Neighbouring stages on one device have a link from the device to itself, which costs nothing.
+Neighbouring stages on one device have a link from the device to itself, which costs nothing. Before
+a link come the interfaces at its ends that have a rate: a message waits for each in turn, and for
+the link, and then occupies them all at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from edgewise.costs import CostModel
-from edgewise.estimates import Hop
+from edgewise.estimates import Resource, Use, way
 from edgewise.plans import Plan, Stage
-from edgewise.simulation.trace import Resource
-from edgewise.specs import Workload
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the way: who does it, and what it is called in a trace."""
+    """One part of the way: who does it, and what it is called in a trace. `at_once`: the next part
+    begins together with it."""
 
     resource: Resource
     name: str
+    at_once: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +49,36 @@ class StepTimes:
     delays: tuple[float, ...]
 
 
-def route(plan: Plan, source: str) -> tuple[Part, ...]:
+def route(costs: CostModel, plan: Plan) -> tuple[Part, ...]:
     """The parts of a token's way, in order."""
-    first, last = plan.stages[0].device, plan.stages[-1].device
-    parts = [_link(source if first != source else "", first)]
-    for stage, after in pairwise(plan.stages):
-        parts += [_compute(stage), _link(stage.device, after.device)]
-    return (*parts, _compute(plan.stages[-1]), _link(last, source if last != source else ""))
+    estimate, stages = costs.estimate(plan), iter(plan.stages)
+    uses = (*way(estimate.stages), *estimate.back.uses)
+    return tuple(Part(use.resource, _name(use, stages), use.at_once) for use in uses)
 
 
-def _compute(stage: Stage) -> Part:
-    return Part(Resource(stage.device), f"layers {stage.start}-{stage.end - 1}")
-
-
-def _link(device: str, target: str) -> Part:
-    resource = Resource(device, target)
-    return Part(resource, str(resource))
+def _name(use: Use, stages: Iterator[Stage]) -> str:
+    if not use.resource.computes:
+        return str(use.resource)
+    stage = next(stages)
+    return f"layers {stage.start}-{stage.end - 1}"
 
 
 def step_times(costs: CostModel, plan: Plan, work: LaneWork) -> StepTimes:
     """Seconds of each part of `route`, as the cost model has them for `work`."""
     lanes = costs.workload.micro_batches  # by which devices wait for their next step, or never do
-    workload = Workload(work.prompt_tokens, work.new_tokens, work.sequences * lanes, lanes)
+    workload = replace(
+        costs.workload,
+        prompt_tokens=work.prompt_tokens,
+        new_tokens=work.new_tokens,
+        sequences=work.sequences * lanes,
+    )
     costs = replace(costs, workload=workload)
-    estimate, count = costs.estimate(plan), len(costs.chunks)
-    stages, back = estimate.stages, estimate.back
-    chunks = (
-        _alternate([s.chunk_hops[c] for s in stages], [s.chunk_seconds[c] for s in stages], back)
-        for c in range(count)
-    )
-    delays = [seconds for s in stages for seconds in (s.hop.delay_seconds, 0.0)]
+    estimate = costs.estimate(plan)
+    back = estimate.back.uses
+    decode = (*way(estimate.stages), *back)
+    chunks = ((*way(estimate.stages, c), *back) for c in range(len(costs.chunks)))
     return StepTimes(
-        tuple(chunks),
-        _alternate([s.hop for s in stages], [s.decode_seconds for s in stages], back),
-        (*delays, back.delay_seconds),
+        tuple(tuple(use.seconds for use in uses) for uses in chunks),
+        tuple(use.seconds for use in decode),
+        tuple(use.delay_seconds for use in decode),
     )
-
-
-def _alternate(hops: Sequence[Hop], stages: Sequence[float], back: Hop) -> tuple[float, ...]:
-    pairs = zip((hop.occupancy_seconds for hop in hops), stages, strict=True)
-    return (*(seconds for pair in pairs for seconds in pair), back.occupancy_seconds)

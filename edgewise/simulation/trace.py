@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from statistics import fmean
 
+from edgewise.estimates import Resource
 from edgewise.plans import Plan
 from edgewise.traces import TraceSpan, chrome_trace
 
@@ -20,28 +21,6 @@ class Arrival:
             raise ValueError(f"a request cannot arrive at {self.arrival_seconds} s")
         if min(self.prompt_tokens, self.new_tokens) < 1:
             raise ValueError("a request has at least one prompt token and one new token")
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """What does one thing at a time: a device (`target` is None) or a directed link.
-
-    The coordinator, which sits on the source, has the name "": from there tokens enter the first
-    stage, and there they return, where that stage is on the source itself.
-    """
-
-    device: str
-    target: str | None = None
-
-    @property
-    def owner(self) -> str:
-        """The device on whose time line it belongs: a link belongs to its sender."""
-        return self.device or self.target or ""
-
-    def __str__(self) -> str:
-        if self.target is None:
-            return self.device
-        return f"{self.device or 'coordinator'} -> {self.target or 'coordinator'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +93,7 @@ class Outcome:
         return tokens / self.makespan_seconds if self.makespan_seconds else 0.0
 
     def busy_seconds(self) -> dict[Resource, float]:
-        """How long each device and link that did anything computed or sent."""
+        """How long each device, link and interface that did anything computed or sent."""
         busy: dict[Resource, float] = {}
         for piece in self.slices:
             if piece.phase != "load":
@@ -148,7 +127,7 @@ class Outcome:
 
     def chrome_trace(self) -> str:
         """JSON that chrome://tracing and ui.perfetto.dev open: one process per device, in it one
-        thread per stage and per link that it sends on."""
+        thread per stage, per link that it sends on and per way of its interface."""
         return chrome_trace(map(_span, self.slices))
 
 
@@ -157,7 +136,7 @@ def _span(piece: Slice) -> TraceSpan:
         process=piece.resource.owner,
         thread=piece.name,
         name=f"{piece.phase} lane {piece.lane}" if piece.lane >= 0 else piece.phase,
-        category="compute" if piece.resource.target is None else "link",
+        category="compute" if piece.resource.computes else "link",
         start_seconds=piece.start_seconds,
         end_seconds=piece.end_seconds,
         args={"lane": piece.lane, "token": piece.token},

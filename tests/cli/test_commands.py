@@ -120,6 +120,29 @@ def test_a_cache_in_8_bits_answers_alike_and_takes_less(
     assert wrong.code == 2 and "'int3' is not one of 'full', 'int8'" in wrong.err
 
 
+def test_what_links_carry_is_planned_measured_and_run(
+    command, slow_cluster, profiled, question, tmp_path
+):
+    path = tmp_path / "plan.json"
+    asked = ("plan", "demo", "--cluster", slow_cluster, "--json", "--out", path)
+    asked += ("--profile", profiled(["bf16"]), "--require", "pi")
+    hops = {}
+    for wire in ("fp32", "bf16", "int8"):
+        made = command(*asked, "--wire", wire)
+        assert made.code == 0, made.err
+        hops[wire] = json.loads(made.out)["plans"][0]["predicted_seconds_per_token"]
+    assert hops["fp32"] > hops["bf16"] > hops["int8"]
+    assert json.loads(path.read_text())["wire"] == "int8"
+    by_plan = command("run", "demo", question, "--raw", "--cluster", slow_cluster, "--plan", path)
+    full = command("run", "demo", question, "--raw")
+    assert same_answer(by_plan.out, full.out)
+    losses = {}
+    for asked in (("--plan", path), ("--scheme", "bf16")):
+        measured = command("evaluate", "demo", "--limit", 4, "--json", *asked)
+        losses[asked[0]] = json.loads(measured.out)["kl"]
+    assert losses["--plan"] > losses["--scheme"]
+
+
 def test_a_plan_file_is_followed(command, slow_cluster, profiled, question, tmp_path):
     path = tmp_path / "plan.json"
     asked = ("plan", "demo", "--cluster", slow_cluster, "--profile", profiled(["bf16"]))
@@ -192,24 +215,21 @@ def answering(question, cluster, plan):
 
 
 def children_when_answering(process):
-    """Wait for the first text of an answer, and return the workers by device."""
-    assert process.stdout.read(1)
-    workers = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        if "edgewise.runtime.worker" in child.cmdline():
-            workers[child.pid] = child
-    assert len(workers) == 3
-    return list(workers.values())
+    """Wait for the first text of an answer, and return it and the workers by device."""
+    start = process.stdout.read(1)
+    assert start
+    children = psutil.Process(process.pid).children(recursive=True)
+    return start, [x for x in children if "edgewise.runtime.worker" in x.cmdline()]
 
 
 @pytest.mark.parametrize("victim", cases([1], [0, 1, 2]))
-def test_killing_a_worker_mid_answer_ends_the_command(
+def test_killing_a_worker_of_a_plan_file_ends_the_command(
     start, slow_cluster, plan_file, question, victim
 ):
     process = start(*answering(question, slow_cluster, plan_file))
-    workers = children_when_answering(process)
+    _, workers = children_when_answering(process)
     began = time.monotonic()
-    workers[victim].send_signal(signal.SIGKILL)
+    workers[victim].kill()
     _, err = process.communicate(timeout=30)
     assert time.monotonic() - began < 15  # a second or two where nothing else runs
     assert process.returncode == 4
@@ -218,9 +238,51 @@ def test_killing_a_worker_mid_answer_ends_the_command(
     assert not any(worker.is_running() for worker in workers)
 
 
+def rest_of(process):
+    """What it still says, and how it ended."""
+    with process:
+        return process.stdout.read(), process.stderr.read(), process.wait(60)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_killed_mid_answer_changes_no_word_of_it(
+    command, start, slow_cluster, question, victim
+):
+    whole = command("run", "demo", question, "--raw").out
+    process = start("run", "demo", question, "--raw", "--cluster", slow_cluster)
+    first, workers = children_when_answering(process)
+    workers[victim].kill()
+    rest, err, code = rest_of(process)
+    assert (code, first + rest) == (0, whole)
+    assert "was killed by SIGKILL" in err and "without it since" in err
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_worker_killed_alone_starts_again(command, start, question):
+    long = ("--raw", "--temperature", "9", "--seed", "1", "--max-tokens", "400")
+    whole = command("run", "demo", question, *long).out
+    process = start("run", "demo", question, *long)
+    first, (worker,) = children_when_answering(process)
+    worker.kill()
+    rest, err, code = rest_of(process)
+    assert (code, first + rest) == (0, whole)
+    assert "was killed by SIGKILL" in err
+
+
+def test_where_what_is_left_is_too_small_the_command_ends(start, slow_cluster, question):
+    slow_cluster.write_text(slow_cluster.read_text().replace('"10 MB"', '"5.6 MB"'))
+    asked = ("run", "demo", question, "--raw", "--scheme", "bf16", "--cluster", slow_cluster)
+    process = start(*asked)
+    _, workers = children_when_answering(process)
+    workers[1].kill()
+    _, err, code = rest_of(process)
+    assert code == 3
+    assert "no plan is left without 'jetson'" in err
+
+
 def test_ctrl_c_ends_the_command_and_its_workers(start, slow_cluster, plan_file, question):
     process = start(*answering(question, slow_cluster, plan_file))
-    workers = children_when_answering(process)
+    _, workers = children_when_answering(process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130

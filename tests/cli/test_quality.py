@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgewise.cli.sensitivity import Asked, cached_sensitivity
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.planning.default_scheme import candidates
 from edgewise.plans import Plan
 from edgewise.quality.calibration import sequences
@@ -145,7 +145,7 @@ def test_plans_keep_within_one_percent_by_default(answer, files):
     cluster.write_text(cluster.read_text().replace("3.2 MB", "4 MB"))
     asked = ("plan", "demo", "--cluster", cluster, "--profile", files / "profile.json")
     asked += ("--prompt-tokens", 8, "--new-tokens", 8)
-    sensitivity, _, _ = cached_sensitivity(Asked("demo", SCHEMES), quiet=True)
+    sensitivity, _, _ = cached_sensitivity(Asked("demo", SCHEMES))
     made = answer(*asked)
     assert len(set(made["plan"]["stages"][0]["schemes"])) > 1
     assert 0 < made["quality_rounds"][-1]["upper"] <= 0.01 * sensitivity.reference
@@ -182,13 +182,13 @@ def test_an_answer_within_a_quality_budget(answer, short, monkeypatch):
     ran = answer(*asked)
     plan = Plan.from_json(json.dumps(ran["plan"]))
     assert plan.rounding.startswith("nearest:")
-    sensitivity, _, cached = cached_sensitivity(Asked("demo", candidates), quiet=True)
+    sensitivity, _, cached = cached_sensitivity(Asked("demo", candidates))
     assert cached
     (loss,) = plan_losses("demo", [plan.schemes], sequences("demo", text_of("demo", 0)),
                           method=plan.rounding)  # fmt: skip
     assert loss.mean <= sensitivity.budget("5%")
     monkeypatch.setattr("edgewise.quality.verification.plan_losses", None)
-    monkeypatch.setattr("edgewise.cli.profile.measure_cluster", None)
+    monkeypatch.setattr("edgewise.opening.profile.measure_cluster", None)
     assert answer(*asked)["plan"] == ran["plan"]
 
 

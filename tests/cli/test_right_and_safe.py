@@ -10,13 +10,13 @@ import pytest
 
 from edgewise import caches, kernels
 from edgewise.cli.pins import parse_pins
-from edgewise.cli.profile import cached_profile
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
 from edgewise.costs import HEADROOM, CostModel
 from edgewise.errors import ClusterError, InputError, PlanError, ProfileError
 from edgewise.kernels.library import VARIABLE, library
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.profile import cached_profile
 from edgewise.planning.default_scheme import needed_bytes
 from edgewise.plans import Plan
 from edgewise.profiles import DeviceReading, Profile
@@ -158,8 +158,8 @@ def profiled_again(monkeypatch, tmp_path):
     spec = open_checkpoint("demo").spec
     profile = make_profile(spec, [Roofline("a", 1e11, 1e9)], ["fp32"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("edgewise.cli.profile.measure_cluster", lambda *_: profile)
-    monkeypatch.setattr("edgewise.cli.profile.start_local", contextlib.nullcontext)
+    monkeypatch.setattr("edgewise.opening.profile.measure_cluster", lambda *_: profile)
+    monkeypatch.setattr("edgewise.opening.profile.start_local", contextlib.nullcontext)
 
     def call(schemes=("fp32",), memory_bytes=10**9):
         cluster = Cluster((Device("a", memory_bytes),), (), "a")
@@ -203,9 +203,9 @@ def test_free_memory_is_read_when_a_kept_profile_is_used(profiled_again, monkeyp
     asked = "demo", spec, cluster, ("fp32",)
     here = DeviceReading("a", 0.0, 10**8, machine_name(), 10**7)
     profile = replace(make_profile(spec, [Roofline("a", 1e11, 1e9)], ["fp32"]), devices=(here,))
-    monkeypatch.setattr("edgewise.cli.profile.measure_cluster", lambda *_: profile)
+    monkeypatch.setattr("edgewise.opening.profile.measure_cluster", lambda *_: profile)
     cached_profile(*asked)
-    monkeypatch.setattr("edgewise.cli.profile.free_bytes", lambda: 3 * 10**7)
+    monkeypatch.setattr("edgewise.opening.profile.free_bytes", lambda: 3 * 10**7)
     again, path, cached = cached_profile(*asked)
     assert cached
     limit = CostModel(spec, cluster, again, Workload()).memory_limit("a")
@@ -221,7 +221,7 @@ def test_a_run_on_this_machine_leaves_a_tenth_of_its_memory_free(command, monkey
     process = 10**8
     free = round((all_bits + few) / 2 / (1 - HEADROOM)) + process
     reading = DeviceReading("local", 0.0, free, "here", process)
-    monkeypatch.setattr("edgewise.cli.run.read_memory", lambda devices: (reading,))
+    monkeypatch.setattr("edgewise.opening.by_fit.read_memory", lambda devices: (reading,))
     asked = ("run", "demo", "Hello", "--max-tokens", "2", "--json")
     result = command(*asked, "--scheme", "stored")
     assert result.code == 3

@@ -61,7 +61,7 @@ class Commands:
                 [*prefix, *EDGEWISE, *arguments, "--json"],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=os.environ | environment,
+                env=os.environ | {"XDG_CONFIG_HOME": str(self.folder)} | environment,
             )
         self.running.append(Running(process, log))
         return self.running[-1]

@@ -44,7 +44,7 @@ def test_one_machine_answers_and_leaves_nothing(started):
     state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
     assert state["ready"] and [x["layers"] for x in state["devices"]] == [[[0, 14]]]
     workers = workers_of(up)
-    assert len(workers) == 1
+    assert len(workers) == 2  # one waits in case the other dies
     assert up.end(signal.SIGINT) == 0
     assert not any(worker.is_running() for worker in workers)
 
@@ -147,3 +147,31 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "edgewise.runtime.launchers.ray", raising=False)
     with pytest.raises(InputError, match=re.escape("pip install 'edgewise[cluster]'")):
         start_on_ray(Device("here", 10**9), "127.0.0.1")
+
+
+def test_machines_that_joined_come_back_to_the_next_up(started, tmp_path):
+    """By the line they had; not once it has new keys."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    here = ("up", "demo", "--listen", f"127.0.0.1:{port}", *HERE[2:], *SMALL)
+    first = started.start(*here)
+    there = started.join(first, "--name", "there")
+    first.wait_for("text", "plan: ")
+    line = first.wait_for("join")["join"]
+    assert first.end(signal.SIGTERM) == 0
+    second = started.start(*here)
+    assert second.wait_for("join")["join"] == line
+    second.wait_for("text", "'there' joined")
+    assert ask(second, TEXT).strip() == QUESTION.answer
+    assert any("asking again in" in str(x.get("event")) for x in there.lines())
+    second.process.kill()
+    second.process.wait(30)
+    third = started.start(*here, "--new-keys")
+    assert third.wait_for("join")["join"] != line
+    third.wait_for("text", "waiting for devices")
+    before, deadline = len(there.lines()), time.monotonic() + 40
+    while not any("no answer from" in str(x.get("event")) for x in there.lines()[before:]):
+        assert time.monotonic() < deadline, there.lines()
+        time.sleep(0.1)
+    assert not any("joined" in str(x.get("text")) for x in third.lines())

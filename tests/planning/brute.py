@@ -50,6 +50,8 @@ class Arithmetic:
             ]
         )
         self.step = np.array([readings[device.kind].step_seconds for device in devices])
+        self.token_bytes, self.hidden_bytes = 8 * batch, 4 * model.hidden_size * batch
+        self.interface = np.array([device.interface_bytes_per_second for device in devices])
         self.token_hop, self.token_busy = _hops(problem, 8 * batch)
         self.hop, self.busy = _hops(problem, 4 * model.hidden_size * batch)
         self.ids_hop, _ = _hops(problem, 8 * batch * work.prompt_tokens)
@@ -133,7 +135,7 @@ class Arithmetic:
         end = np.where(last == self.source, n, self.source)
         carried[rows, start, first] += self.token_busy[self.source, first]
         carried[rows, last, end] += self.token_busy[last, self.source]
-        worst = carried.reshape(count, -1).max(axis=1)
+        worst = np.maximum(carried.reshape(count, -1).max(axis=1), self._interfaces(d))
         entered = np.hstack([np.ones((len(d), 1), dtype=bool), d[:, 1:] != d[:, :-1]])
         layers = np.arange(d.shape[1])
         for number, step in enumerate(self.step):
@@ -141,6 +143,19 @@ class Arithmetic:
             busy = (self.decode[layers, d, s] * here).sum(axis=1)
             worst = np.maximum(worst, busy + step * (here & entered).sum(axis=1))
         return worst
+
+    def _interfaces(self, d: Numbers) -> NDArray[np.float64]:
+        """The interface that takes longest over all that one device sends, or receives, in a round:
+        bytes counted, then divided."""
+        sent, received = (np.zeros((len(d), len(self.names))) for _ in range(2))
+        home = np.full(len(d), self.source)
+        hops = [(a, b, self.hidden_bytes) for a, b in zip(d.T, d.T[1:], strict=False)]
+        ends = [(home, d[:, 0], self.token_bytes), (d[:, -1], home, self.token_bytes)]
+        for a, b, count in (*hops, *ends):
+            rows = np.flatnonzero(a != b)
+            sent[rows, a[rows]] += count
+            received[rows, b[rows]] += count
+        return (np.maximum(sent, received) / self.interface).max(axis=1)
 
     def scores(self, d: Numbers, s: Numbers) -> NDArray[np.float64]:
         """What the problem's objective makes small."""
@@ -199,7 +214,8 @@ class Arithmetic:
 
 def _hops(problem: Problem, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Seconds of `count` bytes between any two devices, infinite where nothing joins them: as
-    measured, else as the link says, else as the first network says. And without the latency."""
+    measured, else as the link says, else as the first network says, and no faster than the
+    interfaces at its ends. And without the latency."""
     cluster = problem.costs.cluster
     names = [device.name for device in cluster.devices]
     rates: dict[tuple[str, str], tuple[float, float]] = {(name, name): (0, 1e300) for name in names}
@@ -209,6 +225,10 @@ def _hops(problem: Problem, count: int) -> tuple[NDArray[np.float64], NDArray[np
                 rates[a, b] = (network.latency_seconds, network.bytes_per_second)
     for link in (*cluster.links, *problem.costs.profile.links):
         rates[link.source, link.target] = (link.latency_seconds, link.bytes_per_second)
+    for a, b in rates:
+        if a != b and a in names and b in names:
+            ends = (cluster.device(x).interface_bytes_per_second for x in (a, b))
+            rates[a, b] = (rates[a, b][0], min(rates[a, b][1], *ends))
     table, busy = (np.full((len(names), len(names)), math.inf) for _ in range(2))
     for (a, b), (latency, rate) in rates.items():
         if a in names and b in names:

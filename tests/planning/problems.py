@@ -135,6 +135,31 @@ def _bytes_of(model: ModelSpec, workload: Workload) -> int:
     return weights + 4 * cached * workload.context * workload.sequences
 
 
+@cache
+def interface_problem(seed: int) -> Problem:
+    """The most tokens per second in six lanes, most devices with an interface that is slow beside
+    their links and of the order of what they compute. Odd seeds are mixed problems; in even ones
+    every other layer is the source's, which then may send to others more than once."""
+    rng = random.Random(f"interface {seed}")
+    problem = mixed_problem(seed) if seed % 2 else random_problem(seed, tight=seed % 4 == 0)
+    costs = problem.costs
+    devices = tuple(
+        replace(x, interface_bytes_per_second=10 ** rng.uniform(3.6, 4.6))
+        if x.name == problem.source or rng.random() < 0.5
+        else x
+        for x in costs.cluster.devices
+    )
+    pins = dict.fromkeys(range(0, problem.num_layers, 2), problem.source)
+    work = replace(costs.workload, sequences=6, micro_batches=6)
+    costs = replace(costs, cluster=replace(costs.cluster, devices=devices), workload=work)
+    return replace(
+        problem,
+        costs=costs,
+        objective=Objective.THROUGHPUT,
+        pins=problem.pins if seed % 2 else pins,
+    )
+
+
 def unlike_problem(seed: int) -> Problem:
     """The mixed problem with blocks that take seconds in proportion to their matrices."""
     problem = mixed_problem(seed)

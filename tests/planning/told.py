@@ -22,8 +22,10 @@ def told(problem: Problem) -> str:
             s: [round(costs.decode_seconds(i, name, s) * 1e3, 4) for i in range(problem.num_layers)]
             for s in problem.schemes
         }
+        rate = costs.cluster.device(name).interface_bytes_per_second
         lines.append(
-            f"device '{name}': {costs.capacity_bytes(name)} bytes for layers, step "
+            f"device '{name}': {costs.capacity_bytes(name)} bytes for layers, interface {rate:.0f} "
+            f"bytes per second, step "
             f"{costs.step_seconds(name) * 1e3:.4f} ms, ms per layer {milliseconds}"
         )
     for a in problem.devices:

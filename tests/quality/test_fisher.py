@@ -42,6 +42,21 @@ def test_a_small_change_costs_its_quadratic_form(checkpoint, family):
     assert quadratic_loss(gradient, change) == pytest.approx(expected, rel=0.25)
 
 
+def test_states_of_zeros_have_no_gradient_and_take_none_from_others(checkpoint):
+    checkpoint = open_checkpoint(checkpoint("llama"))
+    block = Loader(checkpoint, torch.device("cpu")).layer(2, get_scheme("fp32"))
+    generator = torch.Generator().manual_seed(7)
+    states, upper = (torch.randn(3, 6, 32, generator=generator) for _ in range(2))
+    states[0, :2] = 0.0
+    _, gradient = block_gradient(checkpoint.config, 2, block, states, upper)
+    assert not gradient[0, :2].any()
+    _, beside = block_gradient(checkpoint.config, 2, block, states + 1e-30, upper)
+    kept = torch.ones(3, 6, dtype=torch.bool)
+    kept[0, :2] = False
+    assert torch.allclose(gradient[kept], beside[kept], rtol=1e-4)
+    assert beside[0, :2].abs().amax() > 10 * gradient.abs().amax()
+
+
 def test_no_change_costs_nothing():
     gradient = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     assert quadratic_loss(gradient, torch.zeros(2, 3, 4)) == 0.0

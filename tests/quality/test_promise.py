@@ -1,5 +1,6 @@
 """The loop that keeps a budget, with planners and models made up to be awkward."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +27,8 @@ def planner(least=0.0, asked=None):
             raise Infeasible(f"nothing within {budget:.3g}", shortage_bytes=7)
         loss = max(usable)
         return SimpleNamespace(
-            plan=SimpleNamespace(schemes=(str(loss),)), estimate=SimpleNamespace(loss=loss)
+            plan=SimpleNamespace(schemes=(str(loss),), rounded={}),
+            estimate=SimpleNamespace(loss=loss),
         )
 
     return plan
@@ -67,8 +69,19 @@ def test_what_cannot_be_kept_says_by_how_much():
         "the quality budget of 0.3 cannot be kept: the best plan loses 0.5 when measured, 0.5 at "
         "most, 0.2 too much (0.25 predicted)"
     )
-    assert "A budget of 0.5 would hold" in text
+    assert "Try --quality 0.5 (nats per token), within which it is, or give more memory" in text
     assert caught.value.shortage_bytes == 7
+
+
+@pytest.mark.parametrize("factor", [1.05, 1.3, 1.4, 2.0, 3.3])
+@pytest.mark.parametrize("least", [0.1, 0.2, 0.3, 0.7])
+def test_what_it_says_to_try_is_kept(factor, least):
+    smallest = min(loss for loss in LADDER if loss >= least)
+    with pytest.raises(Infeasible) as caught:
+        keep(smallest * 1.02, planner(least=least), truth(factor))
+    advice = re.search(r"--quality (\S+) ", str(caught.value))
+    assert advice is not None
+    assert keep(float(advice[1]), planner(least=least), truth(factor)).rounds
 
 
 def test_no_plan_at_all_is_the_planners_own_reason():

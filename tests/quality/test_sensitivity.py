@@ -71,6 +71,23 @@ def test_plans_lose_what_whole_models_lose(checkpoint, ids, log_probabilities, k
         assert loss.mean == pytest.approx(expected, abs=1e-6, rel=1e-4)
 
 
+def test_a_text_that_begins_with_padding_has_losses_in_a_deep_model(tmp_path):
+    """The embedding of padding is zeros, of which every norm magnifies the gradient."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(
+        **sizes, vocab_size=VOCABULARY, num_hidden_layers=32, pad_token_id=0
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    ids = torch.randint(1, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(2))
+    ids[:, 0], ids[1, 1], ids[2, 7] = 0, 0, 0
+    model, scheme = str(tmp_path), "q4g64"
+    losses = measure_sensitivity(model, [scheme], ids).losses[scheme]
+    (whole,) = plan_losses(model, [(scheme,) * 34], ids)
+    assert sum(losses) == pytest.approx(whole.mean, rel=1e-6)
+    assert min(losses) > 0
+
+
 def test_states_may_lie_in_a_file(checkpoint, ids, monkeypatch):
     folder = str(checkpoint("llama"))
     inside = measure_sensitivity(folder, SCHEMES, ids)

@@ -8,6 +8,7 @@ from edgewise.quality import verification
 from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.quality.plan_loss import Loss
 from edgewise.quality.verification import text_of, verify
+from edgewise.schemes import Wire
 
 
 @pytest.fixture
@@ -33,6 +34,9 @@ def test_what_was_measured_is_kept(measured):
     assert verify("demo", ("q4g64",) * 14, 0, method="nearest:b") != first
     assert verify("demo", ("q8g64",) * 14, 0, method="nearest:a") != first
     assert len(measured) == 3
+    verify("demo", ("q4g64",) * 14, 0, method="nearest:a", rounded={3: Wire.BF16})
+    verify("demo", ("q4g64",) * 14, 0, method="nearest:a", rounded={4: Wire.BF16})
+    assert len(measured) == 5
 
 
 def test_every_attempt_has_a_text_of_its_own(measured):

@@ -1,4 +1,5 @@
-"""The same request gives the same tokens whatever the plan, the lanes, and what else is running."""
+"""The same request gives the same tokens whatever the plan, the lanes, and what else is running;
+where links round hidden states, whatever plan cuts the model at the same layers."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Past, Sampling, sample
+from edgewise.schemes import Wire
 from edgewise.specs import Workload
 from tests.conftest import VOCABULARY
 from tests.runtime.conftest import NAMES, cluster
@@ -112,25 +114,26 @@ def cases(draw):
     count = draw(st.integers(1, 6))
     sequences = draw(st.integers(1, 4))
     lanes = draw(st.integers(1, sequences))
-    steps = st.integers(0, 30)
+    steps, wire = st.integers(0, 30), draw(st.sampled_from(Wire))
+    moves = st.dictionaries(steps, routes(), max_size=2 if wire is Wire.FP32 else 0)
     return Case(
         [draw(requests()) for _ in range(count)],
         sorted(draw(steps) for _ in range(count)),
         draw(st.dictionaries(st.integers(0, count - 1), steps, max_size=1)),
         draw(routes()),
-        draw(st.dictionaries(steps, routes(), max_size=2)),
+        draw(moves),
         [draw(st.sampled_from(SCHEMES)) for _ in range(LAYERS)],
-        Workload(CONTEXT // 2, CONTEXT // 2, sequences, lanes),
+        Workload(CONTEXT // 2, CONTEXT // 2, sequences, lanes, wire=wire),
     )
 
 
-def plan_of(spec, route, schemes):
+def plan_of(spec, route, schemes, wire=Wire.FP32):
     ends = [0, *(end for _, end in route)]
     stages = [
         Stage(device, a, b, tuple(schemes[a:b]))
         for (device, _), (a, b) in zip(route, pairwise(ends), strict=True)
     ]
-    return Plan(spec.name, spec.digest, spec.num_layers, tuple(stages))
+    return Plan(spec.name, spec.digest, spec.num_layers, tuple(stages), wire=wire)
 
 
 def alone(shard, request, chunk):
@@ -226,11 +229,11 @@ def test_the_same_request_gives_the_same_tokens(devices, checkpoint, monkeypatch
     spec = open_checkpoint(model).spec
 
     def plan(route):
-        return plan_of(spec, route, case.schemes)
+        return plan_of(spec, route, case.schemes, case.work.wire)
 
     engine = Coordinator(devices, str(model), plan(case.plan), case.work)
     answers = together(engine, case, plan)
-    whole = load_shard(model, schemes=case.schemes)
+    whole = load_shard(model, schemes=case.schemes, rounded=plan(case.plan).rounded)
     for number, (request, answer) in enumerate(zip(case.requests, answers, strict=True)):
         expected, logprobs = alone(whole, request, CHUNK)
         tokens = [token.id for token in answer]
@@ -239,6 +242,25 @@ def test_the_same_request_gives_the_same_tokens(devices, checkpoint, monkeypatch
         else:
             assert tokens == expected
         check_scores(request, answer, logprobs)
+
+
+@pytest.mark.parametrize("wire", [Wire.BF16, Wire.INT8])
+def test_a_plan_with_the_same_cuts_goes_on_with_the_same_tokens(devices, checkpoint, wire):
+    model = checkpoint("qwen3")
+    spec, work = open_checkpoint(model).spec, Workload(24, 24, wire=wire)
+    routes = [
+        [("laptop", 2), ("laptop", 3), ("jetson", 4), ("pi", LAYERS)],
+        [("laptop", 3), ("pi", 4), ("jetson", 5), ("jetson", LAYERS)],
+        [("laptop", 1), ("pi", LAYERS)],
+    ]
+    plans = [plan_of(spec, route, ["fp32"] * LAYERS, wire) for route in routes]
+    request = Request(START, 24)
+    engine = Coordinator(devices, str(model), plans[0], work)
+    case = Case([request], [0], {}, routes[0], {9: routes[1]}, [], work)
+    answers = together(engine, case, lambda route: plans[routes.index(route)])
+    assert plans[0].rounded == plans[1].rounded != plans[2].rounded
+    expected, _ = alone(load_shard(model, rounded=plans[0].rounded), request, 256)
+    assert [token.id for token in answers[0]] == expected
 
 
 def test_a_real_model_gives_the_same_tokens(devices, real_model):

@@ -1,5 +1,6 @@
 """One contract for all transports: over Unix sockets, encrypted TCP, and emulated links."""
 
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
 
 SLOW = Link("a", "b", 1e6, 0.02)
 KINDS = {"ipc": None, "tcp": None, "zero link": Link("a", "b"), "slow link": SLOW}
+KINDS["interface"] = Link("a", "b", 1e9)
 TENSORS = [
     torch.randn(3, 5),
     torch.randn(3, 5).bfloat16(),
@@ -40,7 +42,8 @@ def make(request, tmp_path):
         transport = ZeroMQ(name, bind, Keys.make() if encrypted else None)
         link = KINDS[request.param]
         if link is not None:
-            transport = Emulated(transport, {"a": link})
+            rate = 1e9 if request.param == "interface" else math.inf
+            transport = Emulated(transport, {"a": link}, rate)
         made.append(transport)
         return transport
 
@@ -196,7 +199,8 @@ def test_nothing_is_left_behind(make, tmp_path):
     a, b = make("a"), make("b")
     introduce(a=a, b=b)
     a.send("b", Ping())
-    assert b.receive(2).message == Ping()
+    a.send("b", Echo(), torch.zeros(3))
+    assert [b.receive(2).message for _ in range(2)] == [Ping(), Echo()]
     for transport in (a, b, a, b):
         transport.close()
     assert threading.active_count() == threads
@@ -226,6 +230,74 @@ def test_an_emulated_link_takes_bandwidth_and_latency(slow):
     assert arrivals == pytest.approx([0.07, 0.12], abs=0.02)
     assert arrivals[0] >= 0.07
     assert arrivals[1] >= 0.12
+
+
+PART = torch.zeros(50_000, dtype=torch.uint8)  # 50 ms at 1 MB/s
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A hub with an interface of 1 MB/s, which its links share."""
+    one, two = (ZeroMQ(name, f"ipc://{tmp_path / name}") for name in ("one", "two"))
+    links = {name: Link(name, "hub", 1e6) for name in ("one", "two")}  # as fast as the interface
+    hub = Emulated(ZeroMQ("hub", f"ipc://{tmp_path / 'hub'}"), links, 1e6)
+    introduce(hub=hub, one=one, two=two)
+    yield hub, one, two
+    for transport in (hub, one, two):
+        transport.close()
+
+
+def test_messages_to_different_devices_share_the_interface_they_leave_by(hub):
+    """The first is not held back, as no link is emulated where it arrives: the others leave after
+    it, and what is no traffic leaves at once."""
+    hub, one, two = hub
+    part = PART.clone()
+    began = time.monotonic()
+    for target in ("one", "two", "one"):
+        hub.send(target, Echo(), part)
+    part.fill_(1)  # its memory is the caller's again
+    hub.send("two", Ping())
+    assert two.receive(1).message == Ping()
+    waiting = ((x.receive(1), time.monotonic() - began) for x in (one, two, one))
+    envelopes, arrivals = zip(*waiting, strict=True)
+    assert arrivals == pytest.approx([0.0, 0.05, 0.1], abs=0.02)
+    assert arrivals[1] >= 0.05
+    assert arrivals[2] >= 0.1
+    assert all(same(envelope.tensor, PART) for envelope in envelopes)
+
+
+def test_messages_from_different_devices_share_the_interface_where_they_arrive(hub):
+    hub, one, two = hub
+    began = time.monotonic()
+    one.send("hub", Echo(), PART)
+    two.send("hub", Echo(), PART)
+    arrivals = [time.monotonic() - began for _ in range(2) if hub.receive(1)]
+    assert arrivals == pytest.approx([0.05, 0.1], abs=0.02)
+    assert arrivals[0] >= 0.05
+    assert arrivals[1] >= 0.1
+
+
+def test_what_is_sent_and_what_is_received_pass_the_interface_at_the_same_time(hub):
+    hub, one, two = hub
+    began = time.monotonic()
+    for _ in range(2):
+        hub.send("one", Echo(), PART)
+    two.send("hub", Echo(), PART)
+    assert hub.receive(1).sender == "two"
+    assert time.monotonic() - began == pytest.approx(0.05, abs=0.02)
+    assert [one.receive(1).sender for _ in range(2)] == ["hub", "hub"]
+    assert time.monotonic() - began == pytest.approx(0.05, abs=0.02)
+
+
+def test_what_cannot_be_sent_is_said_with_the_next(hub):
+    hub, one, _ = hub
+    hub.send("one", Echo(), torch.zeros(2, dtype=torch.complex64))
+    hub.send("one", Echo(), torch.zeros(2))
+    assert one.receive(1).tensor.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="cannot be sent"):
+        hub.send("one", Echo(), torch.zeros(2))
+    hub.send("one", Echo(), torch.ones(2))
+    assert one.receive(1).tensor.tolist() == [1, 1]
 
 
 def test_other_senders_and_what_sets_up_do_not_wait_for_an_emulated_link(slow):

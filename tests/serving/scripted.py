@@ -42,7 +42,9 @@ class ScriptedHost:
     def __init__(self, tokenizer, text="", seconds=0.0):
         self.tokenizer, self.text, self.seconds = tokenizer, text, seconds
         self.asked, self.running, self.error = [], 0, ""
-        self.state = State("scripted", "serving", True, (), (), 0, 0, 0, ())
+        self.state = State(
+            "scripted", "serving", True, 0, (), (), (), (), None, (), 0, 0, 0, 0, None, None, (), ()
+        )
         self.stats = None
 
     def ask(self, request, on_token, seconds=0.0):

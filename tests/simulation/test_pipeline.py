@@ -1,5 +1,7 @@
 """The simulator against closed forms: the cost model, and section 1.6 of the planning notes."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.clusters import Cluster
+from edgewise.clusters import Cluster, Network
 from edgewise.costs import CostModel
 from edgewise.errors import ClusterError, PlanError
+from edgewise.estimates import Resource
 from edgewise.plans import Plan, Stage
 from edgewise.simulation import Arrival, Jitter, poisson, simulate_plan, together
 from edgewise.simulation.testbeds import LLAMA2_7B, load_testbed
-from edgewise.simulation.trace import Resource
 from edgewise.specs import LayerKind, Workload
 from tests.simulation.chains import chain, spread
 
@@ -137,6 +139,62 @@ def test_a_device_visited_twice_never_beats_the_closed_form(made, bubbles: bool)
     outcome = simulate_plan(costs, plan, together(lanes, 4, 12), bubbles=bubbles)
     work = 12 * max(estimate.decode_seconds, lanes * estimate.bottleneck_seconds)
     assert outcome.makespan_seconds >= work - EXACT
+
+
+def hub(rates: Sequence[float], lanes: int = 1) -> tuple[CostModel, Plan]:
+    """Out from 'd0' to 'd1', back, and out to 'd2', a block on each; 0.1 s to compute one, and
+    interfaces of `rates` bytes per second. A token's hidden state is 32 bytes."""
+    costs, _ = chain([0.1] * 4, [0.0] * 3, lanes=lanes, per_prompt_token=0.01)
+    devices = tuple(
+        replace(device, interface_bytes_per_second=rate)
+        for device, rate in zip(costs.cluster.devices, rates, strict=False)
+    )
+    network = Network(tuple(device.name for device in devices), latency_seconds=0.02)
+    costs = replace(costs, cluster=Cluster(devices, (), "d0", (network,)))
+    return costs, spread(costs.model, ["d0", "d1", "d0", "d2"])
+
+
+rates = st.lists(st.sampled_from([20.0, 80.0, 320.0, math.inf]), min_size=3, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rates, st.integers(2, 900), st.integers(1, 5))
+def test_one_request_waits_for_interfaces_as_the_cost_model_says(
+    limits: list[float], prompt: int, new: int
+) -> None:
+    costs, plan = hub(limits)
+    costs = replace(costs, workload=Workload(prompt, new))
+    estimate = costs.estimate(plan)
+    request = simulate_plan(costs, plan, [Arrival(0.0, prompt, new)]).requests[0]
+    expected = [estimate.prefill_seconds + i * estimate.decode_seconds for i in range(new)]
+    assert request.token_seconds == pytest.approx(expected, rel=EXACT)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rates, some_lanes, st.booleans())
+def test_no_interface_sends_more_than_it_can(
+    limits: list[float], lanes: int, bubbles: bool
+) -> None:
+    costs, plan = hub(limits, lanes)
+    estimate = costs.estimate(plan)
+    outcome = simulate_plan(costs, plan, together(lanes, 4, 12), bubbles=bubbles)
+    work = 12 * max(estimate.decode_seconds, lanes * estimate.bottleneck_seconds)
+    assert outcome.makespan_seconds >= work * (1 - EXACT)
+
+
+def test_hops_to_two_devices_share_an_interface_that_is_always_busy() -> None:
+    """32 bytes at 32 bytes per second, twice a token: four lanes get one each in 8 s."""
+    costs, plan = hub([32.0, math.inf, math.inf], lanes=4)
+    assert costs.estimate(plan).round_seconds() == pytest.approx(8.0)
+    outcome = simulate_plan(costs, plan, together(4, 1, 40))
+    for request in outcome.requests:
+        late = request.token_seconds[10:30]
+        assert (late[-1] - late[0]) / 19 == pytest.approx(8.0, rel=0.02)
+    busy = outcome.busy_seconds()
+    assert busy[Resource("d0", way="out of")] == pytest.approx(4 * 40 * 2)
+    assert busy[Resource("d0", "d1")] == pytest.approx(4 * 40)
+    assert Resource("d1", way="into") not in busy
+    assert "interface out of d0" in outcome.chrome_trace()
 
 
 def test_requests_that_arrive_together_share_a_lane_and_others_wait() -> None:

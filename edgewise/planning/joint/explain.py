@@ -86,11 +86,11 @@ class Explained:
             yield "binding: " + ", ".join(parts)
 
     def _busiest(self) -> list[str]:
-        """Devices and links that are busy all the time."""
+        """Devices, links and interfaces that are busy all the time."""
         busy = busy_seconds(self.best.estimate.stages, self.best.estimate.back)
         least = BINDS * self.score / self.view.lanes
         return [
-            f"'{what}'" if isinstance(what, str) else f"link {what[0]} -> {what[1]}"
+            f"'{what}'" if what.computes else f"{'' if what.way else 'link '}{what}"
             for what, seconds in busy.items()
             if seconds >= least
         ]
@@ -149,7 +149,10 @@ class Explained:
             changed = replace(view, tables=replace(tables, room=room))
             what = f"{MORE_MEMORY:.0%} more memory for layers on '{names[j]}'"
             yield self._saved(changed), what
+        hop = view.problem.costs.activation_hop
         for a, b in dict.fromkeys(pairwise(self.order)):
+            if hop(names[a], names[b]).is_held_up:
+                continue
             enter, busy = view.costs.enter.copy(), tables.busy.copy()
             enter[a, b] -= tables.hop[a, b] * (1 - 1 / FASTER)
             busy[a, b] /= FASTER
@@ -161,11 +164,8 @@ class Explained:
             seconds, decode = view.costs.seconds.copy(), tables.decode.copy()
             seconds[:, :, j] /= FASTER
             decode[:, :, j] /= FASTER
-            changed = replace(
-                view,
-                costs=replace(view.costs, seconds=seconds),
-                tables=replace(tables, decode=decode),
-            )
+            costs, arrays = replace(view.costs, seconds=seconds), replace(tables, decode=decode)
+            changed = replace(view, costs=costs, tables=arrays)
             yield self._saved(changed), f"'{names[j]}' twice as fast"
         if 0 < view.problem.budget < INFINITY:
             more = replace(view.problem, budget=view.problem.budget * (1 + MORE_LOSS))

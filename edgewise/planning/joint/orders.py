@@ -3,7 +3,7 @@
     x[i,k,s]   layer i is in the order's k-th stage, in scheme s          0 or 1
 
     min z  s.t.  Q z >= first + back + moves + sum seconds x              round trip
-                 z >= step and layers of each device, z >= what links carry, if Q > 1
+                 z >= step and layers of each device, z >= what links and interfaces carry, if Q > 1
                  sum over k, s of x[i,k,s] = 1,  every stage holds a layer
                  sum over k' <= k of x[i,k',.] <= sum over k' <= k of x[i-1,k',.]       in order
                  sum loss x <= budget,  sum size x <= room of each device
@@ -145,6 +145,7 @@ class Orders:
             program.row(step, INFINITY, (z, 1.0), (x[:, own], -decode[:, own]))
         busy = [float(tables.busy[move]) * times for move, times in Counter(self.moves).items()]
         busy += [float(tables.entry_busy[order[0]]), float(tables.back_busy[order[-1]])]
+        busy.append(view.problem.costs.interface_seconds([tables.names[j] for j in order]))
         program.row(max(busy) / view.unit, INFINITY, (z, 1.0))
 
 

@@ -17,6 +17,11 @@ class Launcher(Protocol):
         DeviceError where it cannot start."""
         ...
 
+    def prepare(self) -> None:
+        """Have the next start be quick, where a launcher can: a spare process's memory is what it
+        costs."""
+        ...
+
     @property
     def process_ids(self) -> Mapping[str, int]:
         """The operating system's number of each worker on this machine, by device."""

@@ -54,21 +54,23 @@ class Agent:
     def run(self) -> None:
         """Serve until interrupted. Raises InputError where the coordinator refuses for good."""
         pause = LEAST_PAUSE
-        while True:
-            context, launcher = zmq.Context(), LocalLauncher(self._ended.put)
-            try:
-                socket = self._connect(context)
-                welcome = self._ask(socket)
-                self._say(f"joined {self._address} as '{self._device.name}'")
-                pause = LEAST_PAUSE
-                self._serve(socket, launcher, welcome)
-            except _Left as left:
-                self._say(f"{left}; asking again in {pause:g} s")
-            finally:
-                launcher.close()
-                context.destroy(linger=0)
-            time.sleep(pause)
-            pause = min(2 * pause, MOST_PAUSE)
+        with contextlib.closing(LocalLauncher(self._ended.put)) as launcher:
+            while True:
+                launcher.prepare()  # whoever lets this device in waits for its worker
+                context = zmq.Context()
+                try:
+                    socket = self._connect(context)
+                    welcome = self._ask(socket)
+                    self._say(f"joined {self._address} as '{self._device.name}'")
+                    pause = LEAST_PAUSE
+                    self._serve(socket, launcher, welcome)
+                except _Left as left:
+                    self._say(f"{left}; asking again in {pause:g} s")
+                finally:
+                    launcher.end(self._device.name)
+                    context.destroy(linger=0)
+                time.sleep(pause)
+                pause = min(2 * pause, MOST_PAUSE)
 
     def _connect(self, context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]":
         keys, socket = Keys.make(), context.socket(zmq.DEALER)
@@ -136,6 +138,7 @@ class Agent:
                 launcher.start(settings)
         elif isinstance(message, messages.EndWorker):
             launcher.end(name)
+            launcher.prepare()
         elif isinstance(message, messages.Refused):
             raise _Left(f"{self._address}: {message.why}")
 

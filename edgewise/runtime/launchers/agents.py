@@ -94,6 +94,9 @@ class AgentLauncher:
         except Empty:
             raise DeviceTimeout(name, f"started nothing within {START_SECONDS:g} s") from None
 
+    def prepare(self) -> None:
+        """Nothing: agents see to it themselves."""
+
     def end(self, device: str) -> None:
         """The worker at once. The device is offered again after a while if its agent is there."""
         self._orders.put((device, messages.EndWorker()))

@@ -18,24 +18,17 @@ from edgewise.runtime.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
-    process: "subprocess.Popen[bytes]"
+class _Process:
+    """A worker's: once it has imported what every worker needs, it waits to be told whose it is."""
+
+    popen: "subprocess.Popen[bytes]"
+    stdin: IO[bytes]
     log: IO[bytes]
-    waiter: threading.Thread
 
-
-class LocalLauncher:
-    """One process per worker, with a thread each that waits for its end."""
-
-    def __init__(self, post: Callable[[Ended], None]) -> None:
-        self._post = post
-        self._running: dict[str, _Running] = {}
-        self._closing = False
-
-    def start(self, settings: Settings) -> str:
-        name = settings.device.name
+    @staticmethod
+    def begin() -> "_Process":
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        process = subprocess.Popen(
+        popen = subprocess.Popen(
             # -P: the working directory may hold files named like the modules that a worker imports.
             [sys.executable, "-P", "-m", "edgewise.runtime.worker"],
             env=_environment(),
@@ -44,58 +37,101 @@ class LocalLauncher:
             stderr=log,
             start_new_session=True,  # Ctrl-C is for the coordinator alone
         )
-        waiter = threading.Thread(target=self._wait, args=(name, process, log), daemon=True)
-        self._running[name] = _Running(process, log, waiter)
-        assert process.stdin is not None
+        assert popen.stdin is not None
+        return _Process(popen, popen.stdin, log)
+
+    def tell(self, settings: Settings) -> None:
         with contextlib.suppress(OSError):  # its end is noticed all the same
-            process.stdin.write(settings.to_line())
-            process.stdin.flush()
+            self.stdin.write(settings.to_line())
+            self.stdin.flush()
+
+    def hang_up(self) -> None:
+        """A worker ends when this pipe does."""
+        with contextlib.suppress(OSError):
+            self.stdin.close()
+
+    def end(self, seconds: float = 0.0) -> None:
+        """Wait for its end so long, then end it."""
+        try:
+            self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+
+    def forget(self) -> None:
+        """Let go of what an ended one still takes here."""
+        self.hang_up()
+        self.log.close()
+
+
+class LocalLauncher:
+    """One process per worker, with a thread each that waits for its end."""
+
+    def __init__(self, post: Callable[[Ended], None]) -> None:
+        self._post = post
+        self._running: dict[str, tuple[_Process, threading.Thread]] = {}
+        self._spare: _Process | None = None
+        self._closing = False
+
+    def start(self, settings: Settings) -> str:
+        name, process = settings.device.name, self._take_spare() or _Process.begin()
+        waiter = threading.Thread(target=self._wait, args=(name, process), daemon=True)
+        self._running[name] = process, waiter
+        process.tell(settings)
         waiter.start()
         return settings.public
 
-    def _wait(self, name: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
-        code = process.wait()
-        running = self._running.get(name)
-        if self._closing or running is None or running.process is not process:
+    def prepare(self) -> None:
+        """Have a process import now what the next worker needs: that takes a second."""
+        if self._spare is None:
+            self._spare = _Process.begin()
+
+    def _take_spare(self) -> _Process | None:
+        """None where there is none, or it has died."""
+        spare, self._spare = self._spare, None
+        if spare is None or spare.popen.poll() is None:
+            return spare
+        spare.forget()
+        return None
+
+    def _wait(self, name: str, process: _Process) -> None:
+        code = process.popen.wait()
+        if self._closing or self._running.get(name, (None,))[0] is not process:
             return  # it was ended from here
         how = f"stopped with exit code {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-        self._post(Ended(name, how, _last_line(log)))
+        self._post(Ended(name, how, _last_line(process.log)))
 
     @property
     def process_ids(self) -> dict[str, int]:
         """The operating system's number of each worker, by device."""
-        return {name: running.process.pid for name, running in self._running.items()}
+        return {name: process.popen.pid for name, (process, _) in self._running.items()}
 
     def end(self, device: str) -> None:
-        running = self._running.pop(device, None)
-        if running is not None:
-            running.process.kill()
-            _clean_up(running)
+        if device in self._running:
+            process, waiter = self._running.pop(device)
+            process.end()
+            waiter.join()
+            process.forget()
 
     def close(self) -> None:
         self._closing = True
+        processes = [process for process, _ in self._running.values()]
+        if self._spare is not None:
+            self._spare.popen.kill()  # it has nothing to bring to an end
+            processes.append(self._spare)
+        for process in processes:
+            process.hang_up()
         deadline = time.monotonic() + STOP_SECONDS
-        for running in self._running.values():
-            assert running.process.stdin is not None
-            with contextlib.suppress(OSError):  # a worker ends when this pipe does
-                running.process.stdin.close()
-        for running in self._running.values():
-            try:
-                running.process.wait(max(deadline - time.monotonic(), 0))
-            except subprocess.TimeoutExpired:
-                running.process.kill()
-            _clean_up(running)
+        for process in processes:
+            process.end(max(deadline - time.monotonic(), 0))
+        for _, waiter in self._running.values():
+            waiter.join()
+        for process in processes:
+            process.forget()
         self._running.clear()
-
-
-def _clean_up(running: _Running) -> None:
-    running.waiter.join()
-    assert running.process.stdin is not None
-    with contextlib.suppress(OSError):
-        running.process.stdin.close()
-    running.log.close()
+        self._spare = None
 
 
 def _last_line(log: IO[bytes]) -> str:

@@ -147,6 +147,9 @@ class RayLauncher:
         lost = Ended(name, "lost the Ray actor that started it", _first_line(error))
         self._post(waited.result() if error is None else lost)
 
+    def prepare(self) -> None:
+        """Nothing: an actor's worker is not started twice."""
+
     def end(self, device: str) -> None:
         """The worker at once. Its node is offered again after a while if it is there."""
         if (starter := self._starters.pop(device, None)) is not None:

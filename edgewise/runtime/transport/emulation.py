@@ -1,6 +1,8 @@
-"""Links of other speeds than this machine's own, emulated by whoever receives."""
+"""Links of other speeds than this machine's own, emulated by whoever receives, and the network
+interface that a device's links share."""
 
 import heapq
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -11,13 +13,13 @@ from torch import Tensor
 from edgewise.clusters import Link
 from edgewise.runtime.messages import Echo, Echoed, Message, Peer, Step, Stop, Tokens
 from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.transport.interface import MAX_WAITING_MESSAGES, Interface, WayOut
 from edgewise.runtime.waiting import SPIN_SECONDS, wait_until
 
 # What travels between devices once a plan runs, or measures how that will be. Everything else only
 # sets up, and does not wait for emulated links.
 TRAFFIC = (Step, Tokens, Echo, Echoed)
 
-MAX_WAITING_MESSAGES = 64
 MAX_WAITING_BYTES = 2**26
 _IDLE_SECONDS = 60.0
 
@@ -25,14 +27,24 @@ _IDLE_SECONDS = 60.0
 class Emulated:
     """A transport whose messages become visible when the link from their sender would have
     delivered them: one after the other at its rate, then its latency, counted from when they
-    reached this process. Senders without a link in `links` (by name) are not delayed.
+    reached this process. Senders without a link in `links` (by name) are not delayed. Tensors wait
+    for this device's interface, too: on their way in for all links at once, and on their way out.
 
     A thread takes messages in while their owner computes. It stops, and so at last do the senders,
     while one sender has MAX_WAITING_MESSAGES, or MAX_WAITING_BYTES of tensors, waiting here.
     """
 
-    def __init__(self, transport: Transport, links: Mapping[str, Link]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        links: Mapping[str, Link],
+        interface_bytes_per_second: float = math.inf,
+    ) -> None:
         self._transport, self._links = transport, links
+        self._way_in = Interface(interface_bytes_per_second)
+        self._way_out: WayOut | None = None
+        if interface_bytes_per_second < math.inf:
+            self._way_out = WayOut(interface_bytes_per_second, transport.send)
         self._free: dict[str, float] = {}  # from when on a sender's link is
         self._messages: dict[str, int] = {}  # that wait, by sender
         self._bytes: dict[str, int] = {}
@@ -55,7 +67,10 @@ class Emulated:
         self._transport.introduce(peers)
 
     def send(self, target: str, message: Message, tensor: Tensor | None = None) -> None:
-        self._transport.send(target, message, tensor)
+        if self._way_out and tensor is not None and isinstance(message, TRAFFIC):
+            self._way_out.put(target, message, tensor)
+        else:
+            self._transport.send(target, message, tensor)
 
     def post(self, message: Message) -> None:
         self._transport.post(message)
@@ -107,8 +122,10 @@ class Emulated:
         link = self._links.get(envelope.sender)
         if link is None or not isinstance(envelope.message, TRAFFIC):
             return arrived
-        free = max(arrived, self._free.get(envelope.sender, 0.0))
-        self._free[envelope.sender] = free + link.occupancy_seconds(_size(envelope))
+        size = _size(envelope)
+        begins = self._way_in.begins(arrived, size) if size else arrived
+        free = max(begins, self._free.get(envelope.sender, 0.0))
+        self._free[envelope.sender] = free + link.occupancy_seconds(size)
         return self._free[envelope.sender] + link.latency_seconds
 
     def close(self) -> None:
@@ -120,6 +137,8 @@ class Emulated:
         self._transport.post(Stop())  # ends the wait for a message
         self._thread.join()
         self._transport.close()
+        if self._way_out:
+            self._way_out.close()
 
 
 def _size(envelope: Envelope) -> int:

@@ -5,6 +5,7 @@ import math
 from edgewise.errors import Infeasible
 from edgewise.planning import Planner, Problem
 from edgewise.planning.least_loss import least_planned_loss
+from edgewise.units import round_up
 
 # What was measured, the interval's end, over what the sensitivity predicts: 1.2 to 1.35 on SmolLM2,
 # 1.45 on the demo model; and room for the promise to be kept by more than one plan.
@@ -25,14 +26,6 @@ def with_remedy(problem: Problem, planner: Planner, error: Infeasible) -> Infeas
         needed = share * MEASURED if sensitivity.metric == "kl" else share
         remedy = (
             f"what fits loses {least:.4g} at least as predicted, {share:.2%} of the model's own: "
-            f"try --quality {_up(needed * 100)}%, or add memory or devices"
+            f"try --quality {round_up(needed * 100)}%, or add memory or devices"
         )
     return Infeasible(f"{error}; {remedy}", shortage_bytes=error.shortage_bytes)
-
-
-def _up(number: float) -> str:
-    """Two digits, rounded up."""
-    if number <= 0:
-        return "0"
-    step = 10.0 ** (math.floor(math.log10(number)) - 1)
-    return f"{math.ceil(number / step * (1 - 1e-12)) * step:.2g}"

@@ -1,0 +1,77 @@
+"""The requests that a host has been asked, whatever its engine is at."""
+
+import time
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+
+from edgewise.errors import PromptError
+from edgewise.hosting.pending import OnToken, Pending
+from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.engine import Request, Token
+
+
+class Requests:
+    """In the order in which they came. `ask` is for any thread, the rest for the host's."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._new: SimpleQueue[Pending] = SimpleQueue()
+        self._asked: list[Pending] = []
+
+    def ask(self, request: Request, on_token: OnToken, seconds: float) -> Callable[[], None]:
+        """One more, that waits for devices for so long. Returns what cancels it."""
+        asked = Pending(request, on_token, time.monotonic() + seconds)
+        self._new.put(asked)
+        self._wake()
+
+        def cancel() -> None:
+            asked.cancelled = True
+            self._wake()
+
+        return cancel
+
+    @property
+    def open(self) -> bool:
+        """Whether any is not answered."""
+        return bool(self._asked)
+
+    @property
+    def unknown(self) -> int:
+        """How many no engine has seen yet."""
+        return sum(asked.number is None for asked in self._asked)
+
+    def take(self, engine: Coordinator | None, stalled: str) -> None:
+        """New ones to the engine, as soon as there is one; forget those that were cancelled, or
+        have waited for devices too long while it was `stalled`."""
+        while not self._new.empty():
+            self._asked.append(self._new.get())
+        now = time.monotonic()
+        for asked in list(self._asked):
+            if asked.cancelled:
+                self._forget(asked, engine)
+            elif stalled and now > asked.until:
+                self._end(asked, engine, f"no answer in time: {stalled}")
+            elif asked.number is None and engine is not None:
+                try:
+                    asked.number = engine.submit(asked.request)
+                except PromptError as error:
+                    self._end(asked, engine, str(error))
+
+    def give(self, tokens: Iterable[Token]) -> None:
+        """To those that asked."""
+        by_number = {asked.number: asked for asked in self._asked}
+        for token in tokens:
+            asked = by_number.get(token.request)
+            if asked is not None and not asked.cancelled:
+                asked.on_token(token)
+                if token.finish is not None:
+                    self._asked.remove(asked)
+
+    def _end(self, asked: Pending, engine: Coordinator | None, why: str) -> None:
+        asked.on_token(Token(asked.number or 0, 0, "error", time.monotonic(), (), why))
+        self._forget(asked, engine)
+
+    def _forget(self, asked: Pending, engine: Coordinator | None) -> None:
+        self._asked.remove(asked)
+        if asked.number is not None and engine is not None:
+            engine.cancel(asked.number)

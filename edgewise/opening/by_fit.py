@@ -1,0 +1,57 @@
+"""The best plan in one scheme throughout: the one that is asked for, or the first that fits."""
+
+from collections.abc import Callable
+
+from edgewise.costs import CostModel
+from edgewise.opening.comparison import best, compare
+from edgewise.opening.profile import measure_cluster
+from edgewise.opening.wanted import Decided, Wanted
+from edgewise.planning import Problem
+from edgewise.planning.default_scheme import check_size, description, first_that_fits
+from edgewise.plans import Plan
+from edgewise.profiles import Profile
+from edgewise.profiling import Grid, read_memory
+from edgewise.quality.rounding import Show
+from edgewise.runtime.workers import Workers
+from edgewise.specs import ModelSpec, Workload
+
+
+def plan_by_fit(
+    workers: Workers, wanted: Wanted, spec: ModelSpec, show: Show, note: Callable[[str], None]
+) -> Decided:
+    """Measures where there are several devices. Raises Infeasible, DeviceError."""
+    cluster, workload = workers.cluster, wanted.workload
+
+    def plan_in(name: str) -> Decided:
+        check_size(spec, name, cluster, workload)
+        if len(cluster.devices) == 1:
+            return _alone(workers, spec, workload, name)
+        grid = Grid.around(workload)
+        profile = measure_cluster(workers, wanted.model, spec, [name], grid, show)
+        problem = Problem(CostModel(spec, cluster, profile, workload), (name,))
+        return Decided(best(problem, compare(problem)).plan, problem)
+
+    if wanted.scheme is not None:
+        return plan_in(wanted.scheme)
+    decided, name = first_that_fits(spec, cluster, workload, plan_in)
+    note(description(spec, name, workload, len(cluster.devices)))
+    return decided
+
+
+def _alone(workers: Workers, spec: ModelSpec, workload: Workload, scheme: str) -> Decided:
+    """One device leaves nothing to choose, so no seconds have to be measured."""
+    problem = Problem(free_now(workers, spec, workload), (scheme,))
+    plan = problem.plan(problem.devices * spec.num_layers, (scheme,) * spec.num_layers)
+    problem.costs.check_memory(plan)
+    return Decided(plan, problem)
+
+
+def check_free(workers: Workers, spec: ModelSpec, workload: Workload, plan: Plan) -> None:
+    """Raises Infeasible where the plan takes more than the machines have free now."""
+    free_now(workers, spec, workload).check_memory(plan)
+
+
+def free_now(workers: Workers, spec: ModelSpec, workload: Workload) -> CostModel:
+    """Costs that know the machines' free memory, and no seconds."""
+    profile = Profile(spec.digest, (), read_memory(workers), ())
+    return CostModel(spec, workers.cluster, profile, workload)

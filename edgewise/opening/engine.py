@@ -1,0 +1,77 @@
+"""A model opened: planned, started, loaded."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+
+from edgewise.clusters import Cluster
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.by_fit import check_free, plan_by_fit
+from edgewise.opening.by_quality import plan_by_quality
+from edgewise.opening.wanted import Decided, Wanted
+from edgewise.planning.default_scheme import ORDER, check_size
+from edgewise.quality.rounding import Show, rounding_for, unseen
+from edgewise.runtime.checks import check_route
+from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.events import Event, PlanInUse
+from edgewise.runtime.local import start_local
+from edgewise.runtime.machine import free_bytes, physical_cores
+from edgewise.runtime.replanning import replanner
+from edgewise.specs import ModelSpec
+
+
+def open_wanted(
+    wanted: Wanted, show: Show = unseen, note: Callable[[str], None] = lambda text: None
+) -> Coordinator:
+    """An engine, for whoever closes it. Everything that can be wrong is found before a process
+    starts. A device that is lost is planned around, but where the plan was given. `note` is told
+    what was chosen and when that changes. Raises EdgewiseError."""
+    spec = open_checkpoint(wanted.model).spec
+    if wanted.plan is not None:
+        plan, asked = wanted.plan, wanted.workload
+        wanted = replace(wanted, workload=replace(asked, cache=plan.cache, wire=plan.wire))
+    decided = _decided_before(wanted, spec, show, note)
+    with ExitStack() as started:
+        workers = started.enter_context(start_local(wanted.cluster))
+        if decided is None:
+            decided = plan_by_fit(workers, wanted, spec, show, note)
+        else:
+            check_free(workers, spec, wanted.workload, decided.plan)
+        plan, problem = decided.plan, decided.problem
+        plan = replace(plan, rounding=rounding_for(wanted.model, plan.schemes, plan.rounding, show))
+        with show("loading", spec.num_layers) as advance:
+            engine = Coordinator(
+                workers,
+                wanted.model,
+                plan,
+                wanted.workload,
+                replan=None if problem is None else replanner(problem),
+                on_layer=advance,
+            )
+        engine.listen(lambda event: _note_change(event, note))
+        started.pop_all()
+        return engine
+
+
+def _note_change(event: Event, note: Callable[[str], None]) -> None:
+    if isinstance(event, PlanInUse) and event.why:
+        note(f"{event.why}; without it since {event.seconds:.1f} s of planning and loading")
+
+
+def _decided_before(
+    wanted: Wanted, spec: ModelSpec, show: Show, note: Callable[[str], None]
+) -> Decided | None:
+    """What needs no workers of this run; checks what does."""
+    if wanted.plan is not None:
+        wanted.plan.check(spec, wanted.cluster)
+        check_route(wanted.plan, wanted.cluster)
+        return Decided(wanted.plan, None)
+    if wanted.quality is not None:
+        return plan_by_quality(wanted, wanted.quality, spec, show, note)
+    check_size(spec, wanted.scheme or ORDER[-1], wanted.cluster, wanted.workload)
+    return None
+
+
+def this_machine() -> Cluster:
+    """This machine as the only device: its physical cores, its free memory."""
+    return Cluster.of_this_machine(free_bytes(), physical_cores())

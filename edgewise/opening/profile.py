@@ -1,0 +1,85 @@
+"""A cluster's profile for a model: measured once, kept, measured again when something changed."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgewise.caches import cache_folder, cache_key, read_cached, write_text_atomically
+from edgewise.clusters import Cluster
+from edgewise.errors import ClusterError
+from edgewise.profiles import VERSION, Profile
+from edgewise.profiling import Grid, measure, num_measurements
+from edgewise.quality.rounding import Show, unseen
+from edgewise.runtime.local import start_local
+from edgewise.runtime.machine import code_name, free_bytes, machine_name
+from edgewise.runtime.workers import Workers
+from edgewise.schemes import get_scheme
+from edgewise.specs import ModelSpec
+
+WIDE_CONTEXT = 1024
+
+
+def cached_profile(
+    model: str,
+    spec: ModelSpec,
+    cluster: Cluster,
+    schemes: Sequence[str],
+    *,
+    fresh: bool = False,
+    show: Show = unseen,
+) -> tuple[Profile, Path | None, bool]:
+    """A wide profile, where it is kept (None: nowhere), and whether it was there already.
+
+    It is measured again when the model's shape, the schemes, the cluster, this machine, torch,
+    Edgewise, its kernels or the profile format change. Raises ClusterError where a device cannot
+    take part.
+    """
+    for scheme in schemes:
+        get_scheme(scheme)
+    check_reachable(cluster)
+    folder = cache_folder("profiles")
+    path = folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
+    if not fresh and (kept := read_cached(path, load_profile)) is not None:
+        return kept, path, True
+    with start_local(cluster) as workers:
+        grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
+        profile = measure_cluster(workers, model, spec, schemes, grid, show)
+    return profile, write_text_atomically(path, profile.to_json() + "\n"), False
+
+
+def load_profile(path: Path) -> Profile:
+    """A profile from a file, with the memory that this machine has free now, where it was measured
+    here."""
+    return Profile.load(path).with_free_memory(machine_name(), free_bytes())
+
+
+def check_reachable(cluster: Cluster) -> None:
+    """Raise ClusterError where no path of links leads from the source to some device."""
+    if lonely := cluster.unreachable():
+        raise ClusterError(
+            f"nothing links to device '{lonely[0]}' from the source '{cluster.source}'; "
+            "add a [[link]] or a [[network]], or leave the device out"
+        )
+
+
+def profile_key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> str:
+    """A name made of all that a profile's seconds depend on: not of how much memory there is."""
+    cluster = replace(cluster, devices=tuple(replace(x, memory_bytes=1) for x in cluster.devices))
+    # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: the code's name says so.
+    machine = (machine_name(), os.cpu_count(), code_name())
+    return cache_key(VERSION, spec.digest, cluster, tuple(schemes), *machine)
+
+
+def measure_cluster(
+    workers: Workers,
+    model: str,
+    spec: ModelSpec,
+    schemes: Sequence[str],
+    grid: Grid,
+    show: Show = unseen,
+) -> Profile:
+    """Profile a model on running devices."""
+    total = num_measurements(spec, workers.cluster, schemes, grid)
+    with show("measuring", total) as advance:
+        return measure(workers, model, spec, schemes, grid, on_progress=advance)

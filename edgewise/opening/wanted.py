@@ -1,0 +1,41 @@
+"""What is to be opened, and what was decided about it."""
+
+from dataclasses import dataclass
+
+from edgewise.clusters import Cluster
+from edgewise.errors import InputError
+from edgewise.planning import Problem
+from edgewise.plans import Plan
+from edgewise.schemes import get_scheme
+from edgewise.sensitivities import parse_quality
+from edgewise.specs import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model on a cluster, for some work. One of a plan, a scheme and a loss (`quality`) may
+    decide how; without any, the most bits that fit do. Raises InputError."""
+
+    model: str
+    cluster: Cluster
+    workload: Workload
+    plan: Plan | None = None
+    scheme: str | None = None
+    quality: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheme is not None:
+            get_scheme(self.scheme)
+        if self.quality is not None:
+            parse_quality(self.quality)
+        if sum(x is not None for x in (self.plan, self.scheme, self.quality)) > 1:
+            raise InputError("a plan file, a scheme and a quality decide alike: give one of them")
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A plan and the problem that it solves, which another plan would have to solve if a device
+    were lost; None where nobody here made the plan."""
+
+    plan: Plan
+    problem: Problem | None

@@ -31,7 +31,14 @@ from edgewise.cli.options import (
     Trace,
     WireType,
 )
-from edgewise.cli.sharing import JoinOptions, StatusOptions, UpOptions
+from edgewise.cli.sharing import (
+    ChatOptions,
+    JoinOptions,
+    ServeOptions,
+    ServingOptions,
+    StatusOptions,
+    UpOptions,
+)
 from edgewise.errors import InputError
 from edgewise.schemes import STORED, CacheType, Wire
 from edgewise.specs import Objective, Workload
@@ -255,9 +262,11 @@ class DevicesOptions:
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "demo": (DemoOptions, "edgewise.cli.demo:run_demo"),
+    "serve": (ServeOptions, "edgewise.cli.serve:run_serve"),
     "up": (UpOptions, "edgewise.cli.up:run_up"),
     "join": (JoinOptions, "edgewise.cli.join:run_join"),
     "status": (StatusOptions, "edgewise.cli.status:show_status"),
+    "chat": (ChatOptions, "edgewise.cli.chat:run_chat"),
     "run": (RunOptions, "edgewise.cli.run:run_prompt"),
     "profile": (ProfileOptions, "edgewise.cli.profile:run_profile"),
     "plan": (PlanOptions, "edgewise.cli.plan:run_plan"),
@@ -271,7 +280,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
 
 
 def workload_of(
-    options: PlanOptions | SimulateOptions | UpOptions, cache: CacheType, wire: Wire
+    options: PlanOptions | SimulateOptions | ServingOptions, cache: CacheType, wire: Wire
 ) -> Workload:
     """What a plan must serve. Raises InputError where the sizes make no workload."""
     lengths = options.prompt_tokens, options.new_tokens

@@ -1,37 +1,36 @@
-"""Options of the commands for a cluster of several machines."""
+"""Options of the commands that serve a model, alone or with machines that join."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from edgewise.cli.options import Json, KVCache, Memory, MicroBatches, Model, Threads, WireType
+from edgewise.cli.options import (
+    ClusterOrNone,
+    Json,
+    KVCache,
+    Memory,
+    MicroBatches,
+    Model,
+    Threads,
+    WireType,
+)
 from edgewise.schemes import CacheType, Wire
 from edgewise.specs import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpOptions:
-    """Run a model on this machine and on those that join it, behind OpenAI's API."""
+class ServingOptions:
+    """What serving takes, whatever it runs on."""
 
     model: Model
-    listen: Annotated[
-        str, typer.Option(help="Where devices join, HOST:PORT; 0.0.0.0: from everywhere.")
-    ] = "0.0.0.0:7766"
-    new_keys: Annotated[
-        bool,
-        typer.Option("--new-keys", help="Let nobody in by the line of an earlier `up` here."),
-    ] = False
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Take the nodes of this machine's Ray cluster in; starts one where it has none.",
-        ),
-    ] = False
     http: Annotated[
         str, typer.Option(help="Where clients ask, HOST:PORT; beyond this machine with a key.")
     ] = "127.0.0.1:8000"
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(help="Pages of this origin may ask, 'https://example.org'; repeatable."),
+    ] = None
     name: Annotated[str | None, typer.Option(help="Name of this device; else the machine's.")] = (
         None
     )
@@ -50,6 +49,57 @@ class UpOptions:
     sequences: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 4
     micro_batches: MicroBatches = 1
     as_json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(ServingOptions):
+    """Serve a model behind OpenAI's API: on this machine, or on a cluster file's devices."""
+
+    cluster: ClusterOrNone = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions(ServingOptions):
+    """Serve a model on this machine and on those that join it, behind OpenAI's API."""
+
+    listen: Annotated[
+        str, typer.Option(help="Where devices join, HOST:PORT; 0.0.0.0: from everywhere.")
+    ] = "0.0.0.0:7766"
+    new_keys: Annotated[
+        bool,
+        typer.Option("--new-keys", help="Let nobody in by the line of an earlier `up` here."),
+    ] = False
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Take the nodes of this machine's Ray cluster in; starts one where it has none.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """Talk with a model in the terminal."""
+
+    model: Model
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None
+    cluster: ClusterOrNone = None
+    scheme: Annotated[
+        str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
+    ] = None
+    quality: Annotated[
+        str | None,
+        typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
+    ] = None
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer at most.")] = (
+        None
+    )
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 always takes the likeliest token.")
+    ] = 0.0
+    top_p: Annotated[float, typer.Option(help="Choose among this share of probability.")] = 1.0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choices.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,5 +128,7 @@ class JoinOptions:
 class StatusOptions:
     """Show what a running cluster does."""
 
-    url: Annotated[str, typer.Option(help="Where `edgewise up` answers.")] = "http://127.0.0.1:8000"
+    url: Annotated[str, typer.Option(help="Where `edgewise serve` or `up` answers.")] = (
+        "http://127.0.0.1:8000"
+    )
     as_json: Json = False

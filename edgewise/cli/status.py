@@ -9,9 +9,9 @@ from urllib.request import Request, urlopen
 from rich.markup import escape
 from rich.table import Table
 
+from edgewise.cli.serve import KEY
 from edgewise.cli.sharing import StatusOptions
 from edgewise.cli.terminal import console, print_json
-from edgewise.cli.up import KEY
 from edgewise.errors import InputError
 from edgewise.units import format_bytes
 

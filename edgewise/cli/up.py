@@ -1,111 +1,40 @@
 """`edgewise up`: a model on this machine and on those that join it."""
 
 import contextlib
-import os
-import secrets
-import signal
 import socket
-from dataclasses import asdict, replace
 
 import psutil
 
-from edgewise.cli.commands import workload_of
+from edgewise.cli.serve import LOOPBACK, Started, serve
 from edgewise.cli.sharing import UpOptions
-from edgewise.cli.terminal import console, print_json, print_notes
-from edgewise.cli.this_device import parse_address, this_device
+from edgewise.cli.terminal import print_notes
+from edgewise.cli.this_device import parse_address
 from edgewise.clusters import Device
-from edgewise.hosting import Chooser, Event, Host, Measured, Overview
-from edgewise.models.checkpoint import open_checkpoint
-from edgewise.models.tokenizer import load_tokenizer
-from edgewise.profiling import Grid
-from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.launchers.kept_keys import identity_at
-from edgewise.runtime.limits import limits_of
 from edgewise.runtime.live import start_live, start_on_ray
-from edgewise.runtime.workers import Workers
-from edgewise.schemes import get_scheme
-from edgewise.serving import HttpServer, create_app
 
-REPEATS = 9  # of every timing: whoever joined is waited for
-KEY = "EDGEWISE_API_KEY"
 EVERYWHERE = ("0.0.0.0", "::")
 TOKEN_FIRST = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...  # as `ray get-auth-token` says here"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def run_up(options: UpOptions) -> None:
-    """Until interrupted: the first time, requests under way are answered before it ends."""
-    if options.scheme is not None:
-        get_scheme(options.scheme)
-    listen, http = parse_address(options.listen, "--listen"), parse_address(options.http, "--http")
-    device = this_device(options.name, options.memory, options.threads)
-    checkpoint = open_checkpoint(options.model)
-    print_notes(checkpoint.notes)
-    spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)
-    workload = workload_of(options, options.kv_cache, options.wire)
-    context = limits_of(workload, spec.max_context).context
-    screen = console(options.as_json)
-
-    def on_event(event: Event) -> None:
-        screen.print(f"[dim]{event.seconds:7.1f} s[/]  {event.text}")
-        if options.as_json:
-            print_json(asdict(event))
-
-    workers, launcher, line = _start(device, listen, options)
-    with workers:
-        grid = replace(Grid.around(workload), repeats=REPEATS)
-        measured = Measured(workers, options.model, spec, grid)
-        chooser = Chooser(workers, measured, spec, workload, options.scheme, options.objective)
-        overview = Overview(options.model, spec, line, on_event)
-        host = Host(options.model, workers, launcher, measured, chooser, workload, overview)
-        key = _key(http[0])
-        server = HttpServer(create_app(host, tokenizer, context, key), *http)
-        try:
-            url = f"http://{http[0]}:{server.port}/v1"
-            screen.print(f"[bold]{options.model}[/] at {url}" + (f", key {key}" if key else ""))
-            screen.print("To lend another machine to it, run there:")
-            if options.ray:
-                screen.print(f"  {TOKEN_FIRST}", soft_wrap=True)
-            screen.print(f"  [bold]{line}[/]", soft_wrap=True)
-            if options.as_json:
-                print_json({"url": url, "join": line, "key": key})
-            _on_interrupt(host)
-            host.run()
-        finally:
-            server.close()
+    """Devices join and leave."""
+    listen = parse_address(options.listen, "--listen")
+    serve(options, lambda device: _start(device, listen, options))
 
 
-def _start(
-    device: Device, listen: tuple[str, int], options: UpOptions
-) -> tuple[Workers, Launcher, str]:
-    """With the line that makes another machine join."""
+def _start(device: Device, listen: tuple[str, int], options: UpOptions) -> Started:
     host = _reachable(listen[0])
     if options.ray:
-        return start_on_ray(device, host)
+        workers, nodes, line = start_on_ray(device, host)
+        return Started(workers, nodes, (TOKEN_FIRST, line))
     identity, is_kept = identity_at(f"{listen[0]}:{listen[1]}", new=options.new_keys)
     if is_kept:
         print_notes(["machines that joined here before join again; --new-keys keeps them out"])
     workers, agents, invitation = start_live(device, *listen, identity)
     port = agents.address.rpartition(":")[2]
-    return workers, agents, f"edgewise join {host}:{port} --token {invitation.token}"
-
-
-def _key(http: str) -> str:
-    """Beyond this machine, nobody is answered without one."""
-    given = os.environ.get(KEY, "")
-    if given or http in LOOPBACK:
-        return given
-    return secrets.token_urlsafe(24)
-
-
-def _on_interrupt(host: Host) -> None:
-    def interrupt(signum: int, frame: object) -> None:
-        host.stop(drain=True)
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, lambda signum, frame: host.stop(drain=False))
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, interrupt)
+    line = f"edgewise join {host}:{port} --token {invitation.token}"
+    return Started(workers, agents, (line,))
 
 
 def _reachable(host: str) -> str:

@@ -1,5 +1,7 @@
 """Which blocks the C++ kernels can run whole, and how they are handed over."""
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -20,6 +22,17 @@ from edgewise.models.linear import Linear
 from edgewise.quantization.linear import PackedLinear
 
 ACTIVATIONS = {F.silu: Activation.SILU, F.relu: Activation.RELU, F.gelu: Activation.GELU}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks one after the other, from the shard's `first` on, with what the kernels need to run
+    up to `most_tokens` through them in one call; beyond that, torch runs them."""
+
+    first: int
+    most_tokens: float
+    blocks: list[Block]
+    native: list[NativeBlock]
 
 
 def native_block(

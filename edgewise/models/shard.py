@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from edgewise.errors import NonFinite, PlanError
 from edgewise.kernels import backend_of
-from edgewise.kernels.block import NativeBlock
 from edgewise.models.blank import random_layer
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
@@ -28,7 +26,7 @@ from edgewise.models.decoder import (
 from edgewise.models.finite import all_finite, check_finite
 from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader
-from edgewise.models.native import native_block
+from edgewise.models.native import Part, native_block
 from edgewise.models.wire import through
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.stacked import StackedLinear
@@ -124,6 +122,17 @@ class Shard:
             bad = dict.fromkeys(owner for owner, row in of_rows if not all_finite(row))
             raise NonFinite(str(error), tuple(bad)) from None
 
+    @torch.inference_mode()
+    def hidden(self, inputs: Tensor, segments: list[Segment]) -> Tensor:
+        """What the head of the model's last shard gets, float32 [tokens, H], for `logits`."""
+        self.cache.check(segments)
+        return self._run(inputs, segments, None)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [tokens, vocabulary], NaN where the hidden states are not finite."""
+        return _logits(self.layers[-1], self._arriving(hidden, self.end - 1))
+
     def _run_apart(self, inputs: Tensor, groups: list[Group], rows: Sequence[int]) -> Tensor:
         """One group after the other; the results in the order of `rows`."""
         parts, order = [], []
@@ -138,7 +147,7 @@ class Shard:
         ordered[order] = outputs
         return ordered
 
-    def _run(self, inputs: Tensor, segments: list[Segment], rows: Sequence[int]) -> Tensor:
+    def _run(self, inputs: Tensor, segments: list[Segment], rows: Sequence[int] | None) -> Tensor:
         states = inputs.to(self.device)
         positions = torch.cat([torch.arange(s.start, s.end) for s in segments]).to(self.device)
         turn = None if self._frequency is None else rotation(self._frequency, positions)
@@ -154,9 +163,9 @@ class Shard:
             for number, block in enumerate(part.blocks, start=part.first):
                 window = self.config.windows[self._first_block + number]
                 states = block(states, turn, self.cache.attention(number, segments, window))
-        if isinstance(last, Head):
-            return _logits(last, self._arriving(states[list(rows)], self.end - 1))
-        return states
+        if rows is None or not isinstance(last, Head):
+            return states
+        return _logits(last, self._arriving(states[list(rows)], self.end - 1))
 
     def _arriving(self, states: Tensor, layer: int) -> Tensor:
         """What a layer gets of what the one before computed."""
@@ -167,16 +176,16 @@ class Shard:
         """The model's number of the shard's first block."""
         return max(self.start - 1, 0)
 
-    def _divided(self) -> list["_Part"]:
+    def _divided(self) -> list[Part]:
         """The blocks, in stretches that run alike."""
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for number, block in enumerate(layer for layer in self.layers if isinstance(layer, Block)):
             window = self.config.windows[self._first_block + number]
             native = native_block(self.config, block, window, self.cache.stored(number))
             most = native.most_tokens if native else 0
             starts = self._first_block + number + 1 in self._rounded
             if not parts or parts[-1].most_tokens != most or starts:
-                parts.append(_Part(number, most, [], []))
+                parts.append(Part(number, most, [], []))
             parts[-1].blocks.append(block)
             if native is not None:
                 parts[-1].native.append(native)
@@ -192,18 +201,7 @@ class Shard:
         self.cache.copy(source, target, length)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Blocks one after the other, from the shard's `first` on, with what the kernels need to run
-    up to `most_tokens` through them in one call; beyond that, torch runs them."""
-
-    first: int
-    most_tokens: float
-    blocks: list[Block]
-    native: list[NativeBlock]
-
-
-def _logits(head: Head, states: Tensor) -> Tensor:
+def _logits(head: Layer, states: Tensor) -> Tensor:
     """Packed matrices are multiplied with integers, which would hide numbers that are none."""
     logits: Tensor = head(states)
     if not all_finite(states):

@@ -33,7 +33,7 @@ class TextStream:
         if self._cut(text) is not None:
             return self.flush()
         certain = text.rstrip(REPLACEMENT)
-        longest = max((_overlap(certain, stop) for stop in self._stop), default=0)
+        longest = max((overlap(certain, stop) for stop in self._stop), default=0)
         piece = self._send(certain, len(certain) - longest)
         if (len(self._ids) - self._context) % BATCH == 0:
             self._settle()
@@ -79,6 +79,6 @@ class TextStream:
                 return
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest beginning of `stop` that `text` ends with."""
     return next((n for n in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:n])), 0)

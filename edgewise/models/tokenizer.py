@@ -4,13 +4,17 @@ They raise whatever they like, plain `Exception` and the template language's err
 it becomes ours here. Python code that comes with a model is not run, and nobody is asked about it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgewise.errors import ModelError, PromptError
 from edgewise.models.checkpoint import file_source, gguf_file, read_json
 from edgewise.models.gguf.tokenizer import gguf_tokenizer
+from edgewise.models.grammar import Grammars
 from edgewise.models.hub import CONFIG
 
 FILES = (
@@ -35,21 +39,44 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return bool(self._hf.chat_template)
 
+    @property
+    def template(self) -> str:
+        """The chat template's text; "" where there is none."""
+        return str(self._hf.chat_template or "")
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What makes grammars over this vocabulary."""
+        return Grammars(self._hf, self.stop_ids)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, special tokens as the model expects them. Raises PromptError."""
         if not text:
             raise PromptError("the prompt is empty")
         return self._ids(text, special=True)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation, by the model's chat template. Raises PromptError."""
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        switches: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[int]:
+        """Token ids of a conversation, by the model's chat template, which also gets the `tools`
+        that may be called, and `switches` of its own by name. Raises PromptError."""
         if not self.has_chat_template:
             raise PromptError("this model has no chat template; give a plain prompt")
         for message in messages:
-            _check_text(message["content"])
+            if isinstance(content := message["content"], str):
+                _check_text(content)
+        if taken := self._reserved & switches.keys():
+            raise PromptError(f"'{min(taken)}' is no switch of a chat template")
         try:
             text = self._hf.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
+                list(messages),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=True,
+                **switches,
             )
         except Exception as error:
             raise PromptError(
@@ -58,6 +85,11 @@ class Tokenizer:
             ) from None
         return self._ids(text, special=False)
 
+    @cached_property
+    def _reserved(self) -> set[str]:
+        """Names that mean something else to transformers than to a template."""
+        return {"messages", *signature(self._hf.apply_chat_template).parameters}
+
     def _ids(self, text: str, *, special: bool) -> list[int]:
         _check_text(text)
         try:
@@ -65,11 +97,22 @@ class Tokenizer:
         except Exception as error:
             raise PromptError(f"the tokenizer does not take this text: {_words(error)}") from None
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones left out. Nothing is tidied up, so that the text of more
-        tokens begins with the text of fewer."""
-        text = self._hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, ids: Sequence[int], keep: Sequence[str] = ()) -> str:
+        """The text of tokens, special ones left out but those to `keep`. Nothing is tidied up, so
+        that the text of more tokens begins with the text of fewer."""
+        ids = [token for token in ids if self._special.get(token, "") in ("", *keep)]
+        text = self._hf.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return str(text)
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        """The special tokens, which are no part of a text."""
+        added = self._hf.added_tokens_decoder.items()
+        return {token: str(text) for token, text in added if text.special}
+
+    def text(self, token: int) -> str:
+        """One token as it is shown with its log-probability, special ones as well."""
+        return str(self._hf.decode([token], clean_up_tokenization_spaces=False))
 
 
 def _check_text(text: str) -> None:

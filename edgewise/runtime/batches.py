@@ -6,6 +6,24 @@ from edgewise.runtime.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What the last stage is to know or to tell of a row, beyond a plain token.
+
+    `past`: under a penalty, the request's tokens from where earlier rows ended, all of them in its
+    first row; `prompt` of all are its prompt. `allowed`: which tokens may follow, a bit for each,
+    compressed; b"" for all. `top`: log-probabilities are told, beside each token's own those of so
+    many likeliest ones. `targets`: what follows each of the row's tokens in the prompt, to be
+    scored.
+    """
+
+    past: tuple[int, ...] = ()
+    prompt: int = 0
+    allowed: bytes = b""
+    top: int | None = None
+    targets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """Tokens of a request at positions [start, start + len(tokens)). Behind the last one a token is
     sampled, unless `sampling` is None. `prefix` = (other request, tokens) says whose cached tokens
@@ -17,6 +35,7 @@ class Row:
     tokens: tuple[int, ...]
     sampling: Sampling | None = None
     prefix: tuple[int, int] | None = None
+    wish: Wish | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from edgewise.clusters import Cluster
 from edgewise.errors import PlanError, PromptError
 from edgewise.plans import Plan
 from edgewise.runtime.engine import Request
+from edgewise.runtime.scores import MOST_TOP
 
 
 def check_request(request: Request, context: int, vocab_size: int, model: str) -> None:
@@ -14,6 +15,11 @@ def check_request(request: Request, context: int, vocab_size: int, model: str) -
         raise PromptError("the prompt is empty")
     if not 0 <= min(request.prompt) <= max(request.prompt) < vocab_size:
         raise PromptError(f"the prompt has token ids outside 0 to {vocab_size - 1}")
+    for token, _ in request.sampling.logit_bias:
+        if not 0 <= token < vocab_size:
+            raise PromptError(f"there is no token {token} to bias: ids are 0 to {vocab_size - 1}")
+    if request.top is not None and not 0 <= request.top <= MOST_TOP:
+        raise PromptError(f"log-probabilities of 0 to {MOST_TOP} tokens, not {request.top}")
     if request.max_tokens < 1:
         raise PromptError(f"max tokens must be at least 1, not {request.max_tokens}")
     if (size := len(request.prompt)) >= context:

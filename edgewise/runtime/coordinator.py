@@ -32,6 +32,7 @@ from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
 from edgewise.runtime.logs import fields
 from edgewise.runtime.scheduler import Scheduler
+from edgewise.runtime.spans import Sampled, Span
 from edgewise.runtime.stats import Stats
 from edgewise.runtime.tally import Tally
 from edgewise.runtime.workers import LOOK_SECONDS, Workers, error_of
@@ -135,7 +136,7 @@ class Coordinator:
         while (batch := self._scheduler.next()) is not None:
             number = next(self._steps)
             spans = tuple(
-                messages.Span(row.request, row.start, len(row.tokens), row.sampling, row.prefix)
+                Span(row.request, row.start, len(row.tokens), row.sampling, row.prefix, row.wish)
                 for row in batch.rows
             )
             step = messages.Step(self.workers.epoch, number, 0, spans, batch.dropped)
@@ -150,6 +151,8 @@ class Coordinator:
         entered, now = self._in_flight.pop(back.number), time.monotonic()
         self._still_seconds = max(STILL_SECONDS, 2 * (now - entered.at))
         self._tell(Returned(now, entered, back.seconds))
+        for prompt in back.prompts:
+            self._scheduler.scored(prompt)
         tokens = [
             self._token(sampled, back.seconds)
             for sampled in back.tokens
@@ -160,13 +163,14 @@ class Coordinator:
             self._tell(token)
         return tokens
 
-    def _token(self, sampled: messages.Sampled, seconds: tuple[float, ...]) -> Token:
+    def _token(self, sampled: Sampled, seconds: tuple[float, ...]) -> Token:
         at, request = time.monotonic(), sampled.request
         if sampled.error:
             self._scheduler.cancel(request)
             return Token(request, 0, "error", at, seconds, sampled.error)
+        prompt = self._scheduler.scores(request)
         finish = self._scheduler.sampled(request, sampled.token)
-        return Token(request, sampled.token, finish, at, seconds)
+        return Token(request, sampled.token, finish, at, seconds, "", sampled.score, prompt)
 
     def _next_back(self) -> messages.Tokens:
         # A prompt may rightly take longer than a token: a slow device needs seconds for each of it.
@@ -198,7 +202,7 @@ class Coordinator:
     def _failed(self, step: int, error: EdgewiseError) -> messages.Tokens:
         """What a step that could not be computed gives its requests."""
         rows = self._in_flight[step].batch.rows
-        failed = tuple(messages.Sampled(row.request, 0, str(error)) for row in rows)
+        failed = tuple(Sampled(row.request, 0, str(error)) for row in rows)
         return messages.Tokens(self.workers.epoch, step, failed, ())
 
     def cancel(self, request: int) -> None:

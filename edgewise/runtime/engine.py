@@ -5,24 +5,51 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from edgewise.runtime.sampling import Sampling
+from edgewise.runtime.scores import Score
 from edgewise.runtime.stats import Stats
+
+
+class Matcher(Protocol):
+    """Where an answer is in a grammar."""
+
+    def allowed(self) -> bytes:
+        """The tokens that may follow: a bit for each, the lowest of the first byte first."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """The token that follows, one of those allowed."""
+        ...
+
+
+class Grammar(Protocol):
+    """What answers may look like."""
+
+    def matcher(self) -> Matcher:
+        """At the beginning of an answer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Token ids in, at most `max_tokens` out; generation ends early at any of `stop_ids`."""
+    """Token ids in, at most `max_tokens` out; generation ends early at any of `stop_ids`, which a
+    `grammar` allows where an answer may end. `top`: tokens come with their log-probability, and
+    those of so many likeliest ones; with `score_prompt`, so does the prompt."""
 
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     stop_ids: frozenset[int] = frozenset()
+    top: int | None = None
+    score_prompt: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """One sampled token. `finish` is None, "stop", "length" or "error", which `error` explains:
     then there is no token. `at` is the clock of `time.monotonic`; `stage_seconds` is what each
-    stage spent computing the step that it came from."""
+    stage spent computing the step that it came from. The first one has the scores of the `prompt`,
+    from its second token on, where they were asked for."""
 
     request: int
     id: int
@@ -30,6 +57,8 @@ class Token:
     at: float
     stage_seconds: tuple[float, ...]
     error: str = ""
+    score: Score | None = None
+    prompt: tuple[Score, ...] = ()
 
 
 class Engine(Protocol):

@@ -10,7 +10,8 @@ import msgspec
 from edgewise.clusters import Device
 from edgewise.models.layer_files import LayerFile
 from edgewise.plans import Stage
-from edgewise.runtime.sampling import Sampling
+from edgewise.runtime.scores import PromptScores
+from edgewise.runtime.spans import Sampled, Span
 from edgewise.specs import Workload
 
 EVERYWHERE = "0.0.0.0"
@@ -181,24 +182,6 @@ class Piece(Message, frozen=True):
 # Steps.
 
 
-class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A batch's row without its tokens (batches.Row)."""
-
-    request: int
-    start: int
-    length: int
-    sampling: Sampling | None = None
-    prefix: tuple[int, int] | None = None
-
-
-class Sampled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request's next token; or, with `error`, why it has none."""
-
-    request: int
-    token: int
-    error: str = ""
-
-
 class Step(Message, frozen=True):
     """A batch at a stage. Tensor: token ids (int64 [tokens]) for stage 0, hidden states [tokens, H]
     for others, row after row. `seconds`: what each stage before took; `failed`: requests that were
@@ -220,6 +203,7 @@ class Tokens(Message, frozen=True):
     number: int
     tokens: tuple[Sampled, ...]
     seconds: tuple[float, ...]
+    prompts: tuple[PromptScores, ...] = ()
 
 
 # Measuring.

@@ -9,6 +9,7 @@ from collections import deque
 from edgewise.errors import PromptError
 from edgewise.runtime.batches import Batch, Row
 from edgewise.runtime.engine import Request
+from edgewise.runtime.scores import PromptScores, Score
 from edgewise.runtime.sequences import Limits, Sequence, shared
 
 
@@ -89,6 +90,19 @@ class Scheduler:
             self._kept[number] = self._running.pop(number)
         return finish
 
+    def scored(self, prompt: PromptScores) -> None:
+        """Scores of a piece of a request's prompt came back."""
+        if (sequence := self._running.get(prompt.request)) is not None:
+            sequence.scores.update(enumerate(prompt.scores, prompt.start))
+
+    def scores(self, number: int) -> tuple[Score, ...]:
+        """The scores of a request's prompt, once: when its first token came."""
+        sequence = self._running.get(number)
+        if sequence is None or not sequence.scores or not sequence.answering:
+            return ()
+        scores, sequence.scores = sequence.scores, {}
+        return tuple(scores[at] for at in sorted(scores))
+
     def returned(self, batch: Batch) -> None:
         """A batch is through, and its tokens and errors were told. Raises ValueError where it is
         not in flight."""
@@ -145,6 +159,8 @@ class Scheduler:
     def _source(self, new: Sequence) -> tuple[int, int]:
         """The request that has computed most of another's prefix, and how many tokens."""
         share, best = self.limits.share, (-1, 0)
+        if new.request.score_prompt:
+            return best
         for one in (*self._kept.values(), *self._running.values()):
             tokens = min(shared(new, one, share), one.computed // share * share)
             if tokens > best[1]:
@@ -193,12 +209,13 @@ class Scheduler:
             prefix = (source, start) if start else None
         end = sequence.end(start, self.limits)
         sampling = sequence.request.sampling if end == len(sequence.tokens) else None
-        return Row(sequence.number, start, tuple(sequence.tokens[start:end]), sampling, prefix)
+        tokens, wish = tuple(sequence.tokens[start:end]), sequence.wish(start, end)
+        return Row(sequence.number, start, tokens, sampling, prefix, wish)
 
     def _is_computed_elsewhere(self, new: Sequence, tokens: int) -> bool:
         """Whether a request before it is at more of its prefix than the `tokens` it could have now.
         Only one before it, so that no two wait for each other."""
-        return any(
+        return not new.request.score_prompt and any(
             one.number < new.number
             and one.computed < len(one.request.prompt)
             and shared(new, one, self.limits.share) > tokens

@@ -1,9 +1,12 @@
 """A request on its way, and the limits that it shares with others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgewise.errors import PromptError
-from edgewise.runtime.engine import Request
+from edgewise.runtime.batches import Wish
+from edgewise.runtime.engine import Matcher, Request
+from edgewise.runtime.masks import packed
+from edgewise.runtime.scores import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +66,17 @@ class Limits:
 @dataclass(slots=True)
 class Sequence:
     """A request's tokens so far, prompt and answer. The first `entered` have entered the pipeline,
-    the first `computed` are through."""
+    the first `computed` are through. `scores` are the prompt's, by position. `allowed` may follow,
+    where a grammar says so, as it travels (masks.py)."""
 
     number: int
     request: Request
     tokens: list[int]
     entered: int = 0
     computed: int = 0
+    scores: dict[int, Score] = field(default_factory=dict)
+    matcher: Matcher | None = None  # None before its first token
+    allowed: bytes = b""
 
     @property
     def size(self) -> int:
@@ -92,10 +99,35 @@ class Sequence:
             return min(start + limits.replay_chunk, len(self.tokens))
         return min((start // limits.chunk + 1) * limits.chunk, prompt)
 
+    def wish(self, start: int, end: int) -> Wish | None:
+        """What the row of the tokens [start, end), the next one, asks of the last stage."""
+        request, prompt = self.request, len(self.request.prompt)
+        counts, samples = request.sampling.counts, end == len(self.tokens)
+        # From `entered` on, not `start`: a prefix is copied, and the last stage does not know it.
+        past = tuple(self.tokens[self.entered : end]) if counts else ()
+        scored = request.score_prompt and len(self.tokens) == prompt
+        wish = Wish(
+            past,
+            prompt if counts else 0,
+            self._allowed() if samples else b"",
+            request.top if samples or scored else None,
+            request.prompt[start + 1 : end + 1] if scored else (),
+        )
+        return None if wish == Wish() else wish
+
+    def _allowed(self) -> bytes:
+        if self.request.grammar is not None and not self.allowed:
+            self.matcher = self.matcher or self.request.grammar.matcher()
+            self.allowed = packed(self.matcher.allowed())
+        return self.allowed
+
     def add(self, token: int) -> str | None:
         """Append the token that follows all others. Returns what this ends with, or None."""
         self.computed = self.entered
         self.tokens.append(token)
+        if self.matcher is not None:
+            self.matcher.accept(token)
+            self.allowed = b""
         if token in self.request.stop_ids:
             return "stop"
         return "length" if len(self.tokens) == self.size else None

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from edgewise.models.shard import Shard
 from edgewise.models.wire import from_wire, to_wire
 from edgewise.runtime import messages
 from edgewise.runtime.holding import Holding
-from edgewise.runtime.messages import Sampled, Span
+from edgewise.runtime.last_stage import Sampler, score_prompt
 from edgewise.runtime.processors import finished_at
-from edgewise.runtime.sampling import sample
+from edgewise.runtime.scores import PromptScores
 from edgewise.runtime.settings import Settings
+from edgewise.runtime.spans import Sampled, Span
 from edgewise.runtime.transport import Transport
 from edgewise.runtime.waiting import wait_until
 
@@ -31,6 +32,7 @@ class Stages:
 
     def __init__(self, settings: Settings, holding: Holding, transport: Transport) -> None:
         self._device, self._holding, self._transport = settings.device, holding, transport
+        self._sampler = Sampler()
         self._turns = _turns(settings.turns)
         self._spent: dict[int, float] = {}  # seconds of the last step of so many tokens
 
@@ -46,13 +48,14 @@ class Stages:
             shard, is_last = self._holding.shards[step.stage], step.stage + 1 == len(route)
             with self._paced(len(states)) as taken:
                 _prepare_cache(shard, step)
-                states, step = self._forward(shard, states, step, is_last)
-                tokens = _sample(states, step.spans) if is_last else ()
+                if is_last:
+                    back = self._finish(shard, states, step)
+                else:
+                    states, step = self._forward(shard, states, step, is_last)
                 finished_at(shard.device)
             seconds = (*step.seconds, *taken)
             if is_last:
-                reply = messages.Tokens(step.epoch, step.number, tokens + step.failed, seconds)
-                self._transport.send(COORDINATOR, reply)
+                self._transport.send(COORDINATOR, replace(back, seconds=seconds))
                 return
             step = replace(step, stage=step.stage + 1, seconds=seconds)
             if route[step.stage] != self._device.name:
@@ -60,35 +63,51 @@ class Stages:
                 self._transport.send(route[step.stage], step, sent)
                 return
 
+    def _finish(self, shard: Shard, states: Tensor, step: messages.Step) -> messages.Tokens:
+        """The last stage: a token behind each span that samples, and scores of prompts."""
+        self._sampler.prepare(step)
+        prompts, rows = list[PromptScores](), list[tuple[Span, Tensor]]()
+        for span, part in _parts(states, step):
+            if not _scored(span):
+                continue
+            try:
+                logits, scores = score_prompt(shard, part, span)
+            except NonFinite as error:
+                step = self._failed(step, error)
+                continue
+            prompts.append(scores)
+            rows += [] if logits is None else [(span, logits)]
+        states, step = _only(states, step, lambda span: not _scored(span))
+        states, step = self._forward(shard, states, step, is_last=True)
+        sampling = [span for span in step.spans if span.sampling]
+        rows += zip(sampling, states, strict=False)  # no spans, no logits
+        tokens = tuple(self._sampler.sample(logits, span) for span, logits in rows)
+        return messages.Tokens(step.epoch, step.number, tokens + step.failed, (), tuple(prompts))
+
     def _forward(
         self, shard: Shard, states: Tensor, step: messages.Step, is_last: bool
     ) -> tuple[Tensor, messages.Step]:
         """What a shard makes of a step: hidden states, or logits behind each span that samples.
         Requests whose numbers are none leave the step, and the others go on."""
-        spans = step.spans
-        while spans:
+        while spans := step.spans:
             segments = [Segment(span.request, span.start, span.length) for span in spans]
             ends = list(accumulate(span.length for span in spans))
             rows = [end - 1 for span, end in zip(spans, ends, strict=True) if span.sampling]
             try:
-                outputs = shard.forward(states, segments, rows if is_last else None)
-                return outputs, replace(step, spans=spans)
+                return shard.forward(states, segments, rows if is_last else None), step
             except NonFinite as error:
                 if not error.sequences:
                     raise
                 bad = set(error.sequences)
-                why = f"device '{self._device.name}' failed: {error}"
-                failed = tuple(Sampled(number, 0, why) for number in error.sequences)
-                step = replace(step, failed=step.failed + failed)
-                parts = states.split([span.length for span in spans])
-                good = [
-                    (span, part)
-                    for span, part in zip(spans, parts, strict=True)
-                    if span.request not in bad
-                ]
-                spans = tuple(span for span, _ in good)
-                states = torch.cat([part for _, part in good]) if good else states[:0]
-        return states, replace(step, spans=())
+                step = self._failed(step, error)
+                states, step = _only(states, step, lambda span: span.request not in bad)  # noqa: B023
+        return states, step
+
+    def _failed(self, step: messages.Step, error: NonFinite) -> messages.Step:
+        """The step with word of the requests that cannot be computed."""
+        why = f"device '{self._device.name}' failed: {error}"
+        failed = tuple(Sampled(number, 0, why) for number in error.sequences)
+        return replace(step, failed=step.failed + failed)
 
     @contextlib.contextmanager
     def _paced(self, tokens: int) -> Iterator[list[float]]:
@@ -114,15 +133,25 @@ def _prepare_cache(shard: Shard, step: messages.Step) -> None:
             shard.copy_prefix(source, span.request, length)
 
 
-def _sample(logits: Tensor, spans: tuple[Span, ...]) -> tuple[Sampled, ...]:
-    """A token behind each span that samples."""
-    sampling = [span for span in spans if span.sampling]
-    tokens = []
-    for row, span in zip(logits, sampling, strict=False):  # no spans, no logits
-        assert span.sampling is not None
-        token = sample(row, span.sampling, span.start + span.length)
-        tokens.append(Sampled(span.request, token))
-    return tuple(tokens)
+def _scored(span: Span) -> bool:
+    return span.wish is not None and bool(span.wish.targets)
+
+
+def _parts(states: Tensor, step: messages.Step) -> list[tuple[Span, Tensor]]:
+    """Spans, and the rows of each."""
+    lengths = [span.length for span in step.spans]
+    return list(zip(step.spans, states.split(lengths), strict=True))
+
+
+def _only(
+    states: Tensor, step: messages.Step, keep: Callable[[Span], bool]
+) -> tuple[Tensor, messages.Step]:
+    """The spans to keep, and their rows."""
+    parts = [(span, part) for span, part in _parts(states, step) if keep(span)]
+    if len(parts) == len(step.spans):
+        return states, step
+    states = torch.cat([part for _, part in parts]) if parts else states[:0]
+    return states, replace(step, spans=tuple(span for span, _ in parts))
 
 
 def _turns(file: str):  # type: ignore[no-untyped-def]

@@ -1,72 +1,96 @@
-"""One request of a client: to the host and back, as pieces of text."""
+"""Answers of one call: to the host as requests, and back as pieces of text."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgewise.errors import PromptError
 from edgewise.hosting import Host
 from edgewise.models.text_stream import TextStream
-from edgewise.models.tokenizer import Tokenizer
 from edgewise.runtime.engine import Request, Token
-from edgewise.runtime.sampling import Sampling
-from edgewise.serving.schema import ChatRequest
+from edgewise.runtime.scores import Score
+from edgewise.serving.errors import Refusal
 
-MOST_SEED = 2**31
+WAIT_SECONDS = 60.0  # for devices, where no plan is possible
 
 
-class NoAnswer(Exception):
-    """A request that ended without one; `args[0]` says why."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Of the answer `index`: text, and the scores of the tokens up to its end. The last one says
+    why the answer `finish`ed. The first one has the scores of the prompt."""
+
+    index: int
+    text: str = ""
+    scores: tuple[Score, ...] = ()
+    finish: str = ""
+    prompt: tuple[Score, ...] = ()
+
+
+class Answers:
+    """Asks for them while it is entered, and cancels what is not answered at its end. `pieces`
+    yields those of all as they come; `tokens` counts."""
+
+    def __init__(
+        self,
+        host: Host,
+        decode: Callable[[Sequence[int]], str],
+        requests: Sequence[Request],
+        stops: Sequence[str],
+    ) -> None:
+        self._host, self._requests = host, requests
+        self._answers = [_Answer(i, TextStream(decode, stops)) for i in range(len(requests))]
+        self._queue: asyncio.Queue[tuple[int, Token]] = asyncio.Queue()
+        self._left: dict[int, Callable[[], None]] = {}  # what cancels them
+        self.tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __enter__(self) -> "Answers":
+        loop = asyncio.get_running_loop()
+        for index, request in enumerate(self._requests):
+
+            def listen(token: Token, index: int = index) -> None:
+                loop.call_soon_threadsafe(self._queue.put_nowait, (index, token))
+
+            self._left[index] = self._host.ask(request, listen, WAIT_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for cancel in self._left.values():
+            cancel()
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Until all are whole. Raises Refusal."""
+        while self._left:
+            index, token = await self._queue.get()
+            if index not in self._left:
+                continue  # behind a stop string
+            if token.finish == "error":
+                raise Refusal(503, token.error)
+            self.tokens += 1
+            piece = self._answers[index].add(token)
+            if piece.finish:
+                self._left.pop(index)()
+            yield piece
 
 
 @dataclass(slots=True)
-class ChatAnswer:
-    """`pieces` yields its text; `finish` and `tokens` are known at the end."""
+class _Answer:
+    index: int
+    text: TextStream
+    held: list[Score] = field(default_factory=list)  # of tokens whose text is not certain yet
 
-    host: Host
-    tokenizer: Tokenizer
-    request: Request
-    stops: list[str]
-    finish: str = ""
-    tokens: int = 0
-    _queue: "asyncio.Queue[Token]" = field(default_factory=asyncio.Queue)
-
-    async def pieces(self) -> AsyncIterator[str]:
-        """Raises NoAnswer. Whoever stops listening cancels the request."""
-        loop = asyncio.get_running_loop()
-
-        def on_token(token: Token) -> None:
-            loop.call_soon_threadsafe(self._queue.put_nowait, token)
-
-        cancel = self.host.ask(self.request, on_token)
-        text = TextStream(self.tokenizer.decode, self.stops)
-        try:
-            while not (self.finish or text.stopped):
-                token = await self._queue.get()
-                if token.finish == "error":
-                    raise NoAnswer(token.error)
-                self.tokens += 1
-                self.finish = token.finish or ""
-                if piece := "" if token.finish == "stop" else text.push(token.id):
-                    yield piece
-            if not text.stopped and (piece := text.flush()):
-                yield piece
-            self.finish = "stop" if text.stopped else self.finish
-        finally:
-            cancel()
-
-
-def chat_request(tokenizer: Tokenizer, chat: ChatRequest, context: int) -> Request:
-    """A conversation as token ids. Raises PromptError."""
-    turns = [{"role": message.role, "content": message.text} for message in chat.messages]
-    if tokenizer.has_chat_template:
-        ids = tokenizer.encode_chat(turns)
-    else:
-        ids = tokenizer.encode("\n".join(turn["content"] for turn in turns))
-    if len(ids) >= context:
-        raise PromptError(f"the prompt has {len(ids)} tokens, but there is room for {context}")
-    wanted = chat.max_completion_tokens or chat.max_tokens or context
-    seed = random.randrange(MOST_SEED) if chat.seed is None else chat.seed % MOST_SEED
-    sampling = Sampling(chat.temperature, 0, chat.top_p, seed)
-    return Request(tuple(ids), min(wanted, context - len(ids)), sampling, tokenizer.stop_ids)
+    def add(self, token: Token) -> Piece:
+        """A token as far as it can be told."""
+        if token.finish == "stop":
+            piece = self.text.flush()
+        else:
+            piece = self.text.push(token.id)
+            self.held += [token.score] if token.score is not None else []
+            if token.finish and not self.text.stopped:
+                piece += self.text.flush()
+        finish = "stop" if self.text.stopped else token.finish or ""
+        scores: tuple[Score, ...] = ()
+        if not self.text.stopped and (finish or piece):
+            scores, self.held = tuple(self.held), []
+        return Piece(self.index, piece, scores, finish, token.prompt)

@@ -17,9 +17,10 @@ from edgewise.plans import Plan, Stage
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
-from edgewise.runtime.sampling import Sampling, sample
+from edgewise.runtime.sampling import Past, Sampling, sample
 from edgewise.schemes import Wire
 from edgewise.specs import Workload
+from tests.conftest import VOCABULARY
 from tests.runtime.conftest import NAMES, cluster
 from tests.seeds import THOROUGH
 
@@ -44,6 +45,32 @@ class Case:
     work: Workload
 
 
+@dataclass(frozen=True)
+class Turns:
+    """A grammar: one token in three may follow, others at each place of the answer."""
+
+    place: int = 0
+
+    def matcher(self):
+        return TurnsMatcher(self.place)
+
+
+class TurnsMatcher:
+    def __init__(self, place):
+        self.place = place
+
+    def tokens(self):
+        return [token for token in range(VOCABULARY) if token % 3 == self.place % 3]
+
+    def allowed(self):
+        bits = sum(1 << token for token in self.tokens())
+        return bits.to_bytes(-(-VOCABULARY // 8), "little")
+
+    def accept(self, token):
+        assert token in self.tokens()
+        self.place += 1
+
+
 def samplings():
     seeded = st.builds(
         Sampling,
@@ -51,6 +78,11 @@ def samplings():
         top_k=st.sampled_from([0, 20]),
         top_p=st.sampled_from([1.0, 0.9]),
         seed=st.integers(0, 9),
+        min_p=st.sampled_from([0.0, 0.02]),
+        repetition_penalty=st.sampled_from([1.0, 1.0, 1.4]),
+        presence_penalty=st.sampled_from([0.0, 0.0, 0.8]),
+        frequency_penalty=st.sampled_from([0.0, 0.0, 0.5]),
+        logit_bias=st.sampled_from([(), ((40, 4.0), (41, -3.0))]),
     )
     return st.one_of(st.just(Sampling()), seeded)
 
@@ -64,6 +96,9 @@ def requests():
         st.integers(1, 16),
         samplings(),
         st.sampled_from([frozenset(), frozenset(range(30))]),
+        st.sampled_from([None, None, 0, 3]),
+        st.sampled_from([False, False, True]),
+        st.sampled_from([None, None, Turns(), Turns(1)]),
     )
 
 
@@ -103,21 +138,32 @@ def plan_of(spec, route, schemes, wire=Wire.FP32):
 
 
 def alone(shard, request, chunk):
-    """A request's tokens by the whole model: its prompt in pieces, then one by one."""
+    """A request's tokens by the whole model: its prompt in pieces, then one by one. With them the
+    log-probabilities of every position but the first."""
     shard.drop(0)
-    tokens = list(request.prompt)
+    tokens, logprobs = list(request.prompt), []
     size, at = len(tokens), 0
+    matcher = request.grammar.matcher() if request.grammar else None
     while len(tokens) < size + request.max_tokens:
         end = min((at // chunk + 1) * chunk, size) if at < size else at + 1
-        logits = shard.forward(
-            torch.tensor(tokens[at:end]), [Segment(0, at, end - at)], [end - at - 1]
-        )
+        segment = [Segment(0, at, end - at)]
+        last = shard.forward(torch.tensor(tokens[at:end]), segment, [end - at - 1])
+        rows = last
+        if request.score_prompt and at < size:
+            rows = shard.forward(torch.tensor(tokens[at:end]), segment)
+        logprobs += [None] * (end - at - len(rows)) + list(rows.log_softmax(-1))
         at = end
         if at >= size:
-            tokens.append(sample(logits[0], request.sampling, at))
+            allowed = torch.zeros(VOCABULARY, dtype=torch.bool) if matcher else None
+            if matcher:
+                allowed[matcher.tokens()] = True
+            past = Past(tokens, size)
+            tokens.append(sample(last[0], request.sampling, at, past, allowed))
+            if matcher:
+                matcher.accept(tokens[-1])
             if tokens[-1] in request.stop_ids:
                 break
-    return tokens[size:]
+    return tokens[size:], logprobs
 
 
 def together(engine, case, plan):
@@ -137,8 +183,32 @@ def together(engine, case, plan):
             return list(answers.values())
         for token in tokens:
             assert token.finish != "error", token.error
-            answers[token.request].append(token.id)
+            answers[token.request].append(token)
         step += 1
+
+
+def check_scores(request, answer, logprobs):
+    """Scores by the whole model's distributions: of the prompt, with its first token, and of the
+    answer."""
+    if not answer:  # cancelled before
+        return
+    prompt = list(answer[0].prompt)
+    assert [one.token for one in prompt] == list(request.prompt[1:] if request.score_prompt else ())
+    assert not any(token.prompt for token in answer[1:])
+    scores = [*zip(range(1, len(prompt) + 1), prompt, strict=True)]
+    for position, token in enumerate(answer, len(request.prompt)):
+        assert (token.score is None) == (request.top is None)
+        if token.score is not None:
+            assert token.score.token == token.id
+            scores.append((position, token.score))
+    for position, score in scores:
+        expected = logprobs[position - 1]
+        assert score.logprob == pytest.approx(float(expected[score.token]), abs=1e-4)
+        assert len(score.top) == (request.top or 0)
+        values = expected.sort(descending=True).values[: len(score.top)].tolist()
+        assert [value for _, value in score.top] == pytest.approx(values, abs=1e-4)
+        for token, value in score.top:
+            assert value == pytest.approx(float(expected[token]), abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +236,13 @@ def test_the_same_request_gives_the_same_tokens(devices, checkpoint, monkeypatch
     answers = together(engine, case, plan)
     whole = load_shard(model, schemes=case.schemes, rounded=plan(case.plan).rounded)
     for number, (request, answer) in enumerate(zip(case.requests, answers, strict=True)):
-        expected = alone(whole, request, CHUNK)
+        expected, logprobs = alone(whole, request, CHUNK)
+        tokens = [token.id for token in answer]
         if number in case.cancels:
-            assert answer == expected[: len(answer)]
+            assert tokens == expected[: len(tokens)]
         else:
-            assert answer == expected
+            assert tokens == expected
+        check_scores(request, answer, logprobs)
 
 
 @pytest.mark.parametrize("wire", [Wire.BF16, Wire.INT8])
@@ -188,7 +260,8 @@ def test_a_plan_with_the_same_cuts_goes_on_with_the_same_tokens(devices, checkpo
     case = Case([request], [0], {}, routes[0], {9: routes[1]}, [], work)
     answers = together(engine, case, lambda route: plans[routes.index(route)])
     assert plans[0].rounded == plans[1].rounded != plans[2].rounded
-    assert answers == [alone(load_shard(model, rounded=plans[0].rounded), request, 256)]
+    expected, _ = alone(load_shard(model, rounded=plans[0].rounded), request, 256)
+    assert [token.id for token in answers[0]] == expected
 
 
 def test_a_real_model_gives_the_same_tokens(devices, real_model):
@@ -208,4 +281,5 @@ def test_a_real_model_gives_the_same_tokens(devices, real_model):
     engine = Coordinator(devices, str(real_model), plan_of(spec, case.plan, schemes), case.work)
     answers = together(engine, case, lambda route: plan_of(spec, route, schemes))
     whole = load_shard(real_model, schemes="stored", context=400)
-    assert answers == [alone(whole, request, 256) for request in requests]
+    tokens = [[token.id for token in answer] for answer in answers]
+    assert tokens == [alone(whole, request, 256)[0] for request in requests]

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.runtime.messages import Echo, Ping, Span, Step
+from edgewise.runtime.messages import Echo, Ping, Step
 from edgewise.runtime.sampling import Sampling
+from edgewise.runtime.spans import Span
 from edgewise.runtime.transport import frames
 from edgewise.runtime.transport.frames import (
     FrameHeader,

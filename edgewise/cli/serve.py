@@ -1,0 +1,116 @@
+"""`edgewise serve`: a model behind OpenAI's API, until it is told to end."""
+
+import os
+import secrets
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+from edgewise.cli.commands import workload_of
+from edgewise.cli.sharing import ServeOptions, ServingOptions
+from edgewise.cli.terminal import console, print_json, print_notes
+from edgewise.cli.this_device import parse_address, this_device
+from edgewise.cluster_files import load_cluster
+from edgewise.clusters import Cluster, Device
+from edgewise.hosting import Chooser, Event, Host, Measured, Overview
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.tokenizer import load_tokenizer
+from edgewise.profiling import Grid
+from edgewise.runtime.launchers import Launcher
+from edgewise.runtime.launchers.local import LocalLauncher
+from edgewise.runtime.limits import limits_of
+from edgewise.runtime.local import start_local
+from edgewise.runtime.workers import Workers
+from edgewise.schemes import get_scheme
+from edgewise.serving import Admission, HttpServer, Model, create_app
+
+REPEATS = 9  # of every timing: whoever joined is waited for
+KEY = "EDGEWISE_API_KEY"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Devices that run, `launcher` for those that join, and the `lines` that make machines join,
+    the last one itself."""
+
+    workers: Workers
+    launcher: Launcher
+    lines: tuple[str, ...] = ()
+
+
+def run_serve(options: ServeOptions) -> None:
+    """Nobody joins."""
+    named = load_cluster(options.cluster) if options.cluster else None
+
+    def start(device: Device) -> Started:
+        cluster = named or Cluster((device,), (), device.name)
+        return Started(start_local(cluster), LocalLauncher(lambda ended: None))
+
+    serve(options, start)
+
+
+def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
+    """Until interrupted: the first time, requests under way are answered before it ends."""
+    if options.scheme is not None:
+        get_scheme(options.scheme)
+    http = parse_address(options.http, "--http")
+    device = this_device(options.name, options.memory, options.threads)
+    checkpoint = open_checkpoint(options.model)
+    print_notes(checkpoint.notes)
+    spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)
+    workload = workload_of(options, options.kv_cache, options.wire)
+    limits = limits_of(workload, spec.max_context)
+    screen = console(options.as_json)
+
+    def on_event(event: Event) -> None:
+        screen.print(f"[dim]{event.seconds:7.1f} s[/]  {event.text}")
+        if options.as_json:
+            print_json(asdict(event))
+
+    started = start(device)
+    with started.workers as workers:
+        grid = replace(Grid.around(workload), repeats=REPEATS)
+        measured = Measured(workers, options.model, spec, grid)
+        chooser = Chooser(workers, measured, spec, workload, options.scheme, options.objective)
+        join = started.lines[-1] if started.lines else ""
+        overview = Overview(options.model, spec, join, on_event)
+        host = Host(options.model, workers, started.launcher, measured, chooser, workload, overview)
+        key, admission = _key(http[0]), Admission()
+        share = limits.cache_tokens // limits.sequences
+        model = Model(options.model, tokenizer, limits.context, spec.vocab_size, share)
+        app = create_app(host, model, key, options.cors or (), admission)
+        server = HttpServer(app, *http)
+        try:
+            url = f"http://{http[0]}:{server.port}/v1"
+            made = key if key != os.environ.get(KEY) else ""  # whoever chose one knows it
+            screen.print(f"[bold]{options.model}[/] at {url}" + (f", key {made}" if made else ""))
+            if started.lines:
+                screen.print("To lend another machine to it, run there:")
+            for line in started.lines:
+                screen.print(f"  [bold]{line}[/]", soft_wrap=True)
+            if options.as_json:
+                print_json({"url": url, "join": join, "key": made})
+            _on_interrupt(host, admission)
+            host.run()
+        finally:
+            server.close()
+
+
+def _key(http: str) -> str:
+    """Beyond this machine, nobody is answered without one."""
+    given = os.environ.get(KEY, "")
+    if given or http in LOOPBACK:
+        return given
+    return secrets.token_urlsafe(24)
+
+
+def _on_interrupt(host: Host, admission: Admission) -> None:
+    def interrupt(signum: int, frame: object) -> None:
+        admission.close()
+        host.stop(drain=True)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda signum, frame: host.stop(drain=False))
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, interrupt)

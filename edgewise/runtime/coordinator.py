@@ -17,6 +17,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime import messages
+from edgewise.runtime.admission import FIRST_COME, Admission
 from edgewise.runtime.checks import check_request
 from edgewise.runtime.engine import Request, Token, stream
 from edgewise.runtime.events import (
@@ -61,14 +62,16 @@ class Coordinator:
         workload: Workload,
         *,
         replan: Replan | None = None,
+        admission: Callable[[Plan], Admission] = lambda plan: FIRST_COME,
         step_seconds: float = STEP_SECONDS,
         on_layer: OnLayer = lambda layer: None,
     ) -> None:
         """`replan` finds another plan when a device is lost; without it, that ends everything.
-        Raises PlanError, ModelError and DeviceError."""
+        `admission` says how requests are let in while a plan runs. Raises PlanError, ModelError and DeviceError."""
         self.workers, self.plan, self.workload = workers, plan, workload
         self._loader = PlanLoader(workers, model)
         self._replan, self._step_seconds = replan, step_seconds
+        self._admission = admission
         self._still_seconds = STILL_SECONDS
         config = open_checkpoint(model).config
         self._vocab_size = config.vocab_size
@@ -84,11 +87,12 @@ class Coordinator:
         self.listen(self._tally.listen)
 
     def submit(self, request: Request) -> int:
-        """Queue a request and return its number. Raises PromptError."""
+        """Queue a request and return its number. Raises PromptError, of which Unattainable."""
         check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
         number = next(self._requests)
-        self._scheduler.submit(number, request)
-        self._tell(Submitted(time.monotonic(), number, len(request.prompt)))
+        now = time.monotonic()
+        self._scheduler.submit(number, request, now)
+        self._tell(Submitted(now, number, len(request.prompt)))
         return number
 
     def step(self) -> list[Token]:
@@ -96,6 +100,8 @@ class Coordinator:
         DeviceLost where nothing can go on without a device, DeviceTimeout, DeviceError."""
         while not self.idle:
             try:
+                if late := self._end_late():
+                    return late
                 self._enter_batches()
                 if tokens := self._receive_tokens():
                     return tokens
@@ -130,9 +136,18 @@ class Coordinator:
         except _Astray as astray:
             self.apply(self.plan, why=str(astray))
 
+    def _end_late(self) -> list[Token]:
+        """The ends of requests that have waited in vain."""
+        now = time.monotonic()
+        late = self._scheduler.hopeless(now).items()
+        ends = [Token(number, 0, "error", now, (), str(error)) for number, error in late]
+        for token in ends:
+            self._tell(token)
+        return ends
+
     def _enter_batches(self) -> None:
         """Send what may enter the pipeline now into its first stage."""
-        while (batch := self._scheduler.next()) is not None:
+        while (batch := self._scheduler.next(time.monotonic())) is not None:
             number = next(self._steps)
             spans = tuple(
                 messages.Span(row.request, row.start, len(row.tokens), row.sampling, row.prefix)
@@ -231,7 +246,8 @@ class Coordinator:
         self.plan = plan
         self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
-        self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
+        limits = limits_of(self.workload, self._max_context, len(plan.stages))
+        self._scheduler.restart(limits, self._admission(plan))
         now = time.monotonic()
         self._tell(PlanInUse(now, plan, self.workers.cluster.source, why, now - since))
         log.info(fields("plan_in_use", why=why, seconds=now - since, plan=plan))

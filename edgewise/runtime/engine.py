@@ -4,18 +4,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from edgewise.errors import PromptError
 from edgewise.runtime.sampling import Sampling
 from edgewise.runtime.stats import Stats
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Token ids in, at most `max_tokens` out; generation ends early at any of `stop_ids`."""
+    """Token ids in, at most `max_tokens` out; generation ends early at any of `stop_ids`.
+
+    It is to end within `deadline` seconds from its arrival, by a plan of at least `min_quality`: 1
+    less the share of the model's own loss that the plan may add. None: whenever, by any plan.
+    Raises PromptError where either is impossible."""
 
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     stop_ids: frozenset[int] = frozenset()
+    deadline: float | None = None
+    min_quality: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.deadline is not None and not self.deadline > 0:
+            raise PromptError(f"a deadline must be later than the request, not {self.deadline} s")
+        if self.min_quality is not None and not 0 <= self.min_quality <= 1:
+            raise PromptError(f"a quality is between 0 and 1, not {self.min_quality}")
 
 
 @dataclass(frozen=True, slots=True)

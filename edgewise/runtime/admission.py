@@ -1,0 +1,81 @@
+"""Which requests enter next, and which are refused: by a policy, and by what the cost model says.
+
+What is predicted counts an answer as long as it may get, and a prompt as if none of it were shared.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from edgewise.batching import Candidate, Policy, Room, fcfs
+from edgewise.batching.pace import Pace
+from edgewise.errors import Unattainable
+from edgewise.runtime.sequences import Limits, Sequence
+
+UNKNOWN = Pace((), lambda tokens: 0.0)  # nothing was measured: a deadline is missed once it is past
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Pure: `now` is of whatever clock the requests' arrivals are of, in seconds."""
+
+    policy: Policy = fcfs
+    pace: Pace = UNKNOWN
+
+    def check(self, new: Sequence, now: float) -> None:
+        """Raises Unattainable where a request's needs could not be met even if it were alone."""
+        self._check_quality(new.request.min_quality)
+        if math.isinf(new.deadline):
+            return
+        alone = self._alone_seconds(new)
+        if now + alone > new.deadline:
+            request, waited = new.request, now - new.arrived
+            raise Unattainable(
+                f"the deadline of {1e3 * (request.deadline or 0):.0f} ms cannot be met: after "
+                f"{1e3 * waited:.0f} ms of waiting, {len(request.prompt)} tokens in and up to "
+                f"{request.max_tokens} out would take {1e3 * alone:.0f} ms (predicted) with nobody "
+                "beside them; allow more time, or ask for fewer tokens"
+            )
+
+    def choose(
+        self, waiting: Iterable[Sequence], running: Iterable[Sequence], limits: Limits, now: float
+    ) -> list[int]:
+        """The numbers of those that enter now, in their order; where nothing runs, somebody does.
+        Who runs and is late has no deadline any more that others should care for."""
+        rounds = self.pace.round_seconds
+        room = Room(limits.sequences, limits.pages, rounds)
+        beside = [self._candidate(one, limits, now) for one in running]
+        ends = room.end_seconds(beside)
+        kept = (
+            one if end <= one.slack else replace(one, slack=math.inf)
+            for one, end in zip(beside, ends, strict=True)
+        )
+        asking = [self._candidate(one, limits, now) for one in waiting]
+        chosen = self.policy(asking, replace(room, running=tuple(kept)))
+        return chosen or ([] if beside else [asking[0].number])
+
+    def _candidate(self, one: Sequence, limits: Limits, now: float) -> Candidate:
+        seconds, rounds = self._work(one)
+        pages, waited = limits.pages_of(one.size), now - one.arrived
+        return Candidate(one.number, one.deadline - now, seconds, rounds, pages, waited=waited)
+
+    def _work(self, one: Sequence) -> tuple[float, int]:
+        """Seconds of what it has of tokens that are to be computed first, and rounds behind that."""
+        missing, left = len(one.tokens) - one.entered, one.size - len(one.tokens)
+        if one.answering and missing <= 1:
+            return 0.0, left
+        return self.pace.prompt_seconds(missing), left - 1
+
+    def _alone_seconds(self, one: Sequence) -> float:
+        seconds, rounds = self._work(one)
+        return seconds + rounds * (self.pace.round_seconds[1] if self.pace.round_seconds else 0.0)
+
+    def _check_quality(self, wanted: float | None) -> None:
+        keeps = self.pace.quality
+        if wanted is None or (keeps is not None and wanted <= keeps):
+            return
+        known = "was not measured" if keeps is None else f"is predicted to be {keeps:.4g}"
+        raise Unattainable(f"a quality of {wanted:g} was asked for; this plan's {known}")
+
+
+FIRST_COME = Admission()

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 import psutil
 
+from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
 from edgewise.cli.sharing import UpOptions
 from edgewise.cli.terminal import console, print_json, print_notes
@@ -52,9 +53,10 @@ def run_up(options: UpOptions) -> None:
 
     workers, launcher, line = _start(device, listen, ray=options.ray)
     with workers:
-        grid = replace(Grid.around(workload), repeats=REPEATS)
+        grid = replace(Grid.serving(workload), repeats=REPEATS)
         measured = Measured(workers, options.model, spec, grid)
-        chooser = Chooser(workers, measured, spec, workload, options.scheme, options.objective)
+        how = options.scheme, options.objective, POLICIES[options.policy]
+        chooser = Chooser(workers, measured, spec, workload, *how)
         host = Host(options.model, workers, launcher, measured, chooser, workload, on_event)
         key = _key(http[0])
         server = HttpServer(create_app(host, tokenizer, context, key), *http)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from edgewise.batching import Policy, fcfs
+from edgewise.batching.pace import pace_of
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
 from edgewise.hosting.measured import Measured
@@ -10,6 +12,7 @@ from edgewise.planning import Objective, PlanResult, Problem
 from edgewise.planning.default_scheme import schemes_that_fit, too_large
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
+from edgewise.runtime.admission import Admission
 from edgewise.runtime.replanning import keeping_schemes
 from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
@@ -31,9 +34,11 @@ class Chooser:
         workload: Workload,
         scheme: str | None = None,
         objective: Objective = Objective.LATENCY,
+        policy: Policy = fcfs,
     ) -> None:
         self._workers, self._measured, self._spec = workers, measured, spec
         self._workload, self._scheme, self._objective = workload, scheme, objective
+        self._policy = policy
 
     def anew(self) -> PlanResult:
         """The best plan, whatever ran before."""
@@ -59,6 +64,12 @@ class Chooser:
         estimate = problem.costs.estimate(plan)
         problem.costs.check_memory(plan)
         return problem.score(estimate)
+
+    def admission(self, plan: Plan) -> Admission:
+        """How requests are let in while a plan runs: by the policy, and by what it takes for
+        those that are answered together."""
+        costs = self._problem(tuple(dict.fromkeys(plan.schemes))).costs
+        return Admission(self._policy, pace_of(costs, plan))
 
     def better(self, plan: Plan, *, keep: bool) -> tuple[PlanResult | None, str]:
         """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the

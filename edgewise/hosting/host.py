@@ -73,7 +73,8 @@ class Host:
     ) -> Callable[[], None]:
         """Have a request answered: `on_token` gets its tokens, in the host's thread. One that has
         to wait for devices longer than `seconds` ends with an error. Returns what cancels it."""
-        asked = Pending(request, on_token, time.monotonic() + seconds)
+        now, longest = time.monotonic(), min(seconds, request.deadline or seconds)
+        asked = Pending(request, on_token, now, now + longest)
         self._new.put(asked)
         self._workers.wake()
 
@@ -134,7 +135,7 @@ class Host:
                 self._end(asked, f"no answer in time: {self._stalled}")
             elif asked.number is None and self._engine is not None:
                 try:
-                    asked.number = self._engine.submit(asked.request)
+                    asked.number = self._engine.submit(asked.request, asked.since)
                 except PromptError as error:
                     self._end(asked, str(error))
 
@@ -225,9 +226,8 @@ class Host:
 
     def _start(self, chosen: PlanResult, why: str) -> None:
         self._status("loading")
-        self._engine = Coordinator(
-            self._workers, self._model, chosen.plan, self._workload, replan=self._replan
-        )
+        what = self._workers, self._model, chosen.plan, self._workload
+        self._engine = Coordinator(*what, replan=self._replan, admission=self._chooser.admission)
         self._say(f"{described(chosen.plan)}: {why}")
 
     def _apply(self, chosen: PlanResult, why: str) -> None:

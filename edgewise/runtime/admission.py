@@ -60,7 +60,7 @@ class Admission:
         return Candidate(one.number, one.deadline - now, seconds, rounds, pages, waited=waited)
 
     def _work(self, one: Sequence) -> tuple[float, int]:
-        """Seconds of what it has of tokens that are to be computed first, and rounds behind that."""
+        """Seconds of its tokens that are to be computed first, and rounds behind that."""
         missing, left = len(one.tokens) - one.entered, one.size - len(one.tokens)
         if one.answering and missing <= 1:
             return 0.0, left

@@ -8,9 +8,7 @@ every stage has one to work on; no batch waits for another.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, count
-
-import torch
+from itertools import count
 
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
@@ -20,6 +18,7 @@ from edgewise.runtime import messages
 from edgewise.runtime.admission import FIRST_COME, Admission
 from edgewise.runtime.checks import check_request
 from edgewise.runtime.engine import Request, Token, stream
+from edgewise.runtime.entering import step_of
 from edgewise.runtime.events import (
     Cancelled,
     Entered,
@@ -66,16 +65,14 @@ class Coordinator:
         step_seconds: float = STEP_SECONDS,
         on_layer: OnLayer = lambda layer: None,
     ) -> None:
-        """`replan` finds another plan when a device is lost; without it, that ends everything.
-        `admission` says how requests are let in while a plan runs. Raises PlanError, ModelError and DeviceError."""
+        """`replan` finds another plan when a device is lost; without it, that ends everything. A
+        plan's `admission` lets requests in. Raises PlanError, ModelError and DeviceError."""
         self.workers, self.plan, self.workload = workers, plan, workload
         self._loader = PlanLoader(workers, model)
-        self._replan, self._step_seconds = replan, step_seconds
-        self._admission = admission
-        self._still_seconds = STILL_SECONDS
+        self._replan, self._admission = replan, admission
+        self._step_seconds, self._still_seconds = step_seconds, STILL_SECONDS
         config = open_checkpoint(model).config
-        self._vocab_size = config.vocab_size
-        self._max_context = config.max_context
+        self._vocab_size, self._max_context = config.vocab_size, config.max_context
         self._scheduler = Scheduler(limits_of(workload, config.max_context))
         self._in_flight: dict[int, Entered] = {}
         self._requests, self._steps = count(), count()
@@ -86,13 +83,13 @@ class Coordinator:
         self._tally = Tally(config.hidden_size, time.monotonic())
         self.listen(self._tally.listen)
 
-    def submit(self, request: Request) -> int:
-        """Queue a request and return its number. Raises PromptError, of which Unattainable."""
+    def submit(self, request: Request, since: float | None = None) -> int:
+        """Queue a request that came at `since`, now, and return its number. Raises PromptError."""
         check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
         number = next(self._requests)
-        now = time.monotonic()
-        self._scheduler.submit(number, request, now)
-        self._tell(Submitted(now, number, len(request.prompt)))
+        at = time.monotonic() if since is None else since
+        self._scheduler.submit(number, request, at)
+        self._tell(Submitted(at, number, len(request.prompt)))
         return number
 
     def step(self) -> list[Token]:
@@ -138,8 +135,7 @@ class Coordinator:
 
     def _end_late(self) -> list[Token]:
         """The ends of requests that have waited in vain."""
-        now = time.monotonic()
-        late = self._scheduler.hopeless(now).items()
+        late = self._scheduler.hopeless(now := time.monotonic()).items()
         ends = [Token(number, 0, "error", now, (), str(error)) for number, error in late]
         for token in ends:
             self._tell(token)
@@ -149,12 +145,7 @@ class Coordinator:
         """Send what may enter the pipeline now into its first stage."""
         while (batch := self._scheduler.next(time.monotonic())) is not None:
             number = next(self._steps)
-            spans = tuple(
-                messages.Span(row.request, row.start, len(row.tokens), row.sampling, row.prefix)
-                for row in batch.rows
-            )
-            step = messages.Step(self.workers.epoch, number, 0, spans, batch.dropped)
-            tokens = torch.tensor(list(chain(*(row.tokens for row in batch.rows))))
+            step, tokens = step_of(batch, self.workers.epoch, number)
             self._in_flight[number] = Entered(time.monotonic(), number, batch)
             self._tell(self._in_flight[number])
             self.workers.send(self.plan.stages[0].device, step, tokens)

@@ -22,9 +22,10 @@ class Scheduler:
 
     Requests wait until a slot and pages for all of their tokens are free, and the policy lets them
     in: by default in the order of their numbers, none overtaking. The policy is asked when requests
-    came or went, and EPOCH_SECONDS later again: what runs gets done. Those that run take turns: who was served longest ago comes first. A batch
-    is answers, a token each, and one piece of one prompt. Caches of finished requests are kept for
-    their prefixes as long as nobody needs the room, the one used last the longest.
+    came or went, and every EPOCH_SECONDS: what runs gets done. Those that run take turns: who was
+    served longest ago comes first. A batch is answers, a token each, and one piece of one prompt.
+    Caches of finished requests are kept for their prefixes as long as nobody needs the room, the
+    one used last the longest.
     """
 
     def __init__(self, limits: Limits, admission: Admission = FIRST_COME) -> None:

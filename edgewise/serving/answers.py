@@ -69,4 +69,6 @@ def chat_request(tokenizer: Tokenizer, chat: ChatRequest, context: int) -> Reque
     wanted = chat.max_completion_tokens or chat.max_tokens or context
     seed = random.randrange(MOST_SEED) if chat.seed is None else chat.seed % MOST_SEED
     sampling = Sampling(chat.temperature, 0, chat.top_p, seed)
-    return Request(tuple(ids), min(wanted, context - len(ids)), sampling, tokenizer.stop_ids)
+    most, deadline = min(wanted, context - len(ids)), chat.deadline_ms and chat.deadline_ms / 1e3
+    needs = deadline, chat.min_quality
+    return Request(tuple(ids), most, sampling, tokenizer.stop_ids, *needs)

@@ -32,7 +32,8 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The body of /v1/chat/completions."""
+    """The body of /v1/chat/completions. OpenAI's has no `deadline_ms`, by which the answer is to be
+    whole, and no `min_quality`: see `Request`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: str = ""
@@ -42,6 +43,8 @@ class ChatRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int | None = None
     stop: str | list[str] | None = None
+    deadline_ms: Annotated[float | None, Field(gt=0)] = None
+    min_quality: Annotated[float | None, Field(ge=0, le=1)] = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 

@@ -1,0 +1,105 @@
+"""The scheduler at work on a clock of its own: what it lets in takes what the pace says.
+
+One device or one lane: a step is through before the next one enters.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edgewise.batching import Policy
+from edgewise.batching.pace import Pace
+from edgewise.errors import Unattainable
+from edgewise.runtime.admission import Admission
+from edgewise.runtime.batches import Batch
+from edgewise.runtime.engine import Request
+from edgewise.runtime.scheduler import Scheduler
+from edgewise.runtime.sequences import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, and the clock at its arrival."""
+
+    at: float
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What became of it: the clock at its end, and whether it was refused there."""
+
+    asked: Asked
+    ended: float
+    refused: bool
+
+    @property
+    def in_time(self) -> bool:
+        within = self.asked.request.deadline or float("inf")
+        return not self.refused and self.ended - self.asked.at <= within
+
+
+def serve(
+    policy: Policy,
+    predicted: Pace,
+    limits: Limits,
+    asked: Sequence[Asked],
+    slowness: Iterator[float] | None = None,
+) -> list[Served]:
+    """All requests, by a policy that expects the `predicted` pace; each step takes the next of
+    `slowness` (none: 1) times that. Arrivals are in order."""
+    server = _Server(Scheduler(limits, Admission(policy, predicted)), predicted, asked)
+    factors = slowness or iter(lambda: 1.0, None)
+    while True:
+        server.take_arrivals()
+        server.refuse()
+        batch = server.scheduler.next(server.now)
+        if batch is not None:
+            server.compute(batch, next(factors))
+        elif not server.jump_to_next_arrival():
+            return [server.served[number] for number in sorted(server.served)]
+
+
+class _Server:
+    def __init__(self, scheduler: Scheduler, pace: Pace, asked: Sequence[Asked]) -> None:
+        self.scheduler, self.pace, self.asked = scheduler, pace, asked
+        self.now, self.arrived = 0.0, 0
+        self.served: dict[int, Served] = {}
+
+    def take_arrivals(self) -> None:
+        while self.arrived < len(self.asked) and self.asked[self.arrived].at <= self.now:
+            number, self.arrived = self.arrived, self.arrived + 1
+            try:
+                self.scheduler.submit(number, self.asked[number].request, self.asked[number].at)
+            except Unattainable:
+                self._end(number, refused=True)
+
+    def refuse(self) -> None:
+        for number in self.scheduler.hopeless(self.now):
+            self._end(number, refused=True)
+
+    def compute(self, batch: Batch, slowness: float) -> None:
+        """A step of the pipeline; every answer's token is 0."""
+        self.now += slowness * step_seconds(batch, self.pace)
+        for row in batch.rows:
+            if row.sampling is not None and self.scheduler.sampled(row.request, 0) is not None:
+                self._end(row.request, refused=False)
+        self.scheduler.returned(batch)
+
+    def jump_to_next_arrival(self) -> bool:
+        if self.arrived == len(self.asked):
+            return False
+        self.now = self.asked[self.arrived].at
+        return True
+
+    def _end(self, number: int, *, refused: bool) -> None:
+        self.served[number] = Served(self.asked[number], self.now, refused)
+
+
+def step_seconds(batch: Batch, pace: Pace) -> float:
+    """A round of those that answer, and the pieces of prompts beside it."""
+    pieces = [row for row in batch.rows if len(row.tokens) > 1 or row.start == 0]
+    seconds = pace.round_seconds[len(batch.rows) - len(pieces)]
+    for row in pieces:
+        before = pace.prompt_seconds(row.start) if row.start else 0.0
+        seconds += pace.prompt_seconds(row.start + len(row.tokens)) - before
+    return seconds

@@ -21,6 +21,18 @@ class Pace:
     prompt_seconds: Callable[[int], float]
     quality: float | None = None
 
+    def times(self, slowness: float) -> "Pace":
+        """The same, everything taking so many times as long."""
+        rounds = tuple(slowness * seconds for seconds in self.round_seconds)
+        return replace(
+            self, round_seconds=rounds, prompt_seconds=lambda n: slowness * self.prompt_seconds(n)
+        )
+
+    def piece_seconds(self, start: int, end: int) -> float:
+        """Of a prompt, its tokens [start, end)."""
+        before = self.prompt_seconds(start) if start else 0.0
+        return max(self.prompt_seconds(end) - before, 0.0)
+
 
 def pace_of(costs: CostModel, plan: Plan) -> Pace:
     """For up to as many requests at a time as the workload has sequences. Raises ProfileError for

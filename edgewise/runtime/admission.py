@@ -4,13 +4,17 @@ What is predicted counts an answer as long as it may get, and a prompt as if non
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from edgewise.batching import Candidate, Policy, Room, fcfs
 from edgewise.batching.pace import Pace
 from edgewise.errors import Unattainable
+from edgewise.runtime.batches import Batch
 from edgewise.runtime.sequences import Limits, Sequence
+
+MEMORY = 0.97  # of what steps took, when another step is through
+TRUST = 1.0  # seconds of steps for which the cost model's word stands
 
 UNKNOWN = Pace((), lambda tokens: 0.0)  # nothing was measured: a deadline is missed once it is past
 
@@ -21,6 +25,23 @@ class Admission:
 
     policy: Policy = fcfs
     pace: Pace = UNKNOWN
+
+    def slowed(self, slowness: float) -> "Admission":
+        """The same where all takes so many times as long as the cost model says."""
+        return replace(self, pace=self.pace.times(slowness))
+
+    def step_seconds(self, batch: Batch, running: Mapping[int, Sequence]) -> float:
+        """What a batch adds to a round: its share of the answers of those that run, and its pieces
+        of prompts."""
+        rounds, asked = self.pace.round_seconds, [running[row.request] for row in batch.rows]
+        pieces = [
+            self.pace.piece_seconds(row.start, row.start + len(row.tokens))
+            for row, one in zip(batch.rows, asked, strict=True)
+            if row.start < len(one.request.prompt) or len(row.tokens) > 1
+        ]
+        answers, all_answers = len(asked) - len(pieces), sum(x.answering for x in running.values())
+        share = answers / all_answers * rounds[all_answers] if answers and rounds else 0.0
+        return share + sum(pieces)
 
     def check(self, new: Sequence, now: float) -> None:
         """Raises Unattainable where a request's needs could not be met even if it were alone."""
@@ -79,3 +100,20 @@ class Admission:
 
 
 FIRST_COME = Admission()
+
+
+@dataclass(slots=True)
+class Slowness:
+    """How many times as long steps take as the cost model says, of late."""
+
+    took: float = TRUST
+    expected: float = TRUST
+
+    def learn(self, took: float, expected: float) -> None:
+        """Of one more step, in seconds."""
+        self.took = MEMORY * self.took + took
+        self.expected = MEMORY * self.expected + expected
+
+    @property
+    def factor(self) -> float:
+        return self.took / self.expected

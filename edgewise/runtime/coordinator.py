@@ -161,7 +161,7 @@ class Coordinator:
             for sampled in back.tokens
             if self._scheduler.is_running(sampled.request)  # else it was cancelled meanwhile
         ]
-        self._scheduler.returned(entered.batch)
+        self._scheduler.returned(entered.batch, now)
         for token in tokens:
             self._tell(token)
         return tokens

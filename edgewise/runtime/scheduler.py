@@ -7,14 +7,26 @@ what a batch drops is free for its own rows, whatever is still in flight before 
 """
 
 from collections import deque
+from dataclasses import dataclass
 
 from edgewise.errors import PromptError, Unattainable
-from edgewise.runtime.admission import FIRST_COME, Admission
+from edgewise.runtime.admission import FIRST_COME, Admission, Slowness
 from edgewise.runtime.batches import Batch, Row
 from edgewise.runtime.engine import Request
 from edgewise.runtime.sequences import Limits, Sequence, shared
 
 EPOCH_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch in the pipeline: whether it takes a lane, when it entered, and the seconds that it
+    is expected to take."""
+
+    batch: Batch
+    answers: bool
+    entered: float
+    expected: float
 
 
 class Scheduler:
@@ -35,7 +47,8 @@ class Scheduler:
         self._running: dict[int, Sequence] = {}  # served longest ago first
         self._kept: dict[int, Sequence] = {}  # used longest ago first
         self._dropped: list[int] = []  # told to the stages by the next batch
-        self._in_flight: list[tuple[Batch, bool]] = []  # and whether it takes a lane
+        self._in_flight: list[_Flight] = []
+        self._slowness, self._last_back = Slowness(), 0.0
         self._closed = False  # this round is on its way back
 
     @property
@@ -95,13 +108,14 @@ class Scheduler:
         if not rows or (not answers and len(self._in_flight) >= self._prompt_places()):
             return None
         batch = Batch(tuple(rows), tuple(self._dropped))
+        expected = self._admission.step_seconds(batch, self._running)
         for row in rows:  # to the end of the turns
             sequence = self._running[row.request] = self._running.pop(row.request)
             sequence.entered = row.start + len(row.tokens)
             if row.prefix is not None and (source := self._kept.pop(row.prefix[0], None)):
                 self._kept[source.number] = source
         self._dropped.clear()
-        self._in_flight.append((batch, answers))
+        self._in_flight.append(_Flight(batch, answers, now, expected))
         return batch
 
     def sampled(self, number: int, token: int) -> str | None:
@@ -116,11 +130,14 @@ class Scheduler:
             self._kept[number] = self._running.pop(number)
         return finish
 
-    def returned(self, batch: Batch) -> None:
+    def returned(self, batch: Batch, now: float = 0.0) -> None:
         """A batch is through, and its tokens and errors were told. Raises ValueError where it is
         not in flight."""
-        batches = [one for one, _ in self._in_flight]
-        del self._in_flight[batches.index(batch)]
+        batches = [one.batch for one in self._in_flight]
+        flight = self._in_flight.pop(batches.index(batch))
+        if flight.expected:  # what it took behind the one before it
+            self._slowness.learn(now - max(flight.entered, self._last_back), flight.expected)
+        self._last_back = now
         for row in batch.rows:
             if row.request in self._running:
                 sequence = self._running[row.request]
@@ -135,7 +152,7 @@ class Scheduler:
             sequence.lose()
         asked, refused = [*lost, *self._waiting], {}
         self.limits, self._closed, self._changed = limits, False, True
-        self._admission = admission or self._admission
+        self._admission, self._slowness = admission or self._admission, Slowness()
         for one in (self._waiting, self._running, self._kept, self._dropped, self._in_flight):
             one.clear()
         for sequence in asked:
@@ -153,7 +170,8 @@ class Scheduler:
             return
         self._asked, self._changed = now, False
         running, waiting = self._running.values(), {one.number: one for one in self._waiting}
-        for number in self._admission.choose(waiting.values(), running, self.limits, now):
+        admission = self._admission.slowed(self._slowness.factor)
+        for number in admission.choose(waiting.values(), running, self.limits, now):
             if not self._make_room(waiting[number]):
                 break
             self._running[number] = waiting.pop(number)
@@ -196,7 +214,7 @@ class Scheduler:
         """Who is served longest ago comes first: answers where a lane is free, spread over the
         lanes, and one piece of a prompt."""
         limits = self.limits
-        lane_free = sum(answers for _, answers in self._in_flight) < limits.lanes
+        lane_free = sum(one.answers for one in self._in_flight) < limits.lanes
         rows: list[Row] = []
         room, prompt_free = self._share_of_lane(), True
         for sequence in self._running.values():

@@ -79,11 +79,18 @@ class _Server:
 
     def compute(self, batch: Batch, slowness: float) -> None:
         """A step of the pipeline; every answer's token is 0."""
-        self.now += slowness * step_seconds(batch, self.pace)
+        answers, seconds = 0, 0.0
+        for row in batch.rows:
+            end = row.start + len(row.tokens)
+            if row.start < len(self.asked[row.request].request.prompt):
+                seconds += self.pace.piece_seconds(row.start, end)
+            else:
+                answers += 1
+        self.now += slowness * (seconds + self.pace.round_seconds[answers])
         for row in batch.rows:
             if row.sampling is not None and self.scheduler.sampled(row.request, 0) is not None:
                 self._end(row.request, refused=False)
-        self.scheduler.returned(batch)
+        self.scheduler.returned(batch, self.now)
 
     def jump_to_next_arrival(self) -> bool:
         if self.arrived == len(self.asked):
@@ -93,13 +100,3 @@ class _Server:
 
     def _end(self, number: int, *, refused: bool) -> None:
         self.served[number] = Served(self.asked[number], self.now, refused)
-
-
-def step_seconds(batch: Batch, pace: Pace) -> float:
-    """A round of those that answer, and the pieces of prompts beside it."""
-    pieces = [row for row in batch.rows if len(row.tokens) > 1 or row.start == 0]
-    seconds = pace.round_seconds[len(batch.rows) - len(pieces)]
-    for row in pieces:
-        before = pace.prompt_seconds(row.start) if row.start else 0.0
-        seconds += pace.prompt_seconds(row.start + len(row.tokens)) - before
-    return seconds

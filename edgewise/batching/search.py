@@ -35,8 +35,11 @@ class Choice:
 
 def largest_set(candidates: Sequence[Candidate], room: Room, most_checked: int) -> Choice:
     """After `most_checked` sets it is the best that was seen."""
-    search = _Search(room, most_checked)
-    search.visit((), tuple(sorted(candidates, key=_published_order)))
+    search, ordered = _Search(room, most_checked), tuple(sorted(candidates, key=_published_order))
+    if search.fits(ordered):
+        search.best = ordered
+    else:
+        search.visit((), ordered)
     return Choice(search.best, search.checked, search.checked < most_checked)
 
 
@@ -59,15 +62,17 @@ class _Search:
             self.best = chosen
         while rest and self._may_improve(chosen, rest):
             first, others = rest[0], rest[1:]
-            if self._fits((*chosen, first)):
+            if self.fits((*chosen, first)):
                 self.visit((*chosen, first), others)
             rest = tuple(one for one in others if not first.asks_no_more_than(one))
 
     def _may_improve(self, chosen: tuple[Candidate, ...], rest: tuple[Candidate, ...]) -> bool:
         wanted = len(self.best) + 1 - len(chosen)
-        return len(rest) >= wanted and self._fits((*chosen, *easiest(rest, wanted)))
+        if wanted <= 1:  # as good a test is to try
+            return True
+        return len(rest) >= wanted and self.fits((*chosen, *easiest(rest, wanted)))
 
-    def _fits(self, members: Sequence[Candidate]) -> bool:
+    def fits(self, members: Sequence[Candidate]) -> bool:
         if self.checked == self.most_checked:
             return False
         self.checked += 1

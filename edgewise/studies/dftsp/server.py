@@ -3,64 +3,40 @@
 One device or one lane: a step is through before the next one enters.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from edgewise.batching import Policy
 from edgewise.batching.pace import Pace
 from edgewise.errors import Unattainable
 from edgewise.runtime.admission import Admission
 from edgewise.runtime.batches import Batch
-from edgewise.runtime.engine import Request
 from edgewise.runtime.scheduler import Scheduler
 from edgewise.runtime.sequences import Limits
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, and the clock at its arrival."""
-
-    at: float
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What became of it: the clock at its end, and whether it was refused there."""
-
-    asked: Asked
-    ended: float
-    refused: bool
-
-    @property
-    def in_time(self) -> bool:
-        within = self.asked.request.deadline or float("inf")
-        return not self.refused and self.ended - self.asked.at <= within
+from edgewise.studies.dftsp.traffic import Incoming, Served
 
 
 def serve(
     policy: Policy,
     predicted: Pace,
     limits: Limits,
-    asked: Sequence[Asked],
-    slowness: Iterator[float] | None = None,
+    asked: Sequence[Incoming],
+    slowness: Callable[[], float] = lambda: 1.0,
 ) -> list[Served]:
-    """All requests, by a policy that expects the `predicted` pace; each step takes the next of
-    `slowness` (none: 1) times that. Arrivals are in order."""
+    """All requests, by a policy that expects the `predicted` pace; each step takes `slowness` times
+    that. Arrivals are in order."""
     server = _Server(Scheduler(limits, Admission(policy, predicted)), predicted, asked)
-    factors = slowness or iter(lambda: 1.0, None)
     while True:
         server.take_arrivals()
         server.refuse()
         batch = server.scheduler.next(server.now)
         if batch is not None:
-            server.compute(batch, next(factors))
+            server.compute(batch, slowness())
         elif not server.jump_to_next_arrival():
             return [server.served[number] for number in sorted(server.served)]
 
 
 class _Server:
-    def __init__(self, scheduler: Scheduler, pace: Pace, asked: Sequence[Asked]) -> None:
+    def __init__(self, scheduler: Scheduler, pace: Pace, asked: Sequence[Incoming]) -> None:
         self.scheduler, self.pace, self.asked = scheduler, pace, asked
         self.now, self.arrived = 0.0, 0
         self.served: dict[int, Served] = {}

@@ -23,6 +23,7 @@ from edgewise.batching import POLICIES
 from edgewise.cli.devices import describe_machine
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.runtime.admission import Admission
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload
 from edgewise.studies.dftsp.processes import measured_pace, plan_alone, run_policy
@@ -42,7 +43,7 @@ def compare(model: str, scheme: str, traffic: Traffic, rounds: int) -> dict[str,
         for seed in range(rounds):
             asked = traffic.draw(pace, seed)
             for name, policy in POLICIES.items():
-                served = run_policy(workers, plan, WORK, policy, pace, asked)
+                served = run_policy(workers, plan, WORK, Admission(policy, pace), asked)
                 shares[name].append(share_in_time(served))
                 refused[name].append(sum(one.refused for one in served) / len(served))
                 print(f"{model}, {name}: {shares[name][-1]:.0%} in time, "

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 
-from edgewise.batching import Policy
 from edgewise.batching.pace import Pace, pace_of
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
@@ -60,12 +59,9 @@ def run_policy(
     workers: Workers,
     plan: Plan,
     work: Workload,
-    policy: Policy,
-    pace: Pace,
+    admission: Admission,
     asked: Sequence[Incoming],
 ) -> list[Served]:
     """A fresh engine on workers that hold the plan's layers already, or load them."""
-    engine = Coordinator(
-        workers, plan.model, plan, work, admission=lambda plan: Admission(policy, pace)
-    )
+    engine = Coordinator(workers, plan.model, plan, work, admission=lambda plan: admission)
     return answer_arrivals(engine, asked)

@@ -84,7 +84,7 @@ class Coordinator:
         self.listen(self._tally.listen)
 
     def submit(self, request: Request, since: float | None = None) -> int:
-        """Queue a request that came at `since`, now, and return its number. Raises PromptError."""
+        """Queue a request that came at `since`, else now: its number. Raises PromptError."""
         check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
         number = next(self._requests)
         at = time.monotonic() if since is None else since

@@ -24,5 +24,4 @@ def test_dftsp_answers_more_in_time_than_every_other_policy() -> None:
             name: share_in_time(run_policy(workers, plan, WORK, Admission(policy, pace), asked))
             for name, policy in POLICIES.items()
         }
-    assert shares["dftsp"] == max(shares.values())
-    assert shares["dftsp"] > shares["no-batch"]
+    assert shares["dftsp"] > max(share for name, share in shares.items() if name != "dftsp")

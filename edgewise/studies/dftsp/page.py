@@ -36,6 +36,7 @@ from edgewise.studies.page import (
     OnStep,
     Page,
     Section,
+    Value,
     comparison_section,
     quietly,
 )
@@ -50,7 +51,7 @@ CANDIDATES = (4, 6, 8, 10, 12, 16, 20)
 INSTANCES = 100  # of each number of candidates
 ENOUGH = 10**6  # sets: no search was cut off
 PATIENT = (1.0, 4.0)  # seconds, so that some are left when an epoch begins
-RATES = (2, 5, 10, 20, 50, 100)
+RATES = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 PATIENCES = (1.0, 1.5, 2.0, 3.0, 4.0)
 RATE = 10  # where another thing is varied
 EPOCHS = 30
@@ -224,7 +225,7 @@ def server_section(
     )
     draw = partial(save_lines, _lines(rows), title=title, x="load", y="share in time")
     columns = ("load", *(f"{policy} ratio" for policy in POLICIES))
-    shown = tuple((f"{load:g}", *row) for load, row in rows.items())
+    shown: tuple[tuple[Value, ...], ...] = tuple((f"{load:g}", *row) for load, row in rows.items())
     return Section(title, caption, columns, shown, Figure(f"dftsp-server-{name}", draw))
 
 

@@ -9,6 +9,7 @@ EdgewiseError                  exit 1
 |   +-- ProfileError                    measurements
 |   +-- PlanError                       a plan that is malformed or made for something else
 |   +-- PromptError                     prompt and sampling parameters
+|       +-- Unattainable                a deadline or a quality that cannot be met
 +-- Infeasible                 exit 3   no plan satisfies the constraints
 +-- NonFinite                  exit 1   layers computed infinities or NaN
 +-- DeviceError                exit 4   a device could not do its part; knows which one
@@ -53,6 +54,10 @@ class PlanError(InputError):
 
 
 class PromptError(InputError):
+    pass
+
+
+class Unattainable(PromptError):
     pass
 
 

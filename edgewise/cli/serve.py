@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
 from edgewise.cli.sharing import ServeOptions, ServingOptions
 from edgewise.cli.terminal import console, print_json, print_notes
@@ -22,7 +23,7 @@ from edgewise.runtime.limits import limits_of
 from edgewise.runtime.local import start_local
 from edgewise.runtime.workers import Workers
 from edgewise.schemes import get_scheme
-from edgewise.serving import Admission, HttpServer, Model, create_app
+from edgewise.serving import Gate, HttpServer, Model, create_app
 
 REPEATS = 9  # of every timing: whoever joined is waited for
 KEY = "EDGEWISE_API_KEY"
@@ -70,16 +71,17 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
 
     started = start(device)
     with started.workers as workers:
-        grid = replace(Grid.around(workload), repeats=REPEATS)
+        grid = replace(Grid.serving(workload), repeats=REPEATS)
         measured = Measured(workers, options.model, spec, grid)
-        chooser = Chooser(workers, measured, spec, workload, options.scheme, options.objective)
+        how = options.scheme, options.objective, POLICIES[options.policy]
+        chooser = Chooser(workers, measured, spec, workload, *how)
         join = started.lines[-1] if started.lines else ""
         overview = Overview(options.model, spec, join, on_event)
         host = Host(options.model, workers, started.launcher, measured, chooser, workload, overview)
-        key, admission = _key(http[0]), Admission()
+        key, gate = _key(http[0]), Gate()
         share = limits.cache_tokens // limits.sequences
         model = Model(options.model, tokenizer, limits.context, spec.vocab_size, share)
-        app = create_app(host, model, key, options.cors or (), admission)
+        app = create_app(host, model, key, options.cors or (), gate)
         server = HttpServer(app, *http)
         try:
             url = f"http://{http[0]}:{server.port}/v1"
@@ -91,7 +93,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
                 screen.print(f"  [bold]{line}[/]", soft_wrap=True)
             if options.as_json:
                 print_json({"url": url, "join": join, "key": made})
-            _on_interrupt(host, admission)
+            _on_interrupt(host, gate)
             host.run()
         finally:
             server.close()
@@ -105,9 +107,9 @@ def _key(http: str) -> str:
     return secrets.token_urlsafe(24)
 
 
-def _on_interrupt(host: Host, admission: Admission) -> None:
+def _on_interrupt(host: Host, gate: Gate) -> None:
     def interrupt(signum: int, frame: object) -> None:
-        admission.close()
+        gate.close()
         host.stop(drain=True)
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda signum, frame: host.stop(drain=False))

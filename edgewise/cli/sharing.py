@@ -1,7 +1,7 @@
 """Options of the commands that serve a model, alone or with machines that join."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -48,6 +48,12 @@ class ServingOptions:
     new_tokens: Annotated[int, typer.Option(min=1, help="Room for an answer, on average.")] = 256
     sequences: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 4
     micro_batches: MicroBatches = 1
+    policy: Annotated[
+        Literal["fcfs", "static-batch", "no-batch", "dftsp"],
+        typer.Option(
+            help="Who enters next: in order; in whole batches; one by one; the most in time."
+        ),
+    ] = "fcfs"
     as_json: Json = False
 
 

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+from edgewise.batching import Policy, fcfs
+from edgewise.batching.pace import pace_of
 from edgewise.costs import CostModel
 from edgewise.hosting.measured import Measured
 from edgewise.planning import Objective, PlanResult, Problem
 from edgewise.planning.default_scheme import check_size, first_that_fits
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
+from edgewise.runtime.admission import Admission
 from edgewise.runtime.replanning import keeping_schemes
 from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
@@ -29,10 +32,12 @@ class Chooser:
         workload: Workload,
         scheme: str | None = None,
         objective: Objective = Objective.LATENCY,
+        policy: Policy = fcfs,
     ) -> None:
         self._workers, self._measured, self._spec = workers, measured, spec
         self._workload, self._scheme, self._objective = workload, scheme, objective
         self._costs: dict[tuple[str, ...], CostModel] = {}  # last ones, by schemes
+        self._policy = policy
 
     def anew(self) -> PlanResult:
         """The best plan, whatever ran before."""
@@ -62,6 +67,12 @@ class Chooser:
         work = replace(self._workload, sequences=sequences * self._workload.micro_batches)
         estimate = replace(costs, workload=work).estimate(plan)
         return [stage.decode_seconds for stage in estimate.stages]
+
+    def admission(self, plan: Plan) -> Admission:
+        """How requests are let in while a plan runs: by the policy, and by what it takes for
+        those that are answered together."""
+        costs = self._problem(tuple(dict.fromkeys(plan.schemes))).costs
+        return Admission(self._policy, pace_of(costs, plan))
 
     def better(self, plan: Plan, *, keep: bool) -> tuple[PlanResult | None, str]:
         """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the

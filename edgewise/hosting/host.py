@@ -195,9 +195,8 @@ class Host:
 
     def _start(self, chosen: PlanResult, why: str) -> None:
         self._status("loading")
-        self._engine = Coordinator(
-            self._workers, self._model, chosen.plan, self._workload, replan=self._replan
-        )
+        what = self._workers, self._model, chosen.plan, self._workload
+        self._engine = Coordinator(*what, replan=self._replan, admission=self._chooser.admission)
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
         self._overview.chose(chosen, why)

@@ -20,7 +20,8 @@ class Requests:
 
     def ask(self, request: Request, on_token: OnToken, seconds: float) -> Callable[[], None]:
         """One more, that waits for devices for so long. Returns what cancels it."""
-        asked = Pending(request, on_token, time.monotonic() + seconds)
+        now, longest = time.monotonic(), min(seconds, request.deadline or seconds)
+        asked = Pending(request, on_token, now, now + longest)
         self._new.put(asked)
         self._wake()
 
@@ -53,7 +54,7 @@ class Requests:
                 self._end(asked, engine, f"no answer in time: {stalled}")
             elif asked.number is None and engine is not None:
                 try:
-                    asked.number = engine.submit(asked.request)
+                    asked.number = engine.submit(asked.request, asked.since)
                 except PromptError as error:
                     self._end(asked, engine, str(error))
 

@@ -1,6 +1,6 @@
 """Which shapes of work to time: few enough to wait for, enough for the regressions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgewise.costs import PREFILL_CHUNK
 from edgewise.specs import Workload
@@ -44,6 +44,14 @@ class Grid:
         if prompt > chunk:
             prefill.append((batch, chunk, prompt - chunk))
         return Grid(tuple((batch, 1, past) for past in decode), tuple(prefill))
+
+    @staticmethod
+    def serving(workload: Workload) -> "Grid":
+        """What a workload needs whose requests come and go: as many as there are, and one."""
+        around = Grid.around(workload)
+        one = Grid.around(replace(workload, sequences=1, micro_batches=1))
+        decode, prefill = (*around.decode, one.decode[0]), (*around.prefill, one.prefill[-1])
+        return Grid(tuple(dict.fromkeys(decode)), tuple(dict.fromkeys(prefill)))
 
     @staticmethod
     def wide(context: int) -> "Grid":

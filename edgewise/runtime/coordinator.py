@@ -8,17 +8,17 @@ every stage has one to work on; no batch waits for another.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, count
-
-import torch
+from itertools import count
 
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime import messages
+from edgewise.runtime.admission import FIRST_COME, Admission
 from edgewise.runtime.checks import check_request
 from edgewise.runtime.engine import Request, Token, stream
+from edgewise.runtime.entering import step_of
 from edgewise.runtime.events import (
     Cancelled,
     Entered,
@@ -32,7 +32,7 @@ from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
 from edgewise.runtime.logs import fields
 from edgewise.runtime.scheduler import Scheduler
-from edgewise.runtime.spans import Sampled, Span
+from edgewise.runtime.spans import Sampled
 from edgewise.runtime.stats import Stats
 from edgewise.runtime.tally import Tally
 from edgewise.runtime.workers import LOOK_SECONDS, Workers, error_of
@@ -62,18 +62,18 @@ class Coordinator:
         workload: Workload,
         *,
         replan: Replan | None = None,
+        admission: Callable[[Plan], Admission] = lambda plan: FIRST_COME,
         step_seconds: float = STEP_SECONDS,
         on_layer: OnLayer = lambda layer: None,
     ) -> None:
-        """`replan` finds another plan when a device is lost; without it, that ends everything.
-        Raises PlanError, ModelError and DeviceError."""
+        """`replan` finds another plan when a device is lost; without it, that ends everything. A
+        plan's `admission` lets requests in. Raises PlanError, ModelError and DeviceError."""
         self.workers, self.plan, self.workload = workers, plan, workload
         self._loader = PlanLoader(workers, model)
-        self._replan, self._step_seconds = replan, step_seconds
-        self._still_seconds = STILL_SECONDS
+        self._replan, self._admission = replan, admission
+        self._step_seconds, self._still_seconds = step_seconds, STILL_SECONDS
         config = open_checkpoint(model).config
-        self._vocab_size = config.vocab_size
-        self._max_context = config.max_context
+        self._vocab_size, self._max_context = config.vocab_size, config.max_context
         self._scheduler = Scheduler(limits_of(workload, config.max_context))
         self._in_flight: dict[int, Entered] = {}
         self._requests, self._steps = count(), count()
@@ -84,12 +84,13 @@ class Coordinator:
         self._tally = Tally(config.hidden_size, time.monotonic())
         self.listen(self._tally.listen)
 
-    def submit(self, request: Request) -> int:
-        """Queue a request and return its number. Raises PromptError."""
+    def submit(self, request: Request, since: float | None = None) -> int:
+        """Queue a request that came at `since`, else now: its number. Raises PromptError."""
         check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
         number = next(self._requests)
-        self._scheduler.submit(number, request)
-        self._tell(Submitted(time.monotonic(), number, len(request.prompt)))
+        at = time.monotonic() if since is None else since
+        self._scheduler.submit(number, request, at)
+        self._tell(Submitted(at, number, len(request.prompt)))
         return number
 
     def step(self) -> list[Token]:
@@ -97,6 +98,8 @@ class Coordinator:
         DeviceLost where nothing can go on without a device, DeviceTimeout, DeviceError."""
         while not self.idle:
             try:
+                if late := self._end_late():
+                    return late
                 self._enter_batches()
                 if tokens := self._receive_tokens():
                     return tokens
@@ -131,16 +134,19 @@ class Coordinator:
         except _Astray as astray:
             self.apply(self.plan, why=str(astray))
 
+    def _end_late(self) -> list[Token]:
+        """The ends of requests that have waited in vain."""
+        late = self._scheduler.hopeless(now := time.monotonic()).items()
+        ends = [Token(number, 0, "error", now, (), str(error)) for number, error in late]
+        for token in ends:
+            self._tell(token)
+        return ends
+
     def _enter_batches(self) -> None:
         """Send what may enter the pipeline now into its first stage."""
-        while (batch := self._scheduler.next()) is not None:
+        while (batch := self._scheduler.next(time.monotonic())) is not None:
             number = next(self._steps)
-            spans = tuple(
-                Span(row.request, row.start, len(row.tokens), row.sampling, row.prefix, row.wish)
-                for row in batch.rows
-            )
-            step = messages.Step(self.workers.epoch, number, 0, spans, batch.dropped)
-            tokens = torch.tensor(list(chain(*(row.tokens for row in batch.rows))))
+            step, tokens = step_of(batch, self.workers.epoch, number)
             self._in_flight[number] = Entered(time.monotonic(), number, batch)
             self._tell(self._in_flight[number])
             self.workers.send(self.plan.stages[0].device, step, tokens)
@@ -158,7 +164,7 @@ class Coordinator:
             for sampled in back.tokens
             if self._scheduler.is_running(sampled.request)  # else it was cancelled meanwhile
         ]
-        self._scheduler.returned(entered.batch)
+        self._scheduler.returned(entered.batch, now)
         for token in tokens:
             self._tell(token)
         return tokens
@@ -235,7 +241,8 @@ class Coordinator:
         self.plan = plan
         self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
-        self._scheduler.restart(limits_of(self.workload, self._max_context, len(plan.stages)))
+        limits = limits_of(self.workload, self._max_context, len(plan.stages))
+        self._scheduler.restart(limits, self._admission(plan))
         now = time.monotonic()
         self._tell(PlanInUse(now, plan, self.workers.cluster.source, why, now - since))
         log.info(fields("plan_in_use", why=why, seconds=now - since, plan=plan))

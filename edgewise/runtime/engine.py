@@ -4,6 +4,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from edgewise.errors import PromptError
 from edgewise.runtime.sampling import Sampling
 from edgewise.runtime.scores import Score
 from edgewise.runtime.stats import Stats
@@ -33,7 +34,11 @@ class Grammar(Protocol):
 class Request:
     """Token ids in, at most `max_tokens` out; generation ends early at any of `stop_ids`, which a
     `grammar` allows where an answer may end. `top`: tokens come with their log-probability, and
-    those of so many likeliest ones; with `score_prompt`, so does the prompt."""
+    those of so many likeliest ones; with `score_prompt`, so does the prompt.
+
+    It is to end within `deadline` seconds from its arrival, by a plan of at least `min_quality`: 1
+    less the share of the model's own loss that the plan may add. None: whenever, by any plan.
+    Raises PromptError where either is impossible."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -42,6 +47,14 @@ class Request:
     top: int | None = None
     score_prompt: bool = False
     grammar: Grammar | None = None
+    deadline: float | None = None
+    min_quality: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.deadline is not None and not self.deadline > 0:
+            raise PromptError(f"a deadline must be later than the request, not {self.deadline} s")
+        if self.min_quality is not None and not 0 <= self.min_quality <= 1:
+            raise PromptError(f"a quality is between 0 and 1, not {self.min_quality}")
 
 
 @dataclass(frozen=True, slots=True)

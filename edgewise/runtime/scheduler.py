@@ -1,34 +1,55 @@
 """Which rows enter the pipeline next: continuous batching without clock, threads or arithmetic.
 
+Time is what callers say: `now`, in seconds, never falling; without deadlines it means nothing.
+
 Batches enter, pass every stage and return in one order. So memory is counted in that order as well:
 what a batch drops is free for its own rows, whatever is still in flight before it.
 """
 
 from collections import deque
+from dataclasses import dataclass
 
-from edgewise.errors import PromptError
+from edgewise.errors import PromptError, Unattainable
+from edgewise.runtime.admission import FIRST_COME, Admission, Slowness
 from edgewise.runtime.batches import Batch, Row
 from edgewise.runtime.engine import Request
 from edgewise.runtime.scores import PromptScores, Score
 from edgewise.runtime.sequences import Limits, Sequence, shared
 
+EPOCH_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch in the pipeline: whether it takes a lane, when it entered, and the seconds that it
+    is expected to take."""
+
+    batch: Batch
+    answers: bool
+    entered: float
+    expected: float
+
 
 class Scheduler:
     """Decides what enters; whoever asks sends it, and tells what came back.
 
-    Requests wait in the order of their numbers until a slot and pages for all of their tokens are
-    free; none overtakes. Those that run take turns: who was served longest ago comes first. A batch
-    is answers, a token each, and one piece of one prompt. Caches of finished requests are kept for
-    their prefixes as long as nobody needs the room, the one used last the longest.
+    Requests wait until a slot and pages for all of their tokens are free, and the policy lets them
+    in: by default in the order of their numbers, none overtaking. The policy is asked when requests
+    came or went, and every EPOCH_SECONDS: what runs gets done. Those that run take turns: who was
+    served longest ago comes first. A batch is answers, a token each, and one piece of one prompt.
+    Caches of finished requests are kept for their prefixes as long as nobody needs the room, the
+    one used last the longest.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, admission: Admission = FIRST_COME) -> None:
+        self.limits, self._admission = limits, admission
+        self._asked, self._changed = 0.0, True
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}  # served longest ago first
         self._kept: dict[int, Sequence] = {}  # used longest ago first
         self._dropped: list[int] = []  # told to the stages by the next batch
-        self._in_flight: list[tuple[Batch, bool]] = []  # and whether it takes a lane
+        self._in_flight: list[_Flight] = []
+        self._slowness, self._last_back = Slowness(), 0.0
         self._closed = False  # this round is on its way back
 
     @property
@@ -43,16 +64,34 @@ class Scheduler:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
-    def submit(self, number: int, request: Request) -> None:
+    def submit(self, number: int, request: Request, now: float = 0.0) -> None:
         """Queue a request of at least a token in and one out, its number larger than those before.
-        Raises PromptError where it can never fit."""
+        Raises PromptError where it can never fit, Unattainable where its needs cannot be met."""
         self.limits.check(request)
-        self._waiting.append(Sequence(number, request, list(request.prompt)))
+        new = Sequence(number, request, list(request.prompt), arrived=now)
+        self._admission.check(new, now)
+        self._waiting.append(new)
+        self._changed = True
+
+    def hopeless(self, now: float) -> dict[int, Unattainable]:
+        """Forget those that wait, of whom nobody has a token, and cannot be in time any more.
+        Returns them, and why."""
+        late = dict[int, Unattainable]()
+        for waiting in self._waiting:
+            try:
+                if not waiting.begun:
+                    self._admission.check(waiting, now)
+            except Unattainable as error:
+                late[waiting.number] = error
+        for number in late:
+            self.cancel(number)
+        return late
 
     def cancel(self, number: int) -> None:
         """Forget a request, whatever ended it; its tokens that still come back are ignored, as
         unknown requests are."""
         self._waiting = deque(waiting for waiting in self._waiting if waiting.number != number)
+        self._changed = True
         if (running := self._running.pop(number, None)) is not None and running.entered:
             self._dropped.append(number)
 
@@ -60,23 +99,24 @@ class Scheduler:
         """Whether tokens of a request are waited for."""
         return number in self._running
 
-    def next(self) -> Batch | None:
+    def next(self, now: float = 0.0) -> Batch | None:
         """The batch that may enter now; None: nothing may until something comes."""
         if self._closed or len(self._in_flight) == self.limits.places:
             return None
-        self._admit()
+        self._admit(now)
         rows = self._rows()
         answers = any(self._running[row.request].answering for row in rows)
         if not rows or (not answers and len(self._in_flight) >= self._prompt_places()):
             return None
         batch = Batch(tuple(rows), tuple(self._dropped))
+        expected = self._admission.step_seconds(batch, self._running)
         for row in rows:  # to the end of the turns
             sequence = self._running[row.request] = self._running.pop(row.request)
             sequence.entered = row.start + len(row.tokens)
             if row.prefix is not None and (source := self._kept.pop(row.prefix[0], None)):
                 self._kept[source.number] = source
         self._dropped.clear()
-        self._in_flight.append((batch, answers))
+        self._in_flight.append(_Flight(batch, answers, now, expected))
         return batch
 
     def sampled(self, number: int, token: int) -> str | None:
@@ -87,6 +127,7 @@ class Scheduler:
             return None
         finish = sequence.add(token)
         if finish is not None:
+            self._changed = True
             self._kept[number] = self._running.pop(number)
         return finish
 
@@ -103,25 +144,29 @@ class Scheduler:
         scores, sequence.scores = sequence.scores, {}
         return tuple(scores[at] for at in sorted(scores))
 
-    def returned(self, batch: Batch) -> None:
+    def returned(self, batch: Batch, now: float = 0.0) -> None:
         """A batch is through, and its tokens and errors were told. Raises ValueError where it is
         not in flight."""
-        batches = [one for one, _ in self._in_flight]
-        del self._in_flight[batches.index(batch)]
+        batches = [one.batch for one in self._in_flight]
+        flight = self._in_flight.pop(batches.index(batch))
+        if flight.expected:  # what it took behind the one before it
+            self._slowness.learn(now - max(flight.entered, self._last_back), flight.expected)
+        self._last_back = now
         for row in batch.rows:
             if row.request in self._running:
                 sequence = self._running[row.request]
                 sequence.computed = max(sequence.computed, row.start + len(row.tokens))
         self._closed = self.limits.barrier and bool(self._in_flight)
 
-    def restart(self, limits: Limits) -> dict[int, PromptError]:
+    def restart(self, limits: Limits, admission: Admission | None = None) -> dict[int, PromptError]:
         """All batches in flight and all caches are lost. Requests that ran are first to enter
         again, with the tokens they had. Returns those that can never fit any more, and why."""
         lost = sorted(self._running.values(), key=lambda sequence: sequence.number)
         for sequence in lost:
             sequence.lose()
         asked, refused = [*lost, *self._waiting], {}
-        self.limits, self._closed = limits, False
+        self.limits, self._closed, self._changed = limits, False, True
+        self._admission, self._slowness = admission or self._admission, Slowness()
         for one in (self._waiting, self._running, self._kept, self._dropped, self._in_flight):
             one.clear()
         for sequence in asked:
@@ -132,10 +177,19 @@ class Scheduler:
                 refused[sequence.number] = error
         return refused
 
-    def _admit(self) -> None:
-        while self._waiting and self._make_room(self._waiting[0]):
-            sequence = self._waiting.popleft()
-            self._running[sequence.number] = sequence
+    def _admit(self, now: float) -> None:
+        if not self._waiting or len(self._running) == self.limits.sequences:
+            return
+        if not self._changed and now < self._asked + EPOCH_SECONDS:
+            return
+        self._asked, self._changed = now, False
+        running, waiting = self._running.values(), {one.number: one for one in self._waiting}
+        admission = self._admission.slowed(self._slowness.factor)
+        for number in admission.choose(waiting.values(), running, self.limits, now):
+            if not self._make_room(waiting[number]):
+                break
+            self._running[number] = waiting.pop(number)
+        self._waiting = deque(waiting.values())
 
     def _make_room(self, new: Sequence) -> bool:
         """Whether a slot and pages are there for a request, when kept caches are dropped for it."""
@@ -176,7 +230,7 @@ class Scheduler:
         """Who is served longest ago comes first: answers where a lane is free, spread over the
         lanes, and one piece of a prompt."""
         limits = self.limits
-        lane_free = sum(answers for _, answers in self._in_flight) < limits.lanes
+        lane_free = sum(one.answers for one in self._in_flight) < limits.lanes
         rows: list[Row] = []
         room, prompt_free = self._share_of_lane(), True
         for sequence in self._running.values():

@@ -1,5 +1,6 @@
 """A request on its way, and the limits that it shares with others."""
 
+import math
 from dataclasses import dataclass, field
 
 from edgewise.errors import PromptError
@@ -66,14 +67,16 @@ class Limits:
 @dataclass(slots=True)
 class Sequence:
     """A request's tokens so far, prompt and answer. The first `entered` have entered the pipeline,
-    the first `computed` are through. `scores` are the prompt's, by position. `allowed` may follow,
-    where a grammar says so, as it travels (masks.py)."""
+    the first `computed` are through. `arrived` is by the clock of whoever submitted it. `scores`
+    are the prompt's, by position. `allowed` may follow, where a grammar says so, as it travels
+    (masks.py)."""
 
     number: int
     request: Request
     tokens: list[int]
     entered: int = 0
     computed: int = 0
+    arrived: float = 0.0
     scores: dict[int, Score] = field(default_factory=dict)
     matcher: Matcher | None = None  # None before its first token
     allowed: bytes = b""
@@ -82,6 +85,16 @@ class Sequence:
     def size(self) -> int:
         """Tokens at its end: what it must have room for."""
         return len(self.request.prompt) + self.request.max_tokens
+
+    @property
+    def deadline(self) -> float:
+        """By the clock that it arrived by."""
+        return self.arrived + (self.request.deadline or math.inf)
+
+    @property
+    def begun(self) -> bool:
+        """Its client has tokens of it."""
+        return len(self.tokens) > len(self.request.prompt)
 
     @property
     def ready(self) -> bool:

@@ -1,8 +1,8 @@
 """The HTTP door: OpenAI's API, and what the cluster does."""
 
-from edgewise.serving.admission import Admission
 from edgewise.serving.app import create_app
+from edgewise.serving.gate import Gate
 from edgewise.serving.requests import Model
 from edgewise.serving.server import HttpServer
 
-__all__ = ["Admission", "HttpServer", "Model", "create_app"]
+__all__ = ["Gate", "HttpServer", "Model", "create_app"]

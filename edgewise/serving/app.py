@@ -12,12 +12,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from edgewise.hosting import Host
 from edgewise.runtime.metrics import metrics_text
-from edgewise.serving.admission import Admission
 from edgewise.serving.answers import Answers
 from edgewise.serving.chats import chat_chunks, chat_of
 from edgewise.serving.completions import completion_chunks, completions_of
 from edgewise.serving.dashboard import add_dashboard
 from edgewise.serving.errors import Refusal, add_error_handlers
+from edgewise.serving.gate import Gate
 from edgewise.serving.guard import Guard
 from edgewise.serving.reply import Reply
 from edgewise.serving.requests import Model
@@ -29,7 +29,7 @@ def create_app(
     model: Model,
     key: str = "",
     origins: Sequence[str] = (),
-    admission: Admission | None = None,
+    gate: Gate | None = None,
 ) -> FastAPI:
     """`key`: what clients show, "" for none. `origins`: of pages that browsers let ask."""
     app = FastAPI(title="Edgewise", docs_url=None, redoc_url=None)
@@ -39,13 +39,13 @@ def create_app(
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
         )
     add_error_handlers(app)
-    _add_answers(app, host, model, admission or Admission())
+    _add_answers(app, host, model, gate or Gate())
     _add_views(app, host, model)
     add_dashboard(app)
     return app
 
 
-def _add_answers(app: FastAPI, host: Host, model: Model, admission: Admission) -> None:
+def _add_answers(app: FastAPI, host: Host, model: Model, gate: Gate) -> None:
     preparing = asyncio.Lock()  # tokenizers are not for several threads at a time
 
     @app.post("/v1/chat/completions", response_model=None)
@@ -54,7 +54,7 @@ def _add_answers(app: FastAPI, host: Host, model: Model, admission: Admission) -
         async with preparing:
             asked = await asyncio.to_thread(chat_of, model, body)
         answers = Answers(host, asked.decode(model.tokenizer), asked.requests, body.stops)
-        return Reply(admission, answers, chat_chunks(model, asked, answers), body)
+        return Reply(gate, answers, chat_chunks(model, asked, answers), body)
 
     @app.post("/v1/completions", response_model=None)
     async def completion(body: CompletionRequest) -> Response:
@@ -62,7 +62,7 @@ def _add_answers(app: FastAPI, host: Host, model: Model, admission: Admission) -
         async with preparing:
             requests = await asyncio.to_thread(completions_of, model, body)
         answers = Answers(host, model.tokenizer.decode, requests, body.stops)
-        return Reply(admission, answers, completion_chunks(model, body, requests, answers), body)
+        return Reply(gate, answers, completion_chunks(model, body, requests, answers), body)
 
 
 def _add_views(app: FastAPI, host: Host, model: Model) -> None:

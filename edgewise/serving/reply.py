@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from edgewise.serving.admission import Admission
 from edgewise.serving.answers import Answers
 from edgewise.serving.chunks import Chunk, events, folded
+from edgewise.serving.gate import Gate
 from edgewise.serving.schema import Generation
 
 STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -21,13 +21,13 @@ class Reply(Response):
 
     def __init__(
         self,
-        admission: Admission,
+        gate: Gate,
         answers: Answers,
         chunks: AsyncIterator[Chunk],
         body: Generation,
     ) -> None:
         super().__init__()
-        self._admission, self._answers, self._chunks, self._body = admission, answers, chunks, body
+        self._admission, self._answers, self._chunks, self._body = gate, answers, chunks, body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises Refusal, before anything is sent."""

@@ -53,6 +53,8 @@ def requests_of(
         top,
         score_prompt,
         grammar,
+        body.deadline_ms and body.deadline_ms / 1000,
+        body.min_quality,
     )
     check_request(request, model.context, model.vocab_size, model.name)
     return samples(request, body.n)

@@ -65,6 +65,8 @@ class Generation(Body):
         dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]],
         Field(max_length=MOST_BIASES),
     ] = {}
+    deadline_ms: Annotated[float | None, Field(gt=0)] = None
+    min_quality: Annotated[float | None, Field(ge=0, le=1)] = None
     seed: int | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] = []

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgewise.errors import InputError
+from edgewise.studies.dftsp.page import dftsp_page
 from edgewise.studies.dilemma import dilemma_page
 from edgewise.studies.edgeshard import edgeshard_page
 from edgewise.studies.llm_pq import llm_pq_page
@@ -19,6 +20,7 @@ STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "dilemma": lambda model, on_step: dilemma_page(model or "demo", on_step=on_step),
     "quality": lambda model, on_step: quality_page(model or MODEL, on_step),
     "llm-pq": lambda model, on_step: llm_pq_page(),
+    "dftsp": lambda model, on_step: dftsp_page(on_step),
 }
 
 TESTBEDS: dict[str, Callable[[OnStep], Page]] = {"edgeshard": testbed_page}

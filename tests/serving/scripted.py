@@ -12,7 +12,7 @@ from edgewise.hosting import State
 from edgewise.models.tokenizer import Tokenizer
 from edgewise.runtime.engine import Token
 from edgewise.runtime.scores import Score
-from edgewise.serving import Admission, HttpServer, Model, create_app
+from edgewise.serving import Gate, HttpServer, Model, create_app
 
 END = "<end>"
 SPECIAL = (END, "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]")
@@ -91,4 +91,4 @@ def serving(text="", *, template=TEMPLATE, seconds=0.0, context=400, **options):
         server.close()
 
 
-__all__ = ["Admission", "ScriptedHost", "byte_tokenizer", "serving"]
+__all__ = ["Gate", "ScriptedHost", "byte_tokenizer", "serving"]

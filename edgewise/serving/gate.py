@@ -8,7 +8,7 @@ from edgewise.serving.errors import Refusal
 MOST_ANSWERS = 256  # that run or wait
 
 
-class Admission:
+class Gate:
     """Of one server. Closed, it lets nothing more in: what is in is answered."""
 
     def __init__(self, most: int = MOST_ANSWERS) -> None:

@@ -282,8 +282,6 @@ class Coordinator:
                 if token.error:
                     raise NonFinite(token.error)
 
-    # Numbers
-
     def listen(self, listener: Listener) -> None:
         """Tell it the plan in use, and everything that happens from now on."""
         listener(PlanInUse(time.monotonic(), self.plan, self.workers.cluster.source))

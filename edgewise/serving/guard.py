@@ -13,11 +13,12 @@ from edgewise.serving.errors import Refusal, error_response
 
 MOST_BODY_BYTES = 2**22
 BODY_SECONDS = 20.0  # for a body to arrive
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 OPEN = ("/health",)  # answered without a key
 
 
 class Guard:
-    """ASGI middleware. `key`: what clients show, "" for none."""
+    """ASGI middleware. `key`: what clients show; "" for none, which is for this machine only."""
 
     def __init__(self, app: ASGIApp, key: str = "", body_seconds: float = BODY_SECONDS) -> None:
         self._app, self._key, self._body_seconds = app, key, body_seconds
@@ -28,6 +29,7 @@ class Guard:
             return
         try:
             self._check_key(scope)
+            self._check_name(scope)
             body = await self._body(scope, receive)
         except Refusal as refusal:
             response = error_response(refusal.status, refusal.message, refusal.code)
@@ -43,6 +45,14 @@ class Guard:
         right = secrets.compare_digest(shown.strip().encode(), self._key.encode())
         if scheme.lower() != "bearer" or not right:
             raise Refusal(401, "give the API key as 'Authorization: Bearer KEY'", "invalid_api_key")
+
+    def _check_name(self, scope: MutableMapping[str, Any]) -> None:
+        """A page on the internet may give its own name this machine's address, and would then be
+        let in by a browser (DNS rebinding): without a key, only this machine's names are."""
+        host = Headers(scope=scope).get("host", "")
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if not self._key and name not in LOOPBACK:
+            raise Refusal(403, f"without a key nobody is answered at '{name}', but at localhost")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """All of it, so that nothing of a request computes before it is there."""

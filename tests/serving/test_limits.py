@@ -53,6 +53,22 @@ def test_without_the_key_nothing_is_answered():
             assert ask(url, "GET", path, None, {"Authorization": f"Bearer {KEY}"})[0].status == 200
 
 
+def test_without_a_key_only_names_of_this_machine_are_answered():
+    with serving() as (url, _):
+        port = urlsplit(url).port
+        for name, status in (
+            (f"localhost:{port}", 200),
+            (f"127.0.0.1:{port}", 200),
+            ("localhost", 200),
+            ("[::1]", 200),
+            (f"evil.example:{port}", 403),
+            ("evil.example", 403),
+            (f"localhost.evil.example:{port}", 403),
+            ("", 403),
+        ):
+            assert ask(url, "GET", "/api/state", None, {"Host": name})[0].status == status, name
+
+
 def test_health_needs_no_key_and_ready_says_whether_it_serves():
     with serving(key=KEY) as (url, host):
         assert ask(url, "GET", "/health")[0].status == 200

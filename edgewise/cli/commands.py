@@ -191,7 +191,7 @@ class SimulateOptions:
 class StudyOptions:
     """Reproduce a paper's tables and figures, ours beside the published values."""
 
-    name: Annotated[str, typer.Argument(help="edgeshard, dilemma, llm-pq or quality.")]
+    name: Annotated[str, typer.Argument(help="edgeshard, dilemma, llm-pq, dftsp or quality.")]
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")]
     model: Annotated[
         str | None,

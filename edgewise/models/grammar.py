@@ -16,16 +16,16 @@ SPACED = {"x-guidance": {"whitespace_pattern": r"\n?[ \t]{0,20}"}}
 
 
 @dataclass(frozen=True, slots=True)
-class Grammar:
+class CompiledGrammar:
     """A compiled grammar; `matcher` begins an answer."""
 
     start: LLMatcher
 
-    def matcher(self) -> "Matcher":
-        return Matcher(self.start.deep_copy())
+    def matcher(self) -> "GrammarMatcher":
+        return GrammarMatcher(self.start.deep_copy())
 
 
-class Matcher:
+class GrammarMatcher:
     """Where an answer is in a grammar (runtime/engine.py)."""
 
     def __init__(self, state: LLMatcher) -> None:
@@ -45,7 +45,7 @@ class Grammars:
     def __init__(self, hf: Any, stop_ids: frozenset[int]) -> None:
         self._hf, self._stop_ids = hf, stop_ids
 
-    def json(self, schema: Mapping[str, Any] = ANY_OBJECT) -> Grammar:
+    def json(self, schema: Mapping[str, Any] = ANY_OBJECT) -> CompiledGrammar:
         """JSON that a schema describes. Raises PromptError where it is none, or uses what
         llguidance does not know."""
         try:
@@ -54,7 +54,7 @@ class Grammars:
             raise PromptError(f"the answer's format is not understood: {error}") from None
         return self._compiled(grammar)
 
-    def lark(self, text: str) -> Grammar:
+    def lark(self, text: str) -> CompiledGrammar:
         """What a grammar in llguidance's dialect of Lark describes. Raises PromptError."""
         return self._compiled(LLMatcher.grammar_from_lark(text))
 
@@ -64,11 +64,11 @@ class Grammars:
         special = any(str(token) == text and token.special for token in added)
         return text if special and text[0] == "<" else json.dumps(text)
 
-    def _compiled(self, grammar: str) -> Grammar:
+    def _compiled(self, grammar: str) -> CompiledGrammar:
         matcher = LLMatcher(self._vocabulary, grammar, log_level=0)
         if matcher.is_error():
             raise PromptError(f"the answer's format is not understood: {matcher.get_error()}")
-        return Grammar(matcher)
+        return CompiledGrammar(matcher)
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:

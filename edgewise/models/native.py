@@ -25,7 +25,7 @@ ACTIVATIONS = {F.silu: Activation.SILU, F.relu: Activation.RELU, F.gelu: Activat
 
 
 @dataclass(frozen=True)
-class Part:
+class NativePart:
     """Blocks one after the other, from the shard's `first` on, with what the kernels need to run
     up to `most_tokens` through them in one call; beyond that, torch runs them."""
 

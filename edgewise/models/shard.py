@@ -26,7 +26,7 @@ from edgewise.models.decoder import (
 from edgewise.models.finite import all_finite, check_finite
 from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader
-from edgewise.models.native import Part, native_block
+from edgewise.models.native import NativePart, native_block
 from edgewise.models.wire import through
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.stacked import StackedLinear
@@ -176,16 +176,16 @@ class Shard:
         """The model's number of the shard's first block."""
         return max(self.start - 1, 0)
 
-    def _divided(self) -> list[Part]:
+    def _divided(self) -> list[NativePart]:
         """The blocks, in stretches that run alike."""
-        parts: list[Part] = []
+        parts: list[NativePart] = []
         for number, block in enumerate(layer for layer in self.layers if isinstance(layer, Block)):
             window = self.config.windows[self._first_block + number]
             native = native_block(self.config, block, window, self.cache.stored(number))
             most = native.most_tokens if native else 0
             starts = self._first_block + number + 1 in self._rounded
             if not parts or parts[-1].most_tokens != most or starts:
-                parts.append(Part(number, most, [], []))
+                parts.append(NativePart(number, most, [], []))
             parts[-1].blocks.append(block)
             if native is not None:
                 parts[-1].native.append(native)

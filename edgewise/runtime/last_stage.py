@@ -6,7 +6,7 @@ from edgewise.errors import NonFinite
 from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
 from edgewise.runtime.batches import Wish
-from edgewise.runtime.masks import unpacked
+from edgewise.runtime.masks import inflated
 from edgewise.runtime.messages import Step
 from edgewise.runtime.sampling import Past, sample
 from edgewise.runtime.scores import PromptScores, score
@@ -38,7 +38,7 @@ class Sampler:
         assert span.sampling is not None
         wish, position = span.wish or Wish(), span.start + span.length
         past = Past(self._past.get(span.request, ()), wish.prompt)
-        allowed = unpacked(wish.allowed, len(logits)).to(logits.device) if wish.allowed else None
+        allowed = inflated(wish.allowed, len(logits)).to(logits.device) if wish.allowed else None
         token = sample(logits, span.sampling, position, past, allowed)
         told = None if wish.top is None else score(logits, token, wish.top)
         return Sampled(span.request, token, score=told)

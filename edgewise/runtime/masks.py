@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 
-def packed(bits: bytes) -> bytes:
+def deflated(bits: bytes) -> bytes:
     """Bits, one for each token of the vocabulary, as they travel: grammars allow few tokens, or
     nearly all."""
     return zlib.compress(bits, 1)
 
 
-def unpacked(allowed: bytes, size: int) -> Tensor:
+def inflated(allowed: bytes, size: int) -> Tensor:
     """bool [size]; tokens beyond the bits are not allowed. Raises zlib.error."""
     data = zlib.decompressobj().decompress(allowed, -(-size // 8))
     bits = np.unpackbits(np.frombuffer(data, np.uint8), count=size, bitorder="little")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from edgewise.errors import PromptError
 from edgewise.runtime.batches import Wish
 from edgewise.runtime.engine import Matcher, Request
-from edgewise.runtime.masks import packed
+from edgewise.runtime.masks import deflated
 from edgewise.runtime.scores import Score
 
 
@@ -131,7 +131,7 @@ class Sequence:
     def _allowed(self) -> bytes:
         if self.request.grammar is not None and not self.allowed:
             self.matcher = self.matcher or self.request.grammar.matcher()
-            self.allowed = packed(self.matcher.allowed())
+            self.allowed = deflated(self.matcher.allowed())
         return self.allowed
 
     def add(self, token: int) -> str | None:

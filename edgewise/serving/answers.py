@@ -14,7 +14,7 @@ WAIT_SECONDS = 60.0  # for devices, where no plan is possible
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextPiece:
     """Of the answer `index`: text, and the scores of the tokens up to its end. The last one says
     why the answer `finish`ed. The first one has the scores of the prompt."""
 
@@ -59,7 +59,7 @@ class Answers:
         for cancel in self._left.values():
             cancel()
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncIterator[TextPiece]:
         """Until all are whole. Raises Refusal."""
         while self._left:
             index, token = await self._queue.get()
@@ -80,7 +80,7 @@ class _Answer:
     text: TextStream
     held: list[Score] = field(default_factory=list)  # of tokens whose text is not certain yet
 
-    def add(self, token: Token) -> Piece:
+    def add(self, token: Token) -> TextPiece:
         """A token as far as it can be told."""
         if token.finish == "stop":
             piece = self.text.flush()
@@ -93,4 +93,4 @@ class _Answer:
         scores: tuple[Score, ...] = ()
         if not self.text.stopped and (finish or piece):
             scores, self.held = tuple(self.held), []
-        return Piece(self.index, piece, scores, finish, token.prompt)
+        return TextPiece(self.index, piece, scores, finish, token.prompt)

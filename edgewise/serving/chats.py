@@ -8,7 +8,7 @@ from typing import Any
 from edgewise.errors import PromptError
 from edgewise.models.tokenizer import Tokenizer
 from edgewise.runtime.engine import Request
-from edgewise.serving.answers import Answers, Piece
+from edgewise.serving.answers import Answers, TextPiece
 from edgewise.serving.chunks import Chunk, head, usage
 from edgewise.serving.logprobs import chat_logprobs
 from edgewise.serving.requests import Model, answer_grammar, requests_of
@@ -60,7 +60,7 @@ async def chat_chunks(model: Model, chat: Chat, answers: Answers) -> AsyncIterat
     yield about | {"choices": [], "usage": used}
 
 
-def _of_piece(tokenizer: Tokenizer, piece: Piece, reader: ToolReader | None) -> Chunk | None:
+def _of_piece(tokenizer: Tokenizer, piece: TextPiece, reader: ToolReader | None) -> Chunk | None:
     """None where it says nothing yet."""
     text, calls, finish = piece.text, list[Call](), piece.finish
     if reader is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewise.errors import PromptError
-from edgewise.models.grammar import Grammar
+from edgewise.models.grammar import CompiledGrammar
 from edgewise.models.tokenizer import Tokenizer
 from edgewise.runtime.checks import check_request
 from edgewise.runtime.engine import Request, samples
@@ -34,7 +34,7 @@ def requests_of(
     wanted: int | None,
     *,
     top: int | None,
-    grammar: Grammar | None,
+    grammar: CompiledGrammar | None,
     score_prompt: bool = False,
 ) -> list[Request]:
     """The `n` requests of a prompt, for `wanted` tokens or its share, or as many as there is room
@@ -60,7 +60,7 @@ def requests_of(
     return samples(request, body.n)
 
 
-def answer_grammar(tokenizer: Tokenizer, wanted: ResponseFormat) -> Grammar | None:
+def answer_grammar(tokenizer: Tokenizer, wanted: ResponseFormat) -> CompiledGrammar | None:
     """Raises PromptError."""
     if wanted.type == "text":
         return None

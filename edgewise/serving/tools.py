@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgewise.errors import PromptError
-from edgewise.models.grammar import SPACED, Grammar, Grammars
+from edgewise.models.grammar import SPACED, CompiledGrammar, Grammars
 from edgewise.models.text_stream import overlap
 
 
@@ -113,7 +113,7 @@ class ToolReader:
 
 def must_call(
     grammars: Grammars, known: ToolFormat, functions: Sequence[Mapping[str, Any]]
-) -> Grammar:
+) -> CompiledGrammar:
     """Answers that are one call of one of these functions. Raises PromptError."""
     one = [_schema(function, known.argument) for function in functions]
     schema = {"anyOf": one} if len(one) > 1 else one[0]

@@ -128,7 +128,7 @@ with contextlib.suppress(OSError):  # to be in time; not everybody may
     os.nice(-19)
 while True:
     os.kill(int(sys.argv[1]), signal.SIGSTOP)
-    time.sleep(0.01 * random.random())
+    time.sleep(0.005 * random.random())
     os.kill(int(sys.argv[1]), signal.SIGCONT)
     time.sleep(0.0005 * random.random())
 """

@@ -223,7 +223,7 @@ def test_a_client_that_hangs_up_is_forgotten(stream):
 
 
 def test_too_many_come_back_later():
-    with serving("x" * 300, seconds=0.1, admission=Gate(2)) as (url, host):
+    with serving("x" * 300, seconds=0.1, gate=Gate(2)) as (url, host):
         with opened(url) as waiting:
             two = json.dumps({**HELLO, "n": 2}).encode()
             waiting.request("POST", "/v1/chat/completions", two, JSON)
@@ -241,7 +241,7 @@ def test_too_many_come_back_later():
 def test_a_server_that_is_to_end_answers_what_it_has():
     admission = Gate()
     with (
-        serving("one two", seconds=0.05, admission=admission) as (url, host),
+        serving("one two", seconds=0.05, gate=admission) as (url, host),
         opened(url) as waiting,
     ):
         waiting.request("POST", "/v1/chat/completions", json.dumps(HELLO).encode(), JSON)

@@ -60,7 +60,8 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def client(url):
-    return OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+    with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as opened:
+        yield opened
 
 
 def chat(client, text, **options):
@@ -93,8 +94,9 @@ def test_many_streams_at_a_time(url):
         return "".join([part.choices[0].delta.content or "" async for part in parts])
 
     async def all_of():
-        client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
-        return await asyncio.gather(*(one(client, number) for number in range(64)))
+        asked = {"base_url": url, "api_key": "none", "max_retries": 0, "timeout": 120}
+        async with AsyncOpenAI(**asked) as client:
+            return await asyncio.gather(*(one(client, number) for number in range(64)))
 
     answers = [answer.strip() for answer in asyncio.run(all_of())]
     assert answers == [QUESTIONS[i % len(QUESTIONS)].answer for i in range(64)]
@@ -193,16 +195,16 @@ def test_a_server_answers_what_it_has_before_it_ends(tmp_path):
         server = started.start(*SERVE, *SHORT)
         url = str(server.wait_for("url")["url"])
         server.wait_for("text", "plan: ")
-        client = OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
         bias = {str(stop): -100 for stop in load_tokenizer("demo").stop_ids}
-        parts = iter(
-            client.completions.create(
-                model="demo", prompt="a", max_tokens=150, logit_bias=bias, stream=True, n=4
+        with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+            parts = iter(
+                client.completions.create(
+                    model="demo", prompt="a", max_tokens=150, logit_bias=bias, stream=True, n=4
+                )
             )
-        )
-        next(parts)
-        server.process.send_signal(signal.SIGTERM)
-        finishes = [x.choices[0].finish_reason for x in parts]
+            next(parts)
+            server.process.send_signal(signal.SIGTERM)
+            finishes = [x.choices[0].finish_reason for x in parts]
         assert finishes.count("length") == 4
         assert server.process.wait(30) == 0
 
@@ -215,7 +217,8 @@ def test_beyond_this_machine_a_key_is_made_and_said_once(tmp_path):
         server.wait_for("text", "plan: ")
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{url}/models", timeout=10)
-        assert chat(OpenAI(base_url=url, api_key=key), TEXTS[0], temperature=0)
+        with OpenAI(base_url=url, api_key=key) as client:
+            assert chat(client, TEXTS[0], temperature=0)
         assert server.end(signal.SIGTERM) == 0
         assert server.log.read_text().count(key) == 1
 
@@ -224,7 +227,8 @@ def test_a_key_that_was_given_is_never_said(tmp_path):
     with commands(tmp_path) as started:
         server = started.start(*SERVE, *SHORT, EDGEWISE_API_KEY="given-by-someone")
         url = str(server.wait_for("url")["url"])
-        assert OpenAI(base_url=url, api_key="given-by-someone").models.list().data
+        with OpenAI(base_url=url, api_key="given-by-someone") as client:
+            assert client.models.list().data
         assert server.end(signal.SIGTERM) == 0
         assert "given-by-someone" not in server.log.read_text()
 

@@ -20,7 +20,7 @@ from edgewise.studies.dftsp.epochs import (
     draw_users,
 )
 from edgewise.studies.dftsp.page import MOST_CONTEXT, WORK, dftsp_page, paces
-from edgewise.studies.dftsp.server import serve
+from edgewise.studies.dftsp.server import simulate_server
 from edgewise.studies.dftsp.traffic import Incoming, Traffic, share_in_time
 from edgewise.studies.published import load_published
 from tests.studies.test_studies import check_files
@@ -102,7 +102,7 @@ def test_every_request_ends_and_none_that_was_let_in_without_a_deadline_is_refus
         Incoming(one.at, Request(one.request.prompt, one.request.max_tokens)) for one in asked[::7]
     ]
     asked = sorted([*asked, *patient], key=lambda one: one.at)
-    served = serve(POLICIES[name], PACE, LIMITS, asked)
+    served = simulate_server(POLICIES[name], PACE, LIMITS, asked)
     assert [one.asked for one in served] == asked
     assert not any(one.refused for one in served if one.asked.request.deadline is None)
     assert all(one.ended >= one.asked.at for one in served)
@@ -110,12 +110,12 @@ def test_every_request_ends_and_none_that_was_let_in_without_a_deadline_is_refus
 
 def test_where_all_can_be_answered_all_are():
     asked = Traffic(0.1, count=30, patience=(6.0, 12.0)).draw(PACE, 0)
-    assert share_in_time(serve(POLICIES["dftsp"], PACE, LIMITS, asked)) == 1.0
+    assert share_in_time(simulate_server(POLICIES["dftsp"], PACE, LIMITS, asked)) == 1.0
 
 
 def test_alone_a_request_takes_what_was_predicted():
     prompt, new = tuple(range(40)), 20
-    (one,) = serve(POLICIES["fcfs"], PACE, LIMITS, [Incoming(0.0, Request(prompt, new))])
+    (one,) = simulate_server(POLICIES["fcfs"], PACE, LIMITS, [Incoming(0.0, Request(prompt, new))])
     assert one.ended == pytest.approx(0.04 + 19 * 0.01)
 
 
@@ -124,7 +124,9 @@ def test_alone_a_request_takes_what_was_predicted():
 def test_at_saturation_dftsp_answers_more_in_time_than_every_other_policy(name, load):
     _, pace = paces()[name]
     asked = Traffic(load).draw(pace, 11)
-    shares = {key: share_in_time(serve(x, pace, LIMITS, asked)) for key, x in POLICIES.items()}
+    shares = {
+        key: share_in_time(simulate_server(x, pace, LIMITS, asked)) for key, x in POLICIES.items()
+    }
     others = [share for key, share in shares.items() if key != "dftsp"]
     assert shares["dftsp"] > max(others)
 

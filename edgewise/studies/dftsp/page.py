@@ -28,7 +28,7 @@ from edgewise.studies.dftsp.epochs import (
     answered_in_time,
     draw_users,
 )
-from edgewise.studies.dftsp.server import serve
+from edgewise.studies.dftsp.server import simulate_server
 from edgewise.studies.dftsp.traffic import Traffic, share_in_time
 from edgewise.studies.page import (
     Comparison,
@@ -235,7 +235,7 @@ def _shares(pace: Pace, traffic: Traffic, seeds: Sequence[int]) -> list[float]:
     for seed in seeds:
         asked = traffic.draw(pace, seed)
         for name, policy in POLICIES.items():
-            served = serve(policy, pace, limits, asked, _jitter(seed))
+            served = simulate_server(policy, pace, limits, asked, _jitter(seed))
             shares[name] += share_in_time(served) / len(seeds)
     return list(shares.values())
 

@@ -15,7 +15,7 @@ from edgewise.runtime.sequences import Limits
 from edgewise.studies.dftsp.traffic import Incoming, Served
 
 
-def serve(
+def simulate_server(
     policy: Policy,
     predicted: Pace,
     limits: Limits,

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -111,7 +111,7 @@ def ours(file: str) -> None:
     cluster = Cluster(tuple(Device(x, 8 * 10**9) for x in names), (), names[0], (Network(names),))
     spec = open_checkpoint(file).spec
     plan = plan_of(spec, spec.name, names, "stored")
-    with open_engine(file, plan, cluster, Workload(PROMPT, NEW), spec=spec) as engine:
+    with closing(open_engine(file, plan, cluster, Workload(PROMPT, NEW), spec=spec)) as engine:
         print("ready", flush=True)
         for _ in sys.stdin:
             request = Request(tuple(range(5, 5 + PROMPT)), NEW)

@@ -1,5 +1,6 @@
 """`edgewise demo`: the whole product in one command, on three emulated devices."""
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -150,8 +151,14 @@ def run_demo(options: DemoOptions) -> None:
         given = _ask(scene, engine, tokenizer, request, screen)
     if given.seconds_per_token is not None and engine.plan is plan:
         screen.print(timing_table(chosen.estimate, given.stage_seconds, given.seconds_per_token))
+    screen.print(f"Next: {_program()} serve {scene.model}, and open http://127.0.0.1:8000")
     if as_json:
         print_json(as_document(Result(scene, cluster, outcomes, chosen, kept, given)))
+
+
+def _program() -> str:
+    """As it was started: whoever ran `make demo` has it in a folder of its own."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "edgewise" else "edgewise"
 
 
 def _problem(scene: Scene, workers: Workers, workload: Workload, quiet: bool) -> Problem:

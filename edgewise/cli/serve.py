@@ -87,6 +87,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             url = f"http://{http[0]}:{server.port}/v1"
             made = key if key != os.environ.get(KEY) else ""  # whoever chose one knows it
             screen.print(f"[bold]{options.model}[/] at {url}" + (f", key {made}" if made else ""))
+            screen.print(f"What it does, and a chat: {url.removesuffix('/v1')}")
             if started.lines:
                 screen.print("To lend another machine to it, run there:")
             for line in started.lines:

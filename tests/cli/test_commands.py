@@ -53,7 +53,14 @@ def test_demo_for_people_prints_tables_and_no_control_characters_when_piped(star
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert "\x1b" not in out
-    for part in ("Devices", "Plans (predicted)", "does not fit", "Question", "Time per token"):
+    for part in (
+        "Devices",
+        "Plans (predicted)",
+        "does not fit",
+        "Question",
+        "Time per token",
+        " serve demo,",
+    ):
         assert part in out
 
 

@@ -141,7 +141,7 @@ def test_a_large_body_is_refused_before_it_is_read():
     with serving() as (url, _):
         path = "/v1/chat/completions"
         with socket.create_connection(urlsplit(url).netloc.split(":"), 20) as connection:
-            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**12}\r\n\r\n"
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {10**12}\r\n\r\n"
             connection.sendall(head.encode())
             assert connection.recv(1000).startswith(b"HTTP/1.1 413")
         chunks = (b"x" * 2**16 for _ in range(MOST_BODY_BYTES // 2**16 + 2))
@@ -165,7 +165,7 @@ def test_large_headers_are_refused(head):
     with serving() as (url, _):
         with socket.create_connection(urlsplit(url).netloc.split(":"), 20) as connection:
             with suppress(ConnectionResetError, BrokenPipeError):
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + head)
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + head)
             assert until_closed(connection)[:12] in (b"HTTP/1.1 400", b"")
         assert ask(url, "GET", "/health")[0].status == 200
 
@@ -185,7 +185,9 @@ def test_whoever_is_slow_is_hung_up_on(monkeypatch):
                     head.sendall(f"X-{number}: y\r\n".encode())
             assert time.monotonic() - began < 3
         with socket.create_connection(address, 20) as body:
-            body.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            body.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+            )
             assert until_closed(body).startswith(b"HTTP/1.1 408")
         for connection in silent:
             assert until_closed(connection) == b""
@@ -196,7 +198,7 @@ def test_whoever_is_slow_is_hung_up_on(monkeypatch):
 def test_a_second_request_is_waited_for_no_longer(monkeypatch):
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.5)
     with serving() as (url, _), socket.create_connection(urlsplit(url).netloc.split(":")) as one:
-        one.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        one.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         said = b""
         while not said.endswith(b"}"):
             said += one.recv(10_000)

@@ -36,15 +36,19 @@ def peer_api() -> tuple[Any, Any]:
     """llama-cpp-python's module, and ggml's RPC library beside it."""
     sys.path[:] = [x for x in sys.path if x != HERE]  # a file here has the module's name
     api = importlib.import_module("llama_cpp")
-    folder = Path(api.__file__).parent / "lib"
-    return api, ctypes.CDLL(str(folder / "libggml-rpc.so"))
+    return api, library(api, "libggml-rpc")
+
+
+def library(api: Any, name: str) -> Any:
+    """As the module loaded it: by another name the same file would be another library."""
+    return ctypes.CDLL(str(Path(api.__file__).parent / "lib" / f"{name}.so.0"))
 
 
 def serve(endpoint: str) -> None:
     """A device of one thread that computes for others, until it is ended."""
     api, rpc = peer_api()
     api.llama_backend_init()
-    base = ctypes.CDLL(str(Path(api.__file__).parent / "lib" / "libggml.so"))
+    base = library(api, "libggml")
     base.ggml_backend_dev_by_type.restype = ctypes.c_void_p
     devices = (ctypes.c_void_p * 1)(base.ggml_backend_dev_by_type(0))  # the processor
     start = rpc.ggml_backend_rpc_start_server
@@ -63,7 +67,7 @@ def answer(file: str, endpoint: str, layers: str) -> None:
     api.llama_log_set(silent, None)
     add = rpc.ggml_backend_rpc_add_server
     add.argtypes, add.restype = [ctypes.c_char_p], ctypes.c_void_p
-    base = ctypes.CDLL(str(Path(api.__file__).parent / "lib" / "libggml.so"))
+    base = library(api, "libggml")
     base.ggml_backend_register.argtypes = [ctypes.c_void_p]
     base.ggml_backend_register(add(endpoint.encode()))
     params = api.llama_model_default_params()

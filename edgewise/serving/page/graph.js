@@ -94,7 +94,7 @@ function drawDevice(device, [x, y], state) {
   group.append(
     element("rect", { class: "card", width: WIDE, height: HIGH, rx: 8 }),
     element("text", { class: "name", x: 10, y: 22 }, shorten(device.name, 18)),
-    element("text", { class: "faint", x: 10, y: 40 }, shorten(held, 24)),
+    element("text", { class: "faint", x: 10, y: 40 }, shorten(held, 23)),
     element("rect", { class: "memory", x: 10, y: 48, width: WIDE - 20, height: 6, rx: 3 }),
     element("rect", { class: "held", x: 10, y: 48, width: (WIDE - 20) * share, height: 6, rx: 3 }),
     element("text", { class: "faint", x: 10, y: 69 }, `${bytes(device.used_bytes)} of ${bytes(device.memory_bytes)}`),

@@ -56,7 +56,7 @@ class Requests:
                 try:
                     asked.number = engine.submit(asked.request, asked.since)
                 except PromptError as error:
-                    self._end(asked, engine, str(error))
+                    self._end(asked, engine, str(error), "refused")
 
     def give(self, tokens: Iterable[Token]) -> None:
         """To those that asked."""
@@ -68,8 +68,10 @@ class Requests:
                 if token.finish is not None:
                     self._asked.remove(asked)
 
-    def _end(self, asked: Pending, engine: Coordinator | None, why: str) -> None:
-        asked.on_token(Token(asked.number or 0, 0, "error", time.monotonic(), (), why))
+    def _end(
+        self, asked: Pending, engine: Coordinator | None, why: str, finish: str = "error"
+    ) -> None:
+        asked.on_token(Token(asked.number or 0, 0, finish, time.monotonic(), (), why))
         self._forget(asked, engine)
 
     def _forget(self, asked: Pending, engine: Coordinator | None) -> None:

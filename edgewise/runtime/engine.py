@@ -60,9 +60,10 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Token:
     """One sampled token. `finish` is None, "stop", "length" or "error", which `error` explains:
-    then there is no token. `at` is the clock of `time.monotonic`; `stage_seconds` is what each
-    stage spent computing the step that it came from. The first one has the scores of the `prompt`,
-    from its second token on, where they were asked for."""
+    then there is no token; from a host also "refused", where none could ever be. `at` is the clock
+    of `time.monotonic`; `stage_seconds` is what each stage spent computing the step that it came
+    from. The first one has the scores of the `prompt`, from its second token on, where they were
+    asked for."""
 
     request: int
     id: int

@@ -65,8 +65,8 @@ class Answers:
             index, token = await self._queue.get()
             if index not in self._left:
                 continue  # behind a stop string
-            if token.finish == "error":
-                raise Refusal(503, token.error)
+            if token.finish in ("error", "refused"):
+                raise Refusal(503 if token.finish == "error" else 400, token.error)
             self.tokens += 1
             piece = self._answers[index].add(token)
             if piece.finish:

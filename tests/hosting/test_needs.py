@@ -23,7 +23,7 @@ def url(tmp_path_factory):
 
 
 def asked(url, **needs):
-    """The answer's text, or the error's."""
+    """The answer's text, or the error's status and text."""
     turns = [{"role": "user", "content": TEXT}]
     body = {"messages": turns, "temperature": 0, "max_tokens": 40, **needs}
     request = urllib.request.Request(
@@ -33,7 +33,7 @@ def asked(url, **needs):
         with urllib.request.urlopen(request, timeout=60) as response:
             return str(json.load(response)["choices"][0]["message"]["content"]).strip()
     except urllib.error.HTTPError as error:
-        return json.load(error)["error"]["message"]
+        return f"{error.code} {json.load(error)['error']['message']}"
 
 
 def test_what_can_be_met_is_answered(url):
@@ -42,7 +42,7 @@ def test_what_can_be_met_is_answered(url):
 
 def test_what_cannot_be_met_is_refused_and_said(url):
     said = asked(url, deadline_ms=1)
-    assert "the deadline of 1 ms cannot be met" in said
+    assert said.startswith("400 ") and "the deadline of 1 ms cannot be met" in said
     assert "up to 40 out would take" in said
 
 

@@ -82,10 +82,7 @@ class Conversation:
 
     def _request(self, turns: list[dict[str, str]]) -> Request:
         tokenizer, options = self.tokenizer, self.options
-        if tokenizer.has_chat_template:
-            ids = tokenizer.encode_chat(turns)
-        else:
-            ids = tokenizer.encode("\n".join(turn["content"] for turn in turns))
+        ids = tokenizer.encode_chat(turns)
         if (left := self.room - len(ids)) < 1:
             raise PromptError(
                 f"the conversation has {len(ids)} tokens, and there is room for {self.room}; "

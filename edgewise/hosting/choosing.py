@@ -63,16 +63,15 @@ class Chooser:
     def stage_seconds(self, plan: Plan, sequences: int) -> list[float]:
         """What each stage of a plan that was chosen takes for a token of each of so many sequences
         together. Nothing is measured for it."""
-        costs = self._costs[tuple(dict.fromkeys(plan.schemes))]
+        costs = self._costs_of(plan)
         work = replace(self._workload, sequences=sequences * self._workload.micro_batches)
         estimate = replace(costs, workload=work).estimate(plan)
         return [stage.decode_seconds for stage in estimate.stages]
 
     def admission(self, plan: Plan) -> Admission:
-        """How requests are let in while a plan runs: by the policy, and by what it takes for
-        those that are answered together."""
-        costs = self._problem(tuple(dict.fromkeys(plan.schemes))).costs
-        return Admission(self._policy, pace_of(costs, plan))
+        """How requests are let in while a plan that was chosen runs: by the policy, and by what it
+        takes for those that are answered together. Nothing is measured for it."""
+        return Admission(self._policy, pace_of(self._costs_of(plan), plan))
 
     def better(self, plan: Plan, *, keep: bool) -> tuple[PlanResult | None, str]:
         """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the
@@ -96,6 +95,10 @@ class Chooser:
     def _best_in(self, scheme: str) -> PlanResult:
         check_size(self._spec, scheme, self._workers.cluster, self._workload)
         return joint(self._problem((scheme,)), SECONDS)
+
+    def _costs_of(self, plan: Plan) -> CostModel:
+        """By which a plan was chosen."""
+        return self._costs[tuple(dict.fromkeys(plan.schemes))]
 
     def _problem(self, schemes: tuple[str, ...]) -> Problem:
         cluster, profile = self._workers.cluster, self._measured.profile(schemes)

@@ -147,8 +147,9 @@ class Host:
         name = joined.device.name
         if name in self._workers.names:  # it was quicker back than its loss was noticed
             self._go_on_without(DeviceLost(name, "joined again"))
-        self._watch.drop(name)
-        self._measured.forget(name)  # another device may come by the name of one that left
+        self._watch.drop(name)  # another device may come by the name of one that left
+        self._measured.slow = self._watch.factors
+        self._measured.forget(name)
         try:
             self._workers.admit(joined, self._launcher)
             self._planned_for.add(name)

@@ -62,9 +62,10 @@ class Tokenizer:
         switches: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[int]:
         """Token ids of a conversation, by the model's chat template, which also gets the `tools`
-        that may be called, and `switches` of its own by name. Raises PromptError."""
+        that may be called, and `switches` of its own by name. Without a template, of what was said,
+        a line each. Raises PromptError."""
         if not self.has_chat_template:
-            raise PromptError("this model has no chat template; give a plain prompt")
+            return self.encode("\n".join(message["content"] for message in messages))
         for message in messages:
             if isinstance(content := message["content"], str):
                 _check_text(content)

@@ -27,7 +27,7 @@ def request_of(
     `context` tokens together; `max_tokens` is 128 where these suffice. Raises PromptError."""
     if not prompt.strip():
         raise PromptError("the prompt is empty")
-    if raw or not tokenizer.has_chat_template:
+    if raw:
         ids = tokenizer.encode(prompt)
     else:
         ids = tokenizer.encode_chat([{"role": "user", "content": prompt}])

@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, compress
 from pathlib import Path
 
 import torch
@@ -77,7 +77,7 @@ class Stages:
                 continue
             prompts.append(scores)
             rows += [] if logits is None else [(span, logits)]
-        states, step = _only(states, step, lambda span: not _scored(span))
+        states, step = _only(states, step, [not _scored(span) for span in step.spans])
         states, step = self._forward(shard, states, step, is_last=True)
         sampling = [span for span in step.spans if span.sampling]
         rows += zip(sampling, states, strict=False)  # no spans, no logits
@@ -98,9 +98,9 @@ class Stages:
             except NonFinite as error:
                 if not error.sequences:
                     raise
-                bad = set(error.sequences)
                 step = self._failed(step, error)
-                states, step = _only(states, step, lambda span: span.request not in bad)  # noqa: B023
+                keep = [span.request not in error.sequences for span in spans]
+                states, step = _only(states, step, keep)
         return states, step
 
     def _failed(self, step: messages.Step, error: NonFinite) -> messages.Step:
@@ -144,12 +144,12 @@ def _parts(states: Tensor, step: messages.Step) -> list[tuple[Span, Tensor]]:
 
 
 def _only(
-    states: Tensor, step: messages.Step, keep: Callable[[Span], bool]
+    states: Tensor, step: messages.Step, keep: Sequence[bool]
 ) -> tuple[Tensor, messages.Step]:
     """The spans to keep, and their rows."""
-    parts = [(span, part) for span, part in _parts(states, step) if keep(span)]
-    if len(parts) == len(step.spans):
+    if all(keep):
         return states, step
+    parts = list(compress(_parts(states, step), keep))
     states = torch.cat([part for _, part in parts]) if parts else states[:0]
     return states, replace(step, spans=tuple(span for span, _ in parts))
 

@@ -34,11 +34,8 @@ def chat_of(model: Model, body: ChatRequest) -> Chat:
     tokenizer = model.tokenizer
     tools = _tools(tokenizer, body)
     turns, switches = [message.turn() for message in body.messages], body.chat_template_kwargs
-    if tokenizer.has_chat_template:
-        given = [tool.model_dump(exclude_unset=True) for tool in body.tools] if tools else []
-        ids = tokenizer.encode_chat(turns, given, switches)
-    else:
-        ids = tokenizer.encode("\n".join(turn["content"] for turn in turns))
+    given = [tool.model_dump(exclude_unset=True) for tool in body.tools] if tools else []
+    ids = tokenizer.encode_chat(turns, given, switches)
     wanted = body.max_completion_tokens or body.max_tokens
     top = body.top_logprobs if body.logprobs else None
     grammar = answer_grammar(tokenizer, body.response_format)

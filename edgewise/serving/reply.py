@@ -27,11 +27,11 @@ class Reply(Response):
         body: Generation,
     ) -> None:
         super().__init__()
-        self._admission, self._answers, self._chunks, self._body = gate, answers, chunks, body
+        self._gate, self._answers, self._chunks, self._body = gate, answers, chunks, body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises Refusal, before anything is sent."""
-        with self._admission.of(len(self._answers)), self._answers:
+        with self._gate.of(len(self._answers)), self._answers:
             work = asyncio.create_task(self._send(scope, receive, send))
             gone = asyncio.create_task(_gone(receive))
             try:

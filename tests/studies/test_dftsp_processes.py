@@ -11,7 +11,7 @@ from edgewise.studies.dftsp.processes import measured_pace, plan_alone, run_poli
 from edgewise.studies.dftsp.traffic import Traffic, share_in_time
 
 WORK = Workload(64, 64, sequences=8)
-TRIES = 3  # what else the machine does at a time may cost one policy its answers
+DRAWS = 3  # by turns: what else the machine does hurts all policies alike
 
 
 def test_dftsp_answers_more_in_time_than_every_other_policy() -> None:
@@ -20,12 +20,10 @@ def test_dftsp_answers_more_in_time_than_every_other_policy() -> None:
     plan = plan_alone(spec, model, cluster.source, "fp32")
     with start_local(cluster) as workers:
         pace = measured_pace(workers, cluster, spec, plan, WORK)
-        for seed in range(TRIES):
-            asked = Traffic(load=2.0, count=80).draw(pace, seed)
-            shares = {
-                name: share_in_time(run_policy(workers, plan, WORK, Admission(policy, pace), asked))
-                for name, policy in POLICIES.items()
-            }
-            if shares["dftsp"] > max(x for name, x in shares.items() if name != "dftsp"):
-                return
-    raise AssertionError(shares)
+        asked = [Traffic(load=2.0, count=80).draw(pace, seed) for seed in range(DRAWS)]
+        shares = dict.fromkeys(POLICIES, 0.0)
+        for incoming in asked:
+            for name, policy in POLICIES.items():
+                served = run_policy(workers, plan, WORK, Admission(policy, pace), incoming)
+                shares[name] += share_in_time(served) / DRAWS
+    assert shares["dftsp"] > max(share for name, share in shares.items() if name != "dftsp")

@@ -5,10 +5,12 @@ from collections.abc import Collection
 from statistics import median
 
 from edgewise.clusters import Link
-from edgewise.profiling.bench import PAUSE_SECONDS, TIME_SECONDS, Progress
+from edgewise.profiling.bench import TIME_SECONDS, Progress
 from edgewise.runtime import messages
+from edgewise.runtime.trial import PAUSE_SECONDS, cool_caches
 from edgewise.runtime.workers import Workers
 
+COLD = messages.Echo(cold=True)
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise
 LINK_BYTES, MOST_LINK_BYTES = 2**15, 2**21  # on the way there; more where that passes at once
 LINK_PART_SECONDS = 0.02  # a message that takes so long says how fast a link is
@@ -46,8 +48,10 @@ def measure_links(
 
 
 def _enter(workers: Workers) -> float:
+    workers.call(source := workers.cluster.source, COLD, messages.Echoed, TIME_SECONDS)
     time.sleep(PAUSE_SECONDS)
-    return workers.round_trip(workers.cluster.source)
+    cool_caches()
+    return workers.round_trip(source)
 
 
 def _probes(workers: Workers, link: Link, size: int) -> tuple[float, float]:
@@ -63,6 +67,5 @@ def _probes(workers: Workers, link: Link, size: int) -> tuple[float, float]:
 
 
 def _probe(workers: Workers, link: Link, size: int) -> float:
-    time.sleep(PAUSE_SECONDS)
     probe = messages.Probe(link.target, size)
     return workers.call(link.source, probe, messages.Probed, TIME_SECONDS).seconds

@@ -264,7 +264,9 @@ class Probed(Message, frozen=True):
 
 
 class Echo(Message, frozen=True):
-    """To be answered at once. Tensor: any bytes."""
+    """To be answered at once, or as soon as the caches are `cold`. Tensor: any bytes."""
+
+    cold: bool = False
 
 
 class Echoed(Message, frozen=True):

@@ -3,6 +3,7 @@
 import time
 
 import torch
+from torch import Tensor
 
 from edgewise.clusters import Device
 from edgewise.errors import EdgewiseError
@@ -16,6 +17,8 @@ from edgewise.runtime.transport import Transport
 from edgewise.runtime.waiting import wait_until
 
 PROBE_SECONDS = 30.0
+PAUSE_SECONDS = 0.01  # that whoever is asked rests between two steps
+COLD_BYTES = 2**25  # more than the caches hold that a core has to itself
 
 
 class Trial:
@@ -72,19 +75,45 @@ def _time_once(shard: Shard, shape: messages.Time) -> float:
 
 
 def round_trip_seconds(transport: Transport, probe: messages.Probe) -> float | None:
-    """Time one round trip to another device: `size` bytes there, an empty answer back; None where
-    this worker was told to end meanwhile. Raises EdgewiseError where none came."""
+    """Time one round trip to another device, between steps of both: `size` bytes there, an empty
+    answer back; None where this worker was told to end meanwhile. Raises EdgewiseError where none
+    came."""
     payload = torch.zeros(probe.size, dtype=torch.uint8)
+    if not _echoed(transport, probe.target, messages.Echo(cold=True)):
+        return None
+    time.sleep(PAUSE_SECONDS)
+    cool_caches()
     began = time.monotonic()
-    transport.send(probe.target, messages.Echo(), payload)
+    if not _echoed(transport, probe.target, messages.Echo(), payload):
+        return None
+    return time.monotonic() - began
+
+
+def _echoed(
+    transport: Transport, target: str, echo: messages.Echo, payload: Tensor | None = None
+) -> bool:
+    """Send it and wait for the answer; False where this worker was told to end."""
+    transport.send(target, echo, payload)
+    deadline = time.monotonic() + PROBE_SECONDS
     while True:
-        envelope = transport.receive(max(began + PROBE_SECONDS - time.monotonic(), 0))
-        seconds = time.monotonic() - began
+        envelope = transport.receive(max(deadline - time.monotonic(), 0))
         if envelope is None:
-            raise EdgewiseError(f"no answer from '{probe.target}' within {PROBE_SECONDS:g} s")
+            raise EdgewiseError(f"no answer from '{target}' within {PROBE_SECONDS:g} s")
         if isinstance(envelope.message, messages.Stop | messages.Ended):
-            return None
-        if isinstance(envelope.message, messages.Echoed) and envelope.sender == probe.target:
-            return seconds
+            return False
+        if isinstance(envelope.message, messages.Echoed) and envelope.sender == target:
+            return True
         if isinstance(envelope.message, messages.Echo):  # others probe this worker meanwhile
-            transport.send(envelope.sender, messages.Echoed())
+            answer(transport, envelope.sender, envelope.message)
+
+
+def answer(transport: Transport, sender: str, echo: messages.Echo) -> None:
+    if echo.cold:
+        cool_caches()
+    transport.send(sender, messages.Echoed())
+
+
+def cool_caches() -> None:
+    """Leave caches as a step's weights do: a message finds nothing of its code in them then, and
+    takes twice as long."""
+    torch.zeros(COLD_BYTES, dtype=torch.uint8)

@@ -15,6 +15,7 @@ from edgewise.planning.joint.incumbent import Incumbent
 from edgewise.planning.joint.labels import RouteSearch
 from edgewise.planning.joint.orders import Orders
 from edgewise.planning.joint.routes import Route, Routes
+from edgewise.planning.joint.stages import COARSE
 from edgewise.planning.joint.view import View
 from edgewise.planning.joint.walks import Walks
 from edgewise.planning.tables import INFINITY, Floats
@@ -88,7 +89,7 @@ def _best_price(view: View, every: float, tries: int) -> tuple[float, Floats]:
 
     def value(at: float) -> float:
         nonlocal fees
-        routes = Routes(view, float(np.exp(at)) * unit / budget)
+        routes = Routes(view, float(np.exp(at)) * unit / budget, columns=COARSE)
         routes.fees = fees
         bound = routes.ascend(ABOVE * unit, ROUNDS)
         fees = routes.fees

@@ -11,7 +11,7 @@ pinned to it. Any fees f >= 0 give a bound (Lagrange); `ascend` raises it by sub
 
 import numpy as np
 
-from edgewise.planning.joint.stages import stage_costs
+from edgewise.planning.joint.stages import COLUMNS, stage_costs
 from edgewise.planning.joint.view import View
 from edgewise.planning.tables import INFINITY, Floats, Ints
 
@@ -24,10 +24,12 @@ KEPT = 0.7  # of the last round's direction
 class Routes:
     """Ways through all groups at one price of loss, or within one limit of a period."""
 
-    def __init__(self, view: View, price: float, limit: float = INFINITY) -> None:
+    def __init__(
+        self, view: View, price: float, limit: float = INFINITY, columns: int = COLUMNS
+    ) -> None:
         self.view, count = view, len(view.groups)
         self.layers = view.tables.num_layers
-        self.costs = stage_costs(view, price, limit)
+        self.costs = stage_costs(view, price, limit, columns)
         self.fees = np.zeros(count)
         self.spent = price * view.problem.budget if view.problem.budget < INFINITY else 0.0
         first = np.array([group[0] for group in view.groups])

@@ -10,10 +10,10 @@ from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
 from edgewise.errors import InputError, ProfileError
+from edgewise.opening.default_scheme import candidates, check_size, needed_bytes
 from edgewise.opening.profile import cached_profile, check_reachable, load_profile
 from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.planning import Problem
-from edgewise.planning.default_scheme import candidates, check_size, needed_bytes
 from edgewise.profiles import Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity, parse_quality

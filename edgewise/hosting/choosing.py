@@ -6,8 +6,8 @@ from edgewise.batching import Policy, fcfs
 from edgewise.batching.pace import pace_of
 from edgewise.costs import CostModel
 from edgewise.hosting.measured import Measured
+from edgewise.opening.default_scheme import check_size, first_that_fits
 from edgewise.planning import Objective, PlanResult, Problem
-from edgewise.planning.default_scheme import check_size, first_that_fits
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
 from edgewise.runtime.admission import Admission

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from edgewise.costs import CostModel
 from edgewise.opening.comparison import best, compare
+from edgewise.opening.default_scheme import check_size, description, first_that_fits
 from edgewise.opening.profile import measure_cluster
 from edgewise.opening.wanted import Decided, Wanted
 from edgewise.planning import Problem
-from edgewise.planning.default_scheme import check_size, description, first_that_fits
 from edgewise.plans import Plan
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, read_memory

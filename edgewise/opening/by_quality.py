@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
+from edgewise.opening.default_scheme import candidates
 from edgewise.opening.profile import cached_profile, check_reachable
 from edgewise.opening.promise import keep_promise
 from edgewise.opening.remedy import with_remedy
 from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.opening.wanted import Decided, Wanted
 from edgewise.planning import Problem
-from edgewise.planning.default_scheme import candidates
 from edgewise.planning.joint import joint
 from edgewise.quality.rounding import Show, rounding_for
 from edgewise.specs import ModelSpec, Workload

@@ -8,8 +8,8 @@ from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.by_fit import check_free, plan_by_fit
 from edgewise.opening.by_quality import plan_by_quality
+from edgewise.opening.default_scheme import ORDER, check_size
 from edgewise.opening.wanted import Decided, Wanted
-from edgewise.planning.default_scheme import ORDER, check_size
 from edgewise.quality.rounding import Show, rounding_for, unseen
 from edgewise.runtime.checks import check_route
 from edgewise.runtime.coordinator import Coordinator

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.default_scheme import candidates
 from edgewise.opening.sensitivity import Asked, cached_sensitivity
-from edgewise.planning.default_scheme import candidates
 from edgewise.plans import Plan
 from edgewise.quality.calibration import sequences
 from edgewise.quality.plan_loss import plan_losses
@@ -177,7 +177,7 @@ def test_where_the_budget_does_not_fit_another_is_named(answer, command, files):
 def test_an_answer_within_a_quality_budget(answer, short, monkeypatch):
     """The plan's loss is measured, and kept: the second answer measures nothing."""
     candidates = ("q2g64", "q4g64", "bf16")
-    monkeypatch.setattr("edgewise.planning.default_scheme.CANDIDATES", candidates)
+    monkeypatch.setattr("edgewise.opening.default_scheme.CANDIDATES", candidates)
     asked = ("run", "demo", "hello", "--quality", "5%", "--max-tokens", 2)
     ran = answer(*asked)
     plan = Plan.from_json(json.dumps(ran["plan"]))

@@ -16,8 +16,8 @@ from edgewise.costs import HEADROOM, CostModel
 from edgewise.errors import ClusterError, InputError, PlanError, ProfileError
 from edgewise.kernels.library import VARIABLE, library
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.default_scheme import needed_bytes
 from edgewise.opening.profile import cached_profile
-from edgewise.planning.default_scheme import needed_bytes
 from edgewise.plans import Plan
 from edgewise.profiles import DeviceReading, Profile
 from edgewise.quality.calibration import Calibration

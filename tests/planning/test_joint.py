@@ -93,7 +93,7 @@ def test_routes_bound_the_best_of_all_plans_whose_devices_come_once() -> None:
             continue
         period = limit / view.lanes if problem.objective is Objective.THROUGHPUT else float("inf")
         for price in (0.0, 0.1, 1.0, 10.0):
-            routes = Routes(view, price, period)
+            routes = Routes(view, price, np.zeros(len(view.groups)), period)
             assert routes.ascend(limit / view.unit, 30) * view.unit <= limit, (seed, price)
             search = RouteSearch(routes, 2 * limit / view.unit, 10_000)
             ends = search.run()
@@ -150,7 +150,8 @@ def all_routes(routes: Routes) -> list[float]:
 
 def test_labels_lead_to_the_best_route_whatever_the_fees() -> None:
     for seed, price in product(range(12), (0.0, 1.0)):
-        routes = Routes(view_of(random_problem(seed)), price)
+        view = view_of(random_problem(seed))
+        routes = Routes(view, price, np.zeros(len(view.groups)))
         best = min(all_routes(routes))
         for fees in (0.0, 0.5, 3.0):
             routes.fees = fees * np.arange(len(routes.fees))

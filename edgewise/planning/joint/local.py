@@ -58,8 +58,7 @@ def _round_trips(best: Incumbent, every: float, brief: bool) -> float:
     for times in (*near, *SAFE_PRICES):
         if best.plan is not None and (times in SAFE_PRICES or best.late):
             break
-        routes = Routes(best.view, price * times)
-        routes.fees = fees
+        routes = Routes(best.view, price * times, fees)
         least = routes.ascend(ABOVE * every / best.view.unit, MORE_ROUNDS)
         reach = FAR if times in SAFE_PRICES else 0
         bound = max(bound, _least(best, routes, least, reach) * best.view.unit)
@@ -89,10 +88,8 @@ def _best_price(view: View, every: float, tries: int) -> tuple[float, Floats]:
 
     def value(at: float) -> float:
         nonlocal fees
-        routes = Routes(view, float(np.exp(at)) * unit / budget, columns=COARSE)
-        routes.fees = fees
-        bound = routes.ascend(ABOVE * unit, ROUNDS)
-        fees = routes.fees
+        routes = Routes(view, float(np.exp(at)) * unit / budget, fees, most=COARSE)
+        bound, fees = routes.ascend(ABOVE * unit, ROUNDS), routes.fees
         return bound
 
     low, high = np.log(PRICE_RANGE)
@@ -118,8 +115,7 @@ def _periods(best: Incumbent, every: float) -> None:
         limit = float(np.sqrt(unseen * reached))
         if reached <= unseen * LIMIT_GAP or best.late:
             return
-        routes = Routes(view, price, limit / view.lanes)
-        routes.fees = fees
+        routes = Routes(view, price, fees, limit / view.lanes)
         possible = routes.ascend(limit / view.unit, MORE_ROUNDS) * view.unit <= limit
         fees = routes.fees
         ends = RouteSearch(routes, limit / view.unit, NARROW).run() if possible else []

@@ -11,7 +11,7 @@ pinned to it. Any fees f >= 0 give a bound (Lagrange); `ascend` raises it by sub
 
 import numpy as np
 
-from edgewise.planning.joint.stages import COLUMNS, stage_costs
+from edgewise.planning.joint.stages import MOST, stage_costs
 from edgewise.planning.joint.view import View
 from edgewise.planning.tables import INFINITY, Floats, Ints
 
@@ -25,12 +25,11 @@ class Routes:
     """Ways through all groups at one price of loss, or within one limit of a period."""
 
     def __init__(
-        self, view: View, price: float, limit: float = INFINITY, columns: int = COLUMNS
+        self, view: View, price: float, fees: Floats, limit: float = INFINITY, most: int = MOST
     ) -> None:
-        self.view, count = view, len(view.groups)
+        self.view, self.fees, count = view, fees, len(view.groups)
         self.layers = view.tables.num_layers
-        self.costs = stage_costs(view, price, limit, columns)
-        self.fees = np.zeros(count)
+        self.costs = stage_costs(view, price, limit, most)
         self.spent = price * view.problem.budget if view.problem.budget < INFINITY else 0.0
         first = np.array([group[0] for group in view.groups])
         moves = np.array([[view.move(g, h) for h in range(count)] for g in range(count)])

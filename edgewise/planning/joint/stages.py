@@ -16,13 +16,11 @@ from edgewise.planning.joint.view import View
 from edgewise.planning.tables import INFINITY, Bools, Floats, Ints
 
 FINE = (1, 2, 4, 8)  # parts of the least excess that may be the unit
-COLUMNS, COARSE = 400, 200  # units of a resource at most; the fewer, the weaker the bound
+MOST, COARSE = 400, 200  # units of a resource; the fewer, the weaker the bound
 NEVER = 2**40  # units of a scheme that a layer cannot have
 
 
-def stage_costs(
-    view: View, price: float, limit: float = INFINITY, columns: int = COLUMNS
-) -> Floats:
+def stage_costs(view: View, price: float, limit: float = INFINITY, most: int = MOST) -> Floats:
     """T in the view's unit, infinite where the layers do not fit."""
     first, tables = np.array([group[0] for group in view.groups]), view.tables
     cost = view.costs.seconds[:, :, first] / view.unit + price * view.scored[:, :, None]
@@ -31,7 +29,7 @@ def stage_costs(
     more = float(tables.shared.max()) / room
     size = tables.size[:, :, None] / room
     only = tables.allowed[:, first] & (tables.allowed.sum(axis=1) == 1)[:, None]
-    packed = partial(_packed, columns)
+    packed = partial(_packed, most)
     table = np.stack([packed(*x) for x in zip(cost.T, size.T, only.T, more, strict=True)])
     if limit < INFINITY:
         part = tables.decode[:, :, first] / np.maximum(limit - tables.step[first], 1e-300)
@@ -41,14 +39,14 @@ def stage_costs(
     return table
 
 
-def _packed(columns: int, cost: Floats, part: Floats, only: Bools, more: float) -> Floats:
+def _packed(most: int, cost: Floats, part: Floats, only: Bools, more: float) -> Floats:
     """[a, b]: the least cost of layers a to b - 1 that together take at most all of a device, where
     layer i in scheme s has cost[i, s] and takes part[i, s]; all layers together may take `more`.
     Those that may lie there `only` take their least of it in any case."""
     layers = len(cost)
     part = np.where(np.isfinite(cost), part, INFINITY)
     low = part.min(axis=1)
-    excess, unit = _in_units(part - np.where(np.isfinite(low), low, 0.0)[:, None], columns)
+    excess, unit = _in_units(part - np.where(np.isfinite(low), low, 0.0)[:, None], most)
     free = np.where(np.isfinite(low) & ~only, low, 0.0)
     taken, room = np.concatenate(([0.0], free.cumsum())), 1 + 1e-12 - float(low[only].sum())
     table = np.full((layers + 1, layers + 1), INFINITY)
@@ -70,11 +68,11 @@ def _packed(columns: int, cost: Floats, part: Floats, only: Bools, more: float) 
     return table
 
 
-def _in_units(excess: Floats, columns: int) -> tuple[Ints, float]:
+def _in_units(excess: Floats, most: int) -> tuple[Ints, float]:
     """What schemes take beyond the least, in units, and the unit: the one that loses least."""
     some = excess[np.isfinite(excess) & (excess > 1e-9)]
     least = float(some.min()) if len(some) else 1.0
-    units = [max(least / fine, 1.0 / columns) for fine in FINE]
+    units = [max(least / fine, 1.0 / most) for fine in FINE]
     unit = min(units, key=lambda u: float((some - u * np.floor(some / u + 1e-6)).sum()))
     whole = np.where(np.isfinite(excess), np.floor(excess / unit + 1e-6), NEVER)
     return whole.astype(np.int64), unit

@@ -61,7 +61,7 @@ def test_joint_finds_the_best_of_all_plans_and_claims_no_more() -> None:
         assert best * (1 - ROUNDING) <= score, told(problem)
         assert score * (1 - ours.gap) <= best * (1 + ROUNDING), told(problem)
         planned += 1
-        if "the clock ended the search" in ours.explanation:  # a bound that misleads, and other work
+        if "the clock ended the search" in ours.explanation:  # a bound that misleads
             late += 1
             continue
         assert score <= best * (1 + TARGET), told(problem)

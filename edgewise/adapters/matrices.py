@@ -1,0 +1,61 @@
+"""Adapters on a block's matrices, which multiply what a file keeps apart as one."""
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from edgewise.adapters.low_rank import Adapted, AdapterConfig, LowRank
+from edgewise.models.config import DecoderConfig
+from edgewise.models.decoder import Block
+
+Part = tuple[str, int, int]  # name, first row, rows
+
+
+def parts_of(config: DecoderConfig) -> Mapping[str, tuple[Part, ...]]:
+    """By a block's matrix, the parts that a file keeps apart, one below the other."""
+    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    ffn = config.ffn_size
+    ups = (("gate", 0, ffn), ("up", ffn, ffn)) if config.gated else (("up", 0, ffn),)
+    return {
+        "qkv": (("q", 0, query), ("k", query, key), ("v", query + key, key)),
+        "out": (("o", 0, config.hidden_size),),
+        "up": ups,
+        "down": (("down", 0, config.hidden_size),),
+    }
+
+
+def columns_of(config: DecoderConfig, matrix: str) -> int:
+    """How many numbers a block's matrix is multiplied with."""
+    wide = {"out": config.num_heads * config.head_dim, "down": config.ffn_size}
+    return wide.get(matrix, config.hidden_size)
+
+
+def attach(
+    block: Block, config: DecoderConfig, number: int, adapter: AdapterConfig
+) -> dict[str, LowRank]:
+    """Put new adapters on block `number` (0 is the first); returns them by part."""
+    attached = dict[str, LowRank]()
+    for matrix, parts in parts_of(config).items():
+        chosen = {
+            name: LowRank(adapter, f"{number}.{name}", rows, columns_of(config, matrix))
+            for name, _, rows in parts
+            if name in adapter.matrices
+        }
+        if chosen:
+            setattr(block, matrix, Adapted(getattr(block, matrix), parts, chosen))
+            attached |= chosen
+    return attached
+
+
+def adapted(block: Block) -> Iterator[tuple[str, Adapted]]:
+    """A block's matrices that have adapters, by name."""
+    for name, module in block.named_children():
+        if isinstance(module, Adapted):
+            yield name, module
+
+
+def detach(block: Block) -> None:
+    """The block as it was."""
+    for name, module in list(adapted(block)):
+        base: nn.Module = module.base
+        setattr(block, name, base)

@@ -23,6 +23,7 @@ from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.messages import Joined
 from edgewise.runtime.replanning import keep_spare
+from edgewise.runtime.transport import Envelope
 from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
@@ -108,12 +109,13 @@ class Host:
     # Devices
 
     def _let_devices_in(self) -> None:
-        """Those that joined, when no step is under way."""
+        """Those that joined. Plans change, and links are measured, when no step is under way."""
         if not self._workers.arrivals:
             return
-        self._drain()
         while self._workers.arrivals:
             self._let_in(self._workers.arrivals.popleft())
+        self._watch.forget()  # steps of meanwhile: a device may share a machine with another
+        self._drain()
         if self._engine is None or self._stalled:
             self._plan_anew("enough devices are there")
         else:
@@ -151,11 +153,24 @@ class Host:
         self._measured.slow = self._watch.factors
         self._measured.forget(name)
         try:
-            self._workers.admit(joined, self._launcher)
-            self._planned_for.add(name)
-            self._overview.say(f"'{name}' joined")
+            self._workers.wake()  # so that the next step is under way, by which others come
+            with self._workers.meanwhile(self._go_on):
+                self._workers.admit(joined, self._launcher)
+                self._planned_for.add(name)
+                self._overview.say(f"'{name}' joined")
+                if self._engine is not None:
+                    self._measured.measure_layers([name], set(self._engine.plan.schemes))
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
+
+    def _go_on(self, came: Envelope) -> None:
+        """With requests, while a device that holds nothing is asked this and that."""
+        if self._engine is None or self._stalled:
+            return
+        self._requests.take(self._engine, self._stalled)
+        self._requests.give(self._engine.take(came))
+        if time.monotonic() >= self._look_again:
+            self._status("serving")
 
     def _improve(self, *, keep: bool) -> None:
         """Change to a better plan where there is one that is worth it."""
@@ -184,7 +199,7 @@ class Host:
                 if self._engine is None:
                     self._start(self._chooser.anew(), why)
                 else:
-                    self._apply(self._replan(self._workers, self._engine.plan), why)
+                    self._apply(self._like(self._engine.plan), why)
                 self._stalled = ""
                 return
             except NO_PLAN as reason:
@@ -214,12 +229,16 @@ class Host:
         lost = self._planned_for - set(workers.names)
         self._planned_for = set(workers.names)
         why = f"without {', '.join(sorted(lost))}" if lost else "the devices suffice again"
-        try:
-            chosen = self._chooser.keeping(plan)
-        except Infeasible:
-            chosen = self._chooser.anew()
+        chosen = self._like(plan)
         self._overview.chose(chosen, why)
         return chosen
+
+    def _like(self, plan: Plan) -> PlanResult:
+        """In the same schemes if that fits."""
+        try:
+            return self._chooser.keeping(plan)
+        except Infeasible:
+            return self._chooser.anew()
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """A device is lost where no engine sees to it."""

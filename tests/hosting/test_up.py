@@ -6,9 +6,12 @@ import random
 import re
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,7 +23,7 @@ from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.transport.zeromq import Keys
 from tests.hosting.clusters import ask, commands, get
-from tests.runtime.places import NODES, RayCluster
+from tests.runtime.places import NODES, RayCluster, is_running, only_ray_cluster, until, worker_pids
 
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
@@ -140,6 +143,46 @@ def test_the_nodes_of_a_ray_cluster_answer(ray_cluster, started):
     state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
     assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)
     assert up.end(signal.SIGINT) == 0
+
+
+def end_with_children(process):
+    """A node would say farewell for half a minute to a head that is gone."""
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.kill()
+    process.wait()
+
+
+def test_where_there_is_no_ray_cluster_one_is_started(started, tmp_path, monkeypatch):
+    """A node joins by the lines that `up` says, and its worker dies; all ends with `up`. That this
+    machine was in a cluster which is gone matters to nobody."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    with only_ray_cluster(), contextlib.ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory()))  # short: sockets lie there
+        (base / "ray").mkdir()
+        (base / "ray/ray_current_cluster").write_text("127.0.0.1:9")
+        kept = {"HOME": str(tmp_path), "RAY_TMPDIR": str(base), "RAY_USAGE_STATS_ENABLED": "0"}
+        for name, value in kept.items():
+            monkeypatch.setenv(name, value)
+        up = started.start("up", "demo", "--ray", *HERE, *SMALL)
+        _, *start = str(up.wait_for("join")["join"]).split()
+        said = subprocess.run([ray, "get-auth-token"], capture_output=True, text=True, check=True)
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": said.stdout.strip()}
+        node = subprocess.Popen(
+            [ray, *start, "--node-name", "there", "--block"],
+            env=os.environ | token,
+            stdout=subprocess.DEVNULL,
+        )
+        stack.callback(end_with_children, node)
+        up.wait_for("text", "'there' joined")
+        assert ask(up, TEXT).strip() == QUESTION.answer
+        (pid,) = worker_pids() - {x.pid for x in workers_of(up)}
+        os.kill(pid, signal.SIGKILL)
+        assert ask(up, TEXT).strip() == QUESTION.answer
+        heads = [x.pid for x in workers_of(up) if "gcs_server" in x.name()]
+        assert up.end(signal.SIGINT) == 0
+        assert heads and until(lambda: not any(map(is_running, heads)))
 
 
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch):

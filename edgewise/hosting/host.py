@@ -20,6 +20,7 @@ from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
+from edgewise.runtime.events import Event, PlanInUse
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.messages import Joined
 from edgewise.runtime.replanning import keep_spare
@@ -35,7 +36,7 @@ NO_PLAN = (Infeasible, DeviceMemoryError)
 
 class Host:
     """Answers requests with one model as well as the devices that there are allow. `run` is its
-    life, in one thread; `ask`, `stop`, `state` and `stats` are for any other."""
+    life, in one thread; `ask`, `stop`, `without_plan`, `state` and `stats` are for any other."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Host:
         self._measured, self._chooser, self._workload = measured, chooser, workload
         self._engine: Coordinator | None = None
         self._stalled = "starting"  # why nothing can be computed, "" where it can
+        self._replanning = ""  # likewise, while the engine is without a plan that it will have
         self._planned_for = set(workers.names)
         self._reconsider = False  # once no request is under way, any scheme may be chosen
         self._requests = Requests(workers.wake)
@@ -67,6 +69,12 @@ class Host:
         """Have a request answered: `on_token` gets its tokens, in the host's thread. One that has
         to wait for devices longer than `seconds` ends with an error. Returns what cancels it."""
         return self._requests.ask(request, on_token, seconds)
+
+    @property
+    def without_plan(self) -> str:
+        """Why whoever asks now is not answered before there is another plan, "" where one is in
+        use: for any thread."""
+        return self._stalled or self._replanning
 
     def stop(self, *, drain: bool) -> None:
         """End `run`; with `drain` once all requests are answered."""
@@ -185,7 +193,6 @@ class Host:
                     self._start(self._chooser.anew(), why)
                 else:
                     self._apply(self._replan(self._workers, self._engine.plan), why)
-                self._stalled = ""
                 return
             except NO_PLAN as reason:
                 self._stall(reason)
@@ -200,17 +207,20 @@ class Host:
         self._engine = Coordinator(*what, replan=self._replan, admission=self._chooser.admission)
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
+        self._engine.listen(self._note_plan)
+        self._stalled = ""
         self._overview.chose(chosen, why)
 
     def _apply(self, chosen: PlanResult, why: str) -> None:
         assert self._engine is not None
         self._status("loading")
         self._engine.apply(chosen.plan, why=why)
-        self._planned_for = set(self._workers.names)
+        self._planned_for, self._stalled = set(self._workers.names), ""
         self._overview.chose(chosen, why)
 
     def _replan(self, workers: Workers, plan: Plan) -> PlanResult:
         """On the devices that are left or came back. Called by the engine, too."""
+        self._replanning = "planning for the devices that are there"
         lost = self._planned_for - set(workers.names)
         self._planned_for = set(workers.names)
         why = f"without {', '.join(sorted(lost))}" if lost else "the devices suffice again"
@@ -220,6 +230,10 @@ class Host:
             chosen = self._chooser.anew()
         self._overview.chose(chosen, why)
         return chosen
+
+    def _note_plan(self, event: Event) -> None:
+        if isinstance(event, PlanInUse):
+            self._replanning = ""
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """A device is lost where no engine sees to it."""
@@ -241,7 +255,7 @@ class Host:
         text = f"waiting for devices: {reason}"
         if text != self._stalled:
             self._overview.say(text)
-        self._stalled = text
+        self._stalled, self._replanning = text, ""
 
     # What is seen
 

@@ -59,17 +59,18 @@ def nodes() -> dict[str, Node]:
     return others
 
 
-def connect(host: str) -> str:
-    """Connect to the Ray cluster that this machine is part of; where there is none, start one that
-    others reach at `host` and that ends with this process. Ray's own dealings are then open to
+def connect(host: str, address: str | None = None) -> str:
+    """Connect to the Ray cluster at `address`, of which this machine must be a part; without one,
+    to that which this machine is part of, and where there is none, start one that others reach at
+    `host` and that ends with this process. Ray's own dealings are then open to
     those only who have its token. Returns the line by which a machine becomes a node. Raises
     ClusterError."""
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         try:
-            ray.init(address="auto", **how)
+            ray.init(address=address or "auto", **how)
         except ConnectionError:
-            if "RAY_ADDRESS" in os.environ:  # a certain one is asked for
+            if address or "RAY_ADDRESS" in os.environ:  # a certain one is asked for
                 raise
             how |= {"num_cpus": 0, "object_store_memory": HEAD_BYTES, "include_dashboard": False}
             ray.init(address="local", _node_ip_address=host, **how)

@@ -88,8 +88,10 @@ class Host:
         self._plan_anew("the model fits")
         while not self._stopping or (self._drained and self._requests.open):
             self._let_devices_in()
+            tokens = self._next_tokens()
             self._requests.take(self._engine, self._stalled)
-            self._requests.give(self._next_tokens())
+            self._enter()
+            self._requests.give(tokens)
             status = self._stalled or "serving"
             if time.monotonic() >= self._look_again or self.state.status != status:
                 self._status(status)
@@ -112,6 +114,16 @@ class Host:
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
         return []
+
+    def _enter(self) -> None:
+        """Devices compute the next step while the tokens of the last one are handed over."""
+        try:
+            if self._engine is not None and not self._stalled:
+                self._engine.enter()
+        except NO_PLAN as reason:
+            self._stall(reason)
+        except (DeviceLost, DeviceTimeout) as lost:
+            self._go_on_without(lost)
 
     # Devices
 

@@ -100,7 +100,7 @@ class Coordinator:
             try:
                 if late := self._end_late():
                     return late
-                self._enter_batches()
+                self.enter()
                 if tokens := self._receive_tokens():
                     return tokens
             except (DeviceLost, DeviceTimeout) as lost:
@@ -108,6 +108,16 @@ class Coordinator:
             except _Astray as astray:
                 self.apply(self.plan, why=str(astray))
         return []
+
+    def enter(self) -> None:
+        """Send what may enter the pipeline now into its first stage, as `step` does: devices then
+        compute while its tokens are looked at. Raises DeviceLost, DeviceTimeout."""
+        while (batch := self._scheduler.next(time.monotonic())) is not None:
+            number = next(self._steps)
+            step, tokens = step_of(batch, self.workers.epoch, number)
+            self._in_flight[number] = Entered(time.monotonic(), number, batch)
+            self._tell(self._in_flight[number])
+            self.workers.send(self.plan.stages[0].device, step, tokens)
 
     @property
     def idle(self) -> bool:
@@ -141,15 +151,6 @@ class Coordinator:
         for token in ends:
             self._tell(token)
         return ends
-
-    def _enter_batches(self) -> None:
-        """Send what may enter the pipeline now into its first stage."""
-        while (batch := self._scheduler.next(time.monotonic())) is not None:
-            number = next(self._steps)
-            step, tokens = step_of(batch, self.workers.epoch, number)
-            self._in_flight[number] = Entered(time.monotonic(), number, batch)
-            self._tell(self._in_flight[number])
-            self.workers.send(self.plan.stages[0].device, step, tokens)
 
     def _receive_tokens(self) -> list[Token]:
         """Wait until a batch is back, and give its tokens to their requests."""

@@ -27,6 +27,7 @@ from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.local import start_local
 from edgewise.runtime.workers import Workers
 from edgewise.serving import Gate, HttpServer, Model, create_app
+from edgewise.specs import ModelSpec
 
 REPEATS = 9  # of every timing: whoever joined is waited for
 KEY = "EDGEWISE_API_KEY"
@@ -82,16 +83,14 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         if options.as_json:
             print_json(asdict(event))
 
-    quality = options.quality and Quality.of(
-        options.model, options.quality, spec, bars(options.as_json)
-    )
+    quality = _quality_of(options, spec)
     started = start(device)
     with started.workers as workers:
         grid = replace(Grid.serving(workload), repeats=REPEATS)
         measured = Measured(workers, options.model, spec, grid)
         join = started.lines[-1] if started.lines else ""
         overview = Overview(options.model, spec, join, on_event)
-        how = options.scheme, options.objective, POLICIES[options.policy], quality or None
+        how = options.scheme, options.objective, POLICIES[options.policy], quality
         chooser = Chooser(workers, measured, spec, workload, *how, overview.say)
         host = Host(options.model, workers, started.launcher, measured, chooser, workload, overview)
         key, gate = _key(http[0]), Gate()
@@ -114,6 +113,13 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             host.run()
         finally:
             server.close()
+
+
+def _quality_of(options: ServingOptions, spec: ModelSpec) -> Quality | None:
+    """What layers lose is measured before any process starts, where it is not known."""
+    if options.quality is None:
+        return None
+    return Quality.of(options.model, options.quality, spec, bars(options.as_json))
 
 
 def _key(http: str) -> str:

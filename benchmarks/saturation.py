@@ -34,7 +34,7 @@ from edgewise.cli.devices import describe_machine
 MODEL, PROMPTS, WORDS, NEW, SEQUENCES = "smollm2", 16, 20, 32, 16
 RETRIES, PAUSE, LOOK = 2, 40.0, 5.0
 DEVICES = {"jetson": "2", "pi": "3"}  # slowdowns
-MEMORY = ("--memory", "110 MB")
+MEMORY = ("--memory", "150 MB")
 SERVE = ("--scheme", "stored", "--listen", "127.0.0.1:0", "--name", "laptop", "--prompt-tokens",
          "64", "--new-tokens", str(NEW), "--sequences", str(SEQUENCES))  # fmt: skip
 MOST_GROWTH = 0.05  # of the server's memory, from the second quarter of the time to the last
@@ -96,7 +96,11 @@ async def disturb(parents: list[psutil.Process], server: Server, until: float, s
 
 def kill_worker(parent: psutil.Process) -> bool:
     """The one that computed most of its children: a spare has computed nothing."""
-    workers = [x for x in parent.children() if "edgewise.runtime.worker" in " ".join(x.cmdline())]
+    workers = [
+        x
+        for x in parent.children(recursive=True)
+        if "edgewise.runtime.worker" in " ".join(x.cmdline())
+    ]
     if not workers:
         return False
     max(workers, key=lambda x: x.cpu_times().user).kill()

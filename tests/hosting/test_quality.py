@@ -11,13 +11,15 @@ from edgewise.errors import Infeasible
 from edgewise.hosting import Chooser, Measured
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.by_quality import Quality
+from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.profiling import Grid
-from edgewise.quality.rounding import unseen
+from edgewise.quality.rounding import rounding_for, unseen
 from edgewise.quality.verification import verify
 from edgewise.quantization.store import Store
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload
 from tests.hosting.clusters import ask, commands, get
+from tests.seeds import THOROUGH
 
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
@@ -27,7 +29,11 @@ NAMES = ("first", "second", "third")
 
 @pytest.fixture(scope="module")
 def quality():
-    return Quality.of("demo", "5%", SPEC, unseen)
+    """Among few schemes, which is measured sooner."""
+    schemes = ("q2g16ad", "q4g32ad", "bf16")
+    rounding = rounding_for("demo", schemes, None, unseen)
+    sensitivity, _, _ = cached_sensitivity(Asked("demo", schemes))
+    return Quality("demo", schemes, sensitivity, sensitivity.budget("5%"), rounding)
 
 
 def cluster(megabytes):
@@ -64,6 +70,7 @@ def test_what_no_plan_keeps_is_not_promised(quality):
             chooser.anew()
 
 
+@pytest.mark.skipif(not THOROUGH, reason="measures every scheme on every device: a minute")
 def test_a_budget_is_kept_when_a_device_is_lost(tmp_path):
     small = ("--memory", "7 MB", "--prompt-tokens", "64", "--new-tokens", "64")
     here = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--name", "here")

@@ -55,8 +55,11 @@ def refusal(up):
     """What says no to a request, when to come back, and how long that took."""
     url = str(up.wait_for("url")["url"])
     began = time.monotonic()
+    asked = urllib.request.Request(
+        f"{url}/completions", b'{"prompt": "a"}', {"Content-Type": "application/json"}
+    )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{url}/completions", b'{"prompt": "a"}', timeout=60)
+        urllib.request.urlopen(asked, timeout=60)
     return refused.value, float(refused.value.headers["Retry-After"]), time.monotonic() - began
 
 

@@ -103,7 +103,7 @@ class Coordinator:
             try:
                 if late := self._end_late():
                     return late
-                self._enter_batches()
+                self.enter()
                 if tokens := self._tokens_of(self._next_back()):
                     return tokens
             except (DeviceLost, DeviceTimeout) as lost:
@@ -111,6 +111,16 @@ class Coordinator:
             except _Astray as astray:
                 self.apply(self.plan, why=str(astray))
         return []
+
+    def enter(self) -> None:
+        """Send what may enter the pipeline now into its first stage, as `step` does: devices then
+        compute while its tokens are looked at. Raises DeviceLost, DeviceTimeout."""
+        while (batch := self._scheduler.next(time.monotonic())) is not None:
+            number = next(self._steps)
+            step, tokens = step_of(batch, self.workers.epoch, number)
+            self._in_flight[number] = Entered(time.monotonic(), number, batch)
+            self._tell(self._in_flight[number])
+            self.workers.send(self.plan.stages[0].device, step, tokens)
 
     @property
     def idle(self) -> bool:
@@ -141,7 +151,7 @@ class Coordinator:
         """The tokens in what came while workers were asked other things; steps go on."""
         back = self._back(came.message)
         tokens = self._tokens_of(back) if back is not None else []
-        self._enter_batches()
+        self.enter()
         return tokens
 
     def _end_late(self) -> list[Token]:
@@ -151,15 +161,6 @@ class Coordinator:
         for token in ends:
             self._tell(token)
         return ends
-
-    def _enter_batches(self) -> None:
-        """Send what may enter the pipeline now into its first stage."""
-        while (batch := self._scheduler.next(time.monotonic())) is not None:
-            number = next(self._steps)
-            step, tokens = step_of(batch, self.workers.epoch, number)
-            self._in_flight[number] = Entered(time.monotonic(), number, batch)
-            self._tell(self._in_flight[number])
-            self.workers.send(self.plan.stages[0].device, step, tokens)
 
     def _tokens_of(self, back: messages.Tokens) -> list[Token]:
         """Give the tokens of a batch to their requests."""

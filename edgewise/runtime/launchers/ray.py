@@ -61,15 +61,16 @@ def nodes() -> dict[str, Node]:
     return others
 
 
-def connect(host: str) -> str:
-    """Connect to the Ray cluster that this machine is part of; where there is none, start one that
-    others reach at `host` and that ends with this process. Ray's own dealings are then open to
+def connect(host: str, address: str | None = None) -> str:
+    """Connect to the Ray cluster at `address`, of which this machine must be a part; without one,
+    to that which this machine is part of, and where there is none, start one that others reach at
+    `host` and that ends with this process. Ray's own dealings are then open to
     those only who have its token. Returns the line by which a machine becomes a node. Raises
     ClusterError."""
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        if "RAY_ADDRESS" in os.environ or _is_in_one():
-            ray.init(address="auto", **how)
+        if address or "RAY_ADDRESS" in os.environ or _is_in_one():
+            ray.init(address=address or "auto", **how)
         else:
             how |= {"num_cpus": 0, "object_store_memory": HEAD_BYTES, "include_dashboard": False}
             ray.init(address="local", _node_ip_address=host, **how)

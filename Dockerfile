@@ -1,7 +1,7 @@
 # A model behind OpenAI's API (docs/deploying.md):
 #   docker build --tag edgewise .
 #   docker run --publish 8000:8000 --env EDGEWISE_API_KEY=... --volume edgewise:/var/lib/edgewise edgewise
-ARG BASE=python:3.13-slim
+ARG BASE=python:3.11-slim
 FROM ${BASE} AS build
 # A compiler, for the kernels; it does not get into the image.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++

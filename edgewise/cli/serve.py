@@ -17,7 +17,7 @@ from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.opening.by_quality import Quality
+from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.wanted import check_wish
 from edgewise.profiling import Grid
 from edgewise.runtime.launchers import Launcher
@@ -115,11 +115,11 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             server.close()
 
 
-def _quality_of(options: ServingOptions, spec: ModelSpec) -> Quality | None:
+def _quality_of(options: ServingOptions, spec: ModelSpec) -> LossBudget | None:
     """What layers lose is measured before any process starts, where it is not known."""
     if options.quality is None:
         return None
-    return Quality.of(options.model, options.quality, spec, bars(options.as_json))
+    return LossBudget.of(options.model, options.quality, spec, bars(options.as_json))
 
 
 def _key(http: str) -> str:

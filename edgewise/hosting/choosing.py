@@ -6,8 +6,9 @@ from dataclasses import replace
 from edgewise.batching import Policy, fcfs
 from edgewise.batching.pace import pace_of
 from edgewise.costs import CostModel
+from edgewise.errors import Infeasible
 from edgewise.hosting.measured import Measured
-from edgewise.opening.by_quality import Quality
+from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.default_scheme import check_size, first_that_fits
 from edgewise.planning import Objective, PlanResult, Problem
 from edgewise.planning.joint import joint
@@ -35,7 +36,7 @@ class Chooser:
         scheme: str | None = None,
         objective: Objective = Objective.LATENCY,
         policy: Policy = fcfs,
-        quality: Quality | None = None,
+        quality: LossBudget | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """`note` is told what plans were measured to lose."""
@@ -106,7 +107,7 @@ class Chooser:
             f"{gain:.0%} quicker: {1000 * then:.3g} ms a token instead of {1000 * now:.3g}",
         )
 
-    def _best_within(self, quality: Quality) -> PlanResult:
+    def _best_within(self, quality: LossBudget) -> PlanResult:
         chosen, problem = quality.best(self._problem(quality.schemes), self._note)
         self._costs[_schemes_of(chosen.plan)] = problem.costs
         return chosen

@@ -19,7 +19,7 @@ from edgewise.specs import ModelSpec, Workload
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class LossBudget:
     """A loss that plans of a model may add, and what each of its layers loses in the schemes that
     they choose among."""
 
@@ -30,12 +30,12 @@ class Quality:
     rounding: str | None
 
     @staticmethod
-    def of(model: str, quality: str, spec: ModelSpec, show: Show) -> "Quality":
+    def of(model: str, quality: str, spec: ModelSpec, show: Show) -> "LossBudget":
         """Measured once, then found in the cache."""
         schemes = candidates(spec)
         rounding = rounding_for(model, schemes, None, show)
         sensitivity, _, _ = cached_sensitivity(Asked(model, schemes), show=show)
-        return Quality(model, schemes, sensitivity, sensitivity.budget(quality), rounding)
+        return LossBudget(model, schemes, sensitivity, sensitivity.budget(quality), rounding)
 
     def best(
         self, problem: Problem, note: Callable[[str], None], show: Show = unseen
@@ -63,7 +63,7 @@ def plan_by_quality(
 ) -> Decided:
     """Measured once, then found in the cache. Raises Infeasible where no plan keeps the budget."""
     check_reachable(wanted.cluster)
-    asked = Quality.of(wanted.model, quality, spec, show)
+    asked = LossBudget.of(wanted.model, quality, spec, show)
     profile, _, _ = cached_profile(wanted.model, spec, wanted.cluster, asked.schemes, show=show)
     costs = CostModel(spec, wanted.cluster, profile, _rounded(wanted.workload, spec))
     chosen, problem = asked.best(Problem(costs, asked.schemes), note, show)

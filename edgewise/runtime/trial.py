@@ -108,10 +108,10 @@ def _echoed(
         if isinstance(envelope.message, messages.Echoed) and envelope.sender == target:
             return True
         if isinstance(envelope.message, messages.Echo):  # others probe this worker meanwhile
-            answer(transport, envelope.sender, envelope.message)
+            answer_echo(transport, envelope.sender, envelope.message)
 
 
-def answer(transport: Transport, sender: str, echo: messages.Echo) -> None:
+def answer_echo(transport: Transport, sender: str, echo: messages.Echo) -> None:
     if echo.cold:
         cool_caches()
     transport.send(sender, messages.Echoed())

@@ -10,7 +10,7 @@ from edgewise.demo.questions import draw_questions, prompt
 from edgewise.errors import Infeasible
 from edgewise.hosting import Chooser, Measured
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.opening.by_quality import Quality
+from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.profiling import Grid
 from edgewise.quality.rounding import rounding_for, unseen
@@ -33,7 +33,7 @@ def quality():
     schemes = ("q2g16ad", "q4g32ad", "bf16")
     rounding = rounding_for("demo", schemes, None, unseen)
     sensitivity, _, _ = cached_sensitivity(Asked("demo", schemes))
-    return Quality("demo", schemes, sensitivity, sensitivity.budget("5%"), rounding)
+    return LossBudget("demo", schemes, sensitivity, sensitivity.budget("5%"), rounding)
 
 
 def cluster(megabytes):

@@ -1,6 +1,6 @@
 """What runs on the testbed's source: wait for the others, measure, plan, and run every plan.
 
-`main` reads a line of JSON, its setting, and writes one with the token for others to join, then one
+`run_from_input` reads a line of JSON, its setting, and writes one with the token for others to join, then one
 with what each planner's plan was predicted to take and what it took.
 """
 
@@ -108,5 +108,5 @@ def say(document: object) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
+def run_from_input() -> None:
     say(run_all(Setting(**json.loads(sys.stdin.readline()))))

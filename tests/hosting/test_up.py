@@ -72,7 +72,8 @@ def is_ready(up):
         with urllib.request.urlopen(url, timeout=10) as response:
             return response.status == 200
     except urllib.error.HTTPError as error:
-        assert error.code == 503
+        with error:
+            assert error.code == 503
         return False
 
 
@@ -99,7 +100,7 @@ def test_who_has_come_waits_for_devices_and_who_comes_does_not(started):
     time.sleep(1.0)
     there.process.kill()
     worker.kill()
-    up.wait_for("text", "waiting for devices: ")
+    assert until(lambda: not is_ready(up), 60)
     error, _, seconds = refusal(up)
     assert error.code == 503 and seconds < 5 and not is_ready(up) and not answers
     started.join(up, "--name", "another")

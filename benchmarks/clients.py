@@ -6,7 +6,8 @@ By hand, in an environment that has them (`pip install llm litellm langchain-ope
     python benchmarks/clients.py --url http://127.0.0.1:8000/v1 --model smollm2
 
 Each asks twice, whole and streamed, with temperature 0: all four texts of a client must be the
-same. `llm` takes its model from a file, as its documentation says (extra-openai-models.yaml).
+same, and those of all clients; ends with an error where they are not. `llm` takes its model from a
+file, as its documentation says (extra-openai-models.yaml).
 """
 
 import argparse
@@ -17,6 +18,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from claims import finish
 
 QUESTION = "What is the capital of France?"
 
@@ -82,11 +85,10 @@ def main() -> None:
     for name, texts in said.items():
         print(f"{name:18} {texts[0]!r}")
     alike = {name: len({text.strip() for text in texts}) == 1 for name, texts in said.items()}
-    print(
-        json.dumps(
-            {"answered": alike, "all_alike": len({x[0].strip() for x in said.values()}) == 1}
-        )
-    )
+    failed = [f"{name} got different texts" for name, same in alike.items() if not same]
+    if len({texts[0].strip() for texts in said.values()}) > 1:
+        failed.append("clients got different texts")
+    finish("clients", {"model": options.model, "clients": list(said)}, failed)
 
 
 if __name__ == "__main__":

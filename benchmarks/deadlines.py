@@ -4,46 +4,108 @@ them in time than `fcfs`, `static-batch` and `no-batch`, on real workers.
 One device of two threads, eight requests at a time, Poisson arrivals at 1.5 times what it can
 answer, deadlines of 1.5 to 12 times what a request takes alone; every policy gets the same
 arrivals, in turn, with the same requests refused that nobody could answer in time. Predictions are
-from timings made beforehand. `python benchmarks/deadlines.py [--models demo:fp32,smollm2:q4g32ad]
-[--rounds 2] [--count 100] [--load 1.5]`.
+from timings made beforehand. With `--http` through `edgewise serve`, a server for each policy, as
+streams with `deadline_ms`; the clients' process computes on the same cores. `python
+benchmarks/deadlines.py [--models demo:fp32,smollm2:q4g32ad] [--rounds 2] [--count 100]
+[--load 1.5] [--http]`.
 """
 # ruff: noqa: I001
 
 import argparse
+import asyncio
+import contextlib
 import os
 import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import torch
 from claims import finish
+from served import Server, serving, stream
 
 from edgewise import kernels
 from edgewise.batching import POLICIES
 from edgewise.cli.devices import describe_machine
 from edgewise.clusters import Cluster
+from edgewise.batching.pace import Pace
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.tokenizer import load_tokenizer
 from edgewise.runtime.admission import Admission
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload
 from edgewise.studies.dftsp.processes import measured_pace, plan_alone, run_policy
-from edgewise.studies.dftsp.traffic import Traffic, share_in_time
+from edgewise.studies.dftsp.traffic import Incoming, Served, Traffic, share_in_time
 
 WORK = Workload(64, 64, sequences=8)
 
 
-def compare(model: str, scheme: str, traffic: Traffic, rounds: int) -> dict[str, Any]:
-    """Shares in time of every policy, by round."""
+Answer = Callable[[Sequence[Incoming]], list[Served]]
+
+
+@contextlib.contextmanager
+def on_workers(model: str, scheme: str) -> Iterator[tuple[Pace, dict[str, Answer]]]:
+    """How quick they are, and what answers by each policy."""
     spec, cluster = open_checkpoint(model).spec, Cluster.of_this_machine(8 * 10**9, 2)
     plan = plan_alone(spec, model, cluster.source, scheme)
-    shares: dict[str, list[float]] = {name: [] for name in POLICIES}
-    refused: dict[str, list[float]] = {name: [] for name in POLICIES}
     with start_local(cluster) as workers:
         pace = measured_pace(workers, cluster, spec, plan, WORK)
+
+        def by(policy: str) -> Answer:
+            admission = Admission(POLICIES[policy], pace)
+            return lambda asked: run_policy(workers, plan, WORK, admission, asked)
+
+        yield pace, {name: by(name) for name in POLICIES}
+
+
+@contextlib.contextmanager
+def over_http(model: str, scheme: str) -> Iterator[tuple[Pace, dict[str, Answer]]]:
+    """The same of servers; their workers' pace is measured on others beforehand."""
+    with on_workers(model, scheme) as (pace, _):
+        pass
+    options = ("--scheme", scheme, "--threads", "2", "--memory", "8 GB", "--sequences",
+               str(WORK.sequences), "--prompt-tokens", str(WORK.prompt_tokens),
+               "--new-tokens", str(WORK.new_tokens))  # fmt: skip
+    stops = {str(stop): -100 for stop in load_tokenizer(model).stop_ids}
+
+    def by(server: Server) -> Answer:
+        return lambda asked: asyncio.run(stream_arrivals(server, model, stops, asked))
+
+    with contextlib.ExitStack() as started:
+        answers = dict[str, Answer]()
+        for name in POLICIES:
+            command = serving("serve", model, *options, "--policy", name)
+            answers[name] = by(started.enter_context(command))
+        yield pace, answers
+
+
+async def stream_arrivals(
+    server: Server, model: str, stops: dict[str, int], asked: Sequence[Incoming]
+) -> list[Served]:
+    began = time.monotonic()
+
+    async def one(incoming: Incoming) -> Served:
+        await asyncio.sleep(max(began + incoming.at - time.monotonic(), 0))
+        request = incoming.request
+        body = {"model": model, "prompt": list(request.prompt), "max_tokens": request.max_tokens,
+                "temperature": 0, "logit_bias": stops,
+                "deadline_ms": 1000 * (request.deadline or 0)}  # fmt: skip
+        said = await stream(server.host, server.port, body)
+        return Served(incoming, time.monotonic() - began, refused=bool(said.error))
+
+    return list(await asyncio.gather(*map(one, asked)))
+
+
+def compare(model: str, scheme: str, traffic: Traffic, rounds: int, http: bool) -> dict[str, Any]:
+    """Shares in time of every policy, by round."""
+    shares: dict[str, list[float]] = {name: [] for name in POLICIES}
+    refused: dict[str, list[float]] = {name: [] for name in POLICIES}
+    with (over_http if http else on_workers)(model, scheme) as (pace, answers):
         for seed in range(rounds):
             asked = traffic.draw(pace, seed)
-            for name, policy in POLICIES.items():
-                served = run_policy(workers, plan, WORK, Admission(policy, pace), asked)
+            for name, answer in answers.items():
+                served = answer(asked)
                 shares[name].append(share_in_time(served))
                 refused[name].append(sum(one.refused for one in served) / len(served))
                 print(f"{model}, {name}: {shares[name][-1]:.0%} in time, "
@@ -59,10 +121,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--load", type=float, default=1.5)
+    parser.add_argument("--http", action="store_true")
     args = parser.parse_args()
     load, traffic = os.getloadavg()[0], Traffic(args.load, args.count)
     pairs = [pair.split(":") for pair in args.models.split(",")]
-    rows = [compare(*pair, traffic, args.rounds) for pair in pairs]
+    rows = [compare(*pair, traffic, args.rounds, args.http) for pair in pairs]
     failed = list[str]()
     for row in rows:
         means = {name: sum(x) / len(x) for name, x in row["in_time"].items()}
@@ -72,7 +135,8 @@ def main() -> None:
     finish("deadlines", {
         "machine": f"{describe_machine()['processor']}, {os.cpu_count()} cores", "load": load,
         "kernels": kernels.instruction_set(), "python": platform.python_version(),
-        "torch": torch.__version__, "arrivals": args.load, "requests": args.count, "rows": rows,
+        "torch": torch.__version__, "arrivals": args.load, "http": args.http,
+        "requests": args.count, "rows": rows,
     }, failed)  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What can go wrong, as a tree. Every message says what happened, where, and what to do.
 
+```text
 EdgewiseError                  exit 1
 +-- InputError                 exit 2   something the user gave is wrong
 |   +-- ModelError                      folder, checkpoint file, tensor or architecture
@@ -16,6 +17,7 @@ EdgewiseError                  exit 1
     +-- DeviceMemoryError               its memory does not hold what it was given
     +-- DeviceLost                      its process ended
     +-- DeviceTimeout                   it did not answer in time
+```
 """
 
 

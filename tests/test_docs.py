@@ -24,3 +24,8 @@ def test_a_cluster_file_can_be_read(text: str, tmp_path: Path) -> None:
     path = tmp_path / "cluster.toml"
     path.write_text(text)
     assert not load_cluster(path).unreachable()
+
+
+def test_the_tutorial_shows_its_cluster_file() -> None:
+    file = (ROOT / "examples" / "pis.toml").read_text()
+    assert f"```toml\n{file}```" in (ROOT / "docs" / "tutorial.md").read_text()

@@ -21,6 +21,7 @@ from edgewise.cli.options import (
     Model,
     NewTokens,
     PromptTokens,
+    Quality,
     Rounding,
     Schemes,
     Sequences,
@@ -75,10 +76,7 @@ class RunOptions:
             "default as the model's file has them if that fits, else in the most bits that do."
         ),
     ] = None
-    quality: Annotated[
-        str | None,
-        typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
-    ] = None
+    quality: Quality = None
     kv_cache: KVCache = CacheType.FULL
     wire: WireType = Wire.FP32
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None

@@ -27,6 +27,10 @@ KVCache = Annotated[
     CacheType,
     typer.Option(help="How keys and values are kept: in the layer's own type, or in 8 bits."),
 ]
+Quality = Annotated[
+    str | None,
+    typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
+]
 WireType = Annotated[
     Wire,
     typer.Option("--wire", help="What hidden states cross links in; all but fp32 is rounded."),

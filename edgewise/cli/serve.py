@@ -9,24 +9,29 @@ from dataclasses import asdict, dataclass, replace
 from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
 from edgewise.cli.sharing import ServeOptions, ServingOptions
-from edgewise.cli.terminal import console, print_json, print_notes
+from edgewise.cli.terminal import bars, console, print_json, print_notes
 from edgewise.cli.this_device import parse_address, this_device
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
+from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
+from edgewise.opening.by_quality import LossBudget
+from edgewise.opening.wanted import check_wish
 from edgewise.profiling import Grid
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.launchers.local import LocalLauncher
 from edgewise.runtime.limits import limits_of
+from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.local import start_local
 from edgewise.runtime.workers import Workers
-from edgewise.schemes import get_scheme
 from edgewise.serving import Gate, HttpServer, Model, create_app
+from edgewise.specs import ModelSpec
 
 REPEATS = 9  # of every timing: whoever joined is waited for
 KEY = "EDGEWISE_API_KEY"
+TOKEN_FIRST = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...  # as `ray get-auth-token` says here"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -41,20 +46,29 @@ class Started:
 
 
 def run_serve(options: ServeOptions) -> None:
-    """Nobody joins."""
+    """Nobody joins, but nodes of a Ray cluster."""
+    if options.cluster and options.address:
+        raise InputError("--cluster and --address both say which devices there are: give one")
     named = load_cluster(options.cluster) if options.cluster else None
 
     def start(device: Device) -> Started:
+        if options.address:
+            return on_ray(device, LOOPBACK[0], options.address)
         cluster = named or Cluster((device,), (), device.name)
         return Started(start_local(cluster), LocalLauncher(lambda ended: None))
 
     serve(options, start)
 
 
+def on_ray(device: Device, host: str, address: str | None = None) -> Started:
+    """This machine and the nodes of its Ray cluster."""
+    workers, nodes, line = start_on_ray(device, host, address)
+    return Started(workers, nodes, (TOKEN_FIRST, line))
+
+
 def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     """Until interrupted: the first time, requests under way are answered before it ends."""
-    if options.scheme is not None:
-        get_scheme(options.scheme)
+    check_wish(None, options.scheme, options.quality)
     http = parse_address(options.http, "--http")
     device = this_device(options.name, options.memory, options.threads)
     checkpoint = open_checkpoint(options.model)
@@ -69,14 +83,15 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         if options.as_json:
             print_json(asdict(event))
 
+    quality = _quality_of(options, spec)
     started = start(device)
     with started.workers as workers:
         grid = replace(Grid.serving(workload), repeats=REPEATS)
         measured = Measured(workers, options.model, spec, grid)
-        how = options.scheme, options.objective, POLICIES[options.policy]
-        chooser = Chooser(workers, measured, spec, workload, *how)
         join = started.lines[-1] if started.lines else ""
         overview = Overview(options.model, spec, join, on_event)
+        how = options.scheme, options.objective, POLICIES[options.policy], quality
+        chooser = Chooser(workers, measured, spec, workload, *how, overview.say)
         host = Host(options.model, workers, started.launcher, measured, chooser, workload, overview)
         key, gate = _key(http[0]), Gate()
         share = limits.cache_tokens // limits.sequences
@@ -98,6 +113,13 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             host.run()
         finally:
             server.close()
+
+
+def _quality_of(options: ServingOptions, spec: ModelSpec) -> LossBudget | None:
+    """What layers lose is measured before any process starts, where it is not known."""
+    if options.quality is None:
+        return None
+    return LossBudget.of(options.model, options.quality, spec, bars(options.as_json))
 
 
 def _key(http: str) -> str:

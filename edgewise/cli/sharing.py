@@ -12,6 +12,7 @@ from edgewise.cli.options import (
     Memory,
     MicroBatches,
     Model,
+    Quality,
     Threads,
     WireType,
 )
@@ -39,6 +40,7 @@ class ServingOptions:
     scheme: Annotated[
         str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
     ] = None
+    quality: Quality = None
     kv_cache: KVCache = CacheType.FULL
     wire: WireType = Wire.FP32
     objective: Annotated[
@@ -59,9 +61,13 @@ class ServingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions(ServingOptions):
-    """Serve a model behind OpenAI's API: on this machine, or on a cluster file's devices."""
+    """Serve a model behind OpenAI's API: on this machine, or on a cluster's devices."""
 
     cluster: ClusterOrNone = None
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a Ray cluster that this machine is a node of: take its nodes in."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +100,7 @@ class ChatOptions:
     scheme: Annotated[
         str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
     ] = None
-    quality: Annotated[
-        str | None,
-        typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
-    ] = None
+    quality: Quality = None
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer at most.")] = (
         None
     )

@@ -5,16 +5,15 @@ import socket
 
 import psutil
 
-from edgewise.cli.serve import LOOPBACK, Started, serve
+from edgewise.cli.serve import LOOPBACK, Started, on_ray, serve
 from edgewise.cli.sharing import UpOptions
 from edgewise.cli.terminal import print_notes
 from edgewise.cli.this_device import parse_address
 from edgewise.clusters import Device
 from edgewise.runtime.launchers.kept_keys import identity_at
-from edgewise.runtime.live import start_live, start_on_ray
+from edgewise.runtime.live import start_live
 
 EVERYWHERE = ("0.0.0.0", "::")
-TOKEN_FIRST = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...  # as `ray get-auth-token` says here"
 
 
 def run_up(options: UpOptions) -> None:
@@ -26,8 +25,7 @@ def run_up(options: UpOptions) -> None:
 def _start(device: Device, listen: tuple[str, int], options: UpOptions) -> Started:
     host = _reachable(listen[0])
     if options.ray:
-        workers, nodes, line = start_on_ray(device, host)
-        return Started(workers, nodes, (TOKEN_FIRST, line))
+        return on_ray(device, host)
     identity, is_kept = identity_at(f"{listen[0]}:{listen[1]}", new=options.new_keys)
     if is_kept:
         print_notes(["machines that joined here before join again; --new-keys keeps them out"])

@@ -1,11 +1,14 @@
 """Which plan a cluster should run now, and whether that is worth a change."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from edgewise.batching import Policy, fcfs
 from edgewise.batching.pace import pace_of
 from edgewise.costs import CostModel
+from edgewise.errors import Infeasible
 from edgewise.hosting.measured import Measured
+from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.default_scheme import check_size, first_that_fits
 from edgewise.planning import Objective, PlanResult, Problem
 from edgewise.planning.joint import joint
@@ -21,8 +24,8 @@ GAIN = 0.1  # less is not worth that requests pause
 
 class Chooser:
     """Plans for the devices that there are when it is asked, in one scheme throughout: `scheme`,
-    or what takes the most bits that fit. Every method may measure, and raises DeviceLost and
-    Infeasible."""
+    or what takes the most bits that fit; or in any schemes that keep to a `quality`. Every method
+    may measure, and raises DeviceLost and Infeasible."""
 
     def __init__(
         self,
@@ -33,15 +36,20 @@ class Chooser:
         scheme: str | None = None,
         objective: Objective = Objective.LATENCY,
         policy: Policy = fcfs,
+        quality: LossBudget | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
+        """`note` is told what plans were measured to lose."""
         self._workers, self._measured, self._spec = workers, measured, spec
         self._workload, self._scheme, self._objective = workload, scheme, objective
         self._costs: dict[tuple[str, ...], CostModel] = {}  # last ones, by schemes
-        self._policy = policy
+        self._policy, self._quality, self._note = policy, quality, note
 
     def anew(self) -> PlanResult:
         """The best plan, whatever ran before."""
         cluster = self._workers.cluster
+        if self._quality is not None:
+            return self._best_within(self._quality)
         if self._scheme is not None:
             return self._best_in(self._scheme)
         return first_that_fits(self._spec, cluster, self._workload, self._best_in)[0]
@@ -49,13 +57,20 @@ class Chooser:
     def keeping(self, plan: Plan) -> PlanResult:
         """The best plan in which every layer keeps its scheme: requests under way go on with it
         token for token."""
-        problem = keeping_schemes(self._problem(tuple(dict.fromkeys(plan.schemes))), plan)
+        problem = keeping_schemes(self._problem(_schemes_of(plan)), plan)
         chosen = joint(problem, SECONDS)
         return replace(chosen, plan=replace(chosen.plan, rounding=plan.rounding))
 
+    def like(self, plan: Plan) -> PlanResult:
+        """In the same schemes if that fits, else the best."""
+        try:
+            return self.keeping(plan)
+        except Infeasible:
+            return self.anew()
+
     def score(self, plan: Plan) -> float:
         """Seconds that the objective makes small, of a plan on the devices there are."""
-        problem = self._problem(tuple(dict.fromkeys(plan.schemes)))
+        problem = self._problem(_schemes_of(plan))
         estimate = problem.costs.estimate(plan)
         problem.costs.check_memory(plan)
         return problem.score(estimate)
@@ -77,7 +92,7 @@ class Chooser:
         """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the
         layers' schemes."""
         chosen = self.keeping(plan) if keep else self.anew()
-        if chosen.plan.schemes != plan.schemes:
+        if self._quality is None and chosen.plan.schemes != plan.schemes:
             return chosen, f"{chosen.plan.schemes[1]} fits now instead of {plan.schemes[1]}"
         now = self.score(plan)
         then = self.score(chosen.plan)
@@ -92,16 +107,25 @@ class Chooser:
             f"{gain:.0%} quicker: {1000 * then:.3g} ms a token instead of {1000 * now:.3g}",
         )
 
+    def _best_within(self, quality: LossBudget) -> PlanResult:
+        chosen, problem = quality.best(self._problem(quality.schemes), self._note)
+        self._costs[_schemes_of(chosen.plan)] = problem.costs
+        return chosen
+
     def _best_in(self, scheme: str) -> PlanResult:
         check_size(self._spec, scheme, self._workers.cluster, self._workload)
         return joint(self._problem((scheme,)), SECONDS)
 
     def _costs_of(self, plan: Plan) -> CostModel:
         """By which a plan was chosen."""
-        return self._costs[tuple(dict.fromkeys(plan.schemes))]
+        return self._costs[_schemes_of(plan)]
 
     def _problem(self, schemes: tuple[str, ...]) -> Problem:
         cluster, profile = self._workers.cluster, self._measured.profile(schemes)
         costs = CostModel(self._spec, cluster, profile, self._workload)
         self._costs[schemes] = costs
         return Problem(costs, schemes, self._objective)
+
+
+def _schemes_of(plan: Plan) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(plan.schemes))

@@ -20,9 +20,11 @@ from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
+from edgewise.runtime.events import Event, PlanInUse
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.messages import Joined
 from edgewise.runtime.replanning import keep_spare
+from edgewise.runtime.transport import Envelope
 from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
@@ -35,7 +37,7 @@ NO_PLAN = (Infeasible, DeviceMemoryError)
 
 class Host:
     """Answers requests with one model as well as the devices that there are allow. `run` is its
-    life, in one thread; `ask`, `stop`, `state` and `stats` are for any other."""
+    life, in one thread; `ask`, `stop`, `without_plan`, `state` and `stats` are for any other."""
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Host:
         self._measured, self._chooser, self._workload = measured, chooser, workload
         self._engine: Coordinator | None = None
         self._stalled = "starting"  # why nothing can be computed, "" where it can
+        self._replanning = ""  # likewise, while the engine is without a plan that it will have
         self._planned_for = set(workers.names)
         self._reconsider = False  # once no request is under way, any scheme may be chosen
         self._requests = Requests(workers.wake)
@@ -68,6 +71,12 @@ class Host:
         to wait for devices longer than `seconds` ends with an error. Returns what cancels it."""
         return self._requests.ask(request, on_token, seconds)
 
+    @property
+    def without_plan(self) -> str:
+        """Why whoever asks now is not answered before there is another plan, "" where one is in
+        use: for any thread."""
+        return self._stalled or self._replanning
+
     def stop(self, *, drain: bool) -> None:
         """End `run`; with `drain` once all requests are answered."""
         self._drained, self._stopping = drain, True
@@ -80,8 +89,10 @@ class Host:
         self._plan_anew("the model fits")
         while not self._stopping or (self._drained and self._requests.open):
             self._let_devices_in()
+            tokens = self._next_tokens()
             self._requests.take(self._engine, self._stalled)
-            self._requests.give(self._next_tokens())
+            self._enter()
+            self._requests.give(tokens)
             status = self._stalled or "serving"
             if time.monotonic() >= self._look_again or self.state.status != status:
                 self._status(status)
@@ -105,15 +116,26 @@ class Host:
             self._go_on_without(lost)
         return []
 
+    def _enter(self) -> None:
+        """Devices compute the next step while the tokens of the last one are handed over."""
+        try:
+            if self._engine is not None and not self._stalled:
+                self._engine.enter()
+        except NO_PLAN as reason:
+            self._stall(reason)
+        except (DeviceLost, DeviceTimeout) as lost:
+            self._go_on_without(lost)
+
     # Devices
 
     def _let_devices_in(self) -> None:
-        """Those that joined, when no step is under way."""
+        """Those that joined. Plans change, and links are measured, when no step is under way."""
         if not self._workers.arrivals:
             return
-        self._drain()
         while self._workers.arrivals:
             self._let_in(self._workers.arrivals.popleft())
+        self._watch.forget()  # steps of meanwhile: a device may share a machine with another
+        self._drain()
         if self._engine is None or self._stalled:
             self._plan_anew("enough devices are there")
         else:
@@ -151,11 +173,24 @@ class Host:
         self._measured.slow = self._watch.factors
         self._measured.forget(name)
         try:
-            self._workers.admit(joined, self._launcher)
-            self._planned_for.add(name)
-            self._overview.say(f"'{name}' joined")
+            self._workers.wake()  # so that the next step is under way, by which others come
+            with self._workers.meanwhile(self._go_on):
+                self._workers.admit(joined, self._launcher)
+                self._planned_for.add(name)
+                self._overview.say(f"'{name}' joined")
+                if self._engine is not None:
+                    self._measured.measure_layers([name], set(self._engine.plan.schemes))
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
+
+    def _go_on(self, came: Envelope) -> None:
+        """With requests, while a device that holds nothing is asked this and that."""
+        if self._engine is None or self._stalled:
+            return
+        self._requests.take(self._engine, self._stalled)
+        self._requests.give(self._engine.take(came))
+        if time.monotonic() >= self._look_again:
+            self._status("serving")
 
     def _improve(self, *, keep: bool) -> None:
         """Change to a better plan where there is one that is worth it."""
@@ -184,8 +219,7 @@ class Host:
                 if self._engine is None:
                     self._start(self._chooser.anew(), why)
                 else:
-                    self._apply(self._replan(self._workers, self._engine.plan), why)
-                self._stalled = ""
+                    self._apply(self._chooser.like(self._engine.plan), why)
                 return
             except NO_PLAN as reason:
                 self._stall(reason)
@@ -200,26 +234,30 @@ class Host:
         self._engine = Coordinator(*what, replan=self._replan, admission=self._chooser.admission)
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
+        self._engine.listen(self._note_plan)
+        self._stalled = ""
         self._overview.chose(chosen, why)
 
     def _apply(self, chosen: PlanResult, why: str) -> None:
         assert self._engine is not None
         self._status("loading")
         self._engine.apply(chosen.plan, why=why)
-        self._planned_for = set(self._workers.names)
+        self._planned_for, self._stalled = set(self._workers.names), ""
         self._overview.chose(chosen, why)
 
     def _replan(self, workers: Workers, plan: Plan) -> PlanResult:
         """On the devices that are left or came back. Called by the engine, too."""
+        self._replanning = "planning for the devices that are there"
         lost = self._planned_for - set(workers.names)
         self._planned_for = set(workers.names)
         why = f"without {', '.join(sorted(lost))}" if lost else "the devices suffice again"
-        try:
-            chosen = self._chooser.keeping(plan)
-        except Infeasible:
-            chosen = self._chooser.anew()
+        chosen = self._chooser.like(plan)
         self._overview.chose(chosen, why)
         return chosen
+
+    def _note_plan(self, event: Event) -> None:
+        if isinstance(event, PlanInUse):
+            self._replanning = ""
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """A device is lost where no engine sees to it."""
@@ -241,7 +279,7 @@ class Host:
         text = f"waiting for devices: {reason}"
         if text != self._stalled:
             self._overview.say(text)
-        self._stalled = text
+        self._stalled, self._replanning = text, ""
 
     # What is seen
 

@@ -18,7 +18,7 @@ from edgewise.specs import ModelSpec
 
 class Measured:
     """Of the workers' devices, for one model. Every method that measures waits, and raises
-    DeviceLost; no steps may be under way. `say` is told what is measured."""
+    DeviceLost; no steps may be under way but where it says so. `say` is told what is measured."""
 
     def __init__(
         self,
@@ -36,8 +36,7 @@ class Measured:
     def profile(self, schemes: Iterable[str]) -> Profile:
         """Everything that plans in these schemes need to know of the devices there are now."""
         names = self._workers.names
-        for scheme in schemes:
-            self._measure_layers([x for x in names if (x, scheme) not in self._layers], scheme)
+        self.measure_layers(names, schemes)
         self._measure_links()
         parts = [self._layers[name, scheme] for name in names for scheme in schemes]
         layers = tuple(timing for part in parts for timing in part.layers)
@@ -50,7 +49,12 @@ class Measured:
         self._layers = {key: part for key, part in self._layers.items() if key[0] != device}
         self._links = {ends: link for ends, link in self._links.items() if device not in ends}
 
-    def _measure_layers(self, devices: Sequence[str], scheme: str) -> None:
+    def measure_layers(self, devices: Sequence[str], schemes: Iterable[str]) -> None:
+        """Of these devices, what is not known. Steps may be under way on others."""
+        for scheme in schemes:
+            self._measure([x for x in devices if (x, scheme) not in self._layers], scheme)
+
+    def _measure(self, devices: Sequence[str], scheme: str) -> None:
         missing = list[str]()
         for device in devices:
             kept = read_cached(self._file(device, scheme), Profile.load)

@@ -1,7 +1,7 @@
 """The quickest plan whose loss, when measured, is within a budget."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
@@ -11,33 +11,63 @@ from edgewise.opening.promise import keep_promise
 from edgewise.opening.remedy import with_remedy
 from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.opening.wanted import Decided, Wanted
-from edgewise.planning import Problem
+from edgewise.planning import PlanResult, Problem
 from edgewise.planning.joint import joint
-from edgewise.quality.rounding import Show, rounding_for
+from edgewise.quality.rounding import Show, rounding_for, unseen
+from edgewise.sensitivities import Sensitivity
 from edgewise.specs import ModelSpec, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class LossBudget:
+    """A loss that plans of a model may add, and what each of its layers loses in the schemes that
+    they choose among."""
+
+    model: str
+    schemes: tuple[str, ...]
+    sensitivity: Sensitivity
+    budget: float
+    rounding: str | None
+
+    @staticmethod
+    def of(model: str, quality: str, spec: ModelSpec, show: Show) -> "LossBudget":
+        """Measured once, then found in the cache."""
+        schemes = candidates(spec)
+        rounding = rounding_for(model, schemes, None, show)
+        sensitivity, _, _ = cached_sensitivity(Asked(model, schemes), show=show)
+        return LossBudget(model, schemes, sensitivity, sensitivity.budget(quality), rounding)
+
+    def best(
+        self, problem: Problem, note: Callable[[str], None], show: Show = unseen
+    ) -> tuple[PlanResult, Problem]:
+        """The quickest plan that keeps the budget, and the problem with the predicted loss within
+        which that one was found. Raises Infeasible where none does."""
+        problem = replace(
+            problem,
+            costs=replace(problem.costs, sensitivity=self.sensitivity),
+            schemes=self.schemes,
+            budget=self.budget,
+        )
+        try:
+            chosen = joint(problem)
+        except Infeasible as error:
+            raise with_remedy(problem, joint, error) from None
+        kept = keep_promise(self.model, problem, chosen, self.rounding, show, note)
+        if kept is not None:
+            chosen, problem = kept.result, replace(problem, budget=kept.allowed)
+        return replace(chosen, plan=replace(chosen.plan, rounding=self.rounding)), problem
 
 
 def plan_by_quality(
     wanted: Wanted, quality: str, spec: ModelSpec, show: Show, note: Callable[[str], None]
 ) -> Decided:
     """Measured once, then found in the cache. Raises Infeasible where no plan keeps the budget."""
-    model, cluster = wanted.model, wanted.cluster
-    check_reachable(cluster)
-    schemes = candidates(spec)
-    rounding = rounding_for(model, schemes, None, show)
-    sensitivity, _, _ = cached_sensitivity(Asked(model, schemes), show=show)
-    profile, _, _ = cached_profile(model, spec, cluster, schemes, show=show)
-    workload = _rounded(wanted.workload, spec)
-    costs = CostModel(spec, cluster, profile, workload, sensitivity)
-    problem = Problem(costs, schemes, budget=sensitivity.budget(quality))
-    try:
-        chosen = joint(problem)
-    except Infeasible as error:
-        raise with_remedy(problem, joint, error) from None
-    kept = keep_promise(model, problem, chosen, rounding, show, note)
-    if kept is not None:
-        chosen, problem = kept.result, replace(problem, budget=kept.allowed)
-    return Decided(replace(chosen.plan, rounding=rounding), problem)
+    check_reachable(wanted.cluster)
+    asked = LossBudget.of(wanted.model, quality, spec, show)
+    profile, _, _ = cached_profile(wanted.model, spec, wanted.cluster, asked.schemes, show=show)
+    costs = CostModel(spec, wanted.cluster, profile, _rounded(wanted.workload, spec))
+    chosen, problem = asked.best(Problem(costs, asked.schemes), note, show)
+    return Decided(chosen.plan, problem)
 
 
 def _rounded(workload: Workload, spec: ModelSpec) -> Workload:

@@ -24,12 +24,17 @@ class Wanted:
     quality: str | None = None
 
     def __post_init__(self) -> None:
-        if self.scheme is not None:
-            get_scheme(self.scheme)
-        if self.quality is not None:
-            parse_quality(self.quality)
-        if sum(x is not None for x in (self.plan, self.scheme, self.quality)) > 1:
-            raise InputError("a plan file, a scheme and a quality decide alike: give one of them")
+        check_wish(self.plan, self.scheme, self.quality)
+
+
+def check_wish(plan: Plan | None, scheme: str | None, quality: str | None) -> None:
+    """Raises InputError where they mean nothing, or more than one decides."""
+    if scheme is not None:
+        get_scheme(scheme)
+    if quality is not None:
+        parse_quality(quality)
+    if sum(x is not None for x in (plan, scheme, quality)) > 1:
+        raise InputError("a plan file, a scheme and a quality decide alike: give one of them")
 
 
 @dataclass(frozen=True, slots=True)

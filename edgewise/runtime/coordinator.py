@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError, NonFinite
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime import messages
 from edgewise.runtime.admission import FIRST_COME, Admission
 from edgewise.runtime.checks import check_request
-from edgewise.runtime.engine import Request, Token, stream
-from edgewise.runtime.entering import step_of
+from edgewise.runtime.engine import Request, Token, warm_up
+from edgewise.runtime.entering import failed, step_of
 from edgewise.runtime.events import (
     Cancelled,
     Entered,
@@ -31,10 +31,12 @@ from edgewise.runtime.events import (
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
 from edgewise.runtime.logs import fields
+from edgewise.runtime.messages import Message
 from edgewise.runtime.scheduler import Scheduler
 from edgewise.runtime.spans import Sampled
 from edgewise.runtime.stats import Stats
 from edgewise.runtime.tally import Tally
+from edgewise.runtime.transport import Envelope
 from edgewise.runtime.workers import LOOK_SECONDS, Workers, error_of
 from edgewise.specs import Workload
 
@@ -80,7 +82,8 @@ class Coordinator:
         self._listeners: list[Listener] = []
         self._memory: dict[str, int] = {}
         self.apply(plan, on_layer)
-        self._warm_up()
+        if self._scheduler.limits.context > 2:
+            warm_up(self)
         self._tally = Tally(config.hidden_size, time.monotonic())
         self.listen(self._tally.listen)
 
@@ -100,14 +103,24 @@ class Coordinator:
             try:
                 if late := self._end_late():
                     return late
-                self._enter_batches()
-                if tokens := self._receive_tokens():
+                self.enter()
+                if tokens := self._tokens_of(self._next_back()):
                     return tokens
             except (DeviceLost, DeviceTimeout) as lost:
                 self.go_on_without(lost)
             except _Astray as astray:
                 self.apply(self.plan, why=str(astray))
         return []
+
+    def enter(self) -> None:
+        """Send what may enter the pipeline now into its first stage, as `step` does: devices then
+        compute while its tokens are looked at. Raises DeviceLost, DeviceTimeout."""
+        while (batch := self._scheduler.next(time.monotonic())) is not None:
+            number = next(self._steps)
+            step, tokens = step_of(batch, self.workers.epoch, number)
+            self._in_flight[number] = Entered(time.monotonic(), number, batch)
+            self._tell(self._in_flight[number])
+            self.workers.send(self.plan.stages[0].device, step, tokens)
 
     @property
     def idle(self) -> bool:
@@ -128,11 +141,18 @@ class Coordinator:
         other things than steps. Tokens come before whatever is raised."""
         try:
             while self._in_flight:
-                yield from self._receive_tokens()
+                yield from self._tokens_of(self._next_back())
         except (DeviceLost, DeviceTimeout) as lost:
             self.go_on_without(lost)
         except _Astray as astray:
             self.apply(self.plan, why=str(astray))
+
+    def take(self, came: Envelope) -> list[Token]:
+        """The tokens in what came while workers were asked other things; steps go on."""
+        back = self._back(came.message)
+        tokens = self._tokens_of(back) if back is not None else []
+        self.enter()
+        return tokens
 
     def _end_late(self) -> list[Token]:
         """The ends of requests that have waited in vain."""
@@ -142,18 +162,8 @@ class Coordinator:
             self._tell(token)
         return ends
 
-    def _enter_batches(self) -> None:
-        """Send what may enter the pipeline now into its first stage."""
-        while (batch := self._scheduler.next(time.monotonic())) is not None:
-            number = next(self._steps)
-            step, tokens = step_of(batch, self.workers.epoch, number)
-            self._in_flight[number] = Entered(time.monotonic(), number, batch)
-            self._tell(self._in_flight[number])
-            self.workers.send(self.plan.stages[0].device, step, tokens)
-
-    def _receive_tokens(self) -> list[Token]:
-        """Wait until a batch is back, and give its tokens to their requests."""
-        back = self._next_back()
+    def _tokens_of(self, back: messages.Tokens) -> list[Token]:
+        """Give the tokens of a batch to their requests."""
         entered, now = self._in_flight.pop(back.number), time.monotonic()
         self._still_seconds = max(STILL_SECONDS, 2 * (now - entered.at))
         self._tell(Returned(now, entered, back.seconds))
@@ -192,11 +202,15 @@ class Coordinator:
                     continue
                 late = self.workers.busiest()
                 raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
-            back = envelope.message
-            if isinstance(back, messages.Failed) and back.step in self._in_flight:
-                return self._failed(back.step, error_of(back))
-            if isinstance(back, messages.Tokens) and back.epoch == self.workers.epoch:
+            if (back := self._back(envelope.message)) is not None:
                 return back
+
+    def _back(self, came: Message) -> messages.Tokens | None:
+        """What a step of this plan came to, if it is that."""
+        epoch = self.workers.epoch
+        if isinstance(came, messages.Failed) and came.step in self._in_flight:
+            return failed(self._in_flight[came.step].batch, epoch, came.step, error_of(came))
+        return came if isinstance(came, messages.Tokens) and came.epoch == epoch else None
 
     def _check_still(self) -> None:
         """Raise _Astray where steps in flight are nowhere; later the next time, in case they were
@@ -204,12 +218,6 @@ class Coordinator:
         if self.workers.still_seconds >= self._still_seconds:
             self._still_seconds *= 2
             raise _Astray("a message was lost")
-
-    def _failed(self, step: int, error: EdgewiseError) -> messages.Tokens:
-        """What a step that could not be computed gives its requests."""
-        rows = self._in_flight[step].batch.rows
-        failed = tuple(Sampled(row.request, 0, str(error)) for row in rows)
-        return messages.Tokens(self.workers.epoch, step, failed, ())
 
     def cancel(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
@@ -273,14 +281,6 @@ class Coordinator:
                 return
             except (DeviceLost, DeviceTimeout) as another:
                 lost = another
-
-    def _warm_up(self) -> None:
-        """Send a first token round, so that no user waits for what is set up on first use. Raises
-        NonFinite where the model computes no numbers."""
-        if self._scheduler.limits.context > 2:
-            for token in stream(self, Request((0,), max_tokens=2)):
-                if token.error:
-                    raise NonFinite(token.error)
 
     def listen(self, listener: Listener) -> None:
         """Tell it the plan in use, and everything that happens from now on."""

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from edgewise.errors import PromptError
+from edgewise.errors import NonFinite, PromptError
 from edgewise.runtime.sampling import Sampling
 from edgewise.runtime.scores import Score
 from edgewise.runtime.stats import Stats
@@ -116,3 +116,11 @@ def stream(engine: Engine, request: Request) -> Generator[Token, None, None]:
                         return
     finally:
         engine.cancel(number)
+
+
+def warm_up(engine: Engine) -> None:
+    """Send a first token round, so that no user waits for what is set up on first use. Raises
+    NonFinite where the model computes no numbers."""
+    for token in stream(engine, Request((0,), max_tokens=2)):
+        if token.error:
+            raise NonFinite(token.error)

@@ -34,15 +34,17 @@ def start_live(
     return workers, agents, invitation
 
 
-def start_on_ray(source: Device, host: str) -> tuple[Workers, Launcher, str]:
-    """Start this machine's worker, and take the nodes of its Ray cluster in, as
-    `launchers.ray.connect` finds or starts it. Returns too what makes another machine a node.
-    Raises InputError where Ray is missing."""
+def start_on_ray(
+    source: Device, host: str, address: str | None = None
+) -> tuple[Workers, Launcher, str]:
+    """Start this machine's worker, and take the nodes of its Ray cluster in: of the one at
+    `address`, else as `launchers.ray.connect` finds or starts it. Returns too what makes another
+    machine a node. Raises InputError where Ray is missing."""
     try:
         from edgewise.runtime.launchers.ray import RayLauncher, connect, disconnect
     except ImportError:
         raise InputError("Ray is missing: pip install 'edgewise[cluster]'") from None
-    line = connect(host)
+    line = connect(host, address)
     workers, nodes = _start(
         source, EVERYWHERE, Keys.make(), lambda inbox: RayLauncher(inbox.post), disconnect
     )

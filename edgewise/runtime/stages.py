@@ -22,7 +22,7 @@ from edgewise.runtime.scores import PromptScores
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.spans import Sampled, Span
 from edgewise.runtime.transport import Transport
-from edgewise.runtime.waiting import wait_until
+from edgewise.runtime.waiting import computing_clock, wait_until
 
 COORDINATOR = ""
 
@@ -33,7 +33,7 @@ class Stages:
     def __init__(self, settings: Settings, holding: Holding, transport: Transport) -> None:
         self._device, self._holding, self._transport = settings.device, holding, transport
         self._sampler = Sampler()
-        self._turns = _turns(settings.turns)
+        self._turns, self._clock = _turns(settings.turns), computing_clock(settings.device)
         self._spent: dict[int, float] = {}  # seconds of the last step of so many tokens
 
     def step(self, step: messages.Step, states: Tensor | None) -> None:
@@ -116,9 +116,9 @@ class Stages:
         began, slowdown = time.monotonic(), self._device.slowdown
         taken: list[float] = []
         with self._turns(began + (slowdown - 1) * self._spent.get(tokens, 0.0)):
-            started = time.monotonic()
+            started = self._clock()
             yield taken
-            spent = self._spent[tokens] = time.monotonic() - started
+            spent = self._spent[tokens] = self._clock() - started
         wait_until(began + spent * slowdown)
         taken.append(time.monotonic() - began)
 

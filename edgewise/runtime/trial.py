@@ -1,6 +1,7 @@
 """Timing on a worker: layers with random weights, and round trips to others."""
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from edgewise.runtime import messages
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Transport
-from edgewise.runtime.waiting import wait_until
+from edgewise.runtime.waiting import computing_clock, wait_until
 
 PROBE_SECONDS = 30.0
 PAUSE_SECONDS = 0.01  # that whoever is asked rests between two steps
@@ -25,7 +26,7 @@ class Trial:
     """Layers that are only timed, at the device's speed."""
 
     def __init__(self, device: Device) -> None:
-        self.device = device
+        self.device, self._clock = device, computing_clock(device)
         self._shard: Shard | None = None
 
     def forget(self) -> None:
@@ -50,13 +51,14 @@ class Trial:
         """Run the prepared layers once, as a step of the pipeline would."""
         assert self._shard is not None
         began = time.monotonic()
-        seconds = self.device.slowdown * _time_once(self._shard, message)
+        seconds = self.device.slowdown * _time_once(self._shard, message, self._clock)
         wait_until(began + seconds)
         return messages.Timed(seconds)
 
 
-def _time_once(shard: Shard, shape: messages.Time) -> float:
-    """Seconds of one step through a shard, sampling included where it ends in the head."""
+def _time_once(shard: Shard, shape: messages.Time, clock: Callable[[], float]) -> float:
+    """Seconds by `clock` of one step through a shard, and of sampling where that ends in the
+    head."""
     config, tokens, past = shard.config, shape.tokens, shape.past
     total = shape.sequences * tokens
     if shard.start == 0:
@@ -66,12 +68,14 @@ def _time_once(shard: Shard, shape: messages.Time) -> float:
     is_head = shard.end == config.num_layers
     segments = [Segment(number, past, tokens) for number in range(shape.sequences)]
     last = list(range(tokens - 1, total, tokens))
-    began = finished_at(shard.device)
+    finished_at(shard.device)
+    began = clock()
     outputs = shard.forward(inputs, segments, last if is_head else None)
     if is_head:
         for row in outputs:
             sample(row, Sampling(), past)
-    return finished_at(shard.device) - began
+    finished_at(shard.device)
+    return clock() - began
 
 
 def round_trip_seconds(transport: Transport, probe: messages.Probe) -> float | None:
@@ -104,10 +108,10 @@ def _echoed(
         if isinstance(envelope.message, messages.Echoed) and envelope.sender == target:
             return True
         if isinstance(envelope.message, messages.Echo):  # others probe this worker meanwhile
-            answer(transport, envelope.sender, envelope.message)
+            answer_echo(transport, envelope.sender, envelope.message)
 
 
-def answer(transport: Transport, sender: str, echo: messages.Echo) -> None:
+def answer_echo(transport: Transport, sender: str, echo: messages.Echo) -> None:
     if echo.cold:
         cool_caches()
     transport.send(sender, messages.Echoed())

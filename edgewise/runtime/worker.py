@@ -28,7 +28,7 @@ from edgewise.runtime.stages import Stages
 from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.transport.emulation import Emulated
 from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
-from edgewise.runtime.trial import Trial, answer, round_trip_seconds
+from edgewise.runtime.trial import Trial, answer_echo, round_trip_seconds
 
 COORDINATOR = ""  # no device can be called that
 IDLE_SECONDS = 60.0
@@ -55,7 +55,7 @@ class Worker:
             messages.Prepare: lambda _, message, __: self._report(self.trial.prepare(message)),
             messages.Time: lambda _, message, __: self._report(self.trial.time(message)),
             messages.Probe: self._probe,
-            messages.Echo: lambda sender, echo, _: answer(transport, sender, echo),
+            messages.Echo: lambda sender, echo, _: answer_echo(transport, sender, echo),
             messages.Ping: lambda sender, _, __: transport.send(sender, messages.Pong()),
             messages.Stop: lambda *_: self._end(),
             messages.Ended: lambda *_: self._end(),

@@ -1,9 +1,10 @@
 """The coordinator's side of its workers: who is there, what they say, who is gone."""
 
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -46,6 +47,7 @@ class Workers:
         self.arrivals = deque[messages.Joined]()
         self._starting = set[str]()
         self._steps = deque[Envelope]()  # came while something else was waited for
+        self._take: Callable[[Envelope], None] | None = None  # what else comes then
         self._heard: dict[str, float] = {}
         self._busy: dict[str, float] = {}
         self._listened = self._stirred = time.monotonic()
@@ -209,6 +211,8 @@ class Workers:
                     raise DeviceTimeout(missing[0], f"was not {what} within {timeout_seconds:g} s")
                 if isinstance(envelope.message, kind):
                     replies[envelope.sender] = envelope.message
+                elif self._take is not None:
+                    self._take(envelope)
                 elif isinstance(envelope.message, STEPS):
                     others.append(envelope)
         finally:
@@ -221,6 +225,16 @@ class Workers:
         """Send one message and wait for its answer."""
         self.send(device, message)
         return self.collect(reply, [device], timeout_seconds)[device]
+
+    @contextlib.contextmanager
+    def meanwhile(self, take: Callable[[Envelope], None]) -> Iterator[None]:
+        """While answers are waited for in this block, have all else that comes taken at once, not
+        kept for later. What takes it may send, and not wait."""
+        self._take = take
+        try:
+            yield
+        finally:
+            self._take = None
 
     def round_trip(self, device: str) -> float:
         """Seconds from here into a device's worker and back."""

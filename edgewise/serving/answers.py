@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from edgewise.hosting import Host
 from edgewise.models.text_stream import TextStream
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.scores import Score
 from edgewise.serving.errors import Refusal
+from edgewise.serving.mailbox import Mailbox
 
 WAIT_SECONDS = 60.0  # for devices, where no plan is possible
 
@@ -32,11 +34,12 @@ class Answers:
     def __init__(
         self,
         host: Host,
+        mailbox: Mailbox,
         decode: Callable[[Sequence[int]], str],
         requests: Sequence[Request],
         stops: Sequence[str],
     ) -> None:
-        self._host, self._requests = host, requests
+        self._host, self._mailbox, self._requests = host, mailbox, requests
         self._answers = [_Answer(i, TextStream(decode, stops)) for i in range(len(requests))]
         self._queue: asyncio.Queue[tuple[int, Token]] = asyncio.Queue()
         self._left: dict[int, Callable[[], None]] = {}  # what cancels them
@@ -50,7 +53,7 @@ class Answers:
         for index, request in enumerate(self._requests):
 
             def listen(token: Token, index: int = index) -> None:
-                loop.call_soon_threadsafe(self._queue.put_nowait, (index, token))
+                self._mailbox.put(loop, partial(self._queue.put_nowait, (index, token)))
 
             self._left[index] = self._host.ask(request, listen, WAIT_SECONDS)
         return self

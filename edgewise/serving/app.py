@@ -19,6 +19,7 @@ from edgewise.serving.dashboard import add_dashboard
 from edgewise.serving.errors import Refusal, add_error_handlers
 from edgewise.serving.gate import Gate
 from edgewise.serving.guard import Guard
+from edgewise.serving.mailbox import Mailbox
 from edgewise.serving.reply import Reply
 from edgewise.serving.requests import Model
 from edgewise.serving.schema import ChatRequest, CompletionRequest
@@ -47,21 +48,24 @@ def create_app(
 
 def _add_answers(app: FastAPI, host: Host, model: Model, gate: Gate) -> None:
     preparing = asyncio.Lock()  # tokenizers are not for several threads at a time
+    mailbox = Mailbox()
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest) -> Response:
         _check_model(body.model, model)
+        _check_plan(host)
         async with preparing:
             asked = await asyncio.to_thread(chat_of, model, body)
-        answers = Answers(host, asked.decode(model.tokenizer), asked.requests, body.stops)
+        answers = Answers(host, mailbox, asked.decode(model.tokenizer), asked.requests, body.stops)
         return Reply(gate, answers, chat_chunks(model, asked, answers), body)
 
     @app.post("/v1/completions", response_model=None)
     async def completion(body: CompletionRequest) -> Response:
         _check_model(body.model, model)
+        _check_plan(host)
         async with preparing:
             requests = await asyncio.to_thread(completions_of, model, body)
-        answers = Answers(host, model.tokenizer.decode, requests, body.stops)
+        answers = Answers(host, mailbox, model.tokenizer.decode, requests, body.stops)
         return Reply(gate, answers, completion_chunks(model, body, requests, answers), body)
 
 
@@ -90,6 +94,7 @@ def _add_views(app: FastAPI, host: Host, model: Model) -> None:
     @app.get("/ready")
     def ready() -> dict[str, str]:
         """Whether requests are answered now."""
+        _check_plan(host)
         if not host.state.ready:
             raise Refusal(503, host.state.status)
         return {"status": "ready"}
@@ -102,6 +107,12 @@ def _add_views(app: FastAPI, host: Host, model: Model) -> None:
     def metrics() -> Response:
         text = metrics_text(host.stats) if host.stats is not None else ""
         return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _check_plan(host: Host) -> None:
+    """Whoever comes while no plan is in use is not kept waiting; whoever has come is."""
+    if why := host.without_plan:
+        raise Refusal(503, why)
 
 
 def _check_model(name: str, model: Model) -> None:

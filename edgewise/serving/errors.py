@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 
 from edgewise.errors import PromptError
 
-RETRY_SECONDS = 1
+RETRY_SECONDS = {429: 1, 503: 2}  # OpenAI's clients ask again twice: a new plan takes 1 to 3 s
 
 
 class Refusal(Exception):
@@ -27,7 +27,7 @@ def error_body(status: int, message: str, code: str | None = None) -> dict[str, 
 
 
 def error_response(status: int, message: str, code: str | None = None) -> JSONResponse:
-    retry = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else {}
+    retry = {"Retry-After": str(RETRY_SECONDS[status])} if status in RETRY_SECONDS else {}
     return JSONResponse(error_body(status, message, code), status, headers=retry)
 
 

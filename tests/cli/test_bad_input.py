@@ -195,3 +195,21 @@ def test_a_model_that_fits_nowhere(command, cluster_file):
     result = command("run", "demo", "hello", "--cluster", path, "--scheme", "fp32")
     assert result.code == 3
     assert "in fp32, but the devices have 2 MB" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--scheme", "4bit", "--quality", "1%"), "give one of them"),
+        (("--quality", "a lot"), "neither like '1%' nor like '0.02'"),
+        (("--scheme", "7bit"), "7bit"),
+    ],
+)
+@pytest.mark.parametrize("how", ["serve", "up"])
+def test_what_serves_is_decided_once(fails, how, options, words):
+    assert words in fails(how, "demo", *options)
+
+
+def test_devices_are_named_once(fails, cluster_file):
+    named = ("--cluster", cluster_file(), "--address", "127.0.0.1:6379")
+    assert "--cluster and --address" in fails("serve", "demo", *named)

@@ -13,10 +13,18 @@ from pathlib import Path
 
 EDGEWISE = (sys.executable, "-m", "edgewise")
 CLIENT = """
-import json, sys, urllib.request
+import json, sys, time, urllib.error, urllib.request
 url, body = sys.argv[1], sys.argv[2].encode() or None
 request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-print(urllib.request.urlopen(request, timeout=120).read().decode())
+deadline = time.monotonic() + 120
+while True:
+    try:
+        print(urllib.request.urlopen(request, timeout=120).read().decode())
+        break
+    except urllib.error.HTTPError as error:
+        if error.code != 503 or time.monotonic() > deadline:
+            raise
+        time.sleep(float(error.headers["Retry-After"]) / 4)
 """
 
 

@@ -6,9 +6,14 @@ import random
 import re
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,7 +25,7 @@ from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.transport.zeromq import Keys
 from tests.hosting.clusters import ask, commands, get
-from tests.runtime.places import NODES, RayCluster
+from tests.runtime.places import NODES, RayCluster, is_running, only_ray_cluster, until, worker_pids
 
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
@@ -49,17 +54,58 @@ def test_one_machine_answers_and_leaves_nothing(started):
     assert not any(worker.is_running() for worker in workers)
 
 
-def test_a_request_waits_for_devices_that_join(started):
+def refusal(up):
+    """What says no to a request, when to come back, and how long that took."""
+    url = str(up.wait_for("url")["url"])
+    began = time.monotonic()
+    asked = urllib.request.Request(
+        f"{url}/completions", b'{"prompt": "a"}', {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=60)
+    return refused.value, float(refused.value.headers["Retry-After"]), time.monotonic() - began
+
+
+def is_ready(up):
+    url = str(up.wait_for("url")["url"]).removesuffix("/v1") + "/ready"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return response.status == 200
+    except urllib.error.HTTPError as error:
+        with error:
+            assert error.code == 503
+        return False
+
+
+def test_who_comes_too_early_is_told_to_come_back(started):
     up = started.start("up", "demo", *HERE, *SMALL)
     up.wait_for("text", "waiting for devices")
-    answers = []
-    client = threading.Thread(target=lambda: answers.append(ask(up, TEXT)))
-    client.start()
-    time.sleep(0.5)
-    assert not answers
+    error, pause, seconds = refusal(up)
+    assert error.code == 503 and "waiting for devices" in error.read().decode()
+    assert pause > 0 and seconds < 5 and not is_ready(up)
     started.join(up, "--name", "there")
+    assert ask(up, TEXT).strip() == QUESTION.answer  # which comes back until it is answered
+    assert is_ready(up)
+
+
+def test_who_has_come_waits_for_devices_and_who_comes_does_not(started):
+    """The only device that can hold the model leaves in the middle of an answer."""
+    up = started.start("up", "demo", *HERE, *SMALL)
+    there = started.join(up, "--name", "there")
+    expected, answers = ask(up, TEXT, 60), []
+    worker = workers_of(there)[0]
+    client = threading.Thread(target=lambda: answers.append(ask(up, TEXT, 60)))
+    os.kill(worker.pid, signal.SIGSTOP)  # its answer stays under way until the loss is noticed
+    client.start()
+    time.sleep(1.0)
+    there.process.kill()
+    worker.kill()
+    assert until(lambda: not is_ready(up), 60)
+    error, _, seconds = refusal(up)
+    assert error.code == 503 and seconds < 5 and not is_ready(up) and not answers
+    started.join(up, "--name", "another")
     client.join(60)
-    assert [x.strip() for x in answers] == [QUESTION.answer]
+    assert answers == [expected]
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
@@ -140,6 +186,56 @@ def test_the_nodes_of_a_ray_cluster_answer(ray_cluster, started):
     state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
     assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)
     assert up.end(signal.SIGINT) == 0
+
+
+def end_with_children(process):
+    """A node would say farewell for half a minute to a head that is gone."""
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.kill()
+    process.wait()
+
+
+def test_where_there_is_no_ray_cluster_one_is_started(started, tmp_path, monkeypatch):
+    """A node joins by the lines that `up` says, and its worker dies; all ends with `up`. That this
+    machine was in a cluster which is gone matters to nobody."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    with only_ray_cluster(), contextlib.ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory()))  # short: sockets lie there
+        (base / "ray").mkdir()
+        (base / "ray/ray_current_cluster").write_text("127.0.0.1:9")
+        kept = {"HOME": str(tmp_path), "RAY_TMPDIR": str(base), "RAY_USAGE_STATS_ENABLED": "0"}
+        for name, value in kept.items():
+            monkeypatch.setenv(name, value)
+        up = started.start("up", "demo", "--ray", *HERE, *SMALL)
+        _, *start = str(up.wait_for("join")["join"]).split()
+        said = subprocess.run([ray, "get-auth-token"], capture_output=True, text=True, check=True)
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": said.stdout.strip()}
+        node = subprocess.Popen(
+            [ray, *start, "--node-name", "there", "--block"],
+            env=os.environ | token,
+            stdout=subprocess.DEVNULL,
+        )
+        stack.callback(end_with_children, node)
+        up.wait_for("text", "'there' joined")
+        assert ask(up, TEXT).strip() == QUESTION.answer
+        (pid,) = worker_pids() - {x.pid for x in workers_of(up)}
+        os.kill(pid, signal.SIGKILL)
+        assert ask(up, TEXT).strip() == QUESTION.answer
+        heads = [x.pid for x in workers_of(up) if "gcs_server" in x.name()]
+        assert up.end(signal.SIGINT) == 0
+        assert heads and until(lambda: not any(map(is_running, heads)))
+
+
+def test_serve_takes_the_nodes_of_a_ray_cluster(ray_cluster, started):
+    """Of the one at an address, which is there."""
+    here = ("serve", "demo", "--address", ray_cluster.address, "--name", "here", *HERE[2:4])
+    server = started.start(*here, *SMALL)
+    assert ask(server, TEXT).strip() == QUESTION.answer
+    state = get(str(server.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+    assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)
+    assert server.end(signal.SIGINT) == 0
 
 
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch):

@@ -136,20 +136,25 @@ class Place:
             agent.wait()
 
 
+@contextlib.contextmanager
+def only_ray_cluster():
+    """One at a time on a machine: two that start together may choose the same port, and then have
+    each other's token refused."""
+    with (Path(tempfile.gettempdir()) / "edgewise-tests-ray.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class RayCluster:
-    """A head and two nodes on this machine, asking for a token. One at a time on a machine: two
-    that start together may choose the same port, and then have each other's token refused."""
+    """A head and two nodes on this machine, asking for a token."""
 
     token = secrets.token_hex(32)  # one in a process: Ray reads it there once
 
     def __init__(self):
-        self._alone = (Path(tempfile.gettempdir()) / "edgewise-tests-ray.lock").open("w")
-        try:
-            fcntl.flock(self._alone, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(only_ray_cluster())
             self._start()
-        except BaseException:
-            self._alone.close()
-            raise
+            self._alone = stack.pop_all()
 
     def _start(self):
         os.environ.update(self.environment)

@@ -45,7 +45,7 @@ class ScriptedHost:
         self.state = State(
             "scripted", "serving", True, 0, (), (), (), (), None, (), 0, 0, 0, 0, None, None, (), ()
         )
-        self.stats = None
+        self.stats, self.without_plan = None, ""
 
     def ask(self, request, on_token, seconds=0.0):
         self.asked.append(request)

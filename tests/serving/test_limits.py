@@ -252,3 +252,17 @@ def test_a_server_that_is_to_end_answers_what_it_has():
         assert ask(url, "POST", "/v1/chat/completions", HELLO)[0].status == 503
         answer = json.loads(waiting.getresponse().read())
         assert answer["choices"][0]["message"]["content"] == "one two"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_without_a_plan_who_asks_is_told_to_come_back(stream):
+    with serving("one") as (url, host):
+        host.without_plan = "waiting for devices: 1 MB too little"
+        response, text = ask(url, "POST", "/v1/chat/completions", {**HELLO, "stream": stream})
+        assert response.status == 503 and int(response.headers["Retry-After"]) > 0
+        assert error_of(text)["message"] == host.without_plan and not host.asked
+        assert ask(url, "GET", "/ready")[0].status == 503
+        assert ask(url, "GET", "/health")[0].status == 200
+        host.without_plan = ""
+        assert ask(url, "POST", "/v1/chat/completions", HELLO)[0].status == 200
+        assert ask(url, "GET", "/ready")[0].status == 200

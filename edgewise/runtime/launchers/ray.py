@@ -4,6 +4,7 @@ and notices when they fail; what workers say to each other does not go through i
 import contextlib
 import math
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import ray
+from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -59,23 +61,32 @@ def nodes() -> dict[str, Node]:
     return others
 
 
-def connect(host: str) -> str:
-    """Connect to the Ray cluster that this machine is part of; where there is none, start one that
-    others reach at `host` and that ends with this process. Ray's own dealings are then open to
+def connect(host: str, address: str | None = None) -> str:
+    """Connect to the Ray cluster at `address`, of which this machine must be a part; without one,
+    to that which this machine is part of, and where there is none, start one that others reach at
+    `host` and that ends with this process. Ray's own dealings are then open to
     those only who have its token. Returns the line by which a machine becomes a node. Raises
     ClusterError."""
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        try:
-            ray.init(address="auto", **how)
-        except ConnectionError:
-            if "RAY_ADDRESS" in os.environ:  # a certain one is asked for
-                raise
+        if address or "RAY_ADDRESS" in os.environ or _is_in_one():
+            ray.init(address=address or "auto", **how)
+        else:
             how |= {"num_cpus": 0, "object_store_memory": HEAD_BYTES, "include_dashboard": False}
             ray.init(address="local", _node_ip_address=host, **how)
     except (RayError, ConnectionError, RuntimeError) as error:
         raise ClusterError(f"Ray: {_first_line(error)}") from None
     return f"ray start --address={ray.get_runtime_context().gcs_address}"
+
+
+def _is_in_one() -> bool:
+    """Whether this machine is part of a cluster that answers. Ray keeps the address of the last one
+    that the machine was in, and would wait for it a minute where it is gone."""
+    with contextlib.suppress(OSError):  # Ray's, too, where it knows of none
+        host, _, port = get_ray_address_from_environment("auto", None).rpartition(":")
+        with socket.create_connection((host, int(port)), LOOK_SECONDS):
+            return True
+    return False
 
 
 class _Starter:

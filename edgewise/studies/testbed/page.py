@@ -55,7 +55,11 @@ def _run(machines: Machines, cache: str) -> list[dict[str, Any]]:
         machines.address(SOURCE),
         len(OTHERS),
     )
-    source = [sys.executable, "-m", "edgewise.studies.testbed.runs"]
+    source = [
+        sys.executable,
+        "-c",
+        "from edgewise.studies.testbed.runs import run_from_input; run_from_input()",
+    ]
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(_process(machines.command(SOURCE, *source), cache))
         assert process.stdin is not None and process.stdout is not None

@@ -1,9 +1,7 @@
 """What runs on the testbed's source: wait for the others, measure, plan, and run every plan.
 
-    python -m edgewise.studies.testbed.runs < SETTINGS (JSON)
-
-writes a line of JSON with the token for others to join, then one with what each planner's plan was
-predicted to take and what it took.
+`run_from_input` reads a line of JSON, its setting, and writes one with the token for others to
+join, then one with what each planner's plan was predicted to take and what it took.
 """
 
 import json
@@ -110,5 +108,5 @@ def say(document: object) -> None:
     sys.stdout.flush()
 
 
-if __name__ == "__main__":
+def run_from_input() -> None:
     say(run_all(Setting(**json.loads(sys.stdin.readline()))))

@@ -1,8 +1,8 @@
 """What is added to a frozen matrix W [rows, columns]:
 
-    lora      y = W x + (alpha / r) U D x        U [rows, r], D [r, columns] trained (Hu et al. 2021)
-    private   y = W x + U M D x                  M [r, r] trained from zero; U and D are frozen,
-                                                 drawn from a seed (PrivateLoRA, 2311.14030)
+    lora      y = W x + (alpha / r) U D x     U [rows, r], D [r, columns] trained (Hu et al. 2021)
+    private   y = W x + U M D x               M [r, r] trained from zero; U and D are frozen,
+                                              drawn from a seed (PrivateLoRA, 2311.14030)
 
 In PEFT's words D is lora_A and U is lora_B; in PrivateLoRA's, D^T is A and U^T is B. The mean of
 several M is exactly the mean of the products U M D (Fed-SB, 2502.15436), which the means of U and D

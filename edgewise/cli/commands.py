@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from edgewise.cli.adapting import TuneOptions
 from edgewise.cli.options import (
     CANDIDATE_NAMES,
     ClusterFile,
@@ -272,6 +273,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "study": (StudyOptions, "edgewise.cli.study:run_study"),
     "sensitivity": (SensitivityOptions, "edgewise.cli.sensitivity:run_sensitivity"),
     "quantize": (QuantizeOptions, "edgewise.cli.quantize:run_quantize"),
+    "tune": (TuneOptions, "edgewise.cli.tune:run_tune"),
     "evaluate": (EvaluateOptions, "edgewise.cli.evaluate:run_evaluate"),
     "devices": (DevicesOptions, "edgewise.cli.devices:show_devices"),
 }

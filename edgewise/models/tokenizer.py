@@ -86,6 +86,10 @@ class Tokenizer:
             ) from None
         return self._ids(text, special=False)
 
+    def continued(self, text: str) -> list[int]:
+        """Token ids of a text that follows others. Raises PromptError."""
+        return self._ids(text, special=False)
+
     @cached_property
     def _reserved(self) -> set[str]:
         """Names that mean something else to transformers than to a template."""

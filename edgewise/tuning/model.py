@@ -112,7 +112,7 @@ class Tunable(nn.Module):
 
     def states(self, tokens: Tensor, window: Window) -> Tensor:
         """tokens [B, T] -> what comes out of a window's last block, float32 [B, T, H]. Gradients go
-        no further back than its first; blocks before it are as if nothing had been added to them."""
+        no further back than its first; to blocks before it nothing is added."""
         with torch.no_grad():
             states, turn = self.entered(tokens)
             states = self.through(states, turn, 0, window.first, plain=True)

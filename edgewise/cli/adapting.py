@@ -1,0 +1,43 @@
+"""The options of the commands that adapt a model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgewise.cli.options import Json, Model
+from edgewise.schemes import STORED
+from edgewise.tuning.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """Adapt a model to your records: small matrices beside its own, which stay as they are."""
+
+    model: Model
+    data: Annotated[
+        Path,
+        typer.Option(
+            help='JSON lines, {"prompt": ..., "answer": ...} or {"messages": [...]}, or a text.'
+        ),
+    ]
+    out: Annotated[Path, typer.Option(help="Folder for the adapters; what is there goes on.")]
+    method: Annotated[
+        Method, typer.Option(help="A window of blocks at a time, all blocks, or all privately.")
+    ] = Method.WINDOW
+    scheme: Annotated[str, typer.Option(help="How the model's own weights are kept.")] = STORED
+    window: Annotated[int, typer.Option(min=1, help="Blocks that are trained together.")] = 6
+    at_random: Annotated[
+        bool, typer.Option("--at-random", help="Windows by lot, not one after the other.")
+    ] = False
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 8
+    steps: Annotated[int, typer.Option(min=1, help="How many batches are learned from.")] = 200
+    batch: Annotated[int, typer.Option(min=1, help="Records of a step.")] = 4
+    rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-3
+    longest: Annotated[int, typer.Option(min=2, help="Tokens of a record at most.")] = 512
+    held_out: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of the records to judge by.")
+    ] = 0.1
+    seed: Annotated[int, typer.Option(help="Of the order of records, and of adapters.")] = 0
+    as_json: Json = False

@@ -1,0 +1,93 @@
+"""Records as tokens, and lessons as batches."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgewise.errors import InputError
+from edgewise.models.tokenizer import Tokenizer
+from edgewise.tuning.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Token ids, of which the model learns to say those from `first` on."""
+
+    tokens: tuple[int, ...]
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Lessons as one: tokens int64 [B, T], zeros behind the shorter ones, which nobody sees; and
+    where the next token is to be learned, bool [B, T - 1]."""
+
+    tokens: Tensor
+    learned: Tensor
+
+    @property
+    def targets(self) -> Tensor:
+        """The tokens that are learned, int64 [learned]."""
+        return self.tokens[:, 1:][self.learned]
+
+
+def lessons_of(records: Iterable[Record], tokenizer: Tokenizer, longest: int) -> list[Lesson]:
+    """Conversations by the model's template, the answer ended by a token at which answers end; a
+    text in pieces of at most `longest` tokens. What is longer is refused. Raises InputError,
+    PromptError."""
+    end = sorted(tokenizer.stop_ids)[:1]
+    lessons = list[Lesson]()
+    for number, record in enumerate(records, start=1):
+        if not record.turns:
+            ids = tokenizer.encode(record.answer)
+            lessons += [_piece(ids[i : i + longest]) for i in range(0, len(ids) - 1, longest)]
+            continue
+        asked = tokenizer.encode_chat(record.turns)
+        tokens = (*asked, *tokenizer.continued(record.answer), *end)
+        if len(tokens) > longest:
+            raise InputError(
+                f"record {number} has {len(tokens)} tokens, more than {longest}: shorten it, or "
+                "allow more with --longest"
+            )
+        lessons.append(Lesson(tokens, len(asked)))
+    return lessons
+
+
+def _piece(ids: Sequence[int]) -> Lesson:
+    return Lesson(tuple(ids), 1)
+
+
+def split(
+    lessons: Sequence[Lesson], held_out: float, seed: int
+) -> tuple[list[Lesson], list[Lesson]]:
+    """What is learned, and a share that is held out, both drawn by lot. Raises InputError where
+    either would be empty."""
+    order = random.Random(seed).sample(range(len(lessons)), len(lessons))
+    count = max(round(held_out * len(lessons)), 1)
+    if count >= len(lessons):
+        raise InputError(f"{len(lessons)} records are too few to hold some of them out")
+    return [lessons[i] for i in sorted(order[count:])], [lessons[i] for i in sorted(order[:count])]
+
+
+def batch_of(lessons: Sequence[Lesson]) -> Batch:
+    longest = max(len(lesson.tokens) for lesson in lessons)
+    tokens = torch.zeros(len(lessons), longest, dtype=torch.int64)
+    learned = torch.zeros(len(lessons), longest - 1, dtype=torch.bool)
+    for row, lesson in enumerate(lessons):
+        tokens[row, : len(lesson.tokens)] = torch.tensor(lesson.tokens)
+        learned[row, lesson.first - 1 : len(lesson.tokens) - 1] = True
+    return Batch(tokens, learned)
+
+
+def drawn(lessons: Sequence[Lesson], size: int, step: int, seed: int) -> Batch:
+    """The batch of a step: every lesson once before any comes again, whoever asks."""
+    chosen = []
+    for place in range(step * size, (step + 1) * size):
+        epoch, number = divmod(place, len(lessons))
+        order = list(range(len(lessons)))
+        random.Random(f"{seed}|{epoch}").shuffle(order)
+        chosen.append(lessons[order[number]])
+    return batch_of(chosen)

@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+
+from edgewise.adapters import AdapterConfig
+from edgewise.errors import InputError, NonFinite
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.tuning import checkpoints
+from edgewise.tuning.judging import judge
+from edgewise.tuning.lessons import Lesson, batch_of, drawn, split
+from edgewise.tuning.loading import load_tunable
+from edgewise.tuning.method import Method
+from edgewise.tuning.recipe import Recipe
+from edgewise.tuning.training import Training
+
+LESSONS = [Lesson((i, 40 + i, 3, 50 + i, 2), 3) for i in range(4, 16)]
+
+
+@pytest.fixture
+def begun(checkpoint):
+    """A training as it begins."""
+
+    def begin(**options):
+        recipe = Recipe(**{"window": 2, "steps": 12, "batch": 3, "rate": 1e-2, **options})
+        opened = open_checkpoint(str(checkpoint("llama")))
+        windows = recipe.windows(opened.config.num_blocks)
+        return Training(
+            load_tunable(opened, "fp32", AdapterConfig(rank=4), windows), recipe, LESSONS
+        )
+
+    return begin
+
+
+def losses(training, steps):
+    return [training.step().loss for _ in range(steps)]
+
+
+@pytest.mark.parametrize("method", Method)
+def test_it_learns_what_it_is_given(begun, method):
+    training = begun(method=method, steps=60)
+    before = judge(training.model, LESSONS)
+    losses(training, 60)
+    after = judge(training.model, LESSONS)
+    assert after["last"].loss < 0.7 * before["last"].loss
+    assert after["confidence"].loss < before["confidence"].loss
+
+
+@pytest.mark.parametrize("at_random", [False, True])
+def test_one_that_was_killed_goes_on_with_the_same_losses(begun, tmp_path, at_random):
+    whole = losses(begun(at_random=at_random), 12)
+    first = begun(at_random=at_random)
+    begins = losses(first, 7)
+    checkpoints.save(first, tmp_path, "key")
+    second = begun(at_random=at_random)
+    assert checkpoints.restore(second, tmp_path, "key")
+    assert begins + losses(second, 5) == whole
+
+
+def test_a_checkpoint_of_something_else_is_refused(begun, tmp_path):
+    training = begun()
+    checkpoints.save(training, tmp_path, "key")
+    with pytest.raises(InputError, match="another model, data or options"):
+        checkpoints.restore(training, tmp_path, "other")
+    (tmp_path / checkpoints.FILE).write_bytes(b"\0" * 100)
+    with pytest.raises(InputError, match="no checkpoint"):
+        checkpoints.restore(training, tmp_path, "key")
+
+
+def test_a_loss_that_is_no_number_says_at_which_step_and_why(begun):
+    training = begun(rate=1e9)
+    with pytest.raises(NonFinite, match=r"at step \d+ .*rate"):
+        losses(training, 12)
+
+
+def test_windows_come_in_turn_each_for_its_share_or_by_lot():
+    in_turn = [Recipe(steps=10).window_at(step, 3) for step in range(10)]
+    assert in_turn == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    by_lot = [Recipe(at_random=True, steps=40).window_at(step, 3) for step in range(40)]
+    assert set(by_lot) == {0, 1, 2} and by_lot != sorted(by_lot)
+
+
+def test_every_lesson_comes_once_before_any_comes_again():
+    seen = [row[0].item() for step in range(8) for row in drawn(LESSONS, 3, step, 5).tokens]
+    assert sorted(seen[:12]) == sorted(seen[12:]) == [x.tokens[0] for x in LESSONS]
+    assert seen[:12] != seen[12:]
+
+
+def test_held_out_lessons_are_others():
+    learned, held_out = split(LESSONS, 0.25, 1)
+    assert (len(learned), len(held_out)) == (9, 3)
+    assert set(learned) | set(held_out) == set(LESSONS)
+    with pytest.raises(InputError):
+        split(LESSONS[:1], 0.5, 1)
+
+
+def test_padding_is_not_learned():
+    batch = batch_of([Lesson((5, 6, 7, 8), 2), Lesson((9, 3), 1)])
+    assert batch.targets.tolist() == [7, 8, 3]
+
+
+def test_judged_right_is_what_greedy_words_would_be(begun):
+    """Against the shard that answers in service, a token at a time."""
+    from edgewise.models.cache import Segment
+    from edgewise.models.shard import load_shard
+
+    training = begun(method=Method.LORA, steps=1)
+    shard = load_shard(training.model.embedding.origin.model)
+    said = []
+    for number, lesson in enumerate(LESSONS):
+        prompt, answer = lesson.tokens[: lesson.first], lesson.tokens[lesson.first :]
+        tokens, ours = list(prompt), []
+        for _ in answer:
+            logits = shard.forward(torch.tensor(tokens), [Segment(number, 0, len(tokens))])
+            ours.append(int(logits[-1].argmax()))
+            shard.drop(number)
+            tokens.append(ours[-1])
+        said.append(Lesson((*prompt, *ours), lesson.first))
+    assert judge(training.model, said)["last"].right == 1.0
+    wrong = [Lesson((*x.tokens[:-1], (x.tokens[-1] + 1) % 97), x.first) for x in said]
+    assert judge(training.model, wrong)["last"].right == 0.0
+    assert json.dumps(judge(training.model, said)["last"].loss)

@@ -86,7 +86,7 @@ def steady(tokens: list[list[float]]) -> float:
 def warm_up(engine: Coordinator, prompt: tuple[int, ...]) -> None:
     """Read every weight once: a model that was just loaded has to find its pages first."""
     engine.submit(Request(prompt, 2))
-    while engine.stats().running:
+    while not engine.idle:
         engine.step()
 
 
@@ -98,7 +98,7 @@ def measured(workers: Workers, plan: Plan, work: Workload) -> Times:
     numbers = [engine.submit(Request(prompt, work.new_tokens)) for _ in range(work.sequences)]
     came: dict[int, list[float]] = {number: [] for number in numbers}
     stages: list[float] = []
-    while engine.stats().running:
+    while not engine.idle:
         for token in engine.step():
             came[token.request].append(token.at)
             stages.append(sum(token.stage_seconds))

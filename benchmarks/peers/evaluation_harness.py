@@ -87,6 +87,8 @@ def unpack(folder: str, file: str) -> None:
 
     where, name = str(Path(file).parent), Path(file).name
     model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype="float32")
+    del model.config.quantization_config  # the weights are whole: let them be saved
+    model.hf_quantizer, model.is_quantized = None, False
     model.save_pretrained(f"{folder}/model")
     AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(f"{folder}/model")
 

@@ -137,7 +137,7 @@ def main() -> None:
     ]
     finish("llama_server", {
         "machine": f"{describe_machine()['processor']}, {os.cpu_count()} cores", "load": load,
-        "kernels": kernels.instruction_set(), "peer": args.server, "rows": rows,
+        "kernels": kernels.instruction_set(), "peer": Path(args.server).name, "rows": rows,
     }, failed)  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from edgewise.clusters import Link
 from edgewise.profiling.bench import TIME_SECONDS, Progress
 from edgewise.runtime import messages
-from edgewise.runtime.trial import PAUSE_SECONDS, cool_caches
+from edgewise.runtime.trial import REST_SECONDS, cool_caches
 from edgewise.runtime.workers import Workers
 
 COLD = messages.Echo(cold=True)
@@ -16,7 +16,7 @@ LINK_BYTES, MOST_LINK_BYTES = 2**15, 2**21  # on the way there; more where that 
 LINK_PART_SECONDS = 0.02  # a message that takes so long says how fast a link is
 LINK_REPEATS = 10
 LEAST_LINK_REPEATS = 3
-LINK_SECONDS = 0.6  # of probes of one link and size, beyond the first few: slow links vary less
+LINK_SECONDS = 0.6  # for probes of one link and size, beyond the first few: slow links vary less
 
 
 def measure_links(
@@ -49,7 +49,7 @@ def measure_links(
 
 def _enter(workers: Workers) -> float:
     workers.call(source := workers.cluster.source, COLD, messages.Echoed, TIME_SECONDS)
-    time.sleep(PAUSE_SECONDS)
+    time.sleep(REST_SECONDS)
     cool_caches()
     return workers.round_trip(source)
 
@@ -58,9 +58,8 @@ def _probes(workers: Workers, link: Link, size: int) -> tuple[float, float]:
     """Seconds of an empty round trip over a link, and how many more with so many bytes on the way
     there: by turns, so that what else the machine does weighs on both."""
     empty, more = list[float](), list[float]()
-    while len(more) < LEAST_LINK_REPEATS or (
-        len(more) < LINK_REPEATS and 2 * sum(empty) + sum(more) < LINK_SECONDS
-    ):
+    end = time.monotonic() + LINK_SECONDS
+    while len(more) < LEAST_LINK_REPEATS or (len(more) < LINK_REPEATS and time.monotonic() < end):
         empty.append(_probe(workers, link, 0))
         more.append(_probe(workers, link, size) - empty[-1])
     return median(empty), median(more)

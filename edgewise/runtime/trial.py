@@ -18,7 +18,7 @@ from edgewise.runtime.transport import Transport
 from edgewise.runtime.waiting import computing_clock, wait_until
 
 PROBE_SECONDS = 30.0
-PAUSE_SECONDS = 0.01  # that whoever is asked rests between two steps
+REST_SECONDS = 0.01  # that whoever is asked rests between two steps
 COLD_BYTES = 2**25  # more than the caches hold that a core has to itself
 
 
@@ -85,7 +85,7 @@ def round_trip_seconds(transport: Transport, probe: messages.Probe) -> float | N
     payload = torch.zeros(probe.size, dtype=torch.uint8)
     if not _echoed(transport, probe.target, messages.Echo(cold=True)):
         return None
-    time.sleep(PAUSE_SECONDS)
+    time.sleep(REST_SECONDS)
     cool_caches()
     began = time.monotonic()
     if not _echoed(transport, probe.target, messages.Echo(), payload):

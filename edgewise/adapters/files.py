@@ -1,10 +1,11 @@
 """Adapters as files: Hugging Face PEFT's layout, so that `peft` loads what is made here, and back.
 
-    adapter_config.json         kind, rank, matrices, and which model it is for
+    adapter_config.json         rank, scale, matrices
     adapter_model.safetensors   lora_A [r, columns] and lora_B [rows, r] of every matrix
+    edgewise.safetensors        ours: which model it is for, its kind, and M where it is private
 
-A private adapter is written as the LoRA adapter that it amounts to, lora_B = U M, beside M itself
-("middle"), from which it is read again: U and D are drawn once more.
+A private adapter is written as the LoRA adapter that it amounts to, lora_B = U M, and read again
+from M: U and D are drawn once more.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from edgewise.adapters.low_rank import AdapterConfig, Kind, LowRank
@@ -26,7 +27,7 @@ from edgewise.models.names import NAMES
 from edgewise.specs import LayerKind
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-OURS = "edgewise"  # a key of the configuration, which PEFT passes over
+OURS = "edgewise.safetensors"
 PEFT_PREFIX = "base_model.model."
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MOST_BYTES = 4 * 2**30
@@ -52,7 +53,7 @@ def tensor_prefix(config: DecoderConfig, block: int, part: str) -> str:
 def save_adapter(folder: Path, added: Added, adapter: AdapterConfig, config: DecoderConfig,
                  base: str, digest: str) -> None:  # fmt: skip
     """Write adapters of a model called `base`, whose digest is told from others by."""
-    tensors, targets = dict[str, Tensor](), set[str]()
+    tensors, middles, targets = dict[str, Tensor](), dict[str, Tensor](), set[str]()
     for block, parts in enumerate(added):
         for part, low in parts.items():
             prefix = tensor_prefix(config, block, part)
@@ -61,7 +62,7 @@ def save_adapter(folder: Path, added: Added, adapter: AdapterConfig, config: Dec
             tensors[f"{prefix}.lora_A.weight"] = low.down.detach().contiguous()
             tensors[f"{prefix}.lora_B.weight"] = up.detach().contiguous()
             if low.middle is not None:
-                tensors[f"{prefix}.middle"] = low.middle.detach().contiguous()
+                middles[f"{prefix}.middle"] = low.middle.detach().contiguous()
     document = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -70,16 +71,12 @@ def save_adapter(folder: Path, added: Added, adapter: AdapterConfig, config: Dec
         "lora_alpha": adapter.scale * adapter.rank,
         "target_modules": sorted(targets),
         "inference_mode": True,
-        OURS: {"digest": digest, "kind": adapter.kind, "seed": adapter.seed,
-               "matrices": adapter.matrices},
-    }  # fmt: skip
+    }
+    ours = {"digest": digest, "kind": str(adapter.kind), "seed": str(adapter.seed),
+            "matrices": ",".join(adapter.matrices)}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    # PEFT reads tensors of ours as unexpected ones, which it passes over with a warning at most.
-    plain = {name: x for name, x in tensors.items() if not name.endswith(".middle")}
-    safetensors.torch.save_file(plain, folder / WEIGHTS, {"format": "pt"})
-    middles = {name: x for name, x in tensors.items() if name.endswith(".middle")}
-    if middles:
-        safetensors.torch.save_file(middles, folder / "middles.safetensors", {"format": "pt"})
+    safetensors.torch.save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    safetensors.torch.save_file(middles, folder / OURS, ours)
     (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -95,8 +92,7 @@ def read_adapter(
             f"{folder}: {pickles[0]} is a pickle, which can run any code when it is read: convert "
             "it to safetensors where you trust it"
         )
-    document = _document(folder / CONFIG)
-    ours = document.get(OURS) or {}
+    document, ours = _document(folder / CONFIG), _ours(folder / OURS)
     if ours.get("digest") not in (None, digest):
         raise InputError(
             f"{folder}: an adapter for '{document.get('base_model_name_or_path')}', whose layers "
@@ -118,7 +114,18 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _config_of(document: Mapping[str, Any], ours: Mapping[str, Any], folder: Path) -> AdapterConfig:
+def _ours(path: Path) -> Mapping[str, str]:
+    """What only we write; nothing where `peft` saved the adapter."""
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
+def _config_of(document: Mapping[str, Any], ours: Mapping[str, str], folder: Path) -> AdapterConfig:
     names = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "out_proj": "o",
              "gate_proj": "gate", "up_proj": "up", "fc1": "up", "down_proj": "down",
              "fc2": "down"}  # fmt: skip
@@ -126,7 +133,9 @@ def _config_of(document: Mapping[str, Any], ours: Mapping[str, Any], folder: Pat
         if document.get(switch):
             raise InputError(f"{folder}: {switch} is not supported")
     try:
-        matrices = ours.get("matrices") or [names[x] for x in document["target_modules"]]
+        matrices = [x for x in ours.get("matrices", "").split(",") if x] or [
+            names[x] for x in document["target_modules"]
+        ]
         kind = Kind(ours.get("kind", Kind.LORA))
         return AdapterConfig(
             kind, int(document["r"]), float(document["lora_alpha"]), tuple(matrices),
@@ -138,7 +147,7 @@ def _config_of(document: Mapping[str, Any], ours: Mapping[str, Any], folder: Pat
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     tensors = dict[str, Tensor]()
-    for name in (WEIGHTS, "middles.safetensors"):
+    for name in (WEIGHTS, OURS):
         path = folder / name
         if name != WEIGHTS and not path.exists():
             continue

@@ -35,8 +35,8 @@ def tiles(module: nn.Module, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]
         backend = backend_of(module.codes.device)
         for first in range(0, rows, TILE):
             end = min(first + TILE, rows)
-            if backend is not None and native is not None:
-                yield first, backend.whole(native, first, end).to(dtype)
+            if backend is not None and native is not None and dtype is torch.bfloat16:
+                yield first, backend.whole(native, first, end)
             else:
                 yield first, module.packed.dequantized(first, end).to(dtype)
         return

@@ -15,6 +15,9 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.tuning.loading import load_tunable, save_tuned
 from edgewise.tuning.model import Window
 
+# peft asks transformers by a name that will go.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
 ALL, TOKENS = Window(0, 4), torch.tensor([[5, 9, 33, 21, 60, 7, 2]])
 FAMILIES = ("llama", "llama-tied", "mistral", "qwen2", "qwen3", "opt")
 

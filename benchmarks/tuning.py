@@ -27,7 +27,7 @@ from edgewise.models.tokenizer import load_tokenizer
 from edgewise.tuning.judging import judge
 from edgewise.tuning.lessons import Lesson, batch_of, lessons_of
 from edgewise.tuning.loading import load_tunable
-from edgewise.tuning.method import Method
+from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.records import Record
 from edgewise.tuning.training import Training, loss_of
@@ -37,7 +37,7 @@ STEPS, BATCH, RATE = 400, 8, 1e-3
 LEARNED, JUDGED = 2000, 200
 TIMED = 3  # rounds, for each window and for all blocks
 FASTER, LESS, WORSE = 2.92, 4.0, 0.01
-METHODS = (Method.LORA, Method.WINDOW)
+METHODS = (TuningMethod.LORA, TuningMethod.WINDOW)
 
 
 def questions(seed: int, count: int, split: str) -> list[Record]:
@@ -48,7 +48,7 @@ def questions(seed: int, count: int, split: str) -> list[Record]:
     ]
 
 
-def begun(method: Method, steps: int, lessons: list[Lesson]) -> Training:
+def begun(method: TuningMethod, steps: int, lessons: list[Lesson]) -> Training:
     checkpoint = open_checkpoint(MODEL)
     recipe = Recipe(method, steps=steps, batch=BATCH, rate=RATE, adapter=AdapterConfig(rank=8))
     windows = recipe.windows(checkpoint.config.num_blocks)
@@ -97,10 +97,10 @@ def costs(training: Training, index: int, lessons: list[Lesson]) -> tuple[float,
     return seconds, sum(kept.sizes.values()), most - before
 
 
-def compare_costs(lessons: list[Lesson]) -> dict[Method, tuple[float, int, int]]:
+def compare_costs(lessons: list[Lesson]) -> dict[TuningMethod, tuple[float, int, int]]:
     """By turns: the mean over windows of the median step, and the most of any window's memory."""
     trainings = {method: begun(method, STEPS, lessons) for method in METHODS}
-    rows: dict[Method, dict[int, list[tuple[float, int, int]]]] = {x: {} for x in METHODS}
+    rows: dict[TuningMethod, dict[int, list[tuple[float, int, int]]]] = {x: {} for x in METHODS}
     for _ in range(TIMED + 1):
         for method, training in trainings.items():
             for index in range(len(training.model.windows)):
@@ -145,14 +145,14 @@ def main() -> None:
 
 def failed_of(spent, verdicts) -> list[str]:  # type: ignore[no-untyped-def]
     failed = []
-    faster = spent[Method.LORA][0] / spent[Method.WINDOW][0]
-    less = spent[Method.LORA][1] / spent[Method.WINDOW][1]
+    faster = spent[TuningMethod.LORA][0] / spent[TuningMethod.WINDOW][0]
+    less = spent[TuningMethod.LORA][1] / spent[TuningMethod.WINDOW][1]
     print(f"steps {faster:.2f} times as quick, {less:.2f} times less kept")
     if faster < FASTER:
         failed.append(f"steps only {faster:.2f} times as quick")
     if less < LESS:
         failed.append(f"only {less:.2f} times less kept")
-    window, lora = verdicts[Method.WINDOW], verdicts[Method.LORA]
+    window, lora = verdicts[TuningMethod.WINDOW], verdicts[TuningMethod.LORA]
     exits = max(x.right for name, x in window.items() if name.startswith("exit"))
     if window["confidence"].right < exits:
         failed.append(

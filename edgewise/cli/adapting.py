@@ -8,7 +8,7 @@ import typer
 
 from edgewise.cli.options import Json, Model
 from edgewise.schemes import STORED
-from edgewise.tuning.method import Method
+from edgewise.tuning.method import TuningMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,9 @@ class TuneOptions:
     ]
     out: Annotated[Path, typer.Option(help="Folder for the adapters; what is there goes on.")]
     method: Annotated[
-        Method, typer.Option(help="A window of blocks at a time, all blocks, or all privately.")
-    ] = Method.WINDOW
+        TuningMethod,
+        typer.Option(help="A window of blocks at a time, all blocks, or all privately."),
+    ] = TuningMethod.WINDOW
     scheme: Annotated[str, typer.Option(help="How the model's own weights are kept.")] = STORED
     window: Annotated[int, typer.Option(min=1, help="Blocks that are trained together.")] = 6
     at_random: Annotated[

@@ -15,10 +15,10 @@ from edgewise.tuning import checkpoints
 from edgewise.tuning.judging import Verdict, judge
 from edgewise.tuning.lessons import lessons_of, split
 from edgewise.tuning.loading import load_tunable, save_tuned
-from edgewise.tuning.method import Method
+from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.records import read_records
-from edgewise.tuning.training import Step, Training
+from edgewise.tuning.training import Training, TrainingStep
 from edgewise.units import format_bytes
 
 KEPT_EVERY = 20.0  # seconds between checkpoints
@@ -53,7 +53,7 @@ def run_tune(options: TuneOptions) -> None:
 
 
 def recipe_of(options: TuneOptions) -> Recipe:
-    kind = Kind.PRIVATE if options.method is Method.PRIVATE else Kind.LORA
+    kind = Kind.PRIVATE if options.method is TuningMethod.PRIVATE else Kind.LORA
     return Recipe(
         options.method,
         options.window,
@@ -66,8 +66,8 @@ def recipe_of(options: TuneOptions) -> Recipe:
     )
 
 
-def _train(training: Training, options: TuneOptions, key: str) -> list[Step]:
-    steps, kept, process = list[Step](), time.monotonic(), psutil.Process()
+def _train(training: Training, options: TuneOptions, key: str) -> list[TrainingStep]:
+    steps, kept, process = list[TrainingStep](), time.monotonic(), psutil.Process()
     with progress("learning", training.recipe.steps, options.as_json) as advance:
         while training.done < training.recipe.steps:
             began = time.monotonic()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgewise.tuning.lessons import Batch, Lesson, batch_of
+from edgewise.tuning.lessons import Lesson, LessonBatch, batch_of
 from edgewise.tuning.model import Tunable
 from edgewise.tuning.votes import VOTES
 
@@ -26,7 +26,7 @@ class Verdict:
 
 
 @torch.no_grad()
-def exit_logits(model: Tunable, batch: Batch) -> Tensor:
+def exit_logits(model: Tunable, batch: LessonBatch) -> Tensor:
     """What each exit says of the tokens to be learned, float32 [exits, learned, vocabulary]. Every
     window's blocks get what the model itself computed before them: the states run once through all
     blocks as they are, and from each window's beginning once through its adapted ones."""
@@ -61,7 +61,7 @@ def judge(model: Tunable, lessons: Sequence[Lesson]) -> dict[str, Verdict]:
     return {name: Verdict(total[name] / count, right[name] / len(lessons)) for name in total}
 
 
-def _batches(lessons: Sequence[Lesson]) -> Iterator[Batch]:
+def _batches(lessons: Sequence[Lesson]) -> Iterator[LessonBatch]:
     """Lessons of like lengths together."""
     ordered = sorted(lessons, key=lambda lesson: len(lesson.tokens))
     for first in range(0, len(ordered), AT_ONCE):

@@ -21,7 +21,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class LessonBatch:
     """Lessons as one: tokens int64 [B, T], zeros behind the shorter ones, which nobody sees; and
     where the next token is to be learned, bool [B, T - 1]."""
 
@@ -72,17 +72,17 @@ def split(
     return [lessons[i] for i in sorted(order[count:])], [lessons[i] for i in sorted(order[:count])]
 
 
-def batch_of(lessons: Sequence[Lesson]) -> Batch:
+def batch_of(lessons: Sequence[Lesson]) -> LessonBatch:
     longest = max(len(lesson.tokens) for lesson in lessons)
     tokens = torch.zeros(len(lessons), longest, dtype=torch.int64)
     learned = torch.zeros(len(lessons), longest - 1, dtype=torch.bool)
     for row, lesson in enumerate(lessons):
         tokens[row, : len(lesson.tokens)] = torch.tensor(lesson.tokens)
         learned[row, lesson.first - 1 : len(lesson.tokens) - 1] = True
-    return Batch(tokens, learned)
+    return LessonBatch(tokens, learned)
 
 
-def drawn(lessons: Sequence[Lesson], size: int, step: int, seed: int) -> Batch:
+def drawn(lessons: Sequence[Lesson], size: int, step: int, seed: int) -> LessonBatch:
     """The batch of a step: every lesson once before any comes again, whoever asks."""
     chosen = []
     for place in range(step * size, (step + 1) * size):

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Method(StrEnum):
+class TuningMethod(StrEnum):
     """`window`: a few blocks at a time, each window with an exit of its own (Edge-LLM). `lora`: all
     blocks at once. `private`: all at once, of which M alone is trained (PrivateLoRA)."""
 

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 from edgewise.adapters import AdapterConfig
-from edgewise.tuning.method import Method
+from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.model import Window, windows_of
 
 
@@ -14,7 +14,7 @@ class Recipe:
     draws each step's window, which otherwise come one after the other, each for its share of the
     `steps`, as Edge-LLM's published code has it."""
 
-    method: Method = Method.WINDOW
+    method: TuningMethod = TuningMethod.WINDOW
     window: int = 6
     at_random: bool = False
     steps: int = 200
@@ -24,7 +24,7 @@ class Recipe:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
 
     def windows(self, blocks: int) -> tuple[Window, ...]:
-        return windows_of(blocks, self.window if self.method is Method.WINDOW else blocks)
+        return windows_of(blocks, self.window if self.method is TuningMethod.WINDOW else blocks)
 
     def window_at(self, step: int, count: int) -> int:
         """Which of `count` windows a step trains."""

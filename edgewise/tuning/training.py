@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgewise.errors import NonFinite
-from edgewise.tuning.lessons import Batch, Lesson, drawn
+from edgewise.tuning.lessons import Lesson, LessonBatch, drawn
 from edgewise.tuning.model import Tunable, Window
 from edgewise.tuning.recipe import Recipe
 
@@ -18,7 +18,7 @@ LONGEST_GRADIENT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainingStep:
     """What a step did: the window that it trained, and nats per token that was to be learned."""
 
     number: int
@@ -27,7 +27,7 @@ class Step:
     tokens: int
 
 
-def loss_of(model: Tunable, window: Window, batch: Batch) -> Tensor:
+def loss_of(model: Tunable, window: Window, batch: LessonBatch) -> Tensor:
     """Nats per token that is learned, by a window's exit."""
     states = model.states(batch.tokens, window)
     logits = model.logits(states[:, :-1][batch.learned], window)
@@ -45,7 +45,7 @@ class Training:
             for window in model.windows
         ]
 
-    def step(self) -> Step:
+    def step(self) -> TrainingStep:
         """Raises NonFinite where the loss is no number any more."""
         recipe, number = self.recipe, self.done
         index = recipe.window_at(number, len(self.model.windows))
@@ -65,7 +65,7 @@ class Training:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        return Step(number, index, loss.item(), len(batch.targets))
+        return TrainingStep(number, index, loss.item(), len(batch.targets))
 
     def _warmth(self, index: int) -> float:
         """Of the rate, how much a window's next step takes."""

@@ -10,7 +10,7 @@ from edgewise.tuning import checkpoints
 from edgewise.tuning.judging import judge
 from edgewise.tuning.lessons import Lesson, batch_of, drawn, split
 from edgewise.tuning.loading import load_tunable
-from edgewise.tuning.method import Method
+from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.training import Training
 
@@ -36,7 +36,7 @@ def losses(training, steps):
     return [training.step().loss for _ in range(steps)]
 
 
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", TuningMethod)
 def test_it_learns_what_it_is_given(begun, method):
     training = begun(method=method, steps=60)
     before = judge(training.model, LESSONS)
@@ -104,7 +104,7 @@ def test_judged_right_is_what_greedy_words_would_be(begun):
     from edgewise.models.cache import Segment
     from edgewise.models.shard import load_shard
 
-    training = begun(method=Method.LORA, steps=1)
+    training = begun(method=TuningMethod.LORA, steps=1)
     shard = load_shard(training.model.embedding.origin.model)
     said = []
     for number, lesson in enumerate(LESSONS):

@@ -20,7 +20,6 @@ from edgewise.models.decoder import (
     Block,
     Head,
     Layer,
-    Norm,
     Rotation,
     causal_attention,
     inverse_frequencies,
@@ -47,32 +46,35 @@ def windows_of(blocks: int, size: int) -> tuple[Window, ...]:
 
 
 class Exit(nn.Module):
-    """Hidden states behind some block -> logits by the model's own head, which is not trained. What
-    is trained brings states of that block to where the last one leaves them: a matrix T, from zero,
-    and the head's norm (Belrose et al. 2023, "tuned lens"). Edge-LLM trains a copy of the head's
-    matrix instead, which is larger than eight of SmolLM2's blocks."""
+    """Hidden states behind some block -> logits by the model's own head, whose matrix is not
+    trained. With z the normalised states:
+
+        logits = W (scale z + bias + T z / sqrt(H))      scale [H] from the head's norm, T from zero
+
+    scale and T are trained, and bring what that block leaves to where the last one leaves it
+    (Belrose et al. 2023, "tuned lens"). 1 / sqrt(H) makes a step of T as large as one of the rest.
+    Edge-LLM trains a copy of W instead, which is larger than eight of SmolLM2's blocks."""
 
     def __init__(self, head: Head, hidden: int) -> None:
         super().__init__()
+        assert head.norm is not None
         self.turn = nn.Parameter(torch.zeros(hidden, hidden))
-        self.scale = nn.Parameter(head.norm.weight.detach().float().clone())  # type: ignore[union-attr]
+        self.scale = nn.Parameter(head.norm.weight.detach().float().clone())
         self._head = [head]  # not ours to train, nor to save
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., H] -> float32 [..., vocabulary]."""
         (head,) = self._head
-        states = states + F.linear(states, self.turn)
-        logits: Tensor = head.out(_rescaled(head.norm, states, self.scale))
+        norm = head.norm
+        assert norm is not None
+        if isinstance(norm, nn.LayerNorm):
+            normal = F.layer_norm(states, norm.normalized_shape, eps=norm.eps)
+            moved = self.scale * normal + norm.bias.float()
+        else:
+            normal = F.rms_norm(states, norm.normalized_shape, eps=norm.eps)
+            moved = self.scale * normal
+        logits: Tensor = head.out(moved + F.linear(normal, self.turn) / len(self.turn) ** 0.5)
         return logits
-
-
-def _rescaled(norm: Norm | None, states: Tensor, scale: Tensor) -> Tensor:
-    """Normalised, with another scale."""
-    assert norm is not None
-    shape = norm.normalized_shape
-    if isinstance(norm, nn.LayerNorm):
-        return F.layer_norm(states, shape, scale, norm.bias.float(), norm.eps)
-    return F.rms_norm(states, shape, scale, norm.eps)
 
 
 class Tunable(nn.Module):

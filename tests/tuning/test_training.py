@@ -68,7 +68,7 @@ def test_a_checkpoint_of_something_else_is_refused(begun, tmp_path):
 
 
 def test_a_loss_that_is_no_number_says_at_which_step_and_why(begun):
-    training = begun(rate=1e38)
+    training = begun(rate=1e37)
     with pytest.raises(NonFinite, match=r"at step \d+ .*rate"):
         losses(training, 12)
 

@@ -197,20 +197,32 @@ class Host:
         assert self._engine is not None
         self._reconsider = keep
         try:
-            before = self._engine.plan
-            better, why = self._chooser.better(before, keep=keep)
+            better, why = self._better(self._engine.plan, keep)
             if better is None:
                 self._overview.say(f"the plan stays: {why}")
-                return
-            try:
-                self._apply(better, why)
-            except DeviceMemoryError as reason:
-                self._overview.say(f"the plan stays: {reason}")
-                self._engine.apply(before, why="the other one did not fit")
-        except Infeasible as reason:
-            self._overview.say(f"the plan stays: {reason}")
+            else:
+                self._change(self._engine, better, why)
+        except NO_PLAN as reason:
+            self._stall(reason)
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
+
+    def _better(self, plan: Plan, keep: bool) -> tuple[PlanResult | None, str]:
+        try:
+            return self._chooser.better(plan, keep=keep)
+        except NO_PLAN as reason:
+            return None, str(reason)
+
+    def _change(self, engine: Coordinator, better: PlanResult, why: str) -> None:
+        """Back to the plan so far where a machine has too little memory for the better one."""
+        before = engine.plan
+        try:
+            self._apply(better, why)
+        except DeviceMemoryError as reason:
+            if not set(before.devices) <= set(self._workers.names):
+                raise
+            self._overview.say(f"the plan stays: {reason}")
+            engine.apply(before, why="the other one did not fit")
 
     def _plan_anew(self, why: str) -> None:
         """Where nothing runs: as soon as the devices suffice."""

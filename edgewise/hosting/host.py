@@ -247,14 +247,13 @@ class Host:
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
         self._engine.listen(self._note_plan)
-        self._stalled = ""
         self._overview.chose(chosen, why)
 
     def _apply(self, chosen: PlanResult, why: str) -> None:
         assert self._engine is not None
         self._status("loading")
         self._engine.apply(chosen.plan, why=why)
-        self._planned_for, self._stalled = set(self._workers.names), ""
+        self._planned_for = set(self._workers.names)
         self._overview.chose(chosen, why)
 
     def _replan(self, workers: Workers, plan: Plan) -> PlanResult:
@@ -269,7 +268,7 @@ class Host:
 
     def _note_plan(self, event: Event) -> None:
         if isinstance(event, PlanInUse):
-            self._replanning = ""
+            self._stalled = self._replanning = ""
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """A device is lost where no engine sees to it."""

@@ -180,8 +180,10 @@ class Host:
                 self._overview.say(f"'{name}' joined")
                 if self._engine is not None:
                     self._measured.measure_layers([name], set(self._engine.plan.schemes))
-        except (DeviceLost, DeviceTimeout) as lost:
-            self._go_on_without(lost)
+        except DeviceError as lost:
+            if lost.device != name and not isinstance(lost, DeviceLost | DeviceTimeout):
+                raise
+            self._go_on_without(lost)  # whatever failed there, others are answered
 
     def _go_on(self, came: Envelope) -> None:
         """With requests, while a device that holds nothing is asked this and that."""

@@ -191,6 +191,7 @@ class Host:
             return
         self._requests.take(self._engine, self._stalled)
         self._requests.give(self._engine.take(came))
+        self._engine.enter()  # who asks sees to what is lost
         if time.monotonic() >= self._look_again:
             self._status("serving")
 

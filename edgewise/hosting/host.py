@@ -89,6 +89,7 @@ class Host:
         self._plan_anew("the model fits")
         while not self._stopping or (self._drained and self._requests.open):
             self._let_devices_in()
+            self._requests.take(self._engine, self._stalled)  # whose wake was not waited for
             tokens = self._next_tokens()
             self._requests.take(self._engine, self._stalled)
             self._enter()
@@ -107,7 +108,8 @@ class Host:
             if engine.idle:
                 if self._reconsider:
                     self._improve(keep=False)
-                engine.wait(LOOK_SECONDS)
+                else:
+                    engine.wait(LOOK_SECONDS)
                 return []
             return engine.step()
         except NO_PLAN as reason:
@@ -121,8 +123,6 @@ class Host:
         try:
             if self._engine is not None and not self._stalled:
                 self._engine.enter()
-        except NO_PLAN as reason:
-            self._stall(reason)
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
 

@@ -1,7 +1,8 @@
 """The life of a model on a cluster: a loop that lets devices in, plans, and answers requests."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from edgewise.errors import (
     DeviceError,
@@ -100,29 +101,31 @@ class Host:
                 self._look_at_slow_devices()
 
     def _next_tokens(self) -> list[Token]:
-        engine = self._engine
-        try:
+        engine, tokens = self._engine, list[Token]()
+        with self._going_on():
             if engine is None or self._stalled:
                 self._workers.receive(LOOK_SECONDS)
-                return []
-            if engine.idle:
-                if self._reconsider:
-                    self._improve(keep=False)
-                else:
-                    engine.wait(LOOK_SECONDS)
-                return []
-            return engine.step()
-        except NO_PLAN as reason:
-            self._stall(reason)
-        except (DeviceLost, DeviceTimeout) as lost:
-            self._go_on_without(lost)
-        return []
+            elif not engine.idle:
+                tokens = engine.step()
+            elif self._reconsider:
+                self._improve(keep=False)
+            else:
+                engine.wait(LOOK_SECONDS)
+        return tokens
 
     def _enter(self) -> None:
         """Devices compute the next step while the tokens of the last one are handed over."""
-        try:
-            if self._engine is not None and not self._stalled:
+        if self._engine is not None and not self._stalled:
+            with self._going_on():
                 self._engine.enter()
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Without what is lost in this block, or until there is a plan again."""
+        try:
+            yield
+        except NO_PLAN as reason:
+            self._stall(reason)
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
 
@@ -144,10 +147,8 @@ class Host:
     def _drain(self) -> None:
         """Until no step is under way, so that workers can be asked other things."""
         if self._engine is not None and not self._stalled:
-            try:
+            with self._going_on():
                 self._requests.give(self._engine.drain())
-            except NO_PLAN as reason:
-                self._stall(reason)
 
     def _look_at_slow_devices(self) -> None:
         """Plan without counting on what a device was measured to do, while it does not."""
@@ -199,16 +200,12 @@ class Host:
         """Change to a better plan where there is one that is worth it."""
         assert self._engine is not None
         self._reconsider = keep
-        try:
+        with self._going_on():
             better, why = self._better(self._engine.plan, keep)
             if better is None:
                 self._overview.say(f"the plan stays: {why}")
             else:
                 self._change(self._engine, better, why)
-        except NO_PLAN as reason:
-            self._stall(reason)
-        except (DeviceLost, DeviceTimeout) as lost:
-            self._go_on_without(lost)
 
     def _better(self, plan: Plan, keep: bool) -> tuple[PlanResult | None, str]:
         try:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from edgewise.batching import Policy, fcfs
 from edgewise.batching.pace import pace_of
 from edgewise.costs import CostModel
-from edgewise.errors import Infeasible
+from edgewise.errors import DeviceMemoryError, Infeasible
 from edgewise.hosting.measured import Measured
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.default_scheme import check_size, first_that_fits
@@ -90,7 +90,13 @@ class Chooser:
 
     def better(self, plan: Plan, *, keep: bool) -> tuple[PlanResult | None, str]:
         """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the
-        layers' schemes."""
+        layers' schemes. Raises DeviceLost only."""
+        try:
+            return self._compare(plan, keep)
+        except (Infeasible, DeviceMemoryError) as reason:
+            return None, str(reason)
+
+    def _compare(self, plan: Plan, keep: bool) -> tuple[PlanResult | None, str]:
         chosen = self.keeping(plan) if keep else self.anew()
         if self._quality is None and chosen.plan.schemes != plan.schemes:
             return chosen, f"{chosen.plan.schemes[1]} fits now instead of {plan.schemes[1]}"

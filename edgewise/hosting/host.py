@@ -201,17 +201,11 @@ class Host:
         assert self._engine is not None
         self._reconsider = keep
         with self._going_on():
-            better, why = self._better(self._engine.plan, keep)
+            better, why = self._chooser.better(self._engine.plan, keep=keep)
             if better is None:
                 self._overview.say(f"the plan stays: {why}")
             else:
                 self._change(self._engine, better, why)
-
-    def _better(self, plan: Plan, keep: bool) -> tuple[PlanResult | None, str]:
-        try:
-            return self._chooser.better(plan, keep=keep)
-        except NO_PLAN as reason:
-            return None, str(reason)
 
     def _change(self, engine: Coordinator, better: PlanResult, why: str) -> None:
         """Back to the plan so far where a machine has too little memory for the better one."""

@@ -180,7 +180,7 @@ class Host:
                 self._planned_for.add(name)
                 self._overview.say(f"'{name}' joined")
                 if self._engine is not None:
-                    self._measured.measure_layers([name], set(self._engine.plan.schemes))
+                    self._measured.measure_layers([name], self._chooser.schemes(self._engine.plan))
         except DeviceError as lost:
             if lost.device != name and not isinstance(lost, DeviceLost | DeviceTimeout):
                 raise

@@ -203,6 +203,7 @@ def test_a_model_that_fits_nowhere(command, cluster_file):
         (("--scheme", "4bit", "--quality", "1%"), "give one of them"),
         (("--quality", "a lot"), "neither like '1%' nor like '0.02'"),
         (("--scheme", "7bit"), "7bit"),
+        (("--quality", "1%", "--wire", "int8"), "--quality cannot be promised with it"),
     ],
 )
 @pytest.mark.parametrize("how", ["serve", "up"])

@@ -50,6 +50,8 @@ def run_serve(options: ServeOptions) -> None:
     """Nobody joins, but nodes of a Ray cluster."""
     if options.cluster and options.address:
         raise InputError("--cluster and --address both say which devices there are: give one")
+    if options.address:
+        parse_address(options.address, "--address")
     named = load_cluster(options.cluster) if options.cluster else None
 
     def start(device: Device) -> Started:

@@ -214,3 +214,8 @@ def test_what_serves_is_decided_once(fails, how, options, words):
 def test_devices_are_named_once(fails, cluster_file):
     named = ("--cluster", cluster_file(), "--address", "127.0.0.1:6379")
     assert "--cluster and --address" in fails("serve", "demo", *named)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "local", "auto"])
+def test_a_ray_cluster_is_at_an_address(fails, address):
+    assert f"--address: '{address}'" in fails("serve", "demo", "--address", address)

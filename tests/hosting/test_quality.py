@@ -18,7 +18,7 @@ from edgewise.quality.verification import verify
 from edgewise.quantization.store import Store
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload
-from tests.hosting.clusters import ask, commands, get
+from tests.hosting.clusters import PATIENCE, ask, commands, get
 from tests.seeds import THOROUGH
 
 QUESTION = draw_questions(3, 1)[0]
@@ -79,14 +79,14 @@ def test_a_budget_is_kept_when_a_device_is_lost(tmp_path):
         agents = [started.join(up, "--name", name) for name in ("a", "b")]
         for name in ("a", "b"):
             up.wait_for("text", f"'{name}' joined")
-        assert ask(up, TEXT).strip() == QUESTION.answer
+        assert ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
         assert "within the budget" in up.wait_for("text", "Loss: ")["text"]
         url = str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state"
         devices = get(url)["devices"]
         busy = next(i for i, name in enumerate("ab") if _holds(devices, name))
         agents[busy].process.kill()
         up.wait_for("text", f"without {'ab'[busy]}")
-        assert ask(up, TEXT).strip() == QUESTION.answer
+        assert ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
         assert up.end(signal.SIGINT) == 0
 
 

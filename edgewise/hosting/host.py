@@ -4,13 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from edgewise.errors import (
-    DeviceError,
-    DeviceLost,
-    DeviceMemoryError,
-    DeviceTimeout,
-    Infeasible,
-)
+from edgewise.errors import DeviceError, DeviceLost, DeviceMemoryError, DeviceTimeout, Infeasible
 from edgewise.hosting.choosing import Chooser
 from edgewise.hosting.measured import Measured
 from edgewise.hosting.overview import Overview
@@ -180,7 +174,9 @@ class Host:
                 self._planned_for.add(name)
                 self._overview.say(f"'{name}' joined")
                 if self._engine is not None:
-                    self._measured.measure_layers([name], self._chooser.schemes(self._engine.plan))
+                    plan = self._engine.plan  # which is looked for first where nothing runs
+                    more = plan.schemes if self._stalled else self._chooser.schemes(plan)
+                    self._measured.measure_layers([name], dict.fromkeys(more))
         except DeviceError as lost:
             if lost.device != name and not isinstance(lost, DeviceLost | DeviceTimeout):
                 raise

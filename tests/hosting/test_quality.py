@@ -7,7 +7,7 @@ import pytest
 
 from edgewise.clusters import Cluster, Device, Network
 from edgewise.demo.questions import draw_questions, prompt
-from edgewise.errors import Infeasible
+from edgewise.errors import Infeasible, InputError
 from edgewise.hosting import Chooser, Measured
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.by_quality import LossBudget
@@ -67,6 +67,20 @@ def test_what_no_plan_keeps_is_not_promised(quality):
         strict = replace(quality, budget=1e-9)
         chooser = Chooser(workers, measured, SPEC, WORK, quality=strict)
         with pytest.raises(Infeasible):
+            chooser.anew()
+
+
+def test_a_loss_that_cannot_be_measured_now_is_not_promised(quality, monkeypatch):
+    """There is too little memory here for a while."""
+
+    def keep_promise(*_):
+        raise InputError("no room to write text")
+
+    monkeypatch.setattr("edgewise.opening.by_quality.keep_promise", keep_promise)
+    with start_local(cluster(7)) as workers:
+        measured = Measured(workers, "demo", SPEC, Grid.around(WORK))
+        chooser = Chooser(workers, measured, SPEC, WORK, quality=quality)
+        with pytest.raises(Infeasible, match="no room to write text"):
             chooser.anew()
 
 

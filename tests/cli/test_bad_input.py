@@ -219,3 +219,10 @@ def test_devices_are_named_once(fails, cluster_file):
 @pytest.mark.parametrize("address", ["nonsense", "local", "auto"])
 def test_a_ray_cluster_is_at_an_address(fails, address):
     assert f"--address: '{address}'" in fails("serve", "demo", "--address", address)
+
+
+def test_a_token_may_come_from_the_environment(fails, monkeypatch):
+    """Where no other user of the machine can read it."""
+    assert "--token" in fails("join", "127.0.0.1:1")
+    monkeypatch.setenv("EDGEWISE_TOKEN", "short")
+    assert "this is not a token" in fails("join", "127.0.0.1:1")

@@ -92,7 +92,10 @@ async def stream_arrivals(
                 "temperature": 0, "logit_bias": stops,
                 "deadline_ms": 1000 * (request.deadline or 0)}  # fmt: skip
         said = await stream(server.host, server.port, body)
-        return Served(incoming, time.monotonic() - began, refused=bool(said.error))
+        refused = "the deadline of" in said.error  # at once, or after it had waited
+        if said.error and not refused:
+            raise SystemExit(f"a request failed: {said.status} {said.error}")
+        return Served(incoming, time.monotonic() - began, refused=refused)
 
     return list(await asyncio.gather(*map(one, asked)))
 

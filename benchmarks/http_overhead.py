@@ -25,10 +25,9 @@ from statistics import median
 from typing import Any
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
-import psutil
 import torch
 from claims import finish
-from served import serving, stream_all
+from served import Server, serving, stream_all
 
 from edgewise import kernels
 from edgewise.cli.devices import describe_machine
@@ -83,13 +82,12 @@ class Clients:
             [*command, "--streams", str(streams)], stdin=-1, stdout=-1, text=True, bufsize=1
         )
 
-    def run(self, server: psutil.Process) -> Run:
+    def run(self, server: Server) -> Run:
         assert self._process.stdin and self._process.stdout
-        before = server.cpu_times()
+        before = server.cpu_seconds
         print(file=self._process.stdin, flush=True)
         said = json.loads(self._process.stdout.readline())
-        after = server.cpu_times()
-        took = after.user + after.system - before.user - before.system
+        took = server.cpu_seconds - before
         return Run(said["tokens"], said["seconds"], took, said["cpu_seconds"])
 
     def close(self) -> None:
@@ -126,10 +124,10 @@ def compare(args: argparse.Namespace) -> tuple[list[Run], list[Run]]:
         with serving("serve", args.model, *options, profile=args.profile) as server:
             clients = Clients(server.port, args.model, args.streams)
             try:
-                in_process(engine, asked), clients.run(server.process)
+                in_process(engine, asked), clients.run(server)
                 for _ in range(args.rounds):
                     bare.append(in_process(engine, asked))
-                    served.append(clients.run(server.process))
+                    served.append(clients.run(server))
                     print(f"engine {bare[-1].rate:.0f} tokens/s, server {served[-1].rate:.0f}, "
                           f"{served[-1].rate / bare[-1].rate:.3f}", flush=True)  # fmt: skip
             finally:

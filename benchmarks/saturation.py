@@ -26,7 +26,7 @@ from statistics import median, quantiles
 
 import psutil
 from claims import finish
-from served import Server, Streamed, serving, stream
+from served import END_SECONDS, Server, Streamed, serving, stream
 
 from edgewise import kernels
 from edgewise.cli.devices import describe_machine
@@ -112,19 +112,24 @@ def joined(server: Server) -> Iterator[list[psutil.Process]]:
     """Agents of all DEVICES, by the line that `up` printed."""
     line = next(x["join"] for x in server.documents() if x.get("join"))
     agents = []
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as started:
+        folder = Path(started.enter_context(tempfile.TemporaryDirectory()))
         for name, slowdown in DEVICES.items():
             command = [sys.executable, "-m", *shlex.split(line), "--name", name, *MEMORY]
-            log = (Path(folder) / name).open("wb")
-            agents.append(
-                subprocess.Popen([*command, "--slowdown", slowdown], stdout=log, stderr=log)
-            )
-        try:
-            yield [psutil.Process(x.pid) for x in agents]
-        finally:
-            for agent in agents:
-                agent.terminate()
-                agent.wait()
+            with (folder / name).open("wb") as log:
+                agent = subprocess.Popen([*command, "--slowdown", slowdown], stdout=log, stderr=log)
+            started.callback(end, agent)
+            agents.append(psutil.Process(agent.pid))
+        yield agents
+
+
+def end(agent: "subprocess.Popen[bytes]") -> None:
+    agent.terminate()
+    try:
+        agent.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        agent.kill()
+        agent.wait()
 
 
 async def saturate(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ class Server:
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Until so many events say it."""
-        self._wait(lambda: sum(text in x.get("text", "") for x in self.documents()) >= times)
+        self.wait(lambda: sum(text in x.get("text", "") for x in self.documents()) >= times)
 
     def wait_until_ready(self, path: str = "/ready") -> None:
-        self._wait(lambda: self._answers(path))
+        self.wait(lambda: self._answers(path))
 
     def _answers(self, path: str) -> bool:
         try:
@@ -51,7 +51,8 @@ class Server:
         except OSError:
             return False
 
-    def _wait(self, holds: Any) -> None:
+    def wait(self, holds: Callable[[], bool]) -> None:
+        """Until it does, while the process runs."""
         deadline = time.monotonic() + START_SECONDS
         while not holds():
             if not self.process.is_running() or time.monotonic() > deadline:
@@ -84,7 +85,7 @@ def serving(*arguments: str, wait: bool = True, profile: str = "") -> Iterator[S
     profiled = ("-m", "cProfile", "-o", profile) if profile else ()
     command = (sys.executable, *profiled, "-m", "edgewise", *arguments)
     with running((*command, "--http", "127.0.0.1:0", "--json")) as server:
-        server._wait(lambda: any("url" in x for x in server.documents()))
+        server.wait(lambda: any("url" in x for x in server.documents()))
         url = next(x["url"] for x in server.documents() if "url" in x)
         server.port = int(url.removesuffix("/v1").rpartition(":")[2])
         if wait:

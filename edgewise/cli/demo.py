@@ -36,7 +36,7 @@ from edgewise.opening.comparison import Outcomes, best, compare
 from edgewise.opening.profile import measure_cluster
 from edgewise.opening.promise import keep_promise
 from edgewise.opening.sensitivity import Asked, cached_sensitivity
-from edgewise.planning import PlanResult, Problem
+from edgewise.planning import PLANNERS, PlanResult, Problem
 from edgewise.profiling import Grid
 from edgewise.quality.calibration import Calibration
 from edgewise.quality.promise import Kept
@@ -136,7 +136,8 @@ def run_demo(options: DemoOptions) -> None:
         kept = None
         if scene.budget is not None:
             show = bars(as_json)
-            kept = keep_promise(scene.model, problem, chosen, rounding, show, screen.print)
+            planner = PLANNERS[chosen.planner]
+            kept = keep_promise(scene.model, problem, chosen, planner, rounding, show, screen.print)
         if kept is not None and kept.result is not chosen:
             chosen = kept.result
             screen.print(plan_table(chosen))

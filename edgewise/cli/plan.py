@@ -45,7 +45,8 @@ def run_plan(options: PlanOptions) -> None:
     kept = None
     if problem.budget < math.inf:
         show = bars(options.as_json)
-        kept = keep_promise(model, problem, chosen, rounding, show, screen.print)
+        planned = PLANNERS[chosen.planner]
+        kept = keep_promise(model, problem, chosen, planned, rounding, show, screen.print)
     if kept is not None and kept.result is not chosen:
         chosen = kept.result
         screen.print(plan_table(chosen))

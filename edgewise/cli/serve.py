@@ -26,6 +26,7 @@ from edgewise.runtime.limits import limits_of
 from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.local import start_local
 from edgewise.runtime.workers import Workers
+from edgewise.schemes import Wire
 from edgewise.serving import Gate, HttpServer, Model, create_app
 from edgewise.specs import ModelSpec
 
@@ -49,6 +50,8 @@ def run_serve(options: ServeOptions) -> None:
     """Nobody joins, but nodes of a Ray cluster."""
     if options.cluster and options.address:
         raise InputError("--cluster and --address both say which devices there are: give one")
+    if options.address:
+        parse_address(options.address, "--address")
     named = load_cluster(options.cluster) if options.cluster else None
 
     def start(device: Device) -> Started:
@@ -68,7 +71,7 @@ def on_ray(device: Device, host: str, address: str | None = None) -> Started:
 
 def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     """Until interrupted: the first time, requests under way are answered before it ends."""
-    check_wish(None, options.scheme, options.quality)
+    _check_wish(options)
     http = parse_address(options.http, "--http")
     device = this_device(options.name, options.memory, options.threads)
     checkpoint = open_checkpoint(options.model)
@@ -113,6 +116,16 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             host.run()
         finally:
             server.close()
+
+
+def _check_wish(options: ServingOptions) -> None:
+    """Raises InputError where not all of it can be kept."""
+    check_wish(None, options.scheme, options.quality)
+    if options.quality is not None and options.wire is not Wire.FP32:
+        raise InputError(
+            f"--wire {options.wire} loses by where a plan cuts the model, which changes with the "
+            "devices: --quality cannot be promised with it; give one of them"
+        )
 
 
 def _quality_of(options: ServingOptions, spec: ModelSpec) -> LossBudget | None:

@@ -117,7 +117,10 @@ class JoinOptions:
 
     address: Annotated[str, typer.Argument(help="HOST:PORT of the machine that runs `up`.")]
     token: Annotated[
-        str, typer.Option(help="What lets this machine in, and tells it whom to trust.")
+        str,
+        typer.Option(
+            envvar="EDGEWISE_TOKEN", help="What lets this machine in, and tells it whom to trust."
+        ),
     ]
     name: Annotated[str | None, typer.Option(help="Name of this device; else the machine's.")] = (
         None

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from edgewise.batching import Policy, fcfs
 from edgewise.batching.pace import pace_of
 from edgewise.costs import CostModel
-from edgewise.errors import Infeasible
+from edgewise.errors import DeviceMemoryError, Infeasible, InputError, NonFinite
 from edgewise.hosting.measured import Measured
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.default_scheme import check_size, first_that_fits
@@ -68,6 +69,10 @@ class Chooser:
         except Infeasible:
             return self.anew()
 
+    def schemes(self, plan: Plan) -> tuple[str, ...]:
+        """In which a device is timed before another plan than this one is made with it."""
+        return _schemes_of(plan) if self._quality is None else self._quality.schemes
+
     def score(self, plan: Plan) -> float:
         """Seconds that the objective makes small, of a plan on the devices there are."""
         problem = self._problem(_schemes_of(plan))
@@ -90,7 +95,13 @@ class Chooser:
 
     def better(self, plan: Plan, *, keep: bool) -> tuple[PlanResult | None, str]:
         """Another plan where that is worth a change, and why, or why not. `keep`: it must keep the
-        layers' schemes."""
+        layers' schemes. Raises DeviceLost only."""
+        try:
+            return self._compare(plan, keep)
+        except (Infeasible, DeviceMemoryError) as reason:
+            return None, str(reason)
+
+    def _compare(self, plan: Plan, keep: bool) -> tuple[PlanResult | None, str]:
         chosen = self.keeping(plan) if keep else self.anew()
         if self._quality is None and chosen.plan.schemes != plan.schemes:
             return chosen, f"{chosen.plan.schemes[1]} fits now instead of {plan.schemes[1]}"
@@ -108,7 +119,13 @@ class Chooser:
         )
 
     def _best_within(self, quality: LossBudget) -> PlanResult:
-        chosen, problem = quality.best(self._problem(quality.schemes), self._note)
+        problem = self._problem(quality.schemes)
+        try:
+            chosen, problem = quality.best(
+                problem, self._note, planner=partial(joint, time_limit=SECONDS)
+            )
+        except (InputError, NonFinite) as error:  # for lack of memory here, say
+            raise Infeasible(f"what a plan loses cannot be measured: {error}") from None
         self._costs[_schemes_of(chosen.plan)] = problem.costs
         return chosen
 

@@ -1,15 +1,10 @@
 """The life of a model on a cluster: a loop that lets devices in, plans, and answers requests."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from edgewise.errors import (
-    DeviceError,
-    DeviceLost,
-    DeviceMemoryError,
-    DeviceTimeout,
-    Infeasible,
-)
+from edgewise.errors import DeviceError, DeviceLost, DeviceMemoryError, DeviceTimeout, Infeasible
 from edgewise.hosting.choosing import Chooser
 from edgewise.hosting.measured import Measured
 from edgewise.hosting.overview import Overview
@@ -89,6 +84,7 @@ class Host:
         self._plan_anew("the model fits")
         while not self._stopping or (self._drained and self._requests.open):
             self._let_devices_in()
+            self._requests.take(self._engine, self._stalled)  # whose wake was not waited for
             tokens = self._next_tokens()
             self._requests.take(self._engine, self._stalled)
             self._enter()
@@ -99,28 +95,29 @@ class Host:
                 self._look_at_slow_devices()
 
     def _next_tokens(self) -> list[Token]:
-        engine = self._engine
-        try:
+        engine, tokens = self._engine, list[Token]()
+        with self._going_on():
             if engine is None or self._stalled:
                 self._workers.receive(LOOK_SECONDS)
-                return []
-            if engine.idle:
-                if self._reconsider:
-                    self._improve(keep=False)
+            elif not engine.idle:
+                tokens = engine.step()
+            elif self._reconsider:
+                self._improve(keep=False)
+            else:
                 engine.wait(LOOK_SECONDS)
-                return []
-            return engine.step()
-        except NO_PLAN as reason:
-            self._stall(reason)
-        except (DeviceLost, DeviceTimeout) as lost:
-            self._go_on_without(lost)
-        return []
+        return tokens
 
     def _enter(self) -> None:
         """Devices compute the next step while the tokens of the last one are handed over."""
-        try:
-            if self._engine is not None and not self._stalled:
+        if self._engine is not None and not self._stalled:
+            with self._going_on():
                 self._engine.enter()
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Without what is lost in this block, or until there is a plan again."""
+        try:
+            yield
         except NO_PLAN as reason:
             self._stall(reason)
         except (DeviceLost, DeviceTimeout) as lost:
@@ -144,10 +141,8 @@ class Host:
     def _drain(self) -> None:
         """Until no step is under way, so that workers can be asked other things."""
         if self._engine is not None and not self._stalled:
-            try:
+            with self._going_on():
                 self._requests.give(self._engine.drain())
-            except NO_PLAN as reason:
-                self._stall(reason)
 
     def _look_at_slow_devices(self) -> None:
         """Plan without counting on what a device was measured to do, while it does not."""
@@ -179,9 +174,13 @@ class Host:
                 self._planned_for.add(name)
                 self._overview.say(f"'{name}' joined")
                 if self._engine is not None:
-                    self._measured.measure_layers([name], set(self._engine.plan.schemes))
-        except (DeviceLost, DeviceTimeout) as lost:
-            self._go_on_without(lost)
+                    plan = self._engine.plan  # which is looked for first where nothing runs
+                    more = plan.schemes if self._stalled else self._chooser.schemes(plan)
+                    self._measured.measure_layers([name], dict.fromkeys(more))
+        except DeviceError as lost:
+            if lost.device != name and not isinstance(lost, DeviceLost | DeviceTimeout):
+                raise
+            self._go_on_without(lost)  # whatever failed there, others are answered
 
     def _go_on(self, came: Envelope) -> None:
         """With requests, while a device that holds nothing is asked this and that."""
@@ -189,6 +188,7 @@ class Host:
             return
         self._requests.take(self._engine, self._stalled)
         self._requests.give(self._engine.take(came))
+        self._engine.enter()  # who asks sees to what is lost
         if time.monotonic() >= self._look_again:
             self._status("serving")
 
@@ -196,21 +196,23 @@ class Host:
         """Change to a better plan where there is one that is worth it."""
         assert self._engine is not None
         self._reconsider = keep
-        try:
-            before = self._engine.plan
-            better, why = self._chooser.better(before, keep=keep)
+        with self._going_on():
+            better, why = self._chooser.better(self._engine.plan, keep=keep)
             if better is None:
                 self._overview.say(f"the plan stays: {why}")
-                return
-            try:
-                self._apply(better, why)
-            except DeviceMemoryError as reason:
-                self._overview.say(f"the plan stays: {reason}")
-                self._engine.apply(before, why="the other one did not fit")
-        except Infeasible as reason:
+            else:
+                self._change(self._engine, better, why)
+
+    def _change(self, engine: Coordinator, better: PlanResult, why: str) -> None:
+        """Back to the plan so far where a machine has too little memory for the better one."""
+        before = engine.plan
+        try:
+            self._apply(better, why)
+        except DeviceMemoryError as reason:
+            if not set(before.devices) <= set(self._workers.names):
+                raise
             self._overview.say(f"the plan stays: {reason}")
-        except (DeviceLost, DeviceTimeout) as lost:
-            self._go_on_without(lost)
+            engine.apply(before, why="the other one did not fit")
 
     def _plan_anew(self, why: str) -> None:
         """Where nothing runs: as soon as the devices suffice."""
@@ -235,14 +237,13 @@ class Host:
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
         self._engine.listen(self._note_plan)
-        self._stalled = ""
         self._overview.chose(chosen, why)
 
     def _apply(self, chosen: PlanResult, why: str) -> None:
         assert self._engine is not None
         self._status("loading")
         self._engine.apply(chosen.plan, why=why)
-        self._planned_for, self._stalled = set(self._workers.names), ""
+        self._planned_for = set(self._workers.names)
         self._overview.chose(chosen, why)
 
     def _replan(self, workers: Workers, plan: Plan) -> PlanResult:
@@ -257,7 +258,7 @@ class Host:
 
     def _note_plan(self, event: Event) -> None:
         if isinstance(event, PlanInUse):
-            self._replanning = ""
+            self._stalled = self._replanning = ""
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """A device is lost where no engine sees to it."""

@@ -17,11 +17,11 @@ class Requests:
         self._wake = wake
         self._new: SimpleQueue[Pending] = SimpleQueue()
         self._asked: list[Pending] = []
+        self._stalled_since: float | None = None
 
     def ask(self, request: Request, on_token: OnToken, seconds: float) -> Callable[[], None]:
         """One more, that waits for devices for so long. Returns what cancels it."""
-        now, longest = time.monotonic(), min(seconds, request.deadline or seconds)
-        asked = Pending(request, on_token, now, now + longest)
+        asked = Pending(request, on_token, time.monotonic(), seconds)
         self._new.put(asked)
         self._wake()
 
@@ -43,14 +43,15 @@ class Requests:
 
     def take(self, engine: Coordinator | None, stalled: str) -> None:
         """New ones to the engine, as soon as there is one; forget those that were cancelled, or
-        have waited for devices too long while it was `stalled`."""
+        have waited for devices too long since it is `stalled`."""
         while not self._new.empty():
             self._asked.append(self._new.get())
         now = time.monotonic()
+        since = self._stalled_since = (self._stalled_since or now) if stalled else None
         for asked in list(self._asked):
             if asked.cancelled:
                 self._forget(asked, engine)
-            elif stalled and now > asked.until:
+            elif since is not None and now > asked.until(since):
                 self._end(asked, engine, f"no answer in time: {stalled}")
             elif asked.number is None and engine is not None:
                 try:

@@ -11,7 +11,7 @@ from edgewise.opening.promise import keep_promise
 from edgewise.opening.remedy import with_remedy
 from edgewise.opening.sensitivity import Asked, cached_sensitivity
 from edgewise.opening.wanted import Decided, Wanted
-from edgewise.planning import PlanResult, Problem
+from edgewise.planning import Planner, PlanResult, Problem
 from edgewise.planning.joint import joint
 from edgewise.quality.rounding import Show, rounding_for, unseen
 from edgewise.sensitivities import Sensitivity
@@ -38,10 +38,15 @@ class LossBudget:
         return LossBudget(model, schemes, sensitivity, sensitivity.budget(quality), rounding)
 
     def best(
-        self, problem: Problem, note: Callable[[str], None], show: Show = unseen
+        self,
+        problem: Problem,
+        note: Callable[[str], None],
+        show: Show = unseen,
+        planner: Planner = joint,
     ) -> tuple[PlanResult, Problem]:
-        """The quickest plan that keeps the budget, and the problem with the predicted loss within
-        which that one was found. Raises Infeasible where none does."""
+        """The quickest plan of this planner that keeps the budget, and the problem with the
+        predicted loss within which that one was found. Raises Infeasible where none does,
+        InputError and NonFinite where the loss cannot be measured."""
         problem = replace(
             problem,
             costs=replace(problem.costs, sensitivity=self.sensitivity),
@@ -49,10 +54,10 @@ class LossBudget:
             budget=self.budget,
         )
         try:
-            chosen = joint(problem)
+            chosen = planner(problem)
         except Infeasible as error:
-            raise with_remedy(problem, joint, error) from None
-        kept = keep_promise(self.model, problem, chosen, self.rounding, show, note)
+            raise with_remedy(problem, planner, error) from None
+        kept = keep_promise(self.model, problem, chosen, planner, self.rounding, show, note)
         if kept is not None:
             chosen, problem = kept.result, replace(problem, budget=kept.allowed)
         return replace(chosen, plan=replace(chosen.plan, rounding=self.rounding)), problem

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from edgewise.planning import PLANNERS, PlanResult, Problem
+from edgewise.planning import Planner, PlanResult, Problem
 from edgewise.plans import Plan
 from edgewise.quality.plan_loss import Loss
 from edgewise.quality.promise import Kept, Round, keep
@@ -16,13 +16,14 @@ def keep_promise(
     model: str,
     problem: Problem,
     chosen: PlanResult,
+    planner: Planner,
     rounding: str | None,
     show: Show,
     note: Callable[[str], None],
 ) -> Kept | None:
-    """The plan whose measured loss is within the problem's budget; None where losses are in a unit
-    that is not measured here. `note` is told of every attempt. Raises Infeasible where it cannot be
-    kept."""
+    """The planner's plan whose measured loss is within the problem's budget; None where losses are
+    in a unit that is not measured here. `note` is told of every attempt. Raises Infeasible where it
+    cannot be kept, InputError and NonFinite where it cannot be measured."""
     sensitivity = problem.costs.sensitivity
     assert sensitivity is not None  # without it there is no budget
     if sensitivity.metric != "kl":
@@ -32,7 +33,7 @@ def keep_promise(
     def plan_within(budget: float) -> PlanResult:
         if chosen.estimate.loss <= budget <= problem.budget:
             return chosen
-        return PLANNERS[chosen.planner](replace(problem, budget=budget))
+        return planner(replace(problem, budget=budget))
 
     def loss_of(plan: Plan, attempt: int) -> Loss:
         return verify(

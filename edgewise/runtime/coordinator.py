@@ -148,11 +148,9 @@ class Coordinator:
             self.apply(self.plan, why=str(astray))
 
     def take(self, came: Envelope) -> list[Token]:
-        """The tokens in what came while workers were asked other things; steps go on."""
+        """The tokens in what came while workers were asked other things; `enter` goes on."""
         back = self._back(came.message)
-        tokens = self._tokens_of(back) if back is not None else []
-        self.enter()
-        return tokens
+        return self._tokens_of(back) if back is not None else []
 
     def _end_late(self) -> list[Token]:
         """The ends of requests that have waited in vain."""

@@ -7,7 +7,8 @@ from starlette.responses import JSONResponse
 
 from edgewise.errors import PromptError
 
-RETRY_SECONDS = {429: 1, 503: 2}  # OpenAI's clients ask again twice: a new plan takes 1 to 3 s
+# OpenAI's clients ask again twice: a new plan takes 1 to 3 s where schemes stay.
+RETRY_SECONDS = {429: 1, 503: 2}
 
 
 class Refusal(Exception):

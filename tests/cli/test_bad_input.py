@@ -203,6 +203,7 @@ def test_a_model_that_fits_nowhere(command, cluster_file):
         (("--scheme", "4bit", "--quality", "1%"), "give one of them"),
         (("--quality", "a lot"), "neither like '1%' nor like '0.02'"),
         (("--scheme", "7bit"), "7bit"),
+        (("--quality", "1%", "--wire", "int8"), "--quality cannot be promised with it"),
     ],
 )
 @pytest.mark.parametrize("how", ["serve", "up"])
@@ -213,3 +214,15 @@ def test_what_serves_is_decided_once(fails, how, options, words):
 def test_devices_are_named_once(fails, cluster_file):
     named = ("--cluster", cluster_file(), "--address", "127.0.0.1:6379")
     assert "--cluster and --address" in fails("serve", "demo", *named)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "local", "auto"])
+def test_a_ray_cluster_is_at_an_address(fails, address):
+    assert f"--address: '{address}'" in fails("serve", "demo", "--address", address)
+
+
+def test_a_token_may_come_from_the_environment(fails, monkeypatch):
+    """Where no other user of the machine can read it."""
+    assert "--token" in fails("join", "127.0.0.1:1")
+    monkeypatch.setenv("EDGEWISE_TOKEN", "short")
+    assert "this is not a token" in fails("join", "127.0.0.1:1")

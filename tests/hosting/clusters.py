@@ -11,21 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.hosting import client
+from tests.hosting.client import fetch
+
 EDGEWISE = (sys.executable, "-m", "edgewise")
-CLIENT = """
-import json, sys, time, urllib.error, urllib.request
-url, body = sys.argv[1], sys.argv[2].encode() or None
-request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-deadline = time.monotonic() + 120
-while True:
-    try:
-        print(urllib.request.urlopen(request, timeout=120).read().decode())
-        break
-    except urllib.error.HTTPError as error:
-        if error.code != 503 or time.monotonic() > deadline:
-            raise
-        time.sleep(float(error.headers["Retry-After"]) / 4)
-"""
+PATIENCE = 120.0  # for a plan, seconds
 
 
 @dataclass
@@ -95,19 +85,31 @@ def commands(folder: Path) -> Iterator[Commands]:
         started.close()
 
 
-def get(url: str, body: object = None, prefix: Sequence[str] = ()) -> dict[str, object]:
-    """What a server answers, seen from a machine."""
-    asked = [*prefix, sys.executable, "-c", CLIENT, url, json.dumps(body) if body else ""]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=150, check=False)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, object] = json.loads(done.stdout)
+def get(
+    url: str, body: object = None, prefix: Sequence[str] = (), patience: float = 0.0
+) -> dict[str, object]:
+    """What a server answers, seen from a machine; see `fetch`."""
+    asked = url, json.dumps(body) if body else "", patience
+    answer: dict[str, object] = json.loads(
+        _fetch_there(prefix, *asked) if prefix else fetch(*asked)
+    )
     return answer
 
 
-def ask(up: Running, text: str, tokens: int = 40, prefix: Sequence[str] = ()) -> str:
-    """A greedy answer."""
+def _fetch_there(prefix: Sequence[str], *asked: object) -> str:
+    command = [*prefix, sys.executable, client.__file__, *map(str, asked)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ask(
+    up: Running, text: str, tokens: int = 40, prefix: Sequence[str] = (), patience: float = 0.0
+) -> str:
+    """A greedy answer; with PATIENCE before there is a plan. Without, nobody asks again: what is
+    under way when a device is lost has to be answered."""
     turns = [{"role": "user", "content": text}]
     body = {"messages": turns, "temperature": 0, "max_tokens": tokens}
     url = str(up.wait_for("url")["url"])
-    answer = get(f"{url}/chat/completions", body, prefix)
+    answer = get(f"{url}/chat/completions", body, prefix, patience)
     return str(answer["choices"][0]["message"]["content"])  # type: ignore[index]

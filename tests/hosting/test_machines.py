@@ -15,7 +15,7 @@ import edgewise.demo
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.errors import InputError
 from edgewise.studies.testbed.machines import Machine, Machines, check_possible
-from tests.hosting.clusters import ask, commands
+from tests.hosting.clusters import PATIENCE, ask, commands
 
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
@@ -63,7 +63,7 @@ def test_one_line_makes_another_machine_answer(machines, tmp_path):
             up, "--name", "there", prefix=elsewhere(there, tmp_path),
             XDG_CACHE_HOME=str(tmp_path / "cache"),
         )  # fmt: skip
-        assert ask(up, TEXT, prefix=here).strip() == QUESTION.answer
+        assert ask(up, TEXT, prefix=here, patience=PATIENCE).strip() == QUESTION.answer
         assert time.monotonic() - began < 60  # alone on a machine: 6
 
 

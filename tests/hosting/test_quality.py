@@ -7,7 +7,7 @@ import pytest
 
 from edgewise.clusters import Cluster, Device, Network
 from edgewise.demo.questions import draw_questions, prompt
-from edgewise.errors import Infeasible
+from edgewise.errors import Infeasible, InputError
 from edgewise.hosting import Chooser, Measured
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.by_quality import LossBudget
@@ -18,7 +18,7 @@ from edgewise.quality.verification import verify
 from edgewise.quantization.store import Store
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload
-from tests.hosting.clusters import ask, commands, get
+from tests.hosting.clusters import PATIENCE, ask, commands, get
 from tests.seeds import THOROUGH
 
 QUESTION = draw_questions(3, 1)[0]
@@ -70,6 +70,20 @@ def test_what_no_plan_keeps_is_not_promised(quality):
             chooser.anew()
 
 
+def test_a_loss_that_cannot_be_measured_now_is_not_promised(quality, monkeypatch):
+    """There is too little memory here for a while."""
+
+    def keep_promise(*_):
+        raise InputError("no room to write text")
+
+    monkeypatch.setattr("edgewise.opening.by_quality.keep_promise", keep_promise)
+    with start_local(cluster(7)) as workers:
+        measured = Measured(workers, "demo", SPEC, Grid.around(WORK))
+        chooser = Chooser(workers, measured, SPEC, WORK, quality=quality)
+        with pytest.raises(Infeasible, match="no room to write text"):
+            chooser.anew()
+
+
 @pytest.mark.skipif(not THOROUGH, reason="measures every scheme on every device: a minute")
 def test_a_budget_is_kept_when_a_device_is_lost(tmp_path):
     small = ("--memory", "7 MB", "--prompt-tokens", "64", "--new-tokens", "64")
@@ -79,14 +93,14 @@ def test_a_budget_is_kept_when_a_device_is_lost(tmp_path):
         agents = [started.join(up, "--name", name) for name in ("a", "b")]
         for name in ("a", "b"):
             up.wait_for("text", f"'{name}' joined")
-        assert ask(up, TEXT).strip() == QUESTION.answer
+        assert ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
         assert "within the budget" in up.wait_for("text", "Loss: ")["text"]
         url = str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state"
         devices = get(url)["devices"]
         busy = next(i for i, name in enumerate("ab") if _holds(devices, name))
         agents[busy].process.kill()
         up.wait_for("text", f"without {'ab'[busy]}")
-        assert ask(up, TEXT).strip() == QUESTION.answer
+        assert ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
         assert up.end(signal.SIGINT) == 0
 
 

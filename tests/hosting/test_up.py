@@ -24,12 +24,13 @@ from edgewise.errors import InputError
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.transport.zeromq import Keys
-from tests.hosting.clusters import ask, commands, get
+from tests.hosting.clusters import PATIENCE, ask, commands, get
 from tests.runtime.places import NODES, RayCluster, is_running, only_ray_cluster, until, worker_pids
 
 QUESTION = draw_questions(3, 1)[0]
 TEXT = prompt(QUESTION.context, QUESTION.question)
 HERE = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--name", "here")
+SLOW = ("--slowdown", "20")  # an answer takes seconds
 SMALL = ("--memory", "9 MB", "--scheme", "fp32", "--prompt-tokens", "64", "--new-tokens", "64")
 
 
@@ -43,10 +44,14 @@ def workers_of(running):
     return psutil.Process(running.process.pid).children(recursive=True)
 
 
+def state_of(up):
+    return get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+
+
 def test_one_machine_answers_and_leaves_nothing(started):
     up = started.start("up", "demo", *HERE)
-    assert ask(up, TEXT).strip() == QUESTION.answer
-    state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+    assert ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
+    state = state_of(up)
     assert state["ready"] and [x["layers"] for x in state["devices"]] == [[[0, 14]]]
     workers = workers_of(up)
     assert len(workers) == 2  # one waits in case the other dies
@@ -84,27 +89,38 @@ def test_who_comes_too_early_is_told_to_come_back(started):
     assert error.code == 503 and "waiting for devices" in error.read().decode()
     assert pause > 0 and seconds < 5 and not is_ready(up)
     started.join(up, "--name", "there")
-    assert ask(up, TEXT).strip() == QUESTION.answer  # which comes back until it is answered
+    assert (
+        ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
+    )  # which comes back until it is answered
     assert is_ready(up)
+
+
+@contextlib.contextmanager
+def under_way(up, answers):
+    """An answer that comes into `answers`: asked once, when there is a plan, and begun."""
+    assert until(lambda: is_ready(up))
+    client = threading.Thread(target=lambda: answers.append(ask(up, TEXT, 60)))
+    client.start()
+    try:
+        assert until(lambda: state_of(up)["running"]) and not answers
+        yield
+    finally:
+        client.join(90)
 
 
 def test_who_has_come_waits_for_devices_and_who_comes_does_not(started):
     """The only device that can hold the model leaves in the middle of an answer."""
     up = started.start("up", "demo", *HERE, *SMALL)
-    there = started.join(up, "--name", "there")
-    expected, answers = ask(up, TEXT, 60), []
-    worker = workers_of(there)[0]
-    client = threading.Thread(target=lambda: answers.append(ask(up, TEXT, 60)))
-    os.kill(worker.pid, signal.SIGSTOP)  # its answer stays under way until the loss is noticed
-    client.start()
-    time.sleep(1.0)
-    there.process.kill()
-    worker.kill()
-    assert until(lambda: not is_ready(up), 60)
-    error, _, seconds = refusal(up)
-    assert error.code == 503 and seconds < 5 and not is_ready(up) and not answers
-    started.join(up, "--name", "another")
-    client.join(60)
+    there = started.join(up, "--name", "there", *SLOW)
+    expected, answers = ask(up, TEXT, 60, patience=PATIENCE), []
+    with under_way(up, answers):
+        worker = workers_of(there)[0]
+        there.process.kill()
+        worker.kill()
+        assert until(lambda: not is_ready(up), 60)
+        error, _, seconds = refusal(up)
+        assert error.code == 503 and seconds < 5 and not is_ready(up) and not answers
+        started.join(up, "--name", "another")
     assert answers == [expected]
 
 
@@ -115,22 +131,16 @@ def test_a_device_dies_in_the_middle_and_another_takes_over(started, how):
     expected = None
     agents = {}
     for name in ("a", "b"):
-        agents[name] = started.join(up, "--name", name)
+        agents[name] = started.join(up, "--name", name, *SLOW)
         agents[name].wait_for("event", "joined")
         up.wait_for("text", f"'{name}' joined")
-        expected = expected or ask(up, TEXT, 60)
-    url = str(up.wait_for("url")["url"]).removesuffix("/v1")
-    devices = get(f"{url}/api/state")["devices"]
-    busy = next(x["name"] for x in devices if x["layers"] and x["name"] in agents)
+        expected = expected or ask(up, TEXT, 60, patience=PATIENCE)
     answers = []
-    client = threading.Thread(target=lambda: answers.append(ask(up, TEXT, 60)))
-    client.start()
-    (worker,) = workers_of(agents[busy])
-    if how == "killed":
-        worker.kill()
-    else:
-        os.kill(worker.pid, signal.SIGSTOP)
-    client.join(90)
+    with under_way(up, answers):
+        devices = state_of(up)["devices"]
+        busy = next(x["name"] for x in devices if x["layers"] and x["name"] in agents)
+        (worker,) = workers_of(agents[busy])
+        os.kill(worker.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
     assert answers == [expected]
     up.wait_for("text", "without " + busy)
     up.wait_for("text", f"'{busy}' joined", 30)  # its agent is still there, and offers it again
@@ -181,9 +191,9 @@ def ray_cluster():
 def test_the_nodes_of_a_ray_cluster_answer(ray_cluster, started):
     """This machine does not hold the model alone."""
     up = started.start("up", "demo", "--ray", *HERE, *SMALL, RAY_ADDRESS=ray_cluster.address)
-    assert ask(up, TEXT).strip() == QUESTION.answer
+    assert ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
     assert up.wait_for("join")["join"] == f"ray start --address={ray_cluster.address}"
-    state = get(str(up.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+    state = state_of(up)
     assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)
     assert up.end(signal.SIGINT) == 0
 
@@ -219,10 +229,10 @@ def test_where_there_is_no_ray_cluster_one_is_started(started, tmp_path, monkeyp
         )
         stack.callback(end_with_children, node)
         up.wait_for("text", "'there' joined")
-        assert ask(up, TEXT).strip() == QUESTION.answer
+        assert ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
         (pid,) = worker_pids() - {x.pid for x in workers_of(up)}
         os.kill(pid, signal.SIGKILL)
-        assert ask(up, TEXT).strip() == QUESTION.answer
+        assert ask(up, TEXT, patience=PATIENCE).strip() == QUESTION.answer
         heads = [x.pid for x in workers_of(up) if "gcs_server" in x.name()]
         assert up.end(signal.SIGINT) == 0
         assert heads and until(lambda: not any(map(is_running, heads)))
@@ -232,8 +242,8 @@ def test_serve_takes_the_nodes_of_a_ray_cluster(ray_cluster, started):
     """Of the one at an address, which is there."""
     here = ("serve", "demo", "--address", ray_cluster.address, "--name", "here", *HERE[2:4])
     server = started.start(*here, *SMALL)
-    assert ask(server, TEXT).strip() == QUESTION.answer
-    state = get(str(server.wait_for("url")["url"]).removesuffix("/v1") + "/api/state")
+    assert ask(server, TEXT, patience=PATIENCE).strip() == QUESTION.answer
+    state = state_of(server)
     assert {x["name"] for x in state["devices"] if x["layers"]} & set(NODES)
     assert server.end(signal.SIGINT) == 0
 
@@ -259,7 +269,7 @@ def test_machines_that_joined_come_back_to_the_next_up(started, tmp_path):
     second = started.start(*here)
     assert second.wait_for("join")["join"] == line
     second.wait_for("text", "'there' joined")
-    assert ask(second, TEXT).strip() == QUESTION.answer
+    assert ask(second, TEXT, patience=PATIENCE).strip() == QUESTION.answer
     assert any("asking again in" in str(x.get("event")) for x in there.lines())
     second.process.kill()
     second.process.wait(30)

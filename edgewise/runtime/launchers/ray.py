@@ -74,7 +74,7 @@ def connect(host: str, address: str | None = None) -> str:
         else:
             how |= {"num_cpus": 0, "object_store_memory": HEAD_BYTES, "include_dashboard": False}
             ray.init(address="local", _node_ip_address=host, **how)
-    except (RayError, ConnectionError, RuntimeError) as error:
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray: {_first_line(error)}") from None
     return f"ray start --address={ray.get_runtime_context().gcs_address}"
 

@@ -153,16 +153,17 @@ def test_the_best_of_a_model_swarm_never_falls_and_is_what_was_measured(
         previous = swarm.best_utility
 
 
-def test_a_model_swarm_gets_nearer_than_every_expert() -> None:
-    """The peak lies among experts, none of which is near: 20 seeds, all better than the best of
-    them, and by half at the median."""
+def test_a_model_swarm_gets_nearer_than_its_experts() -> None:
+    """The peak lies among ten experts: over 20 seeds never further than the best of them, and at
+    the median within half its distance squared. (Of a best one that is near by luck, no better one
+    may turn up before patience ends.)"""
     gains = []
     for seed in range(20):
         generator = np.random.default_rng(seed)
         experts = [point(*(np.ones(4) + 2 * generator.standard_normal(4))) for _ in range(10)]
         swarms = list(search(experts, near(np.ones(4)), generator, rounds=50))
         gains.append(swarms[-1].best_utility / swarms[0].best_utility)
-    assert max(gains) < 1.0
+    assert max(gains) <= 1.0
     assert np.median(gains) < 0.5
 
 

@@ -1,0 +1,123 @@
+"""Means against hand arithmetic and whole products."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewise.errors import InputError
+from edgewise.federating.averaging import (
+    exact_average,
+    factor_loss,
+    fed_avg,
+    proximal_gradient,
+)
+from edgewise.federating.updates import Update
+from tests.federating.updates import constant, drawn_updates, same, small_arrays
+
+ROWS, COLUMNS, RANK = 40, 24, 4
+
+
+def test_the_mean_goes_by_samples() -> None:
+    mean = fed_avg([constant("a", 1.0, samples=1), constant("b", 5.0, samples=3)])
+    assert same(mean, constant("", 4.0).arrays)  # (1 * 1 + 3 * 5) / 4
+    assert mean["x"].dtype == np.float32
+
+
+@given(st.lists(small_arrays((3,)), min_size=1, max_size=6), st.data())
+def test_the_mean_is_numpy_s(arrays: list[np.ndarray], data: st.DataObject) -> None:
+    samples = [data.draw(st.integers(1, 1000)) for _ in arrays]
+    updates = [
+        Update(str(i), n, {"x": x}) for i, (n, x) in enumerate(zip(samples, arrays, strict=True))
+    ]
+    truth = np.average(np.stack(arrays).astype(np.float64), axis=0, weights=samples)
+    assert np.allclose(fed_avg(updates)["x"], truth, rtol=1e-6, atol=1e-6)
+
+
+def private_updates(clients: int, seed: int) -> tuple[list[Update], np.ndarray, np.ndarray]:
+    """Updates of one M, and U and D that all share."""
+    generator = np.random.default_rng(seed)
+    up, down = generator.standard_normal((ROWS, RANK)), generator.standard_normal((RANK, COLUMNS))
+    middles = generator.standard_normal((clients, RANK, RANK)).astype(np.float32)
+    samples = generator.integers(1, 100, clients)
+    return (
+        [
+            Update(str(i), int(n), {"0.q.middle": m})
+            for i, (n, m) in enumerate(zip(samples, middles, strict=True))
+        ],
+        up / RANK**0.5,
+        down / COLUMNS**0.5,
+    )
+
+
+def mean_of_products(updates: list[Update], products: list[np.ndarray]) -> np.ndarray:
+    return np.average(np.stack(products), axis=0, weights=[x.samples for x in updates])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_mean_of_middles_is_the_mean_of_the_products(seed: int) -> None:
+    updates, up, down = private_updates(7, seed)
+    truth = mean_of_products(updates, [up @ x.arrays["0.q.middle"] @ down for x in updates])
+    merged = up @ exact_average(updates)["0.q.middle"] @ down
+    assert np.abs(merged - truth).max() <= 1e-6 * np.abs(truth).max()
+
+
+def test_only_middles_have_an_exact_mean() -> None:
+    factor = replace(constant("d", 1.0), arrays={"0.q.up": np.zeros((3, 2), np.float32)})
+    with pytest.raises(InputError, match=r"client 'd' sends 0\.q\.up"):
+        exact_average([factor])
+
+
+def lora_updates(clients: int, seed: int, spread: float) -> list[Update]:
+    """LoRA factors of two matrices; `spread` is how much clients differ."""
+    generator = np.random.default_rng(seed)
+    shapes = {"0.q.up": (ROWS, RANK), "0.q.down": (RANK, COLUMNS),
+              "1.k.up": (COLUMNS, RANK), "1.k.down": (RANK, ROWS)}  # fmt: skip
+    shared = {x: generator.standard_normal(y) for x, y in shapes.items()}
+    return [
+        Update(str(i), int(generator.integers(1, 9)),
+               {x: y + spread * generator.standard_normal(y.shape) for x, y in shared.items()})
+        for i in range(clients)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_lora_loses_is_what_whole_products_say(seed: int) -> None:
+    updates = lora_updates(4, seed, spread=0.7)
+    losses, means = factor_loss(updates), fed_avg(updates)
+    assert losses.keys() == {"0.q", "1.k"}
+    for stem, loss in losses.items():
+        up, down = f"{stem}.up", f"{stem}.down"
+        truth = mean_of_products(updates, [x.arrays[up] @ x.arrays[down] for x in updates])
+        off = np.linalg.norm(means[up] @ means[down] - truth) / np.linalg.norm(truth)
+        assert loss == pytest.approx(off, rel=1e-9)
+        assert loss > 0.05
+
+
+def test_factors_that_agree_lose_nothing_and_products_that_cancel_lose_all() -> None:
+    assert factor_loss(lora_updates(3, 0, spread=0.0))["0.q"] == pytest.approx(0.0, abs=1e-12)
+    ones = {"x.up": np.ones((2, 1)), "x.down": np.ones((1, 2))}
+    turned = {"x.up": -np.ones((2, 1)), "x.down": np.ones((1, 2))}
+    # mean(U) = 0 and the products are ones and minus ones, weighted 3 : 1: mean(U) D is exact.
+    assert factor_loss([Update("a", 3, ones), Update("b", 1, turned)])["x"] == 0.0
+    # U and D both turned: every product is ones, the means are zero.
+    both = {"x.up": -np.ones((2, 1)), "x.down": -np.ones((1, 2))}
+    assert factor_loss([Update("a", 1, ones), Update("b", 1, both)])["x"] == 1.0
+
+
+def test_the_proximal_gradient_is_the_slope_of_its_term() -> None:
+    arrays, start = (x.arrays for x in drawn_updates(2))
+    strength, step = 0.3, 1e-3
+
+    def term(shift: float) -> float:
+        """mu / 2 |w - w_start|^2, one number of w shifted."""
+        moved = {x: y.astype(np.float64) for x, y in arrays.items()}
+        moved["0.q.middle"][1, 2] += shift
+        return strength / 2 * sum(float(((moved[x] - start[x]) ** 2).sum()) for x in start)
+
+    slope = (term(step) - term(-step)) / (2 * step)
+    assert proximal_gradient(arrays, start, strength)["0.q.middle"][1, 2] == pytest.approx(
+        slope, rel=1e-5
+    )

@@ -4,7 +4,7 @@ Their cells: published/private-lora.toml; how to read the page: docs/studies/pri
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from edgewise.plots import save_lines
@@ -82,7 +82,8 @@ def rank_section(shape: Llama, rest: float) -> Section:
     }
     caption = (
         "Tokens per second of each request. A batch reads the head once, which is our reading [I]; "
-        f"all else but t takes {rest / MILLI:g} ms, by the figure's large batches (a fit)."
+        f"all else but t takes {rest / MILLI:g} ms, a fit: the figure's line at rank 0, which for "
+        "7B is that of large batches."
     )
     return _swept(f"Decoding against rank, {shape.name}", caption, series, shape.name.lower())
 
@@ -100,12 +101,14 @@ def prefill_section(rests: Mapping[str, float]) -> Section:
 def _swept(
     title: str,
     caption: str,
-    series: Mapping[str, tuple[Iterable[int], list[float]]],
+    series: Mapping[str, tuple[Sequence[int], Sequence[float]]],
     name: str,
     y: str = "tokens per second",
 ) -> Section:
     columns = zip(*(values for _, values in series.values()), strict=True)
-    rows = tuple((str(rank), *values) for rank, values in zip(RANKS, columns, strict=True))
+    rows: tuple[tuple[Value, ...], ...] = tuple(
+        (str(rank), *values) for rank, values in zip(RANKS, columns, strict=True)
+    )
     draw = partial(save_lines, series, title=title, x="rank", y=y, log_x=True)
     figure = Figure(f"private-lora-{name}", draw)
     return Section(title, caption, ("rank", *series), rows, figure)
@@ -121,8 +124,9 @@ def decode_section(decode: Table, rests: Mapping[str, float]) -> Section:
             ours = decode_rate(SHAPES[name], int(rank), size, rests[name])
             comparisons.append(Comparison(f"{row}, rank {rank}", ours, cell))
     caption = (
-        "Tokens per second. The term that is read off the large batches, and the seconds that a "
-        "device of 42.7 GB/s takes to read the head, give the batch of 1: that one is no fit."
+        "Tokens per second. What is read off the large batches, and the seconds that a device of "
+        "42.7 GB/s takes to read the head, give the batch of 1. No number was chosen for it; that "
+        "a batch shares the reading was, because it gives these points [I]."
     )
     return comparison_section("Decoding: the figure's points", caption, comparisons)
 
@@ -178,12 +182,12 @@ def traffic_section(shape: Llama) -> Section:
 
 def latency_section(rests: Mapping[str, float]) -> Section:
     """What the estimate leaves out: every layer waits for the device's answer."""
-    rows = tuple(
+    rows: tuple[tuple[Value, ...], ...] = tuple(
         (f"{ms:g}", *(decode_rate(SHAPES[x], RANK, 1.0, rests[x], ms * MILLI) for x in SHAPES))
         for ms in LATENCIES
     )
     caption = (
         f"Tokens per second, rank {RANK}, a batch of 1, where the network has a latency: a token "
-        "goes to the device and back at every layer. The paper's estimate has no latency; ours."
+        "goes to the device and back at every layer. Our addition: the paper's estimate has none."
     )
     return Section("What a latency does", caption, ("ms one way", *SHAPES), rows)

@@ -18,12 +18,19 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def measured(cache, slow_cluster):
+def roomy_cluster(slow_cluster):
+    """With memory to learn in."""
+    slow_cluster.write_text(slow_cluster.read_text().replace("10 MB", "1 GB"))
+    return slow_cluster
+
+
+@pytest.fixture
+def measured(cache, roomy_cluster):
     """As if `edgewise profile demo --cluster slow.toml` had been run."""
     spec = open_checkpoint("demo").spec
     figures = [Roofline(name, 1e11, 1e9) for name in ("laptop", "jetson", "pi")]
     cache.mkdir(parents=True)
-    path = cache / f"{profile_key(spec, load_cluster(slow_cluster), (STORED,))}.json"
+    path = cache / f"{profile_key(spec, load_cluster(roomy_cluster), (STORED,))}.json"
     path.write_text(make_profile(spec, figures, (STORED,)).to_json())
 
 
@@ -37,14 +44,14 @@ def test_what_was_not_measured_is_not_said(command):
     assert "Rules that spoke" in result.out
 
 
-def test_the_cluster_and_the_scheme_are_in_the_command_that_measures(command, slow_cluster):
-    asked = ("advise", "demo", "--cluster", slow_cluster, "--task", "easy", "--samples", 100)
+def test_the_cluster_and_the_scheme_are_in_the_command_that_measures(command, roomy_cluster):
+    asked = ("advise", "demo", "--cluster", roomy_cluster, "--task", "easy", "--samples", 100)
     result = command(*asked)
-    assert f"run `edgewise profile demo --cluster {slow_cluster} --schemes 4bit`" in result.out
+    assert f"run `edgewise profile demo --cluster {roomy_cluster} --schemes 4bit`" in result.out
 
 
-def test_a_measured_cluster_says_how_long(command, slow_cluster, measured):
-    asked = ("advise", "demo", "--cluster", slow_cluster, "--task", "easy", "--samples", 1000)
+def test_a_measured_cluster_says_how_long(command, roomy_cluster, measured):
+    asked = ("advise", "demo", "--cluster", roomy_cluster, "--task", "easy", "--samples", 1000)
     told = command(*asked)
     assert "fits: by a plan on what was measured" in told.out
     assert "learning from every record once: about" in told.out

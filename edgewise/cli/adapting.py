@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.options import Json, Model
+from edgewise.advice.facts import Task
+from edgewise.cli.options import ClusterOrNone, Json, Model
 from edgewise.schemes import STORED
 from edgewise.tuning.method import TuningMethod
 
@@ -41,4 +42,26 @@ class TuneOptions:
         float, typer.Option(min=0.0, max=0.9, help="Share of the records to judge by.")
     ] = 0.1
     seed: Annotated[int, typer.Option(help="Of the order of records, and of adapters.")] = 0
+    as_json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseOptions:
+    """Which size, which compression, adapter or retrieval or neither, by rules that say why."""
+
+    models: Annotated[
+        list[str] | None, typer.Argument(help="To choose from; smollm2 where none is named.")
+    ] = None
+    cluster: ClusterOrNone = None
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            help="easy: simple classification; moderate: complex classification, simple "
+            "summaries; hard: open generation."
+        ),
+    ] = None
+    samples: Annotated[
+        int | None, typer.Option(min=0, help="Records to learn from, or to look things up in.")
+    ] = None
+    hours: Annotated[float | None, typer.Option(help="Hours that learning may take.")] = None
     as_json: Json = False

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.adapting import TuneOptions
+from edgewise.cli.adapting import AdviseOptions, TuneOptions
 from edgewise.cli.options import (
     CANDIDATE_NAMES,
     ClusterFile,
@@ -96,7 +96,7 @@ class ProfileOptions:
     """Time a model's layers on every device of a cluster, and every link."""
 
     model: Model
-    cluster: ClusterFile
+    cluster: ClusterOrNone = None
     schemes: Schemes = STORED
     out: Annotated[Path | None, typer.Option(help="Write the profile to this file too.")] = None
     fresh: Fresh = False
@@ -190,7 +190,12 @@ class SimulateOptions:
 class StudyOptions:
     """Reproduce a paper's tables and figures, ours beside the published values."""
 
-    name: Annotated[str, typer.Argument(help="edgeshard, dilemma, llm-pq, dftsp or quality.")]
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="edgeshard, dilemma, llm-pq, dftsp, private-lora, guidelines or quality."
+        ),
+    ]
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")]
     model: Annotated[
         str | None,
@@ -274,6 +279,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "sensitivity": (SensitivityOptions, "edgewise.cli.sensitivity:run_sensitivity"),
     "quantize": (QuantizeOptions, "edgewise.cli.quantize:run_quantize"),
     "tune": (TuneOptions, "edgewise.cli.tune:run_tune"),
+    "advise": (AdviseOptions, "edgewise.cli.advise:run_advise"),
     "evaluate": (EvaluateOptions, "edgewise.cli.evaluate:run_evaluate"),
     "devices": (DevicesOptions, "edgewise.cli.devices:show_devices"),
 }

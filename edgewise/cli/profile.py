@@ -8,6 +8,7 @@ from edgewise.cli.options import split_names
 from edgewise.cli.terminal import bars, console, print_json, profile_table
 from edgewise.cluster_files import load_cluster
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.engine import this_machine
 from edgewise.opening.profile import WIDE_CONTEXT, cached_profile
 from edgewise.specs import LayerKind
 
@@ -16,7 +17,7 @@ def run_profile(options: ProfileOptions) -> None:
     """Measure, or take from the cache, and print."""
     model, out, as_json = options.model, options.out, options.as_json
     spec = open_checkpoint(model).spec
-    cluster = load_cluster(options.cluster)
+    cluster = load_cluster(options.cluster) if options.cluster else this_machine()
     profile, path, cached = cached_profile(
         model, spec, cluster, split_names(options.schemes), fresh=options.fresh, show=bars(as_json)
     )

@@ -38,14 +38,23 @@ def cached_profile(
     for scheme in schemes:
         get_scheme(scheme)
     check_reachable(cluster)
-    folder = cache_folder("profiles")
-    path = folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
-    if not fresh and (kept := read_cached(path, load_profile)) is not None:
+    path = _path(spec, cluster, schemes)
+    if not fresh and (kept := kept_profile(spec, cluster, schemes)) is not None:
         return kept, path, True
     with start_local(cluster) as workers:
         grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
         profile = measure_cluster(workers, model, spec, schemes, grid, show)
     return profile, write_text_atomically(path, profile.to_json() + "\n"), False
+
+
+def kept_profile(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> Profile | None:
+    """What was measured of exactly these schemes, if it still holds; nothing is measured."""
+    return read_cached(_path(spec, cluster, schemes), load_profile)
+
+
+def _path(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> Path | None:
+    folder = cache_folder("profiles")
+    return folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
 
 
 def load_profile(path: Path) -> Profile:

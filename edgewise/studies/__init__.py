@@ -1,6 +1,7 @@
 """Studies: the papers' tables and figures, ours beside the published values.
 
-Each writes Markdown, JSON, and figures. `quality` is of our own measurements: nothing is published.
+Each writes Markdown, JSON, and figures, if it has any. `quality` is of our own measurements, and
+`guidelines` of rules: nothing is published.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from edgewise.errors import InputError
 from edgewise.studies.dftsp.page import dftsp_page
 from edgewise.studies.dilemma import dilemma_page
 from edgewise.studies.edgeshard import edgeshard_page
+from edgewise.studies.guidelines import guidelines_page
 from edgewise.studies.llm_pq import llm_pq_page
 from edgewise.studies.page import OnStep, Page, quietly
+from edgewise.studies.private_lora.page import private_lora_page
 from edgewise.studies.quality import MODEL, quality_page
 from edgewise.studies.testbed.page import testbed_page
 
@@ -21,6 +24,8 @@ STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "quality": lambda model, on_step: quality_page(model or MODEL, on_step),
     "llm-pq": lambda model, on_step: llm_pq_page(),
     "dftsp": lambda model, on_step: dftsp_page(on_step),
+    "guidelines": lambda model, on_step: guidelines_page(),
+    "private-lora": lambda model, on_step: private_lora_page(),
 }
 
 TESTBEDS: dict[str, Callable[[OnStep], Page]] = {"edgeshard": testbed_page}

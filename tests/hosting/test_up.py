@@ -60,7 +60,7 @@ def test_one_machine_answers_and_leaves_nothing(started):
 
 
 def refusal(up):
-    """What says no to a request, when to come back, and how long that took."""
+    """The status and text that say no to a request, when to come back, and how long that took."""
     url = str(up.wait_for("url")["url"])
     began = time.monotonic()
     asked = urllib.request.Request(
@@ -68,7 +68,9 @@ def refusal(up):
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(asked, timeout=60)
-    return refused.value, float(refused.value.headers["Retry-After"]), time.monotonic() - began
+    with refused.value as error:
+        pause, said = float(error.headers["Retry-After"]), error.read().decode()
+    return error.code, said, pause, time.monotonic() - began
 
 
 def is_ready(up):
@@ -85,8 +87,8 @@ def is_ready(up):
 def test_who_comes_too_early_is_told_to_come_back(started):
     up = started.start("up", "demo", *HERE, *SMALL)
     up.wait_for("text", "waiting for devices")
-    error, pause, seconds = refusal(up)
-    assert error.code == 503 and "waiting for devices" in error.read().decode()
+    code, said, pause, seconds = refusal(up)
+    assert code == 503 and "waiting for devices" in said
     assert pause > 0 and seconds < 5 and not is_ready(up)
     started.join(up, "--name", "there")
     assert (
@@ -118,8 +120,8 @@ def test_who_has_come_waits_for_devices_and_who_comes_does_not(started):
         there.process.kill()
         worker.kill()
         assert until(lambda: not is_ready(up), 60)
-        error, _, seconds = refusal(up)
-        assert error.code == 503 and seconds < 5 and not is_ready(up) and not answers
+        code, _, _, seconds = refusal(up)
+        assert code == 503 and seconds < 5 and not is_ready(up) and not answers
         started.join(up, "--name", "another")
     assert answers == [expected]
 

@@ -67,6 +67,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
         )
+        config.get_loop_factory()  # imports; in a thread, beside others, that can fail
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="edgewise http", daemon=True

@@ -228,7 +228,7 @@ def test_a_drain_gives_the_tokens_in_flight(devices, checkpoint, prompt):
     engine = start(devices, checkpoint("llama"))
     for _ in range(2):
         engine.submit(Request(prompt, 9))
-    engine._enter_batches()
+    engine.enter()
     given = [token.request for token in engine.drain()]
     assert given and not engine._in_flight and not engine.idle
     rest = [token.request for tokens in iter(engine.step, []) for token in tokens]

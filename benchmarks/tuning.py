@@ -24,7 +24,7 @@ from edgewise.cli.devices import describe_machine
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.tuning.judging import judge
+from edgewise.tuning.judging import Verdict, judge
 from edgewise.tuning.lessons import Lesson, batch_of, lessons_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod
@@ -143,7 +143,9 @@ def main() -> None:
     }, failed_of(spent, verdicts))  # fmt: skip
 
 
-def failed_of(spent, verdicts) -> list[str]:  # type: ignore[no-untyped-def]
+def failed_of(
+    spent: dict[TuningMethod, tuple[float, int, int]], verdicts: dict[str, dict[str, Verdict]]
+) -> list[str]:
     failed = []
     faster = spent[TuningMethod.LORA][0] / spent[TuningMethod.WINDOW][0]
     less = spent[TuningMethod.LORA][1] / spent[TuningMethod.WINDOW][1]

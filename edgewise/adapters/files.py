@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from edgewise.adapters.low_rank import AdapterConfig, Kind, LowRank
@@ -25,12 +24,17 @@ from edgewise.models.config import DecoderConfig
 from edgewise.models.finite import all_finite
 from edgewise.models.names import NAMES
 from edgewise.specs import LayerKind
+from edgewise.tensor_files import read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OURS = "edgewise.safetensors"
 PEFT_PREFIX = "base_model.model."
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MOST_BYTES = 4 * 2**30
+
+# What of PEFT's changes what an adapter amounts to, and how it must be here.
+USUAL = {"use_dora": False, "use_rslora": False, "fan_in_fan_out": False, "bias": "none",
+         "alpha_pattern": {}, "rank_pattern": {}, "modules_to_save": None}  # fmt: skip
 
 Added = Sequence[Mapping[str, LowRank]]  # by block, by part
 
@@ -52,17 +56,18 @@ def tensor_prefix(config: DecoderConfig, block: int, part: str) -> str:
 
 def save_adapter(folder: Path, added: Added, adapter: AdapterConfig, config: DecoderConfig,
                  base: str, digest: str) -> None:  # fmt: skip
-    """Write adapters of a model called `base`, whose digest is told from others by."""
+    """Write adapters of a model called `base`; `digest` is of its layers' shapes. Raises
+    OSError."""
     tensors, middles, targets = dict[str, Tensor](), dict[str, Tensor](), set[str]()
     for block, parts in enumerate(added):
         for part, low in parts.items():
             prefix = tensor_prefix(config, block, part)
             targets.add(prefix.rpartition(".")[2])
             up = low.up if low.middle is None else low.up @ low.middle
-            tensors[f"{prefix}.lora_A.weight"] = low.down.detach().contiguous()
-            tensors[f"{prefix}.lora_B.weight"] = up.detach().contiguous()
+            tensors[f"{prefix}.lora_A.weight"] = low.down.detach()
+            tensors[f"{prefix}.lora_B.weight"] = up.detach()
             if low.middle is not None:
-                middles[f"{prefix}.middle"] = low.middle.detach().contiguous()
+                middles[f"{prefix}.middle"] = low.middle.detach()
     document = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -75,8 +80,8 @@ def save_adapter(folder: Path, added: Added, adapter: AdapterConfig, config: Dec
     ours = {"digest": digest, "kind": str(adapter.kind), "seed": str(adapter.seed),
             "matrices": ",".join(adapter.matrices)}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    safetensors.torch.save_file(middles, folder / OURS, ours)
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_tensors(folder / OURS, middles, ours)
     (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -84,22 +89,23 @@ def read_adapter(
     folder: Path, config: DecoderConfig, digest: str
 ) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """An adapter's configuration, and its tensors by "BLOCK.PART.down", ".up" and ".middle". Raises
-    InputError where it is for another model, of wrong shapes, holds what is no number, or is a
-    pickle."""
+    InputError where it is for a model of other layers, of wrong shapes, holds what is no number, or
+    is a pickle. Models of equal layers are not told apart: they may take each other's."""
     pickles = [x.name for x in sorted(folder.glob("*")) if x.suffix in PICKLES]
     if pickles and not (folder / WEIGHTS).exists():
         raise InputError(
             f"{folder}: {pickles[0]} is a pickle, which can run any code when it is read: convert "
             "it to safetensors where you trust it"
         )
-    document, ours = _document(folder / CONFIG), _ours(folder / OURS)
+    document, (ours, middles) = _document(folder / CONFIG), _read(folder / OURS)
     if ours.get("digest") not in (None, digest):
         raise InputError(
             f"{folder}: an adapter for '{document.get('base_model_name_or_path')}', whose layers "
             "are others than this model's"
         )
-    adapter = _config_of(document, ours, folder)
-    return adapter, _checked(_tensors(folder), adapter, config, folder)
+    adapter = _config_of(document, ours, config, folder)
+    tensors = _read(folder / WEIGHTS)[1] | middles
+    return adapter, _checked(tensors, adapter, config, folder)
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -114,24 +120,26 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _ours(path: Path) -> Mapping[str, str]:
-    """What only we write; nothing where `peft` saved the adapter."""
-    if not path.exists():
-        return {}
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A file's metadata and tensors; of OURS, which `peft` does not write, nothing if need be."""
+    if path.name == OURS and not path.exists():
+        return {}, {}
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path}: larger than {MOST_BYTES} bytes, refused")
+        return read_tensors(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
 
 
-def _config_of(document: Mapping[str, Any], ours: Mapping[str, str], folder: Path) -> AdapterConfig:
-    names = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "out_proj": "o",
-             "gate_proj": "gate", "up_proj": "up", "fc1": "up", "down_proj": "down",
-             "fc2": "down"}  # fmt: skip
-    for switch in ("use_dora", "use_rslora", "fan_in_fan_out"):
-        if document.get(switch):
-            raise InputError(f"{folder}: {switch} is not supported")
+def _config_of(
+    document: Mapping[str, Any], ours: Mapping[str, str], config: DecoderConfig, folder: Path
+) -> AdapterConfig:
+    for switch, usual in USUAL.items():
+        if document.get(switch, usual) not in (usual, None, {}, []):
+            raise InputError(f"{folder}: {switch} = {document[switch]!r} is not supported")
+    parts = [part for parts in parts_of(config).values() for part, _, _ in parts]
+    names = {tensor_prefix(config, 0, part).rpartition(".")[2]: part for part in parts}
     try:
         matrices = [x for x in ours.get("matrices", "").split(",") if x] or [
             names[x] for x in document["target_modules"]
@@ -143,21 +151,6 @@ def _config_of(document: Mapping[str, Any], ours: Mapping[str, str], folder: Pat
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / CONFIG}: {type(error).__name__}: {error}") from None
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    tensors = dict[str, Tensor]()
-    for name in (WEIGHTS, OURS):
-        path = folder / name
-        if name != WEIGHTS and not path.exists():
-            continue
-        try:
-            if path.stat().st_size > MOST_BYTES:
-                raise InputError(f"{path}: larger than {MOST_BYTES} bytes, refused")
-            tensors |= safetensors.torch.load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"cannot read {path}: {error}") from None
-    return tensors
 
 
 def _checked(
@@ -186,6 +179,10 @@ def _checked(
                     if not all_finite(tensor):
                         raise InputError(f"{folder}: {name} holds what is no finite number")
                     checked[f"{block}.{part}.{ours}"] = tensor.float()
+    halves = {name.rpartition(".")[0] for name in checked if not name.endswith(".middle")}
+    for name in sorted(halves):
+        if not {f"{name}.down", f"{name}.up"} <= checked.keys():
+            raise InputError(f"{folder}: of {name} there is only one of lora_A and lora_B")
     if strange := sorted(tensors.keys() - known):
         raise InputError(f"{folder}: {strange[0]} is no matrix of this model's")
     return checked

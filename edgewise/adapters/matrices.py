@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 
-from torch import nn
-
 from edgewise.adapters.low_rank import Adapted, AdapterConfig, LowRank
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block
@@ -52,10 +50,3 @@ def adapted(block: Block) -> Iterator[tuple[str, Adapted]]:
     for name, module in block.named_children():
         if isinstance(module, Adapted):
             yield name, module
-
-
-def detach(block: Block) -> None:
-    """The block as it was."""
-    for name, module in list(adapted(block)):
-        base: nn.Module = module.base
-        setattr(block, name, base)

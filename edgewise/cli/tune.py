@@ -19,6 +19,7 @@ from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.records import read_records
 from edgewise.tuning.training import Training, TrainingStep
+from edgewise.tuning.votes import VOTES
 from edgewise.units import format_bytes
 
 KEPT_EVERY = 20.0  # seconds between checkpoints
@@ -34,7 +35,7 @@ def run_tune(options: TuneOptions) -> None:
     with progress("loading", checkpoint.config.num_layers, quiet) as advance:
         model = load_tunable(checkpoint, options.scheme, recipe.adapter, windows, advance)
     training = Training(model, recipe, learned)
-    key = checkpoints.key_of(checkpoint.spec.digest, recipe, learned)
+    key = checkpoints.key_of(checkpoint, options.scheme, recipe, learned)
     if checkpoints.restore(training, options.out, key):
         console(quiet).print(f"going on after step {training.done} of {recipe.steps}")
     before = judge(model, held_out) if training.done == 0 else {}
@@ -84,7 +85,10 @@ def _train(training: Training, options: TuneOptions, key: str) -> list[TrainingS
 
 def _table(before: dict[str, Verdict], after: dict[str, Verdict]) -> Table:
     table = Table("held out", "nats a token", "right word for word", title="What was learned")
+    exits = sum(name not in VOTES for name in after)
     for name, verdict in after.items():
+        if name in VOTES and exits == 1:
+            continue  # they all say what it says
         was = before.get(name)
         loss = f"{verdict.loss:.3f}" if was is None else f"{was.loss:.3f} -> {verdict.loss:.3f}"
         right = f"{verdict.right:.1%}" if was is None else f"{was.right:.1%} -> {verdict.right:.1%}"

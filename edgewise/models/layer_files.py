@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from edgewise.models.decoder import Embedding, Head, Layer, Origin
 from edgewise.models.shape import ModelShape
 from edgewise.quantization.store import FORMAT as PACKED_FORMAT
 from edgewise.schemes import Scheme, get_scheme
+from edgewise.tensor_files import read_tensors
 
 FORMAT = f"{PACKED_FORMAT}.1"  # of codes, and of the file
 MATRIX = "out."  # a head's, in the names of its tensors
@@ -139,12 +140,10 @@ def _check_content(path: Path, key: str) -> None:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
-            written = (file.metadata() or {}).get("format")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = read_tensors(path)
     except _DAMAGES as error:
         raise ModelError(f"{path}: not readable as a layer: {error}") from None
-    if written != FORMAT:
+    if (written := metadata.get("format")) != FORMAT:
         raise ModelError(f"{path}: a layer's file of format {written}, this version's is {FORMAT}")
     return tensors
 

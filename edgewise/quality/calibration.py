@@ -18,6 +18,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.digests import tensor_digests
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.quality.writing import write
+from edgewise.texts import read_text
 
 WRITING = 2  # version of how models write
 MOST_BYTES = 64 * 2**20  # of a text file
@@ -125,12 +126,7 @@ def _english() -> str:
 def _texts(name: str) -> Iterator[str]:
     path = Path(name).expanduser()
     if path.is_file():
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{name}: larger than {MOST_BYTES} bytes, refused; give a part of it")
-        try:
-            yield path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{name}: not UTF-8 text") from None
+        yield read_text(path, MOST_BYTES)
     elif path.is_dir() or not _DATA_SET.fullmatch(name):
         raise InputError(f"{name}: no such text file")
     else:

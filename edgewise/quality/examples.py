@@ -9,8 +9,8 @@ from typing import Any
 
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.errors import InputError
+from edgewise.texts import read_text
 
-MOST_BYTES = 512 * 2**20
 DEMO_SEED = 2026  # of the questions that the demo model is judged by
 
 
@@ -28,14 +28,7 @@ def load_examples(path: Path | None, limit: int) -> list[Example]:
     if path is None:
         drawn = draw_questions(DEMO_SEED, limit)
         return [Example(prompt(x.context, x.question), (x.answer,)) for x in drawn]
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path}: larger than {MOST_BYTES} bytes, refused")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
+    text = read_text(path)
     read = _lines if path.suffix == ".jsonl" else _squad
     examples = list(islice(read(text, str(path)), limit))
     if not examples:

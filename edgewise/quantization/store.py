@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from edgewise.caches import cache_folder, cache_key, is_cached, make_room, remove, write_atomically
 from edgewise.quantization.packed import PARTS, Packed
 from edgewise.schemes import Scheme
+from edgewise.tensor_files import read_tensors, write_tensors
 
 FORMAT = 6  # of the file, and of how methods round
 MOST_BYTES = 64 * 2**30
@@ -45,9 +45,8 @@ class Store:
         if not is_cached(path):
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                shapes = json.loads((file.metadata() or {})["shapes"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata, tensors = read_tensors(path)
+            shapes = json.loads(metadata["shapes"])
             layer = {name: _matrix(tensors, name, scheme, shape) for name, shape in shapes.items()}
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
             remove(path)
@@ -61,16 +60,11 @@ class Store:
         tensors: dict[str, Tensor] = {}
         for name, matrix in matrices.items():
             tensors |= {f"{name}.{part}": tensor for part, tensor in matrix.tensors.items()}
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
         shapes = json.dumps({name: list(matrix.shape) for name, matrix in matrices.items()})
-
-        def save(partial: Path) -> None:
-            try:
-                save_file(tensors, partial, metadata={"shapes": shapes})
-            except SafetensorError as error:  # how the library reports a full disk
-                raise OSError(str(error)) from None
-
-        kept = write_atomically(path, save)
+        kept = write_atomically(
+            path, lambda partial: write_tensors(partial, tensors, {"shapes": shapes})
+        )
         if kept:
             make_room(self.folder.glob("*.safetensors"), self.most_bytes, {path})
         return kept

@@ -1,18 +1,19 @@
 """A training as a file, from which it goes on as if nothing had happened."""
 
-import hashlib
-import json
-import os
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from edgewise.caches import cache_key, write_atomically
 from edgewise.errors import InputError
+from edgewise.models.checkpoint import Checkpoint
+from edgewise.models.digests import tensor_digests
+from edgewise.tensor_files import read_tensors, write_tensors
 from edgewise.tuning.lessons import Lesson
+from edgewise.tuning.model import Window
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.training import Training
 
@@ -20,19 +21,18 @@ FILE = "checkpoint.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def key_of(model: str, recipe: Recipe, lessons: list[Lesson]) -> str:
-    """What a checkpoint must have been made for: the model's digest, the recipe, and the data."""
-    said = json.dumps([model, asdict(recipe), [asdict(lesson) for lesson in lessons]])
-    return hashlib.sha256(said.encode()).hexdigest()
+def key_of(model: Checkpoint, scheme: str, recipe: Recipe, lessons: Sequence[Lesson]) -> str:
+    """What a training must be of, to go on: the model and its weights, how they are kept, the
+    recipe, and the data. Raises ModelError."""
+    weights = tensor_digests(model, model.tensors())
+    return cache_key(model.spec.digest, weights, scheme, recipe, tuple(lessons))
 
 
 def save(training: Training, folder: Path, key: str) -> None:
-    """Written beside the last one, which it then replaces."""
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{FILE}.new"
-    metadata = {"key": key, "done": str(training.done)}
-    safetensors.torch.save_file(_tensors(training), beside, metadata)
-    os.replace(beside, folder / FILE)
+    """It replaces the last one when it is whole. Raises InputError where there is no room."""
+    tensors, metadata = _tensors(training), {"key": key, "done": str(training.done)}
+    if not write_atomically(folder / FILE, lambda path: write_tensors(path, tensors, metadata)):
+        raise InputError(f"cannot write {folder / FILE}: give another --out, or make room")
 
 
 def restore(training: Training, folder: Path, key: str) -> bool:
@@ -42,9 +42,7 @@ def restore(training: Training, folder: Path, key: str) -> bool:
     if not path.exists():
         return False
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = read_tensors(path)
         if metadata.get("key") != key:
             raise InputError(
                 f"{path} is of another model, data or options: give another --out, or remove it"
@@ -64,7 +62,7 @@ def _tensors(training: Training) -> dict[str, Tensor]:
             for moment in MOMENTS:
                 if parameter in optimizer.state:
                     tensors[f"{index}.{number}.{moment}"] = optimizer.state[parameter][moment]
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return tensors
 
 
 @torch.no_grad()
@@ -77,5 +75,5 @@ def _take(training: Training, tensors: dict[str, Tensor]) -> None:
                 optimizer.state[parameter] = {k: tensors[name] for k, name in names.items()}
 
 
-def _windows(training: Training):  # type: ignore[no-untyped-def]
+def _windows(training: Training) -> Iterator[tuple[Window, torch.optim.Optimizer]]:
     return zip(training.model.windows, training.optimizers, strict=True)

@@ -52,7 +52,7 @@ class _Product(torch.autograd.Function):
         parts = [F.linear(inputs, tile) for _, tile in tiles(module, inputs.dtype)]
         product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         bias = module.bias
-        return product if bias is None else product + bias.to(inputs.dtype)  # type: ignore[operator]
+        return product + bias.to(inputs.dtype) if isinstance(bias, Tensor) else product
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from edgewise.adapters import AdapterConfig
@@ -13,6 +12,7 @@ from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader
 from edgewise.quantization.store import Store
 from edgewise.schemes import get_scheme
+from edgewise.tensor_files import write_tensors
 from edgewise.tuning.model import Tunable, Window
 
 EXITS = "exits.safetensors"
@@ -37,13 +37,14 @@ def load_tunable(
 def save_tuned(
     model: Tunable, folder: Path, checkpoint: Checkpoint, adapter: AdapterConfig
 ) -> None:
-    """The adapters in PEFT's layout, and the exits beside them."""
+    """The adapters in PEFT's layout, and the exits beside them. Raises OSError."""
     save_adapter(
         folder, model.added, adapter, model.config, checkpoint.model, checkpoint.spec.digest
     )
     exits = {
-        f"{window.first}-{window.end}.{name}": parameter.detach().contiguous()
+        f"{window.first}-{window.end}.{name}": parameter.detach()
         for window, exit in zip(model.windows, model.exits, strict=True)
         for name, parameter in exit.named_parameters()
+        if parameter.requires_grad
     }
-    safetensors.torch.save_file(exits, folder / EXITS)
+    write_tensors(folder / EXITS, exits, {})

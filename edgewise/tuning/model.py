@@ -20,6 +20,7 @@ from edgewise.models.decoder import (
     Block,
     Head,
     Layer,
+    Norm,
     Rotation,
     causal_attention,
     inverse_frequencies,
@@ -55,25 +56,22 @@ class Exit(nn.Module):
     (Belrose et al. 2023, "tuned lens"). 1 / sqrt(H) makes a step of T as large as one of the rest.
     Edge-LLM trains a copy of W instead, which is larger than eight of SmolLM2's blocks."""
 
-    def __init__(self, head: Head, hidden: int) -> None:
+    def __init__(self, norm: Norm, out: Frozen, hidden: int) -> None:
         super().__init__()
-        assert head.norm is not None
+        self.norm, self.out = norm, out
         self.turn = nn.Parameter(torch.zeros(hidden, hidden))
-        self.scale = nn.Parameter(head.norm.weight.detach().float().clone())
-        self._head = [head]  # not ours to train, nor to save
+        self.scale = nn.Parameter(norm.weight.detach().float().clone())
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., H] -> float32 [..., vocabulary]."""
-        (head,) = self._head
-        norm = head.norm
-        assert norm is not None
+        norm = self.norm
         if isinstance(norm, nn.LayerNorm):
             normal = F.layer_norm(states, norm.normalized_shape, eps=norm.eps)
             moved = self.scale * normal + norm.bias.float()
         else:
             normal = F.rms_norm(states, norm.normalized_shape, eps=norm.eps)
             moved = self.scale * normal
-        logits: Tensor = head.out(moved + F.linear(normal, self.turn) / len(self.turn) ** 0.5)
+        logits: Tensor = self.out(moved + F.linear(normal, self.turn) / len(self.turn) ** 0.5)
         return logits
 
 
@@ -100,8 +98,8 @@ class Tunable(nn.Module):
             for matrix in parts_of(config):
                 setattr(block, matrix, Frozen(getattr(block, matrix)))
             self.added.append(attach(block, config, number, adapter))
-        head.out = Frozen(head.out)  # type: ignore[assignment]
-        self.exits = nn.ModuleList(Exit(head, config.hidden_size) for _ in windows)
+        norm, out = head.norm, Frozen(head.out)
+        self.exits = nn.ModuleList(Exit(norm, out, config.hidden_size) for _ in windows)
         rope = config.rope
         self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)
 

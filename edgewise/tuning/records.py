@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.errors import InputError
+from edgewise.texts import read_text
 
-MOST_BYTES = 512 * 2**20
 ROLES = ("system", "user", "assistant")
 
 
@@ -25,14 +25,7 @@ def read_records(path: Path) -> list[Record]:
     """A file's records: `.jsonl` has one a line, {"prompt": ..., "answer": ...} or {"messages":
     [...]} that ends with the assistant's; anything else is one text. Raises InputError, which names
     the file, the line and what is wrong there."""
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path}: larger than {MOST_BYTES} bytes, refused")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
+    text = read_text(path)
     records = list(_lines(text, path)) if path.suffix == ".jsonl" else [Record((), text)]
     if not any(record.answer.strip() for record in records):
         raise InputError(f"{path}: holds nothing to learn")

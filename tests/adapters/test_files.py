@@ -118,6 +118,9 @@ def test_wrong_shapes_and_numbers_are_refused(made):
         refused(folder, opened, says)
     safetensors.torch.save_file({**tensors, "other.weight": torch.zeros(2)}, folder / WEIGHTS)
     refused(folder, opened, "no matrix of this model's")
+    half = {k: x for k, x in tensors.items() if k != name}
+    safetensors.torch.save_file(half, folder / WEIGHTS)
+    refused(folder, opened, "only one of lora_A and lora_B")
     (folder / WEIGHTS).write_bytes(b"\0" * 64)
     refused(folder, opened, "cannot read")
 
@@ -133,7 +136,9 @@ def test_pickles_are_never_read(made):
     "values, says",
     [
         ({"peft_type": "IA3"}, "not the configuration of a LoRA"),
-        ({"use_dora": True}, "use_dora is not supported"),
+        ({"use_dora": True}, "use_dora = True is not supported"),
+        ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern = .* is not supported"),
+        ({"bias": "all"}, "bias = 'all' is not supported"),
         ({"r": 0}, "rank must be at least 1"),
         ({"r": "many"}, "ValueError"),
         ({"r": None}, "TypeError"),

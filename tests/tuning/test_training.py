@@ -67,6 +67,29 @@ def test_a_checkpoint_of_something_else_is_refused(begun, tmp_path):
         checkpoints.restore(training, tmp_path, "key")
 
 
+def test_what_a_checkpoint_is_of(checkpoint):
+    """Two models of one shape, two schemes, two recipes, two sets of lessons: each another key."""
+    plain, other = (open_checkpoint(str(checkpoint(x))) for x in ("llama", "llama3-rope"))
+    keys = {
+        checkpoints.key_of(*what)
+        for what in (
+            (plain, "fp32", Recipe(), LESSONS),
+            (other, "fp32", Recipe(), LESSONS),
+            (plain, "bf16", Recipe(), LESSONS),
+            (plain, "fp32", Recipe(seed=1), LESSONS),
+            (plain, "fp32", Recipe(), LESSONS[1:]),
+        )
+    }
+    assert len(keys) == 5
+    assert checkpoints.key_of(plain, "fp32", Recipe(), list(LESSONS)) in keys
+
+
+def test_a_checkpoint_that_cannot_be_written_says_so(begun, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match="cannot write"):
+        checkpoints.save(begun(), tmp_path / "file", "key")
+
+
 def test_a_loss_that_is_no_number_says_at_which_step_and_why(begun):
     training = begun(rate=1e37)
     with pytest.raises(NonFinite, match=r"at step \d+ .*rate"):

@@ -1,7 +1,9 @@
 # Everything needs `python3` (3.11 or newer) and `make`, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
+# Those marked `timing` hold seconds against a clock, which other tests beside them would eat up.
+PYTEST := $(BIN)/python -m pytest -q
+TESTS = $(PYTEST) -m "not timing" --numprocesses logical --maxprocesses 4 --dist loadfile && $(PYTEST) -m timing
 
 .PHONY: demo test test-slow lint bench docs site clean
 
@@ -9,10 +11,10 @@ demo: .venv/ready .venv/model  ## install, then run the demo
 	$(BIN)/edgewise demo
 
 test: .venv/ready .venv/model  ## install, then run the tests: long sweeps over a part of their cases
-	$(PYTEST)
+	$(TESTS)
 
 test-slow: .venv/ready .venv/model  ## the same, sweeps over all of their cases, sanitizers over all shapes
-	EDGEWISE_THOROUGH=1 $(PYTEST)
+	export EDGEWISE_THOROUGH=1 && $(TESTS)
 
 lint: .venv/ready  ## style, types, import order, sizes, generated docs
 	$(BIN)/ruff check .

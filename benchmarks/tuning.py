@@ -3,9 +3,10 @@ and a quarter of the memory that the backward pass needs of LoRA through all blo
 records, and is no worse by more than a point; votes are at least as good as the best single exit.
 
 The demo's questions about a city, with contexts that were not learned from. Both methods by turns
-for the seconds and bytes of a step, then each for as many steps on the same batches. What the
-backward pass needs is what autograd keeps of a forward pass, each storage once, and not the
-weights; beside it what the system saw the process grow by. `python benchmarks/tuning.py [steps]`.
+for the seconds and bytes of a step, then each for as many steps. A batch goes through all windows,
+a step each, so that what the model computes before a window is computed once. What the backward
+pass needs is what autograd keeps of a forward pass, each storage once, and not the weights; beside
+it what the system saw the process grow by. `python benchmarks/tuning.py [steps]`.
 """
 
 import os
@@ -16,7 +17,6 @@ from statistics import median
 
 import torch
 from claims import finish
-from torch import Tensor, nn
 
 from edgewise import kernels
 from edgewise.adapters import AdapterConfig
@@ -25,12 +25,13 @@ from edgewise.demo.questions import draw_questions, prompt
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.tuning.judging import Verdict, judge
+from edgewise.tuning.kept import kept_by
 from edgewise.tuning.lessons import Lesson, batch_of, lessons_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.records import Record
-from edgewise.tuning.training import Training, loss_of
+from edgewise.tuning.training import Training
 
 MODEL, SCHEME = "smollm2", "q4g32ad"
 STEPS, BATCH, RATE = 400, 8, 1e-3
@@ -55,21 +56,6 @@ def begun(method: TuningMethod, steps: int, lessons: list[Lesson]) -> Training:
     return Training(load_tunable(checkpoint, SCHEME, recipe.adapter, windows), recipe, lessons)
 
 
-class Kept:
-    """Bytes that autograd keeps for the backward pass, without the model's own."""
-
-    def __init__(self, model: nn.Module) -> None:
-        own = [*model.parameters(), *model.buffers()]
-        self._own = {x.untyped_storage().data_ptr() for x in own}
-        self.sizes = dict[int, int]()
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._own:
-            self.sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-
 def high_water() -> int:
     """The most that the process had in memory since it was last asked."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -82,33 +68,30 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def costs(training: Training, index: int, lessons: list[Lesson]) -> tuple[float, int, int]:
-    """Seconds of a step of one window, bytes that autograd keeps, and that the process grows by."""
+def costs(training: Training, lessons: list[Lesson]) -> tuple[float, int, int]:
+    """Seconds of the next step, bytes that autograd keeps in it, and that the process grows by."""
+    index = training.recipe.window_at(training.done, len(training.model.windows))
     window, batch = training.model.windows[index], batch_of(lessons[:BATCH])
-    optimizer, kept = training.optimizers[index], Kept(training.model)
     before, _ = resident(), high_water()
     began = time.perf_counter()
-    loss_of(training.model, window, batch).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    training.step()
     seconds, most = time.perf_counter() - began, high_water()
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda x: x):
-        loss_of(training.model, window, batch)
-    return seconds, sum(kept.sizes.values()), most - before
+    states = training.model.plain(training.model.entered(batch.tokens), 0, window.first)
+    return seconds, kept_by(training.model, window, batch, states), most - before
 
 
 def compare_costs(lessons: list[Lesson]) -> dict[TuningMethod, tuple[float, int, int]]:
-    """By turns: the mean over windows of the median step, and the most of any window's memory."""
+    """By turns, a batch each: the mean over windows of the median step, and the most of any step's
+    memory."""
     trainings = {method: begun(method, STEPS, lessons) for method in METHODS}
-    rows: dict[TuningMethod, dict[int, list[tuple[float, int, int]]]] = {x: {} for x in METHODS}
+    rows: dict[TuningMethod, list[list[tuple[float, int, int]]]] = {x: [] for x in METHODS}
     for _ in range(TIMED + 1):
         for method, training in trainings.items():
-            for index in range(len(training.model.windows)):
-                rows[method].setdefault(index, []).append(costs(training, index, lessons))
+            rows[method].append([costs(training, lessons) for _ in training.model.windows])
     result = {}
-    for method, windows in rows.items():
-        seconds = [median(row[0] for row in each[1:]) for each in windows.values()]
-        kept, grown = (max(row[i] for each in windows.values() for row in each[1:]) for i in (1, 2))
+    for method, rounds in rows.items():
+        seconds = [median(row[0] for row in steps) for steps in zip(*rounds[1:], strict=True)]
+        kept, grown = (max(row[i] for steps in rounds[1:] for row in steps) for i in (1, 2))
         result[method] = sum(seconds) / len(seconds), kept, grown
     return result
 

@@ -32,17 +32,21 @@ def attach(
     block: Block, config: DecoderConfig, number: int, adapter: AdapterConfig
 ) -> dict[str, LowRank]:
     """Put new adapters on block `number` (0 is the first); returns them by part."""
-    attached = dict[str, LowRank]()
+    added = low_ranks(config, number, adapter)
     for matrix, parts in parts_of(config).items():
-        chosen = {
-            name: LowRank(adapter, f"{number}.{name}", rows, columns_of(config, matrix))
-            for name, _, rows in parts
-            if name in adapter.matrices
-        }
-        if chosen:
+        if chosen := {name: added[name] for name, _, _ in parts if name in added}:
             setattr(block, matrix, Adapted(getattr(block, matrix), parts, chosen))
-            attached |= chosen
-    return attached
+    return added
+
+
+def low_ranks(config: DecoderConfig, number: int, adapter: AdapterConfig) -> dict[str, LowRank]:
+    """New adapters of block `number`, by part, whether its matrices are here or not."""
+    return {
+        name: LowRank(adapter, f"{number}.{name}", rows, columns_of(config, matrix))
+        for matrix, parts in parts_of(config).items()
+        for name, _, rows in parts
+        if name in adapter.matrices
+    }
 
 
 def adapted(block: Block) -> Iterator[tuple[str, Adapted]]:

@@ -9,7 +9,7 @@ import typer
 from edgewise.advice.facts import Task
 from edgewise.cli.options import ClusterOrNone, Json, Model
 from edgewise.schemes import STORED
-from edgewise.tuning.method import TuningMethod
+from edgewise.tuning.method import TuningMethod, WindowOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,22 @@ class TuneOptions:
         typer.Option(help="A window of blocks at a time, all blocks, or all privately."),
     ] = TuningMethod.WINDOW
     scheme: Annotated[str, typer.Option(help="How the model's own weights are kept.")] = STORED
+    cluster: ClusterOrNone = None
     window: Annotated[int, typer.Option(min=1, help="Blocks that are trained together.")] = 6
-    at_random: Annotated[
-        bool, typer.Option("--at-random", help="Windows by lot, not one after the other.")
-    ] = False
+    order: Annotated[
+        WindowOrder,
+        typer.Option(help="All windows by each batch, each for its share of the steps, or by lot."),
+    ] = WindowOrder.BATCH
     rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 8
     steps: Annotated[int, typer.Option(min=1, help="How many batches are learned from.")] = 200
     batch: Annotated[int, typer.Option(min=1, help="Records of a step.")] = 4
     rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-3
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="What a step may keep for its backward pass, like '200 MB'; blocks run again then."
+        ),
+    ] = None
     longest: Annotated[int, typer.Option(min=2, help="Tokens of a record at most.")] = 512
     held_out: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the records to judge by.")

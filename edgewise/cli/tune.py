@@ -1,26 +1,36 @@
 """`edgewise tune`: adapt a model to records."""
 
 import time
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import psutil
+import torch
 from rich.table import Table
 
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.cli.adapting import TuneOptions
 from edgewise.cli.terminal import console, print_json, progress
-from edgewise.models.checkpoint import open_checkpoint
+from edgewise.cluster_files import load_cluster
+from edgewise.errors import InputError
+from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
+from edgewise.runtime.local import start_local
 from edgewise.tuning import checkpoints
-from edgewise.tuning.judging import Verdict, judge
-from edgewise.tuning.lessons import lessons_of, split
+from edgewise.tuning.devices import PROGRAM, TrainingOnDevices, rehearse
+from edgewise.tuning.judging import Verdict
+from edgewise.tuning.kept import fewest_again, kept_by
+from edgewise.tuning.lessons import Lesson, batch_of, drawn, lessons_of, split
 from edgewise.tuning.loading import load_tunable, save_tuned
 from edgewise.tuning.method import TuningMethod
+from edgewise.tuning.model import Tunable, Window
+from edgewise.tuning.placing import Placed, WindowCost, place
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.records import read_records
 from edgewise.tuning.training import Training, TrainingStep
 from edgewise.tuning.votes import VOTES
-from edgewise.units import format_bytes
+from edgewise.units import format_bytes, parse_bytes
 
 KEPT_EVERY = 20.0  # seconds between checkpoints
 
@@ -31,26 +41,50 @@ def run_tune(options: TuneOptions) -> None:
     tokenizer, recipe = load_tokenizer(options.model), recipe_of(options)
     lessons = lessons_of(read_records(options.data), tokenizer, options.longest)
     learned, held_out = split(lessons, options.held_out, options.seed)
-    windows = recipe.windows(checkpoint.config.num_blocks)
-    with progress("loading", checkpoint.config.num_layers, quiet) as advance:
-        model = load_tunable(checkpoint, options.scheme, recipe.adapter, windows, advance)
-    training = Training(model, recipe, learned)
     key = checkpoints.key_of(checkpoint, options.scheme, recipe, learned)
-    if checkpoints.restore(training, options.out, key):
-        console(quiet).print(f"going on after step {training.done} of {recipe.steps}")
-    before = judge(model, held_out) if training.done == 0 else {}
-    steps = _train(training, options, key)
-    after = judge(model, held_out)
-    save_tuned(model, options.out, checkpoint, recipe.adapter)
+    with begun(options, checkpoint, recipe, learned) as (training, places):
+        if checkpoints.restore(training, options.out, key):
+            console(quiet).print(f"going on after step {training.done} of {recipe.steps}")
+        before = training.judge(held_out) if training.done == 0 else {}
+        steps = _train(training, options, key)
+        after = training.judge(held_out)
+        save_tuned(training.state()[1], options.out, checkpoint, recipe)
     console(quiet).print(_table(before, after))
     console(quiet).print(f"adapters: {options.out}")
     if quiet:
         print_json({
             "model": options.model, "learned": len(learned), "held_out": len(held_out),
+            "places": [asdict(placed) for placed in places],
             "steps": [asdict(step) for step in steps], "out": str(options.out),
             "before": {name: asdict(x) for name, x in before.items()},
             "after": {name: asdict(x) for name, x in after.items()},
         })  # fmt: skip
+
+
+@contextmanager
+def begun(
+    options: TuneOptions, checkpoint: Checkpoint, recipe: Recipe, learned: Sequence[Lesson]
+) -> Iterator[tuple[Training | TrainingOnDevices, tuple[Placed, ...]]]:
+    """A training as it begins, in this process or on the devices of a cluster."""
+    windows, quiet = recipe.windows(checkpoint.config.num_blocks), options.as_json
+    if options.cluster is None:
+        with progress("loading", checkpoint.config.num_layers, quiet) as advance:
+            model = load_tunable(checkpoint, options.scheme, recipe.adapter, windows, advance)
+        if options.keep is not None:
+            recipe = _keeping(options.keep, model, recipe, learned)
+        yield Training(model, recipe, learned), ()
+        return
+    if options.keep is not None:
+        raise InputError("--keep is for one device: leave --cluster out, or make windows smaller")
+    cluster, batch = load_cluster(options.cluster), drawn(learned, recipe.batch, 0, recipe.seed)
+    told = options.model, options.scheme, recipe
+    with start_local(cluster, PROGRAM) as workers:
+        with progress("timing a window", len(cluster.devices), quiet) as advance:
+            costs = rehearse(workers, *told, windows[-1], batch, advance)
+        states = 4 * batch_of(batch).tokens.numel() * checkpoint.config.hidden_size
+        places, seconds = place(costs, cluster, len(windows), states)
+        console(quiet).print(_places(places, windows, costs, seconds))
+        yield TrainingOnDevices(workers, places, *told, windows, learned), places
 
 
 def recipe_of(options: TuneOptions) -> Recipe:
@@ -58,16 +92,18 @@ def recipe_of(options: TuneOptions) -> Recipe:
     return Recipe(
         options.method,
         options.window,
-        options.at_random,
+        options.order,
         options.steps,
         options.batch,
         options.rate,
         options.seed,
-        AdapterConfig(kind, options.rank, 2.0 * options.rank, seed=options.seed),
+        adapter=AdapterConfig(kind, options.rank, 2.0 * options.rank, seed=options.seed),
     )
 
 
-def _train(training: Training, options: TuneOptions, key: str) -> list[TrainingStep]:
+def _train(
+    training: Training | TrainingOnDevices, options: TuneOptions, key: str
+) -> list[TrainingStep]:
     steps, kept, process = list[TrainingStep](), time.monotonic(), psutil.Process()
     with progress("learning", training.recipe.steps, options.as_json) as advance:
         while training.done < training.recipe.steps:
@@ -81,6 +117,35 @@ def _train(training: Training, options: TuneOptions, key: str) -> list[TrainingS
                 checkpoints.save(training, options.out, key)
                 kept = now
     return steps
+
+
+def _keeping(most: str, model: Tunable, recipe: Recipe, learned: Sequence[Lesson]) -> Recipe:
+    """The recipe with as few blocks that run again as a step of the longest lessons allows."""
+    longest = sorted(learned, key=lambda lesson: len(lesson.tokens))[-recipe.batch :]
+    window, batch = model.windows[-1], batch_of(longest)
+    states = torch.zeros(*batch.tokens.shape, model.config.hidden_size)
+    again = fewest_again(model, window, batch, states, parse_bytes(most))
+    if again is None:
+        least = kept_by(model, window, batch, states, window.end - window.first)
+        raise InputError(
+            f"a step keeps {format_bytes(least)} even where all blocks run again: allow more than "
+            f"{most}, or take smaller batches with --batch"
+        )
+    return replace(recipe, again=again)
+
+
+def _places(
+    places: Sequence[Placed],
+    windows: Sequence[Window],
+    costs: Mapping[str, WindowCost],
+    seconds: float,
+) -> Table:
+    table = Table("device", "blocks", "a batch there", title=f"{seconds:.2f} s a batch")
+    for placed in places:
+        blocks = f"{windows[placed.first].first}-{windows[placed.end - 1].end - 1}"
+        there = costs[placed.device].seconds(placed.end - placed.first)
+        table.add_row(placed.device, blocks, f"{there:.2f} s")
+    return table
 
 
 def _table(before: dict[str, Verdict], after: dict[str, Verdict]) -> Table:

@@ -7,7 +7,7 @@ from edgewise.clusters import Cluster, Link
 from edgewise.plans import Plan
 from edgewise.runtime.checks import check_route
 from edgewise.runtime.coordinator import Coordinator, Replan
-from edgewise.runtime.launchers.local import LocalLauncher
+from edgewise.runtime.launchers.local import WORKER, LocalLauncher
 from edgewise.runtime.processors import check_processors
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.sockets import socket_folder
@@ -19,7 +19,7 @@ from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
 
-def start_local(cluster: Cluster) -> Workers:
+def start_local(cluster: Cluster, program: str = WORKER) -> Workers:
     """One worker process per device, joined by Unix sockets in a private folder.
 
     The coordinator is on the source: what it sends and receives travels the source's links. Raises
@@ -32,7 +32,7 @@ def start_local(cluster: Cluster) -> Workers:
     transport: Transport = ZeroMQ(COORDINATOR, f"ipc://{folder / 'coordinator'}")
     if into_source:
         transport = Emulated(transport, into_source)
-    workers, launcher = Workers(cluster, transport), LocalLauncher(transport.post)
+    workers, launcher = Workers(cluster, transport), LocalLauncher(transport.post, program)
     workers.at_end(lambda: shutil.rmtree(folder, ignore_errors=True))
     workers.at_end(transport.close)
     settings = []

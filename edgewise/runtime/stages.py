@@ -1,10 +1,7 @@
 """Steps on a worker: a batch through its stages, and on to whoever is next."""
 
-import contextlib
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, compress
-from pathlib import Path
 
 import torch
 from msgspec.structs import replace
@@ -17,12 +14,12 @@ from edgewise.models.wire import from_wire, to_wire
 from edgewise.runtime import messages
 from edgewise.runtime.holding import Holding
 from edgewise.runtime.last_stage import Sampler, score_prompt
+from edgewise.runtime.pacing import Pace
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.scores import PromptScores
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.spans import Sampled, Span
 from edgewise.runtime.transport import Transport
-from edgewise.runtime.waiting import computing_clock, wait_until
 
 COORDINATOR = ""
 
@@ -33,8 +30,7 @@ class Stages:
     def __init__(self, settings: Settings, holding: Holding, transport: Transport) -> None:
         self._device, self._holding, self._transport = settings.device, holding, transport
         self._sampler = Sampler()
-        self._turns, self._clock = _turns(settings.turns), computing_clock(settings.device)
-        self._spent: dict[int, float] = {}  # seconds of the last step of so many tokens
+        self._pace = Pace(settings)
 
     def step(self, step: messages.Step, states: Tensor | None) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""
@@ -46,7 +42,7 @@ class Stages:
             states = from_wire(states, self._holding.wire, hidden_size)
         while True:
             shard, is_last = self._holding.shards[step.stage], step.stage + 1 == len(route)
-            with self._paced(len(states)) as taken:
+            with self._pace.paced(len(states)) as taken:
                 _prepare_cache(shard, step)
                 if is_last:
                     back = self._finish(shard, states, step)
@@ -109,19 +105,6 @@ class Stages:
         failed = tuple(Sampled(number, 0, why) for number in error.sequences)
         return replace(step, failed=step.failed + failed)
 
-    @contextlib.contextmanager
-    def _paced(self, tokens: int) -> Iterator[list[float]]:
-        """Let what is done take as long as it takes this device: `slowdown` times as long. What it
-        took is in the list that this gives, afterwards."""
-        began, slowdown = time.monotonic(), self._device.slowdown
-        taken: list[float] = []
-        with self._turns(began + (slowdown - 1) * self._spent.get(tokens, 0.0)):
-            started = self._clock()
-            yield taken
-            spent = self._spent[tokens] = self._clock() - started
-        wait_until(began + spent * slowdown)
-        taken.append(time.monotonic() - began)
-
 
 def _prepare_cache(shard: Shard, step: messages.Step) -> None:
     """Give back what is no longer needed, and copy what requests share."""
@@ -152,12 +135,3 @@ def _only(
     parts = list(compress(_parts(states, step), keep))
     states = torch.cat([part for _, part in parts]) if parts else states[:0]
     return states, replace(step, spans=tuple(span for span, _ in parts))
-
-
-def _turns(file: str):  # type: ignore[no-untyped-def]
-    """What makes emulated devices of this machine compute by turns; real ones need none."""
-    if not file:
-        return lambda until: contextlib.nullcontext()
-    from edgewise.runtime.turns import Turns  # not on every system, and not needed there
-
-    return Turns(Path(file)).one

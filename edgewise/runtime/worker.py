@@ -128,7 +128,7 @@ def _watch_standard_input(transport: Transport) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def run_worker() -> None:
+def run_worker(kind: type[Worker] = Worker) -> None:
     # What a library prints goes to standard error, which the launcher keeps.
     os.dup2(2, 1)
     line = sys.stdin.buffer.readline()
@@ -144,7 +144,7 @@ def run_worker() -> None:
         transport = Emulated(transport, settings.links, rate)
     transport.introduce({COORDINATOR: settings.coordinator})
     _watch_standard_input(transport)
-    Worker(settings, transport).run()
+    kind(settings, transport).run()
     transport.close()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgewise.errors import InputError
 from edgewise.studies.dftsp.page import dftsp_page
 from edgewise.studies.dilemma import dilemma_page
+from edgewise.studies.edge_llm.page import edge_llm_page
 from edgewise.studies.edgeshard import edgeshard_page
 from edgewise.studies.guidelines import guidelines_page
 from edgewise.studies.llm_pq import llm_pq_page
@@ -24,6 +25,7 @@ STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "quality": lambda model, on_step: quality_page(model or MODEL, on_step),
     "llm-pq": lambda model, on_step: llm_pq_page(),
     "dftsp": lambda model, on_step: dftsp_page(on_step),
+    "edge-llm": lambda model, on_step: edge_llm_page(model or MODEL, on_step),
     "guidelines": lambda model, on_step: guidelines_page(),
     "private-lora": lambda model, on_step: private_lora_page(),
 }
@@ -40,8 +42,9 @@ def write_study(
     testbed: bool = False,
 ) -> tuple[Page, list[Path]]:
     """Run a study and write it into `folder`; `model` is the checkpoint that the studies of
-    DILEMMA and of quality quantize, None: the usual one; with `testbed` it is asked of real
-    processes. Raises InputError for an unknown study, and for one without a testbed."""
+    DILEMMA and of quality quantize, and Edge-LLM's tunes, None: the usual one; with `testbed` it is
+    asked of real processes. Raises InputError for an unknown study, and for one without a
+    testbed."""
     if name not in STUDIES:
         raise InputError(f"unknown study '{name}'; known studies: {', '.join(STUDIES)}")
     if testbed and name not in TESTBEDS:

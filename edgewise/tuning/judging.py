@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgewise.tuning.lessons import Lesson, LessonBatch, batch_of
-from edgewise.tuning.model import Tunable
+from edgewise.tuning.model import Tunable, Window
 from edgewise.tuning.votes import VOTES
 
 AT_ONCE = 8  # lessons
@@ -30,13 +30,12 @@ def exit_logits(model: Tunable, batch: LessonBatch) -> Tensor:
     """What each exit says of the tokens to be learned, float32 [exits, learned, vocabulary]. Every
     window's blocks get what the model itself computed before them: the states run once through all
     blocks as they are, and from each window's beginning once through its adapted ones."""
-    states, turn = model.entered(batch.tokens)
-    said = []
+    states, said = model.entered(batch.tokens), []
     for window in model.windows:
-        adapted = model.through(states, turn, window.first, window.end)
+        adapted = model.through(states, window.first, window.end)
         said.append(model.logits(adapted[:, :-1][batch.learned], window))
-        if window.end < len(model.blocks):
-            states = model.through(states, turn, window.first, window.end, plain=True)
+        if window is not model.windows[-1]:
+            states = model.plain(states, window.first, window.end)
     return torch.stack(said).float()
 
 
@@ -48,7 +47,7 @@ def judge(model: Tunable, lessons: Sequence[Lesson]) -> dict[str, Verdict]:
         dict.fromkeys([*names, *VOTES], 0),
         0,
     )
-    for batch in _batches(lessons):
+    for batch in map(batch_of, batches_of(lessons)):
         logits, targets = exit_logits(model, batch), batch.targets
         rows = batch.learned.nonzero()[:, 0]
         count += len(targets)
@@ -61,8 +60,21 @@ def judge(model: Tunable, lessons: Sequence[Lesson]) -> dict[str, Verdict]:
     return {name: Verdict(total[name] / count, right[name] / len(lessons)) for name in total}
 
 
-def _batches(lessons: Sequence[Lesson]) -> Iterator[LessonBatch]:
+@torch.no_grad()
+def judge_window(
+    model: Tunable, window: Window, batch: LessonBatch, states: Tensor
+) -> tuple[float, int]:
+    """By one window's exit, from what its first block gets: nats of all tokens that were to be
+    learned, and how many answers are right."""
+    adapted = model.through(states, window.first, window.end)
+    said = model.logits(adapted[:, :-1][batch.learned], window).float().log_softmax(-1)
+    targets, rows = batch.targets, batch.learned.nonzero()[:, 0]
+    wrong = rows[said.argmax(-1) != targets].unique()
+    return -float(said.gather(1, targets[:, None]).sum()), len(batch.tokens) - len(wrong)
+
+
+def batches_of(lessons: Sequence[Lesson]) -> Iterator[list[Lesson]]:
     """Lessons of like lengths together."""
     ordered = sorted(lessons, key=lambda lesson: len(lesson.tokens))
     for first in range(0, len(ordered), AT_ONCE):
-        yield batch_of(ordered[first : first + AT_ONCE])
+        yield ordered[first : first + AT_ONCE]

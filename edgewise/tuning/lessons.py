@@ -82,12 +82,12 @@ def batch_of(lessons: Sequence[Lesson]) -> LessonBatch:
     return LessonBatch(tokens, learned)
 
 
-def drawn(lessons: Sequence[Lesson], size: int, step: int, seed: int) -> LessonBatch:
-    """The batch of a step: every lesson once before any comes again, whoever asks."""
+def drawn(lessons: Sequence[Lesson], size: int, number: int, seed: int) -> list[Lesson]:
+    """A batch by its number: every lesson once before any comes again, whoever asks."""
     chosen = []
-    for place in range(step * size, (step + 1) * size):
-        epoch, number = divmod(place, len(lessons))
+    for place in range(number * size, (number + 1) * size):
+        epoch, at = divmod(place, len(lessons))
         order = list(range(len(lessons)))
         random.Random(f"{seed}|{epoch}").shuffle(order)
-        chosen.append(lessons[order[number]])
-    return batch_of(chosen)
+        chosen.append(lessons[order[at]])
+    return chosen

@@ -1,12 +1,14 @@
 """A model from its files, ready to be adapted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from edgewise.adapters import AdapterConfig
 from edgewise.adapters.files import save_adapter
+from edgewise.adapters.matrices import low_ranks
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader
@@ -14,6 +16,7 @@ from edgewise.quantization.store import Store
 from edgewise.schemes import get_scheme
 from edgewise.tensor_files import write_tensors
 from edgewise.tuning.model import Tunable, Window
+from edgewise.tuning.recipe import Recipe
 
 EXITS = "exits.safetensors"
 
@@ -25,26 +28,33 @@ def load_tunable(
     windows: tuple[Window, ...],
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> Tunable:
-    """All layers in one scheme, on the CPU. Raises ModelError, QuantizationError, ValueError."""
+    """What some windows, one behind the other, need of a model, in one scheme, on the CPU: their
+    blocks, the head, and the embedding where they begin with the first block. Raises ModelError,
+    QuantizationError, ValueError."""
     loader = Loader(checkpoint, torch.device("cpu"), None, Store.default())
-    layers = list[Layer]()
-    for number in range(checkpoint.config.num_layers):
-        layers.append(loader.layer(number, get_scheme(scheme), layers[0] if layers else None))
+    layers = dict[int, Layer]()
+    blocks = range(windows[0].first + 1, windows[-1].end + 1)
+    for number in (*([0] if blocks[0] == 1 else []), *blocks, checkpoint.config.num_layers - 1):
+        layers[number] = loader.layer(number, get_scheme(scheme), layers.get(0))
         on_layer(number)
     return Tunable(checkpoint.config, layers, adapter, windows)
 
 
+@torch.no_grad()
 def save_tuned(
-    model: Tunable, folder: Path, checkpoint: Checkpoint, adapter: AdapterConfig
+    tensors: Mapping[str, Tensor], folder: Path, checkpoint: Checkpoint, recipe: Recipe
 ) -> None:
-    """The adapters in PEFT's layout, and the exits beside them. Raises OSError."""
-    save_adapter(
-        folder, model.added, adapter, model.config, checkpoint.model, checkpoint.spec.digest
-    )
-    exits = {
-        f"{window.first}-{window.end}.{name}": parameter.detach()
-        for window, exit in zip(model.windows, model.exits, strict=True)
-        for name, parameter in exit.named_parameters()
-        if parameter.requires_grad
-    }
+    """What a training made: the adapters in PEFT's layout, and the exits beside them. Raises
+    OSError."""
+    config, exits = checkpoint.config, dict[str, Tensor]()
+    added = [low_ranks(config, number, recipe.adapter) for number in range(config.num_blocks)]
+    for index, window in enumerate(recipe.windows(config.num_blocks)):
+        for own in ("turn", "scale"):
+            exits[f"{window.first}-{window.end}.{own}"] = tensors[f"{index}.exit.{own}"]
+        for number in range(window.first, window.end):
+            for part, low in added[number].items():
+                for own, parameter in low.named_parameters():
+                    if parameter.requires_grad:
+                        parameter.copy_(tensors[f"{index}.{number}.{part}.{own}"])
+    save_adapter(folder, added, recipe.adapter, config, checkpoint.model, checkpoint.spec.digest)
     write_tensors(folder / EXITS, exits, {})

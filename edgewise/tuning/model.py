@@ -5,13 +5,14 @@ stretch of blocks [first, end): the forward pass stops behind it, at its exit, a
 ends where it begins (Edge-LLM, 2406.15758, section "adaptive layer tuning").
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from edgewise.adapters import AdapterConfig, LowRank, attach
 from edgewise.adapters.matrices import adapted, parts_of
@@ -76,69 +77,82 @@ class Exit(nn.Module):
 
 
 class Tunable(nn.Module):
-    """`layers` of a whole model, frozen, become blocks with adapters of `adapter`, and an exit
-    behind each of `windows`. Raises ValueError for models whose head is not a norm and a matrix."""
+    """`layers` of a model by number, frozen, become blocks with adapters of `adapter`, and an exit
+    behind each of `windows`. They are all that the windows consist of, and the head; the embedding
+    where tokens shall enter. Raises ValueError for models whose head is not a norm and a matrix."""
 
     def __init__(
         self,
         config: DecoderConfig,
-        layers: Sequence[Layer],
+        layers: Mapping[int, Layer],
         adapter: AdapterConfig,
         windows: Sequence[Window],
     ) -> None:
         super().__init__()
-        embedding, *blocks, head = layers
+        head = layers[config.num_layers - 1]
         if not isinstance(head, Head) or head.norm is None or head.project is not None:
             raise ValueError("only models whose head is a norm and a matrix can be tuned so far")
         self.config, self.windows = config, tuple(windows)
-        self.embedding = embedding
-        self.blocks = [block for block in blocks if isinstance(block, Block)]
-        self.added: list[dict[str, LowRank]] = []
-        for number, block in enumerate(self.blocks):
+        self.embedding = layers.get(0)
+        self.blocks = {i - 1: block for i, block in layers.items() if isinstance(block, Block)}
+        self.added: list[dict[str, LowRank]] = [{} for _ in range(config.num_blocks)]
+        for number, block in self.blocks.items():
             for matrix in parts_of(config):
                 setattr(block, matrix, Frozen(getattr(block, matrix)))
-            self.added.append(attach(block, config, number, adapter))
+            self.added[number] = attach(block, config, number, adapter)
         norm, out = head.norm, Frozen(head.out)
         self.exits = nn.ModuleList(Exit(norm, out, config.hidden_size) for _ in windows)
         rope = config.rope
         self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)
 
-    def trained(self, window: Window) -> list[nn.Parameter]:
-        """What a window trains: its blocks' adapters, and its exit."""
-        parts: list[nn.Module] = [self.exits[self.windows.index(window)]]
-        for added in self.added[window.first : window.end]:
-            parts += added.values()
-        return [p for part in parts for p in part.parameters() if p.requires_grad]
-
-    def states(self, tokens: Tensor, window: Window) -> Tensor:
-        """tokens [B, T] -> what comes out of a window's last block, float32 [B, T, H]. Gradients go
-        no further back than its first; to blocks before it nothing is added."""
-        with torch.no_grad():
-            states, turn = self.entered(tokens)
-            states = self.through(states, turn, 0, window.first, plain=True)
-        return self.through(states, turn, window.first, window.end)
+    def trained(self, window: Window) -> dict[str, nn.Parameter]:
+        """What a window trains, by name: its blocks' adapters, and its exit."""
+        parts: dict[str, nn.Module] = {"exit": self.exits[self.windows.index(window)]}
+        for number in range(window.first, window.end):
+            parts |= {f"{number}.{part}": low for part, low in self.added[number].items()}
+        return {
+            f"{name}.{own}": parameter
+            for name, part in parts.items()
+            for own, parameter in part.named_parameters()
+            if parameter.requires_grad
+        }
 
     def logits(self, states: Tensor, window: Window) -> Tensor:
         """By a window's exit."""
         logits: Tensor = self.exits[self.windows.index(window)](states)
         return logits
 
-    def entered(self, tokens: Tensor) -> tuple[Tensor, Rotation | None]:
-        """tokens [B, T] -> what the first block gets."""
-        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
-        turn = None if self._frequency is None else rotation(self._frequency, positions[:1])
-        states: Tensor = self.embedding(tokens, positions)
-        return states, turn
+    @torch.no_grad()
+    def entered(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T] -> what the first block gets, float32 [B, T, H]."""
+        assert self.embedding is not None
+        states: Tensor = self.embedding(tokens, torch.arange(tokens.shape[1]).expand(tokens.shape))
+        return states
 
-    def through(
-        self, states: Tensor, turn: Rotation | None, first: int, end: int, *, plain: bool = False
-    ) -> Tensor:
-        """States through blocks [first, end), `plain`: without adapters."""
+    def through(self, states: Tensor, first: int, end: int, again: int = 0) -> Tensor:
+        """States [B, T, H] through blocks [first, end), with their adapters. Of the first `again`
+        nothing is kept for the backward pass but what they got: they run again then."""
+        turn = self._turn(states.shape[1])
         for number in range(first, end):
             block, attend = self.blocks[number], causal_attention(self.config.windows[number])
-            with without_adapters(block) if plain else nullcontext():
+            if number < first + again:
+                states = checkpoint(block, states, turn, attend, use_reentrant=False)
+            else:
                 states = block(states, turn, attend)
         return states
+
+    @torch.no_grad()
+    def plain(self, states: Tensor, first: int, end: int) -> Tensor:
+        """What the model as it is makes of states in blocks [first, end)."""
+        for number in range(first, end):
+            with without_adapters(self.blocks[number]):
+                states = self.through(states, number, number + 1)
+        return states
+
+    def _turn(self, length: int) -> Rotation | None:
+        """Positions 0 to length - 1, of which all rows have the same."""
+        frequency = self._frequency
+        return None if frequency is None else rotation(frequency, torch.arange(length)[None])
 
 
 @contextmanager

@@ -13,7 +13,10 @@ from edgewise.adapters.files import CONFIG, WEIGHTS, fill, read_adapter
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.tuning.loading import load_tunable, save_tuned
+from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.model import Window
+from edgewise.tuning.recipe import Recipe
+from edgewise.tuning.training import Training
 
 # peft asks transformers by a name that will go.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -38,7 +41,8 @@ def made(checkpoint, tmp_path):
                 for low in added.values():
                     last = low.up if low.middle is None else low.middle
                     last.copy_(torch.randn(last.shape, generator=generator) * 0.1)
-        save_tuned(model, tmp_path / "adapter", opened, adapter)
+        recipe = Recipe(TuningMethod.LORA, adapter=adapter)
+        save_tuned(Training(model, recipe, []).state()[1], tmp_path / "adapter", opened, recipe)
         return model, opened, tmp_path / "adapter"
 
     return make
@@ -46,7 +50,7 @@ def made(checkpoint, tmp_path):
 
 @torch.no_grad()
 def logits_of(model):
-    return model.logits(model.states(TOKENS, ALL), ALL)
+    return model.logits(model.through(model.entered(TOKENS), 0, 4), ALL)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -25,7 +25,6 @@ from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
 from tests.runtime.conftest import reference
-from tests.seeds import THOROUGH
 
 SCHEMES = ("fp32",)
 PLAN = Plan("m", "d", 3, tuple(Stage(x, i, i + 1, SCHEMES) for i, x in enumerate("aba")))
@@ -147,7 +146,7 @@ def stopped_most_of_the_time(pid):
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.skipif(not THOROUGH, reason="needs a machine with nothing else to do")
+@pytest.mark.timing
 def test_a_device_that_slows_down_is_left_and_comes_back(monkeypatch):
     """Requests go on token for token; times are shorter here than they are in earnest."""
     for name, seconds in (("SECONDS", 3.0), ("AGAIN_SECONDS", 6.0)):

@@ -56,6 +56,7 @@ def test_layers_take_the_bytes_that_the_cost_model_counts(measured, checkpoint):
             assert held[device, name] == layer.weight_bytes(get_scheme("fp32"))
 
 
+@pytest.mark.timing
 def test_a_slowdown_shows(measured):
     profile = measured[0]
     fast, slow = (
@@ -66,6 +67,7 @@ def test_a_slowdown_shows(measured):
     assert 4 < slow / fast < 16  # emulated: 8; the machine is shared
 
 
+@pytest.mark.timing
 def test_links_are_as_emulated(measured):
     profile = measured[0]
     there, back = profile.link("fast", "slow"), profile.link("slow", "fast")

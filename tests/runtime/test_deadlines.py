@@ -68,6 +68,7 @@ def test_what_the_plan_cannot_do_is_refused_at_once(workers):
     assert running.idle
 
 
+@pytest.mark.timing
 def test_who_waits_in_vain_is_told_when_it_is_too_late_and_the_others_go_on(workers):
     """One runs for 96 tokens; the other is to be done in 30 ms."""
     running = engine(workers, "no-batch")

@@ -32,6 +32,7 @@ def engine(checkpoint):
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("device", ["laptop", "jetson", "pi"])
 def test_a_killed_worker_is_noticed_and_named(engine, prompt, device):
     tokens = stream(engine, Request(prompt, 30))
@@ -59,6 +60,7 @@ def test_a_worker_that_hangs_is_named(engine, prompt):
     assert str(error.value) == "device 'jetson' was silent for 3 s while it held layers 2-3"
 
 
+@pytest.mark.timing
 def test_a_worker_that_hangs_does_not_outlive_close(checkpoint):
     spec, plan = plan_of(checkpoint("llama"), *STAGES)
     engine = open_engine(str(checkpoint("llama")), plan, cluster(), WORKLOAD, spec=spec)

@@ -114,6 +114,7 @@ def test_several_threads_send(pair):
     assert all(numbers == list(range(50)) for numbers in sizes.values())
 
 
+@pytest.mark.timing
 def test_a_post_wakes_whoever_waits(pair):
     _, b = pair
     timer = threading.Timer(0.1, b.post, [Stop()])
@@ -125,6 +126,7 @@ def test_a_post_wakes_whoever_waits(pair):
     timer.join()
 
 
+@pytest.mark.timing
 def test_nothing_comes_in_time(pair):
     for seconds in (0.0, 0.0505):
         began = time.monotonic()
@@ -167,6 +169,7 @@ def test_a_peer_may_move(make):
     assert b.receive(2).message == Stop()
 
 
+@pytest.mark.timing
 def test_a_peer_that_takes_nothing_is_named_and_blocks_no_other(make, monkeypatch):
     monkeypatch.setattr(zeromq, "SEND_SECONDS", 0.3)
     monkeypatch.setattr(emulation, "MAX_WAITING_MESSAGES", 4)
@@ -219,6 +222,7 @@ def slow(tmp_path):
         transport.close()
 
 
+@pytest.mark.timing
 def test_an_emulated_link_takes_bandwidth_and_latency(slow):
     a, b, _ = slow
     began = time.monotonic()
@@ -247,6 +251,7 @@ def hub(tmp_path):
         transport.close()
 
 
+@pytest.mark.timing
 def test_messages_to_different_devices_share_the_interface_they_leave_by(hub):
     """The first is not held back, as no link is emulated where it arrives: the others leave after
     it, and what is no traffic leaves at once."""
@@ -266,6 +271,7 @@ def test_messages_to_different_devices_share_the_interface_they_leave_by(hub):
     assert all(same(envelope.tensor, PART) for envelope in envelopes)
 
 
+@pytest.mark.timing
 def test_messages_from_different_devices_share_the_interface_where_they_arrive(hub):
     hub, one, two = hub
     began = time.monotonic()
@@ -277,6 +283,7 @@ def test_messages_from_different_devices_share_the_interface_where_they_arrive(h
     assert arrivals[1] >= 0.1
 
 
+@pytest.mark.timing
 def test_what_is_sent_and_what_is_received_pass_the_interface_at_the_same_time(hub):
     hub, one, two = hub
     began = time.monotonic()

@@ -170,6 +170,7 @@ def test_large_headers_are_refused(head):
         assert ask(url, "GET", "/health")[0].status == 200
 
 
+@pytest.mark.timing
 def test_whoever_is_slow_is_hung_up_on(monkeypatch):
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(guard, "BODY_SECONDS", 0.5)

@@ -1,5 +1,7 @@
 """More requests than a running engine can answer, by every policy in turn."""
 
+import pytest
+
 from edgewise.batching import POLICIES
 from edgewise.clusters import Cluster
 from edgewise.demo import MODEL_FOLDER
@@ -14,6 +16,7 @@ WORK = Workload(64, 64, sequences=8)
 DRAWS = 3  # by turns: what else the machine does hurts all policies alike
 
 
+@pytest.mark.timing
 def test_dftsp_answers_more_in_time_than_every_other_policy() -> None:
     model = str(MODEL_FOLDER)
     spec, cluster = open_checkpoint(model).spec, Cluster.of_this_machine(10**9, 2)

@@ -38,6 +38,7 @@ def machines():
         yield made
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("mbps", [1, 10])
 def test_a_link_carries_its_rate(machines, mbps):
     """But for the headers of small packets: 52 of 300 bytes, and 14 that the kernel counts."""

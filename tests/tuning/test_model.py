@@ -5,10 +5,11 @@ import torch
 
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.tuning.kept import fewest_again, kept_by
 from edgewise.tuning.lessons import Lesson, batch_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.model import Window, windows_of
-from edgewise.tuning.training import loss_of
+from edgewise.tuning.training import loss_of as loss_behind
 from tests.conftest import random_model
 
 FAMILIES = ("llama", "llama-tied", "llama-biases", "mistral-window", "qwen2", "qwen3", "opt")
@@ -26,6 +27,12 @@ def tunable(checkpoint):
         return load_tunable(open_checkpoint(str(checkpoint(family))), "fp32", adapter, windows)
 
     return load
+
+
+def loss_of(model, window, batch):
+    """From the first token on."""
+    states = model.plain(model.entered(batch.tokens), 0, window.first)
+    return loss_behind(model, window, batch, states)
 
 
 def transformers_loss(model, batch):
@@ -70,7 +77,7 @@ def test_a_window_trains_its_own_blocks_and_exit_alone(tunable):
 def test_blocks_behind_the_exit_do_not_run(tunable):
     windows, ran = windows_of(4, 2), []
     model = tunable("llama", windows=windows)
-    for number, block in enumerate(model.blocks):
+    for number, block in model.blocks.items():
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
     loss_of(model, windows[0], batch_of(LESSONS)).backward()
     assert ran == [0, 1]
@@ -102,3 +109,20 @@ def test_windows_cover_all_blocks_once(blocks, size, ends):
     assert [x for w in windows for x in range(w.first, w.end)] == list(range(blocks))
     with pytest.raises(ValueError):
         windows_of(blocks, 0)
+
+
+def test_blocks_that_run_again_keep_less_and_give_the_same_gradients(tunable):
+    """Bit by bit; and how many have to is what a count of all would say."""
+    model, batch = tunable("llama"), batch_of(LESSONS)
+    states, truth = model.entered(batch.tokens), None
+    kept = [kept_by(model, ALL, batch, states, again) for again in range(5)]
+    assert kept == sorted(kept, reverse=True) and kept[0] > 2 * kept[4]
+    for again in range(5):
+        loss_behind(model, ALL, batch, states, again).backward()
+        gradients = [x.grad.clone() for x in model.trained(ALL).values()]
+        truth = truth or gradients
+        assert all(map(torch.equal, gradients, truth))
+        for parameter in model.trained(ALL).values():
+            parameter.grad = None
+        assert fewest_again(model, ALL, batch, states, kept[again]) == again
+    assert fewest_again(model, ALL, batch, states, kept[4] - 1) is None

@@ -10,7 +10,7 @@ from edgewise.tuning import checkpoints
 from edgewise.tuning.judging import judge
 from edgewise.tuning.lessons import Lesson, batch_of, drawn, split
 from edgewise.tuning.loading import load_tunable
-from edgewise.tuning.method import TuningMethod
+from edgewise.tuning.method import TuningMethod, WindowOrder
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.training import Training
 
@@ -46,13 +46,13 @@ def test_it_learns_what_it_is_given(begun, method):
     assert after["confidence"].loss < before["confidence"].loss
 
 
-@pytest.mark.parametrize("at_random", [False, True])
-def test_one_that_was_killed_goes_on_with_the_same_losses(begun, tmp_path, at_random):
-    whole = losses(begun(at_random=at_random), 12)
-    first = begun(at_random=at_random)
+@pytest.mark.parametrize("order", WindowOrder)
+def test_one_that_was_killed_goes_on_with_the_same_losses(begun, tmp_path, order):
+    whole = losses(begun(order=order), 12)
+    first = begun(order=order)
     begins = losses(first, 7)
     checkpoints.save(first, tmp_path, "key")
-    second = begun(at_random=at_random)
+    second = begun(order=order)
     assert checkpoints.restore(second, tmp_path, "key")
     assert begins + losses(second, 5) == whole
 
@@ -96,15 +96,39 @@ def test_a_loss_that_is_no_number_says_at_which_step_and_why(begun):
         losses(training, 12)
 
 
-def test_windows_come_in_turn_each_for_its_share_or_by_lot():
-    in_turn = [Recipe(steps=10).window_at(step, 3) for step in range(10)]
-    assert in_turn == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
-    by_lot = [Recipe(at_random=True, steps=40).window_at(step, 3) for step in range(40)]
-    assert set(by_lot) == {0, 1, 2} and by_lot != sorted(by_lot)
+def test_windows_come_by_each_batch_or_in_turn_each_for_its_share_or_by_lot():
+    by_batch = [Recipe(steps=10).window_at(step, 3) for step in range(10)]
+    assert by_batch == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    in_turn = Recipe(steps=10, order=WindowOrder.TURNS)
+    assert [in_turn.window_at(step, 3) for step in range(10)] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    by_lot = Recipe(order=WindowOrder.RANDOM, steps=40)
+    drawn_windows = [by_lot.window_at(step, 3) for step in range(40)]
+    assert set(drawn_windows) == {0, 1, 2} and drawn_windows != sorted(drawn_windows)
+
+
+@pytest.mark.parametrize("order", WindowOrder)
+@pytest.mark.parametrize("begin", [0, 4])
+def test_visits_are_all_steps_that_are_left(order, begin):
+    recipe = Recipe(steps=10, order=order)
+    steps = [
+        (visit.first_step + i, index, visit.batch)
+        for visit in recipe.visits(begin, 3)
+        for i, index in enumerate(visit.windows)
+    ]
+    numbers = range(begin, 10)
+    assert steps == [(x, recipe.window_at(x, 3), recipe.batch_at(x, 3)) for x in numbers]
+
+
+def test_what_was_computed_for_the_window_before_is_what_would_be_computed_again(begun):
+    """Step by step as from the first block on."""
+    training, anew = begun(), begun()
+    for _ in range(12):
+        anew._reached = (-1, 0)
+        assert training.step() == anew.step()
 
 
 def test_every_lesson_comes_once_before_any_comes_again():
-    seen = [row[0].item() for step in range(8) for row in drawn(LESSONS, 3, step, 5).tokens]
+    seen = [x.tokens[0] for number in range(8) for x in drawn(LESSONS, 3, number, 5)]
     assert sorted(seen[:12]) == sorted(seen[12:]) == [x.tokens[0] for x in LESSONS]
     assert seen[:12] != seen[12:]
 

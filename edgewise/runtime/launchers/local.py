@@ -16,6 +16,8 @@ from edgewise.runtime.launchers import STOP_SECONDS
 from edgewise.runtime.messages import Ended
 from edgewise.runtime.settings import Settings
 
+WORKER = "edgewise.runtime.worker"
+
 
 @dataclass(frozen=True, slots=True)
 class _Process:
@@ -26,11 +28,11 @@ class _Process:
     log: IO[bytes]
 
     @staticmethod
-    def begin() -> "_Process":
+    def begin(program: str) -> "_Process":
         log = tempfile.TemporaryFile()  # noqa: SIM115
         popen = subprocess.Popen(
             # -P: the working directory may hold files named like the modules that a worker imports.
-            [sys.executable, "-P", "-m", "edgewise.runtime.worker"],
+            [sys.executable, "-P", "-m", program],
             env=_environment(),
             stdin=subprocess.PIPE,
             stdout=log,
@@ -65,16 +67,17 @@ class _Process:
 
 
 class LocalLauncher:
-    """One process per worker, with a thread each that waits for its end."""
+    """One process per worker, with a thread each that waits for its end. `program` is the module
+    that it runs."""
 
-    def __init__(self, post: Callable[[Ended], None]) -> None:
-        self._post = post
+    def __init__(self, post: Callable[[Ended], None], program: str = WORKER) -> None:
+        self._post, self._program = post, program
         self._running: dict[str, tuple[_Process, threading.Thread]] = {}
         self._spare: _Process | None = None
         self._closing = False
 
     def start(self, settings: Settings) -> str:
-        name, process = settings.device.name, self._take_spare() or _Process.begin()
+        name, process = settings.device.name, self._take_spare() or _Process.begin(self._program)
         waiter = threading.Thread(target=self._wait, args=(name, process), daemon=True)
         self._running[name] = process, waiter
         process.tell(settings)
@@ -84,7 +87,7 @@ class LocalLauncher:
     def prepare(self) -> None:
         """Have a process import now what the next worker needs: that takes a second."""
         if self._spare is None:
-            self._spare = _Process.begin()
+            self._spare = _Process.begin(self._program)
 
     def _take_spare(self) -> _Process | None:
         """None where there is none, or it has died."""

@@ -4,6 +4,7 @@ tensor's bytes as they lie in memory (little-endian). No pickle.
 Whatever bytes come in, decoding raises ValueError and nothing else.
 """
 
+import functools
 import math
 import secrets
 from collections.abc import Sequence
@@ -45,10 +46,13 @@ class FrameHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 _HEADER = msgspec.msgpack.Decoder(FrameHeader)
-_MESSAGE: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
-    Union[tuple(Message.__subclasses__())]  # noqa: UP007
-)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+@functools.cache
+def _message_decoder() -> msgspec.msgpack.Decoder[Message]:
+    """Of all classes of messages that this process knows as the first one comes."""
+    return msgspec.msgpack.Decoder(Union[tuple(Message.__subclasses__())])  # noqa: UP007
 
 
 class Numbering:
@@ -120,7 +124,7 @@ def envelope_of(header: FrameHeader, tensors: Sequence[Frame]) -> Envelope:
     if len(tensors) != (header.shape is not None):
         raise ValueError(f"{len(tensors)} frames behind the header are not its tensor")
     try:
-        message = _MESSAGE.decode(header.message)
+        message = _message_decoder().decode(header.message)
     except Exception as error:  # a class may raise what it likes about its fields
         raise ValueError(f"malformed message: {error}") from None
     if header.shape is None:

@@ -1,0 +1,39 @@
+"""At what speed a device computes: its own, or that of the one that it emulates."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgewise.runtime.settings import Settings
+from edgewise.runtime.waiting import computing_clock, wait_until
+
+
+class Pace:
+    def __init__(self, settings: Settings) -> None:
+        self._slowdown = settings.device.slowdown
+        self._turns, self._clock = _turns(settings.turns), computing_clock(settings.device)
+        self._spent: dict[int, float] = {}  # seconds that work of a size took last
+
+    @contextlib.contextmanager
+    def paced(self, size: int) -> Iterator[list[float]]:
+        """Let what is done take as long as it takes this device: `slowdown` times as long. What it
+        took is in the list that this gives, afterwards. Work of one `size` takes about as long as
+        the last."""
+        began, slowdown = time.monotonic(), self._slowdown
+        taken: list[float] = []
+        with self._turns(began + (slowdown - 1) * self._spent.get(size, 0.0)):
+            started = self._clock()
+            yield taken
+            spent = self._spent[size] = self._clock() - started
+        wait_until(began + spent * slowdown)
+        taken.append(time.monotonic() - began)
+
+
+def _turns(file: str):  # type: ignore[no-untyped-def]
+    """What makes emulated devices of this machine compute by turns; real ones need none."""
+    if not file:
+        return lambda until: contextlib.nullcontext()
+    from edgewise.runtime.turns import Turns  # not on every system, and not needed there
+
+    return Turns(Path(file)).one

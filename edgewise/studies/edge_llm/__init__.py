@@ -1,0 +1,1 @@
+"""Edge-LLM's study: what windows, bits and a schedule over memory levels bring."""

@@ -1,0 +1,88 @@
+"""What is said between whoever adapts a model and the devices that hold its windows."""
+
+from edgewise.runtime.messages import Message
+from edgewise.tuning.lessons import Lesson
+from edgewise.tuning.model import Window
+from edgewise.tuning.recipe import Recipe
+
+
+class Rehearse(Message, frozen=True):
+    """Time a step of one window, by states that are drawn, and what a plain pass takes."""
+
+    model: str
+    scheme: str
+    recipe: Recipe
+    window: Window
+    lessons: tuple[Lesson, ...]
+
+
+class Rehearsed(Message, frozen=True):
+    """Seconds without and with learning; bytes of the window's weights, of the head's, of what is
+    learned with all that the optimizer remembers, and of what is kept for the backward pass."""
+
+    plain_seconds: float
+    step_seconds: float
+    window_bytes: int
+    head_bytes: int
+    learned_bytes: int
+    kept_bytes: int
+
+
+class Hold(Message, frozen=True):
+    """Hold these of all windows from now on, one behind the other; what comes out of the last goes
+    on to the device `next`, "" where there is none."""
+
+    model: str
+    scheme: str
+    recipe: Recipe
+    windows: tuple[Window, ...]
+    mine: tuple[int, ...]
+    next: str
+
+
+class Held(Message, frozen=True):
+    """Done."""
+
+
+class Learn(Message, frozen=True):
+    """A batch. Windows that are to learn from it, the first of them in step `step`, do; `judged`:
+    they say what they know of it instead. Tensor: what comes out of the block before the first one
+    here, float32 [B, T, H]; none for the device that holds the first."""
+
+    step: int
+    windows: tuple[int, ...]
+    lessons: tuple[Lesson, ...]
+    judged: bool = False
+
+
+class Learned(Message, frozen=True):
+    """A window has."""
+
+    step: int
+    window: int
+    loss: float
+    tokens: int
+
+
+class Judged(Message, frozen=True):
+    """Of batch `step`, how many nats a window's exit loses on all tokens, and how many answers are
+    right word for word."""
+
+    step: int
+    window: int
+    nats: float
+    right: int
+
+
+class Give(Message, frozen=True):
+    """Say all that changes as the windows here learn: `Given` for each, then `GaveAll`."""
+
+
+class Given(Message, frozen=True):
+    """Tensor: of that name, to whoever asked, or to the device that shall be it from now on."""
+
+    name: str
+
+
+class GaveAll(Message, frozen=True):
+    """That was all of it. A device answers with the same."""

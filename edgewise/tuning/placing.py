@@ -1,0 +1,100 @@
+"""Which device holds which windows of a model that is adapted.
+
+Batches pass through the windows one after the other, and a device may be at the next batch while
+others are at this one: the slowest device, or the slowest link, says how long a batch takes. With
+p and s a device's seconds for a plain pass of one window and for a step, and n its windows:
+
+    seconds a batch = max over devices of n (p + s), and over links used of bytes / bandwidth
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgewise.clusters import Cluster
+from edgewise.errors import Infeasible
+from edgewise.units import format_bytes
+
+MOST_DEVICES = 8  # that are looked at: the quickest
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCost:
+    """What a window costs a device: seconds of a plain pass and of a step; bytes to hold and learn
+    one, bytes that are there once, and that a step keeps meanwhile."""
+
+    plain_seconds: float
+    step_seconds: float
+    window_bytes: int
+    head_bytes: int
+    kept_bytes: int
+
+    def seconds(self, windows: int) -> float:
+        return windows * (self.plain_seconds + self.step_seconds)
+
+    def bytes(self, windows: int) -> int:
+        return self.head_bytes + windows * self.window_bytes + self.kept_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Windows [first, end) on a device."""
+
+    device: str
+    first: int
+    end: int
+
+
+def place(
+    costs: Mapping[str, WindowCost], cluster: Cluster, windows: int, states_bytes: int
+) -> tuple[tuple[Placed, ...], float]:
+    """The quickest places of so many windows, and the seconds that a batch takes then; of equally
+    quick ones the one with the fewest devices. `states_bytes` cross every link that is used. Exact,
+    over all orders of the quickest devices. Raises Infeasible."""
+    names = sorted(costs, key=lambda name: costs[name].seconds(1))[:MOST_DEVICES]
+    most = {name: _most(costs[name], cluster.device(name).memory_bytes, windows) for name in names}
+    # By devices used and the last of them: windows placed -> (seconds, where).
+    best = {(frozenset[str](), ""): {0: (0.0, tuple[Placed, ...]())}}
+    ends = list[tuple[float, int, tuple[Placed, ...]]]()
+    for _ in names:
+        longer: dict[tuple[frozenset[str], str], dict[int, tuple[float, tuple[Placed, ...]]]] = {}
+        for (used, last), reached in best.items():
+            for name in names:
+                if name in used or (last and cluster.link(last, name) is None):
+                    continue
+                over = _link_seconds(cluster, last, name, states_bytes)
+                table = longer.setdefault((used | {name}, name), {})
+                for first, (seconds, where) in reached.items():
+                    for end in range(first + 1, min(first + most[name], windows) + 1):
+                        slowest = max(seconds, over, costs[name].seconds(end - first))
+                        if end not in table or slowest < table[end][0]:
+                            table[end] = slowest, (*where, Placed(name, first, end))
+        ends += [(s, len(w), w) for x in longer.values() for n, (s, w) in x.items() if n == windows]
+        best = longer
+    if not ends:
+        raise Infeasible(_why(costs, cluster, most, windows))
+    seconds, _, where = min(ends, key=lambda x: (x[0], x[1], [placed.device for placed in x[2]]))
+    return where, seconds
+
+
+def _most(cost: WindowCost, memory_bytes: int, windows: int) -> int:
+    """Of so many windows, how many fit."""
+    return max((n for n in range(1, windows + 1) if cost.bytes(n) <= memory_bytes), default=0)
+
+
+def _link_seconds(cluster: Cluster, source: str, target: str, count: int) -> float:
+    link = cluster.link(source, target) if source else None
+    return 0.0 if link is None else link.occupancy_seconds(count)
+
+
+def _why(
+    costs: Mapping[str, WindowCost], cluster: Cluster, most: Mapping[str, int], windows: int
+) -> str:
+    each: Sequence[str] = [
+        f"'{name}' has room for {most[name]} ({format_bytes(costs[name].bytes(1))} for one, of "
+        f"{format_bytes(cluster.device(name).memory_bytes)})"
+        for name in most
+    ]
+    return (
+        f"the model's {windows} windows fit on no devices: {'; '.join(each)}: use fewer bits, "
+        "smaller windows or batches, or more devices"
+    )

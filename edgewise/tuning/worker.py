@@ -1,0 +1,124 @@
+"""A worker that holds windows of a model, and has them learn.
+
+What the model as it is makes of a batch passes through all windows, from device to device; none of
+that depends on what they have learned. So nothing ever comes back along the way, and a device can
+be at the next batch while others are at this one.
+"""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.runtime.pacing import Pace
+from edgewise.runtime.settings import Settings
+from edgewise.runtime.transport import Transport
+from edgewise.runtime.worker import COORDINATOR, Worker, run_worker
+from edgewise.tuning import messages
+from edgewise.tuning.judging import judge_window
+from edgewise.tuning.kept import bytes_of, kept_by
+from edgewise.tuning.lessons import batch_of
+from edgewise.tuning.loading import load_tunable
+from edgewise.tuning.model import Tunable
+from edgewise.tuning.training import Learning
+
+
+class TuningWorker(Worker):
+    def __init__(self, settings: Settings, transport: Transport) -> None:
+        super().__init__(settings, transport)
+        self._pace = Pace(settings)
+        self._learning: Learning | None = None
+        self._next = ""
+        self._given = dict[str, Tensor]()
+        self.handlers |= {
+            messages.Rehearse: lambda _, message, __: self._report(self._rehearse(message)),
+            messages.Hold: lambda _, message, __: self._hold(message),
+            messages.Learn: lambda _, message, states: self._learn(message, states),
+            messages.Give: lambda *_: self._give(),
+            messages.Given: lambda _, message, tensor: self._take(message, tensor),
+            messages.GaveAll: lambda *_: self._take_all(),
+        }
+
+    def _rehearse(self, message: messages.Rehearse) -> messages.Rehearsed:
+        self._learning = None
+        window, batch = message.window, batch_of(message.lessons)
+        model = _loaded(message.model, message.scheme, message.recipe, (window,))
+        learning = Learning(model, message.recipe, (window,))
+        states = torch.randn(*batch.tokens.shape, model.config.hidden_size)
+        seconds = {}
+        for kind in ("plain", "step", "plain", "step"):  # the second of each counts
+            began = time.monotonic()
+            with self._pace.paced(hash(kind)):
+                if kind == "plain":
+                    model.plain(states, window.first, window.end)
+                else:
+                    learning.step(0, 0, batch, states)
+            seconds[kind] = time.monotonic() - began
+        return messages.Rehearsed(
+            seconds["plain"],
+            seconds["step"],
+            sum(bytes_of(block) for block in model.blocks.values()),
+            bytes_of(model.exits[0].out),  # type: ignore[arg-type]
+            4 * sum(parameter.nbytes for parameter in model.trained(window).values()),
+            kept_by(model, window, batch, states),
+        )
+
+    def _hold(self, message: messages.Hold) -> None:
+        mine = tuple(message.windows[index] for index in message.mine)
+        self._learning = None  # before others are loaded beside it
+        model = _loaded(message.model, message.scheme, message.recipe, mine)
+        self._learning = Learning(model, message.recipe, message.windows)
+        self._next, self._given = message.next, {}
+        self._report(messages.Held())
+
+    def _learn(self, message: messages.Learn, states: Tensor | None) -> None:
+        """Through all windows here, and on, as long as others wait for what comes out."""
+        learning, batch = self._learning, batch_of(message.lessons)
+        assert learning is not None
+        if states is None:
+            states = learning.model.entered(batch.tokens)
+        for index, window in learning.windows.items():
+            with self._pace.paced(states.shape[0] * states.shape[1]):
+                if index in message.windows:
+                    self._report(self._said(learning, message, index, states))
+                if index == message.windows[-1]:
+                    return
+                states = learning.model.plain(states, window.first, window.end)
+        self.transport.send(self._next, message, states)
+
+    def _said(
+        self, learning: Learning, message: messages.Learn, index: int, states: Tensor
+    ) -> messages.Learned | messages.Judged:
+        batch = batch_of(message.lessons)
+        if message.judged:
+            nats, right = judge_window(learning.model, learning.windows[index], batch, states)
+            return messages.Judged(message.step, index, nats, right)
+        number = message.step + message.windows.index(index)
+        step = learning.step(number, index, batch, states)
+        return messages.Learned(number, index, step.loss, step.tokens)
+
+    def _give(self) -> None:
+        assert self._learning is not None
+        for name, tensor in self._learning.tensors().items():
+            self.transport.send(COORDINATOR, messages.Given(name), tensor)
+        self._report(messages.GaveAll())
+
+    def _take(self, message: messages.Given, tensor: Tensor | None) -> None:
+        assert tensor is not None
+        self._given[message.name] = tensor
+
+    def _take_all(self) -> None:
+        assert self._learning is not None
+        self._learning.take(self._given)
+        self._given = {}
+        self._report(messages.GaveAll())
+
+
+def _loaded(model: str, scheme: str, recipe: Any, windows: Any) -> Tunable:
+    return load_tunable(open_checkpoint(model), scheme, recipe.adapter, windows)
+
+
+if __name__ == "__main__":
+    run_worker(TuningWorker)

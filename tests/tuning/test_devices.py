@@ -1,0 +1,138 @@
+"""A training cut over two worker processes, against the same one in this process."""
+
+import contextlib
+import os
+import signal
+
+import pytest
+import torch
+
+from edgewise.adapters import AdapterConfig, Kind
+from edgewise.clusters import Cluster, Device, Network
+from edgewise.errors import DeviceLost, NonFinite
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.runtime.local import start_local
+from edgewise.schemes import get_scheme
+from edgewise.tuning import checkpoints
+from edgewise.tuning.devices import PROGRAM, TrainingOnDevices, rehearse
+from edgewise.tuning.loading import load_tunable
+from edgewise.tuning.method import WindowOrder
+from edgewise.tuning.placing import Placed, place
+from edgewise.tuning.recipe import Recipe
+from edgewise.tuning.training import Training
+from tests.tuning.test_training import LESSONS
+
+PLACES = (Placed("a", 0, 1), Placed("b", 1, 4))
+CLUSTER = Cluster(
+    tuple(Device(x, 10**9) for x in "ab"), (), "a", (Network(("a", "b"), latency_seconds=0.001),)
+)
+
+
+def recipe_of(**options):
+    adapter = AdapterConfig(options.pop("kind", Kind.LORA), rank=4)
+    known = {"window": 1, "steps": 14, "batch": 3, "rate": 1e-2, "adapter": adapter}
+    return Recipe(**known | options)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with start_local(CLUSTER, PROGRAM) as started:
+        yield started
+
+
+@pytest.fixture
+def trainings(checkpoint, workers):
+    """One on two devices, and the same in this process."""
+
+    def begin(scheme="fp32", places=PLACES, family="llama", **options):
+        recipe = recipe_of(window=2 if len(places) == 1 else 1, **options)
+        model = str(checkpoint(family))
+        opened = open_checkpoint(model)
+        windows = recipe.windows(opened.config.num_blocks)
+        cut = (*places[:-1], Placed(places[-1].device, places[-1].first, len(windows)))
+        there = TrainingOnDevices(workers, cut, model, scheme, recipe, windows, LESSONS)
+        here = load_tunable(opened, scheme, recipe.adapter, windows)
+        return there, Training(here, recipe, LESSONS)
+
+    return begin
+
+
+def steps_of(training, count):
+    return [training.step() for _ in range(count)]
+
+
+@pytest.mark.parametrize("order", WindowOrder)
+@pytest.mark.parametrize("scheme, family", [("fp32", "llama"), ("q4g32ad", "qwen3")])
+def test_losses_are_those_of_one_device(trainings, order, scheme, family):
+    there, here = trainings(scheme, order=order, family=family)
+    for mine, truth in zip(steps_of(there, 14), steps_of(here, 14), strict=True):
+        assert (mine.number, mine.window, mine.tokens) == (truth.number, truth.window, truth.tokens)
+        assert mine.loss == pytest.approx(truth.loss, abs=1e-5)
+
+
+def test_what_was_learned_is_what_one_device_learns(trainings):
+    there, here = trainings()
+    steps_of(there, 14)
+    steps_of(here, 14)
+    done, tensors = there.state()
+    truth_done, truth = here.state()
+    assert done == truth_done and tensors.keys() == truth.keys()
+    for name, tensor in truth.items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-6)
+    judged = there.judge(LESSONS)
+    for name, verdict in here.judge(LESSONS).items():
+        if name in judged:
+            assert judged[name].loss == pytest.approx(verdict.loss, abs=1e-5)
+            assert judged[name].right == verdict.right
+    assert len(judged) == 4
+
+
+def test_a_checkpoint_goes_on_on_other_devices(trainings, tmp_path):
+    """Begun on two, gone on with in one process and on two that are cut elsewhere."""
+    whole, _ = trainings(steps=40)
+    truth = [x.loss for x in steps_of(whole, 40)]
+    first, _ = trainings(steps=40)
+    steps_of(first, 5)
+    checkpoints.save(first, tmp_path, "key")  # devices were ahead of what was given back
+    elsewhere, here = trainings(places=(Placed("b", 0, 3), Placed("a", 3, 4)), steps=40)
+    for training in (elsewhere, here):
+        assert checkpoints.restore(training, tmp_path, "key")
+        done = training.done
+        assert 5 < done < 40
+        rest = [x.loss for x in steps_of(training, 40 - done)]
+        assert rest == pytest.approx(truth[done:], abs=1e-5)
+
+
+def test_a_loss_that_is_no_number_ends_it(checkpoint):
+    model, recipe = str(checkpoint("llama")), recipe_of(rate=1e37)
+    windows = recipe.windows(4)
+    with start_local(CLUSTER, PROGRAM) as workers:
+        training = TrainingOnDevices(workers, PLACES, model, "fp32", recipe, windows, LESSONS)
+        with pytest.raises(NonFinite, match="rate"):
+            steps_of(training, 14)
+
+
+def test_what_a_window_costs_is_measured_where_it_will_be(checkpoint, workers):
+    model, recipe = str(checkpoint("llama")), recipe_of()
+    opened = open_checkpoint(model)
+    windows = recipe.windows(opened.config.num_blocks)
+    costs = rehearse(workers, model, "fp32", recipe, windows[-1], LESSONS[:3])
+    for cost in costs.values():
+        assert 0 < cost.plain_seconds < cost.step_seconds
+        assert cost.window_bytes > opened.spec.layers[2].weight_bytes(get_scheme("fp32"))
+        assert cost.kept_bytes > 0
+    places, seconds = place(costs, CLUSTER, len(windows), 1000)
+    assert [x for placed in places for x in range(placed.first, placed.end)] == [0, 1, 2, 3]
+    assert seconds > 0
+
+
+def test_a_device_that_dies_is_named(checkpoint):
+    model, recipe = str(checkpoint("llama")), recipe_of(steps=500)
+    windows = recipe.windows(4)
+    with start_local(CLUSTER, PROGRAM) as workers:
+        training = TrainingOnDevices(workers, PLACES, model, "fp32", recipe, windows, LESSONS)
+        training.step()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(workers.process_ids["b"], signal.SIGKILL)
+        with pytest.raises(DeviceLost, match="device 'b' was killed"):
+            steps_of(training, 499)

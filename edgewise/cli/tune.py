@@ -25,7 +25,7 @@ from edgewise.tuning.lessons import Lesson, batch_of, drawn, lessons_of, split
 from edgewise.tuning.loading import load_tunable, save_tuned
 from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.model import Tunable, Window
-from edgewise.tuning.placing import Placed, WindowCost, place
+from edgewise.tuning.placing import WindowCost, WindowPlace, place
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.records import read_records
 from edgewise.tuning.training import Training, TrainingStep
@@ -64,7 +64,7 @@ def run_tune(options: TuneOptions) -> None:
 @contextmanager
 def begun(
     options: TuneOptions, checkpoint: Checkpoint, recipe: Recipe, learned: Sequence[Lesson]
-) -> Iterator[tuple[Training | TrainingOnDevices, tuple[Placed, ...]]]:
+) -> Iterator[tuple[Training | TrainingOnDevices, tuple[WindowPlace, ...]]]:
     """A training as it begins, in this process or on the devices of a cluster."""
     windows, quiet = recipe.windows(checkpoint.config.num_blocks), options.as_json
     if options.cluster is None:
@@ -135,7 +135,7 @@ def _keeping(most: str, model: Tunable, recipe: Recipe, learned: Sequence[Lesson
 
 
 def _places(
-    places: Sequence[Placed],
+    places: Sequence[WindowPlace],
     windows: Sequence[Window],
     costs: Mapping[str, WindowCost],
     seconds: float,

@@ -9,7 +9,7 @@ from edgewise.runtime.settings import Settings
 from edgewise.runtime.waiting import computing_clock, wait_until
 
 
-class Pace:
+class Pacer:
     def __init__(self, settings: Settings) -> None:
         self._slowdown = settings.device.slowdown
         self._turns, self._clock = _turns(settings.turns), computing_clock(settings.device)

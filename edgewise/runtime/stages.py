@@ -14,7 +14,7 @@ from edgewise.models.wire import from_wire, to_wire
 from edgewise.runtime import messages
 from edgewise.runtime.holding import Holding
 from edgewise.runtime.last_stage import Sampler, score_prompt
-from edgewise.runtime.pacing import Pace
+from edgewise.runtime.pacing import Pacer
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.scores import PromptScores
 from edgewise.runtime.settings import Settings
@@ -30,7 +30,7 @@ class Stages:
     def __init__(self, settings: Settings, holding: Holding, transport: Transport) -> None:
         self._device, self._holding, self._transport = settings.device, holding, transport
         self._sampler = Sampler()
-        self._pace = Pace(settings)
+        self._pace = Pacer(settings)
 
     def step(self, step: messages.Step, states: Tensor | None) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""

@@ -15,7 +15,7 @@ from edgewise.tuning import messages
 from edgewise.tuning.judging import Verdict, batches_of
 from edgewise.tuning.lessons import Lesson, drawn
 from edgewise.tuning.model import Window
-from edgewise.tuning.placing import Placed, WindowCost
+from edgewise.tuning.placing import WindowCost, WindowPlace
 from edgewise.tuning.recipe import Recipe, Visit
 from edgewise.tuning.training import TrainingStep
 
@@ -52,7 +52,7 @@ class TrainingOnDevices:
     def __init__(
         self,
         workers: Workers,
-        places: Sequence[Placed],
+        places: Sequence[WindowPlace],
         model: str,
         scheme: str,
         recipe: Recipe,

@@ -36,7 +36,7 @@ class WindowCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class WindowPlace:
     """Windows [first, end) on a device."""
 
     device: str
@@ -46,17 +46,19 @@ class Placed:
 
 def place(
     costs: Mapping[str, WindowCost], cluster: Cluster, windows: int, states_bytes: int
-) -> tuple[tuple[Placed, ...], float]:
+) -> tuple[tuple[WindowPlace, ...], float]:
     """The quickest places of so many windows, and the seconds that a batch takes then; of equally
     quick ones the one with the fewest devices. `states_bytes` cross every link that is used. Exact,
     over all orders of the quickest devices. Raises Infeasible."""
     names = sorted(costs, key=lambda name: costs[name].seconds(1))[:MOST_DEVICES]
     most = {name: _most(costs[name], cluster.device(name).memory_bytes, windows) for name in names}
     # By devices used and the last of them: windows placed -> (seconds, where).
-    best = {(frozenset[str](), ""): {0: (0.0, tuple[Placed, ...]())}}
-    ends = list[tuple[float, int, tuple[Placed, ...]]]()
+    best = {(frozenset[str](), ""): {0: (0.0, tuple[WindowPlace, ...]())}}
+    ends = list[tuple[float, int, tuple[WindowPlace, ...]]]()
     for _ in names:
-        longer: dict[tuple[frozenset[str], str], dict[int, tuple[float, tuple[Placed, ...]]]] = {}
+        longer: dict[
+            tuple[frozenset[str], str], dict[int, tuple[float, tuple[WindowPlace, ...]]]
+        ] = {}
         for (used, last), reached in best.items():
             for name in names:
                 if name in used or (last and cluster.link(last, name) is None):
@@ -67,7 +69,7 @@ def place(
                     for end in range(first + 1, min(first + most[name], windows) + 1):
                         slowest = max(seconds, over, costs[name].seconds(end - first))
                         if end not in table or slowest < table[end][0]:
-                            table[end] = slowest, (*where, Placed(name, first, end))
+                            table[end] = slowest, (*where, WindowPlace(name, first, end))
         ends += [(s, len(w), w) for x in longer.values() for n, (s, w) in x.items() if n == windows]
         best = longer
     if not ends:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.runtime.pacing import Pace
+from edgewise.runtime.pacing import Pacer
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Transport
 from edgewise.runtime.worker import COORDINATOR, Worker, run_worker
@@ -28,7 +28,7 @@ from edgewise.tuning.training import Learning
 class TuningWorker(Worker):
     def __init__(self, settings: Settings, transport: Transport) -> None:
         super().__init__(settings, transport)
-        self._pace = Pace(settings)
+        self._pace = Pacer(settings)
         self._learning: Learning | None = None
         self._next = ""
         self._given = dict[str, Tensor]()

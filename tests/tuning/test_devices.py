@@ -17,12 +17,12 @@ from edgewise.tuning import checkpoints
 from edgewise.tuning.devices import PROGRAM, TrainingOnDevices, rehearse
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import WindowOrder
-from edgewise.tuning.placing import Placed, place
+from edgewise.tuning.placing import WindowPlace, place
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.training import Training
 from tests.tuning.test_training import LESSONS
 
-PLACES = (Placed("a", 0, 1), Placed("b", 1, 4))
+PLACES = (WindowPlace("a", 0, 1), WindowPlace("b", 1, 4))
 CLUSTER = Cluster(
     tuple(Device(x, 10**9) for x in "ab"), (), "a", (Network(("a", "b"), latency_seconds=0.001),)
 )
@@ -49,7 +49,7 @@ def trainings(checkpoint, workers):
         model = str(checkpoint(family))
         opened = open_checkpoint(model)
         windows = recipe.windows(opened.config.num_blocks)
-        cut = (*places[:-1], Placed(places[-1].device, places[-1].first, len(windows)))
+        cut = (*places[:-1], WindowPlace(places[-1].device, places[-1].first, len(windows)))
         there = TrainingOnDevices(workers, cut, model, scheme, recipe, windows, LESSONS)
         here = load_tunable(opened, scheme, recipe.adapter, windows)
         return there, Training(here, recipe, LESSONS)
@@ -94,7 +94,7 @@ def test_a_checkpoint_goes_on_on_other_devices(trainings, tmp_path):
     first, _ = trainings(steps=40)
     steps_of(first, 5)
     checkpoints.save(first, tmp_path, "key")  # devices were ahead of what was given back
-    elsewhere, here = trainings(places=(Placed("b", 0, 3), Placed("a", 3, 4)), steps=40)
+    elsewhere, here = trainings(places=(WindowPlace("b", 0, 3), WindowPlace("a", 3, 4)), steps=40)
     for training in (elsewhere, here):
         assert checkpoints.restore(training, tmp_path, "key")
         done = training.done

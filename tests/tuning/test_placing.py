@@ -8,7 +8,7 @@ import pytest
 
 from edgewise.clusters import Cluster, Device, Link, Network
 from edgewise.errors import Infeasible
-from edgewise.tuning.placing import Placed, WindowCost, place
+from edgewise.tuning.placing import WindowCost, WindowPlace, place
 
 
 def random_case(seed):
@@ -33,7 +33,7 @@ def every_way(costs, cluster, windows):
         for order in itertools.permutations(costs, count):
             for cuts in itertools.combinations(range(1, windows), count - 1):
                 edges = [0, *cuts, windows]
-                yield [Placed(x, *edges[i : i + 2]) for i, x in enumerate(order)]
+                yield [WindowPlace(x, *edges[i : i + 2]) for i, x in enumerate(order)]
 
 
 def seconds_of(places, costs, cluster, states_bytes):
@@ -70,4 +70,4 @@ def test_a_device_that_gains_nothing_is_left_out():
     costs = {"a": WindowCost(0.1, 1.0, 1, 1, 1), "b": WindowCost(9.0, 9.0, 1, 1, 1)}
     cluster = Cluster(tuple(Device(x, 100) for x in "ab"), (), "a", (Network(("a", "b")),))
     places, _ = place(costs, cluster, 4, 10)
-    assert places == (Placed("a", 0, 4),)
+    assert places == (WindowPlace("a", 0, 4),)

@@ -22,7 +22,7 @@ BATCH, ROUNDS, WINDOW = 8, 3, 6
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class TimedWay:
     """A way to train, one part more than the one before."""
 
     name: str
@@ -32,10 +32,10 @@ class Way:
 
 
 WAYS = (
-    Way("LoRA through all blocks, bf16", "bf16", TuningMethod.LORA),
-    Way("LoRA through all blocks, 4 bits", "q4g32ad", TuningMethod.LORA),
-    Way("+ windows of 6 blocks, in turn", "q4g32ad", TuningMethod.WINDOW, WindowOrder.RANDOM),
-    Way("+ each batch through all windows", "q4g32ad", TuningMethod.WINDOW),
+    TimedWay("LoRA through all blocks, bf16", "bf16", TuningMethod.LORA),
+    TimedWay("LoRA through all blocks, 4 bits", "q4g32ad", TuningMethod.LORA),
+    TimedWay("+ windows of 6 blocks, in turn", "q4g32ad", TuningMethod.WINDOW, WindowOrder.RANDOM),
+    TimedWay("+ each batch through all windows", "q4g32ad", TuningMethod.WINDOW),
 )
 
 
@@ -47,7 +47,7 @@ class StepCost:
     kept_bytes: int
 
 
-def measure(model: str, on_step: OnStep) -> dict[str, StepCost]:
+def measure_ways(model: str, on_step: OnStep) -> dict[str, StepCost]:
     """Each way's steps, a round of all windows each by turns; the first round does not count."""
     lessons = lessons_of(_questions(), load_tokenizer(model), 512)
     checkpoint, trainings = open_checkpoint(model), dict[str, Training]()

@@ -2,8 +2,8 @@
 2406.15758). Its cells: published/edge-llm.toml; how to read the page: docs/studies/edge-llm.md.
 """
 
-from edgewise.studies.edge_llm.measured import StepCost, measure
-from edgewise.studies.edge_llm.schedules import parts_section, rate_section, schedule_section
+from edgewise.studies.edge_llm.measured import StepCost, measure_ways
+from edgewise.studies.edge_llm.schedules import parts_section, processor_section, schedule_section
 from edgewise.studies.page import Comparison, OnStep, Page, Section, Value, comparison_section
 from edgewise.studies.published import Table, column_name, load_published
 
@@ -16,13 +16,13 @@ TEXT = (
 
 def edge_llm_page(model: str, on_step: OnStep) -> Page:
     """All sections; `model` is timed, a minute or two."""
-    tables, costs = load_published("edge-llm"), measure(model, on_step)
+    tables, costs = load_published("edge-llm"), measure_ways(model, on_step)
     sections = (
         headline_section(tables["headline"], costs),
         measured_section(model, costs),
         parts_section(),
         schedule_section(),
-        rate_section(),
+        processor_section(),
         mmlu_section(tables["mmlu"]),
     )
     return Page("edge-llm", "Edge-LLM (arXiv 2406.15758)", TEXT, sections)

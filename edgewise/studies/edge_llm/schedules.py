@@ -29,7 +29,7 @@ NAIVE = Schedule(group=1, overlap=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TrainingWay:
     """A way to train, one part more than the one before; `windows` are averaged over. Where
     `searched` the schedule is the best there is, else row by row without overlap."""
 
@@ -43,16 +43,16 @@ class Part:
 ALL = ((0, BLOCKS),)
 EACH = tuple((first, first + WINDOW) for first in range(0, BLOCKS, WINDOW))
 PARTS = (
-    Part("LoRA through all blocks, 8 bits", ALL, 8.0, 1.0, False),
-    Part("+ windows of 8 blocks", EACH, 8.0, 1.0, False),
-    Part("+ 4.1 bits", EACH, 4.1, 1.0, False),
-    Part("+ half of the weights pruned", EACH, 4.1, 0.5, False),
-    Part("+ schedule searched", EACH, 4.1, 0.5, True),
-    Part("the searched schedule alone", ALL, 8.0, 1.0, True),
+    TrainingWay("LoRA through all blocks, 8 bits", ALL, 8.0, 1.0, False),
+    TrainingWay("+ windows of 8 blocks", EACH, 8.0, 1.0, False),
+    TrainingWay("+ 4.1 bits", EACH, 4.1, 1.0, False),
+    TrainingWay("+ half of the weights pruned", EACH, 4.1, 0.5, False),
+    TrainingWay("+ schedule searched", EACH, 4.1, 0.5, True),
+    TrainingWay("the searched schedule alone", ALL, 8.0, 1.0, True),
 )
 
 
-def work_of(part: Part, window: tuple[int, int]) -> TrainingWork:
+def work_of(part: TrainingWay, window: tuple[int, int]) -> TrainingWork:
     """A pruned weight takes no operation, and no bits of its own."""
     return TrainingWork(
         *window, ROWS, TOKENS, BLOCK_WEIGHTS * part.dense, part.bits,
@@ -71,7 +71,7 @@ def schedule_of(work: TrainingWork, levels: MemoryLevels, searched: bool) -> Sch
     return next(x for x in naive if dram_bytes(work, x) <= levels.dram_bytes)
 
 
-def seconds_of(part: Part, levels: MemoryLevels) -> tuple[float, float, float]:
+def seconds_of(part: TrainingWay, levels: MemoryLevels) -> tuple[float, float, float]:
     """A step's seconds by formula and as simulated, and the most bytes of DRAM."""
     rows = []
     for window in part.windows:
@@ -121,7 +121,7 @@ def schedule_section() -> Section:
     return Section("What the search chose", caption, columns, tuple(rows))
 
 
-def rate_section() -> Section:
+def processor_section() -> Section:
     """The same on quicker and slower processors."""
     levels = [replace(DEVICE, operations_per_second=rate) for rate in RATES]
     naive = [seconds_of(PARTS[0], each)[0] for each in levels]

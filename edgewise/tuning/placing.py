@@ -44,6 +44,9 @@ class WindowPlace:
     end: int
 
 
+_Reached = dict[int, tuple[float, tuple[WindowPlace, ...]]]  # by windows placed
+
+
 def place(
     costs: Mapping[str, WindowCost], cluster: Cluster, windows: int, states_bytes: int
 ) -> tuple[tuple[WindowPlace, ...], float]:
@@ -52,8 +55,8 @@ def place(
     over all orders of the quickest devices. Raises Infeasible."""
     names = sorted(costs, key=lambda name: costs[name].seconds(1))[:MOST_DEVICES]
     most = {name: _most(costs[name], cluster.device(name).memory_bytes, windows) for name in names}
-    # By devices used and the last of them: windows placed -> (seconds, where).
-    best = {(frozenset[str](), ""): {0: (0.0, tuple[WindowPlace, ...]())}}
+    # By devices used, and the last of them.
+    best: dict[tuple[frozenset[str], str], _Reached] = {(frozenset(), ""): {0: (0.0, ())}}
     ends = list[tuple[float, int, tuple[WindowPlace, ...]]]()
     for _ in names:
         longer: dict[

@@ -149,13 +149,19 @@ def _places(
 
 
 def _table(before: dict[str, Verdict], after: dict[str, Verdict]) -> Table:
-    table = Table("held out", "nats a token", "right word for word", title="What was learned")
+    columns = "held out", "nats a token", "tokens foreseen", "right word for word"
+    table = Table(*columns, title="What was learned")
     exits = sum(name not in VOTES for name in after)
     for name, verdict in after.items():
         if name in VOTES and exits == 1:
             continue  # they all say what it says
         was = before.get(name)
-        loss = f"{verdict.loss:.3f}" if was is None else f"{was.loss:.3f} -> {verdict.loss:.3f}"
-        right = f"{verdict.right:.1%}" if was is None else f"{was.right:.1%} -> {verdict.right:.1%}"
-        table.add_row(name, loss, right)
+        table.add_row(name, *(
+            now if was is None else f"{then} -> {now}"
+            for now, then in zip(_cells(verdict), _cells(was or verdict), strict=True)
+        ))  # fmt: skip
     return table
+
+
+def _cells(verdict: Verdict) -> tuple[str, str, str]:
+    return f"{verdict.loss:.3f}", f"{verdict.likeliest:.1%}", f"{verdict.right:.1%}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from edgewise.errors import DeviceTimeout
 from edgewise.runtime.workers import Workers
 from edgewise.tuning import messages
-from edgewise.tuning.judging import Verdict, batches_of
+from edgewise.tuning.judging import Score, Verdict, batches_of
 from edgewise.tuning.lessons import Lesson, drawn
 from edgewise.tuning.model import Window
 from edgewise.tuning.placing import WindowCost, WindowPlace
@@ -141,18 +141,15 @@ class TrainingOnDevices:
         """Every exit alone: votes need them all in one place."""
         for number in range(self.done, self._sent):
             self._wait_for(number)
-        every, batches = tuple(range(len(self.windows))), list(batches_of(lessons))
-        nats, right = dict.fromkeys(every, 0.0), dict.fromkeys(every, 0)
-        tokens = sum(lesson_tokens(batch) for batch in batches)
-        for number, batch in enumerate(batches):
+        every, scores = tuple(range(len(self.windows))), [Score() for _ in self.windows]
+        for number, batch in enumerate(batches_of(lessons)):
             told = messages.Learn(number, every, tuple(batch), judged=True)
             self._workers.send(self._devices[0], told)
             for said in self._judgements(len(every)):
-                nats[said.window] += said.nats
-                right[said.window] += said.right
+                scores[said.window] += said.score
         return {
-            f"exit {window.end}": Verdict(nats[i] / tokens, right[i] / len(lessons))
-            for i, window in enumerate(self.windows)
+            f"exit {window.end}": total.verdict(lessons)
+            for window, total in zip(self.windows, scores, strict=True)
         }
 
     def _judgements(self, count: int) -> Iterator[messages.Judged]:
@@ -164,8 +161,3 @@ class TrainingOnDevices:
             if isinstance(envelope.message, messages.Judged):
                 count -= 1
                 yield envelope.message
-
-
-def lesson_tokens(lessons: Sequence[Lesson]) -> int:
-    """How many tokens lessons teach."""
-    return sum(len(lesson.tokens) - lesson.first for lesson in lessons)

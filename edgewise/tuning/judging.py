@@ -18,11 +18,42 @@ AT_ONCE = 8  # lessons
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """What an exit, or a vote, says of lessons: nats that it loses on all tokens to be learned, how
+    many of these were its likeliest, and how many answers are right word for word."""
+
+    nats: float = 0.0
+    likeliest: int = 0
+    right: int = 0
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(
+            self.nats + other.nats, self.likeliest + other.likeliest, self.right + other.right
+        )
+
+    def verdict(self, lessons: Sequence[Lesson]) -> "Verdict":
+        """Of all of them."""
+        tokens = sum(len(lesson.tokens) - lesson.first for lesson in lessons)
+        return Verdict(self.nats / tokens, self.likeliest / tokens, self.right / len(lessons))
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """Nats per token, and the share of answers that are right word for word."""
+    """Nats per token, the share of tokens that were the likeliest, and of answers that are right
+    word for word."""
 
     loss: float
+    likeliest: float
     right: float
+
+
+def score(log_probabilities: Tensor, batch: LessonBatch) -> Score:
+    """Of what was said of a batch's tokens to be learned, float32 [learned, vocabulary]."""
+    targets, rows = batch.targets, batch.learned.nonzero()[:, 0]
+    hits = log_probabilities.argmax(-1) == targets
+    wrong = len(rows[~hits].unique())
+    nats = -float(log_probabilities.gather(1, targets[:, None]).sum())
+    return Score(nats, int(hits.sum()), len(batch.tokens) - wrong)
 
 
 @torch.no_grad()
@@ -42,35 +73,22 @@ def exit_logits(model: Tunable, batch: LessonBatch) -> Tensor:
 def judge(model: Tunable, lessons: Sequence[Lesson]) -> dict[str, Verdict]:
     """Every exit alone ("exit 6": behind so many blocks), and every vote of all of them."""
     names = [f"exit {window.end}" for window in model.windows]
-    total, right, count = (
-        dict.fromkeys([*names, *VOTES], 0.0),
-        dict.fromkeys([*names, *VOTES], 0),
-        0,
-    )
+    scores = dict.fromkeys([*names, *VOTES], Score())
     for batch in map(batch_of, batches_of(lessons)):
-        logits, targets = exit_logits(model, batch), batch.targets
-        rows = batch.learned.nonzero()[:, 0]
-        count += len(targets)
+        logits = exit_logits(model, batch)
         opinions = dict(zip(names, logits.log_softmax(-1), strict=True))
         opinions |= {name: vote(logits) for name, vote in VOTES.items()}
         for name, said in opinions.items():
-            total[name] -= float(said.gather(1, targets[:, None]).sum())
-            wrong = rows[said.argmax(-1) != targets].unique()
-            right[name] += len(batch.tokens) - len(wrong)
-    return {name: Verdict(total[name] / count, right[name] / len(lessons)) for name in total}
+            scores[name] += score(said, batch)
+    return {name: total.verdict(lessons) for name, total in scores.items()}
 
 
 @torch.no_grad()
-def judge_window(
-    model: Tunable, window: Window, batch: LessonBatch, states: Tensor
-) -> tuple[float, int]:
-    """By one window's exit, from what its first block gets: nats of all tokens that were to be
-    learned, and how many answers are right."""
+def judge_window(model: Tunable, window: Window, batch: LessonBatch, states: Tensor) -> Score:
+    """By one window's exit, from what its first block gets."""
     adapted = model.through(states, window.first, window.end)
-    said = model.logits(adapted[:, :-1][batch.learned], window).float().log_softmax(-1)
-    targets, rows = batch.targets, batch.learned.nonzero()[:, 0]
-    wrong = rows[said.argmax(-1) != targets].unique()
-    return -float(said.gather(1, targets[:, None]).sum()), len(batch.tokens) - len(wrong)
+    logits = model.logits(adapted[:, :-1][batch.learned], window)
+    return score(logits.float().log_softmax(-1), batch)
 
 
 def batches_of(lessons: Sequence[Lesson]) -> Iterator[list[Lesson]]:

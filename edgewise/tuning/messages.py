@@ -1,6 +1,7 @@
 """What is said between whoever adapts a model and the devices that hold its windows."""
 
 from edgewise.runtime.messages import Message
+from edgewise.tuning.judging import Score
 from edgewise.tuning.lessons import Lesson
 from edgewise.tuning.model import Window
 from edgewise.tuning.recipe import Recipe
@@ -65,13 +66,11 @@ class Learned(Message, frozen=True):
 
 
 class Judged(Message, frozen=True):
-    """Of batch `step`, how many nats a window's exit loses on all tokens, and how many answers are
-    right word for word."""
+    """What a window's exit says of batch `step`."""
 
     step: int
     window: int
-    nats: float
-    right: int
+    score: Score
 
 
 class Give(Message, frozen=True):

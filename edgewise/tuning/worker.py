@@ -93,8 +93,8 @@ class TuningWorker(Worker):
     ) -> messages.Learned | messages.Judged:
         batch = batch_of(message.lessons)
         if message.judged:
-            nats, right = judge_window(learning.model, learning.windows[index], batch, states)
-            return messages.Judged(message.step, index, nats, right)
+            said = judge_window(learning.model, learning.windows[index], batch, states)
+            return messages.Judged(message.step, index, said)
         number = message.step + message.windows.index(index)
         step = learning.step(number, index, batch, states)
         return messages.Learned(number, index, step.loss, step.tokens)

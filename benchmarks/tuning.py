@@ -130,9 +130,7 @@ def main() -> None:
         print(f"{method}: {steps} steps in {time.perf_counter() - began:.0f} s")
         verdicts[method] = judge(training.model, judged)
         for name, x in verdicts[method].items():
-            said = (
-                f"{x.loss:6.3f} nats, {x.likeliest:6.1%} of tokens foreseen, {x.right:6.1%} right"
-            )
+            said = f"{x.loss:6.3f} nats, {x.likeliest:6.1%} of tokens foreseen, {x.right:.1%} right"
             print(f"  {name:12} {said}", flush=True)
     finish("tuning", {
         "machine": describe_machine()["processor"], "kernels": kernels.instruction_set(),

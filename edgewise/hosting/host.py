@@ -226,7 +226,10 @@ class Host:
             except NO_PLAN as reason:
                 self._stall(reason)
                 return
-            except (DeviceLost, DeviceTimeout) as lost:
+            except DeviceError as lost:
+                gone = isinstance(lost, DeviceLost | DeviceTimeout)
+                if lost.device == self._workers.cluster.source and not gone:
+                    raise  # what fails there fails again
                 self._go_on_without(lost)  # and plan with those that are left
         self._stall(Infeasible(f"devices were lost {TRIES} times while they were planned with"))
 

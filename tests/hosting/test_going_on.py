@@ -130,6 +130,28 @@ def test_where_a_better_plan_meets_a_loss_nothing_runs_and_that_is_said(scene):
     assert scene.without_plan == "waiting for devices: too small"
 
 
+def test_a_device_that_fails_while_the_first_plan_is_measured_is_left_out(scene):
+    """Whatever failed there, others are answered; on the source nobody could be."""
+    removed = []
+
+    def anew():
+        if not removed:
+            raise DeviceError("there", "failed: no such instruction")
+        return result(ALONE)
+
+    scene.workers.arrivals.clear()
+    scene.workers.remove = removed.append
+    scene.chooser.anew = anew
+    scene.host.run()
+    assert removed == ["there"]
+    assert scene.said[0] == "device 'there' failed: no such instruction"
+    assert scene.without_plan == ""
+    scene.chooser.anew = fails(DeviceError("here", "failed"))
+    scene.host._engine = None
+    with pytest.raises(DeviceError, match="'here'"):
+        scene.host.run()
+
+
 def test_where_a_better_plan_does_not_fit_the_one_before_runs(scene):
     applied = []
 

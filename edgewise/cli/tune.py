@@ -11,12 +11,13 @@ from rich.table import Table
 
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.cli.adapting import TuneOptions
-from edgewise.cli.terminal import console, print_json, progress
+from edgewise.cli.terminal import console, print_json, print_notes, progress
 from edgewise.cluster_files import load_cluster
-from edgewise.errors import InputError
+from edgewise.errors import DeviceError, InputError
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.runtime.local import start_local
+from edgewise.runtime.workers import Workers
 from edgewise.tuning import checkpoints
 from edgewise.tuning.devices import PROGRAM, TrainingOnDevices, rehearse
 from edgewise.tuning.judging import Verdict
@@ -42,7 +43,7 @@ def run_tune(options: TuneOptions) -> None:
     lessons = lessons_of(read_records(options.data), tokenizer, options.longest)
     learned, held_out = split(lessons, options.held_out, options.seed)
     key = checkpoints.key_of(checkpoint, options.scheme, recipe, learned)
-    with begun(options, checkpoint, recipe, learned) as (training, places):
+    with begun(options, checkpoint, recipe, learned) as training:
         if checkpoints.restore(training, options.out, key):
             console(quiet).print(f"going on after step {training.done} of {recipe.steps}")
         before = training.judge(held_out) if training.done == 0 else {}
@@ -54,7 +55,7 @@ def run_tune(options: TuneOptions) -> None:
     if quiet:
         print_json({
             "model": options.model, "learned": len(learned), "held_out": len(held_out),
-            "places": [asdict(placed) for placed in places],
+            "places": [asdict(placed) for placed in getattr(training, "places", ())],
             "steps": [asdict(step) for step in steps], "out": str(options.out),
             "before": {name: asdict(x) for name, x in before.items()},
             "after": {name: asdict(x) for name, x in after.items()},
@@ -64,7 +65,7 @@ def run_tune(options: TuneOptions) -> None:
 @contextmanager
 def begun(
     options: TuneOptions, checkpoint: Checkpoint, recipe: Recipe, learned: Sequence[Lesson]
-) -> Iterator[tuple[Training | TrainingOnDevices, tuple[WindowPlace, ...]]]:
+) -> Iterator[Training | TrainingOnDevices]:
     """A training as it begins, in this process or on the devices of a cluster."""
     windows, quiet = recipe.windows(checkpoint.config.num_blocks), options.as_json
     if options.cluster is None:
@@ -72,7 +73,7 @@ def begun(
             model = load_tunable(checkpoint, options.scheme, recipe.adapter, windows, advance)
         if options.keep is not None:
             recipe = _keeping(options.keep, model, recipe, learned)
-        yield Training(model, recipe, learned), ()
+        yield Training(model, recipe, learned)
         return
     if options.keep is not None:
         raise InputError("--keep is for one device: leave --cluster out, or make windows smaller")
@@ -82,9 +83,15 @@ def begun(
         with progress("timing a window", len(cluster.devices), quiet) as advance:
             costs = rehearse(workers, *told, windows[-1], batch, advance)
         states = 4 * batch_of(batch).tokens.numel() * checkpoint.config.hidden_size
-        places, seconds = place(costs, cluster, len(windows), states)
-        console(quiet).print(_places(places, windows, costs, seconds))
-        yield TrainingOnDevices(workers, places, *told, windows, learned), places
+
+        def places(workers: Workers) -> Sequence[WindowPlace]:
+            there = {name: costs[name] for name in workers.names}
+            places, seconds = place(there, workers.cluster, len(windows), states)
+            console(quiet).print(_places(places, windows, there, seconds))
+            return places
+
+        training = TrainingOnDevices(workers, places, *told, windows, learned, _said)
+        yield training
 
 
 def recipe_of(options: TuneOptions) -> Recipe:
@@ -117,6 +124,10 @@ def _train(
                 checkpoints.save(training, options.out, key)
                 kept = now
     return steps
+
+
+def _said(lost: DeviceError) -> None:
+    print_notes([f"{lost}; going on without it, from the last checkpoint"])
 
 
 def _keeping(most: str, model: Tunable, recipe: Recipe, learned: Sequence[Lesson]) -> Recipe:

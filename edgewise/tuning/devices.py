@@ -6,10 +6,12 @@ A window learns from its batches in the same order as on one device, so its loss
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
-from edgewise.errors import DeviceTimeout
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
+from edgewise.runtime.transport import Envelope
 from edgewise.runtime.workers import Workers
 from edgewise.tuning import messages
 from edgewise.tuning.judging import Score, Verdict, batches_of
@@ -19,8 +21,11 @@ from edgewise.tuning.placing import WindowCost, WindowPlace
 from edgewise.tuning.recipe import Recipe, Visit
 from edgewise.tuning.training import TrainingStep
 
+Result = TypeVar("Result")
+
 PROGRAM = "edgewise.tuning.worker"
 LOAD_SECONDS = 600.0
+MOST_LOSSES = 10  # one after the other, without a step in between
 ANSWER_SECONDS = 600.0  # a device that hangs is noticed by its silence, much earlier
 
 
@@ -47,117 +52,185 @@ def rehearse(
 
 
 class TrainingOnDevices:
-    """As `Training`, on devices; `done` steps were given back."""
+    """As `Training`, on devices; `done` steps were given back. `places` says where windows can be,
+    of the devices that are there. One that is lost is gone on without, from the last `state`: with
+    the same losses, since what a window learns does not depend on where it is."""
 
     def __init__(
         self,
         workers: Workers,
-        places: Sequence[WindowPlace],
+        places: Callable[[Workers], Sequence[WindowPlace]],
         model: str,
         scheme: str,
         recipe: Recipe,
         windows: Sequence[Window],
         lessons: Sequence[Lesson],
+        on_loss: Callable[[DeviceError], None] = lambda lost: None,
     ) -> None:
         self.recipe, self.windows, self.lessons, self.done = recipe, tuple(windows), lessons, 0
-        self._workers, self._places = workers, tuple(places)
+        self.places = tuple[WindowPlace, ...]()
+        self._workers, self._find_places, self._on_loss = workers, places, on_loss
+        self._model, self._scheme = model, scheme
+        self._kept: tuple[int, dict[str, Tensor]] = 0, {}  # the last state
         self._visits: Iterator[Visit] | None = None
-        self._sent = 0  # steps that devices were told to do
+        self._sent, self._pending = 0, set[int]()  # steps that devices were told to do, are at
         self._arrived: dict[int, TrainingStep] = {}
-        onward = [*(placed.device for placed in places[1:]), ""]
-        for placed, after in zip(places, onward, strict=True):
+        self._losses = 0  # since a step was given back
+        self._hold()
+
+    def _hold(self) -> None:
+        """Have the devices that are there hold the windows, as they are before they learn."""
+        workers, self.places = self._workers, tuple(self._find_places(self._workers))
+        workers.epoch += 1
+        onward = [*(placed.device for placed in self.places[1:]), ""]
+        for placed, after in zip(self.places, onward, strict=True):
             mine = tuple(range(placed.first, placed.end))
-            told = messages.Hold(model, scheme, recipe, self.windows, mine, after)
-            workers.send(placed.device, told)
+            what = self._model, self._scheme, self.recipe, self.windows, mine, after
+            workers.send(placed.device, messages.Hold(workers.epoch, *what))
         workers.collect(messages.Held, self._devices, LOAD_SECONDS)
 
     @property
     def _devices(self) -> list[str]:
-        return [placed.device for placed in self._places]
+        return [placed.device for placed in self.places]
 
     def step(self) -> TrainingStep:
-        """The next step's outcome, while devices are at later ones. Raises NonFinite, DeviceLost,
-        DeviceTimeout."""
-        self._send_ahead()
-        self._wait_for(self.done)
-        step = self._arrived.pop(self.done)
-        self.done += 1
+        """The next step's outcome, while devices are at later ones. Raises NonFinite, and what
+        nobody can go on from."""
+
+        def next_step() -> TrainingStep:
+            ahead = (len(self.places) + 1) * len(self.windows)  # a batch each, and one under way
+            self._send(min(self.done + ahead, self.recipe.steps))
+            self._wait(lambda: self.done in self._arrived)
+            return self._arrived.pop(self.done)
+
+        step = self._enduring(next_step)
+        self.done, self._losses = self.done + 1, 0
         return step
-
-    def _send_ahead(self) -> None:
-        """Have every device something to do: a batch each, and one that is under way."""
-        if self._visits is None:
-            self._visits, self._sent = self.recipe.visits(self.done, len(self.windows)), self.done
-        ahead = (len(self._places) + 1) * len(self.windows)
-        while self._sent < min(self.done + ahead, self.recipe.steps):
-            visit = next(self._visits)
-            batch = drawn(self.lessons, self.recipe.batch, visit.batch, self.recipe.seed)
-            told = messages.Learn(visit.first_step, visit.windows, tuple(batch))
-            self._workers.send(self._devices[0], told)
-            self._sent += len(visit.windows)
-
-    def _wait_for(self, number: int) -> None:
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while number not in self._arrived:
-            envelope = self._workers.receive(max(deadline - time.monotonic(), 0))
-            if envelope is None:
-                who = self._workers.busiest()
-                raise DeviceTimeout(who, f"has not done step {number} in {ANSWER_SECONDS:g} s")
-            if isinstance(said := envelope.message, messages.Learned):
-                step = TrainingStep(said.step, said.window, said.loss, said.tokens)
-                self._arrived[said.step] = step
 
     def state(self) -> tuple[int, dict[str, Tensor]]:
         """Steps that devices were told to do, those too that `step` has not given back yet, and
         what they made."""
-        for number in range(self.done, self._sent):
-            self._wait_for(number)
-        tensors = dict[str, Tensor]()
-        for name in self._devices:
-            self._workers.send(name, messages.Give())
-            tensors |= self._received(name)
-        return max(self._sent, self.done), tensors
 
-    def _received(self, name: str) -> dict[str, Tensor]:
-        tensors, deadline = dict[str, Tensor](), time.monotonic() + ANSWER_SECONDS
-        while envelope := self._workers.receive(max(deadline - time.monotonic(), 0)):
-            if isinstance(envelope.message, messages.GaveAll):
-                return tensors
-            if isinstance(envelope.message, messages.Given) and envelope.tensor is not None:
-                tensors[envelope.message.name] = envelope.tensor.clone()
-        raise DeviceTimeout(name, f"has not said what it learned in {ANSWER_SECONDS:g} s")
+        def settled() -> tuple[int, dict[str, Tensor]]:
+            self._settle()
+            tensors = dict[str, Tensor]()
+            for name in self._devices:
+                self._workers.send(name, messages.Give())
+                tensors |= self._received(name)
+            return self._sent, tensors
+
+        self._kept = self._enduring(settled)
+        return self._kept
 
     def resume(self, done: int, tensors: dict[str, Tensor]) -> None:
         """Go on from a state, wherever its windows were then."""
-        for placed in self._places:
-            for name, tensor in tensors.items():
-                if placed.first <= int(name.partition(".")[0]) < placed.end:
-                    self._workers.send(placed.device, messages.Given(name), tensor)
-            self._workers.send(placed.device, messages.GaveAll())
-        self._workers.collect(messages.GaveAll, self._devices, ANSWER_SECONDS)
-        self.done, self._visits = done, None
+        self._give_back(done, tensors)
+        self.done = done
 
     def judge(self, lessons: Sequence[Lesson]) -> dict[str, Verdict]:
         """Every exit alone: votes need them all in one place."""
-        for number in range(self.done, self._sent):
-            self._wait_for(number)
-        every, scores = tuple(range(len(self.windows))), [Score() for _ in self.windows]
-        for number, batch in enumerate(batches_of(lessons)):
-            told = messages.Learn(number, every, tuple(batch), judged=True)
-            self._workers.send(self._devices[0], told)
-            for said in self._judgements(len(every)):
-                scores[said.window] += said.score
+        scores = self._enduring(lambda: self._scores(lessons))
         return {
             f"exit {window.end}": total.verdict(lessons)
             for window, total in zip(self.windows, scores, strict=True)
         }
 
-    def _judgements(self, count: int) -> Iterator[messages.Judged]:
+    # Losses
+
+    def _enduring(self, attempt: Callable[[], Result]) -> Result:
+        """Again on the devices that are left, where one is lost; the source's worker is started
+        again. Raises Infeasible where they are too few, and the loss where there is no end."""
+        while True:
+            try:
+                return attempt()
+            except (DeviceLost, DeviceTimeout) as lost:
+                self._go_on_without(lost)
+
+    def _go_on_without(self, lost: DeviceError) -> None:
+        self._losses += 1
+        if self._losses > MOST_LOSSES:
+            raise lost
+        self._on_loss(lost)
+        try:
+            if lost.device == self._workers.cluster.source:
+                self._workers.restart(lost.device)
+            else:
+                self._workers.remove(lost.device)
+            self._hold()
+            self._give_back(*self._kept)
+        except (DeviceLost, DeviceTimeout) as another:
+            self._go_on_without(another)
+
+    def _give_back(self, done: int, tensors: dict[str, Tensor]) -> None:
+        """Have the devices be what they were after `done` steps; those since are done again."""
+        for placed in self.places:
+            for name, tensor in tensors.items():
+                if placed.first <= int(name.partition(".")[0]) < placed.end:
+                    self._workers.send(placed.device, messages.Given(name), tensor)
+            if tensors:
+                self._workers.send(placed.device, messages.GaveAll())
+        if tensors:
+            self._workers.collect(messages.GaveAll, self._devices, ANSWER_SECONDS)
+        self._kept, self._visits, self._sent = (done, tensors), None, done
+        self._pending.clear()
+        self._arrived = {n: step for n, step in self._arrived.items() if n < done}
+
+    # Talking
+
+    def _send(self, steps: int) -> None:
+        """Have devices told to do so many steps, or those of one more batch."""
+        if self._visits is None:
+            self._visits = self.recipe.visits(self._sent, len(self.windows))
+        while self._sent < steps:
+            visit = next(self._visits)
+            batch = drawn(self.lessons, self.recipe.batch, visit.batch, self.recipe.seed)
+            what = visit.first_step, visit.windows, tuple(batch)
+            self._workers.send(self._devices[0], messages.Learn(self._workers.epoch, *what))
+            self._sent += len(visit.windows)
+            self._pending |= set(range(visit.first_step, self._sent))
+
+    def _settle(self) -> None:
+        """Wait until all is done that devices were told to do, and no less than was given back."""
+        self._send(self.done)
+        self._wait(lambda: not self._pending)
+
+    def _wait(self, true: Callable[[], bool]) -> None:
         deadline = time.monotonic() + ANSWER_SECONDS
-        while count:
-            envelope = self._workers.receive(max(deadline - time.monotonic(), 0))
-            if envelope is None:
-                raise DeviceTimeout(self._workers.busiest(), "has not judged what was learned")
-            if isinstance(envelope.message, messages.Judged):
-                count -= 1
-                yield envelope.message
+        while not true():
+            said = self._next(deadline).message
+            if isinstance(said, messages.Learned) and said.epoch == self._workers.epoch:
+                self._pending.discard(said.step)
+                if said.step >= self.done:
+                    step = TrainingStep(said.step, said.window, said.loss, said.tokens)
+                    self._arrived[said.step] = step
+
+    def _next(self, deadline: float) -> Envelope:
+        envelope = self._workers.receive(max(deadline - time.monotonic(), 0))
+        if envelope is None:
+            raise DeviceTimeout(self._workers.busiest(), f"was not done in {ANSWER_SECONDS:g} s")
+        return envelope
+
+    def _received(self, name: str) -> dict[str, Tensor]:
+        tensors, deadline = dict[str, Tensor](), time.monotonic() + ANSWER_SECONDS
+        while True:
+            envelope = self._next(deadline)
+            if isinstance(envelope.message, messages.GaveAll) and envelope.sender == name:
+                return tensors
+            if isinstance(envelope.message, messages.Given) and envelope.tensor is not None:
+                tensors[envelope.message.name] = envelope.tensor.clone()
+
+    def _scores(self, lessons: Sequence[Lesson]) -> list[Score]:
+        """A batch after the other, each through all windows."""
+        self._settle()
+        epoch, every = self._workers.epoch, tuple(range(len(self.windows)))
+        scores = [Score() for _ in every]
+        for number, batch in enumerate(batches_of(lessons)):
+            told = messages.Learn(epoch, number, every, tuple(batch), judged=True)
+            self._workers.send(self._devices[0], told)
+            left, deadline = len(every), time.monotonic() + ANSWER_SECONDS
+            while left:
+                said = self._next(deadline).message
+                if isinstance(said, messages.Judged) and said.epoch == epoch:
+                    scores[said.window] += said.score
+                    left -= 1
+        return scores

@@ -31,8 +31,10 @@ class Rehearsed(Message, frozen=True):
 
 class Hold(Message, frozen=True):
     """Hold these of all windows from now on, one behind the other; what comes out of the last goes
-    on to the device `next`, "" where there is none."""
+    on to the device `next`, "" where there is none. `epoch` numbers places; leftovers of earlier
+    ones are told by it."""
 
+    epoch: int
     model: str
     scheme: str
     recipe: Recipe
@@ -50,6 +52,7 @@ class Learn(Message, frozen=True):
     they say what they know of it instead. Tensor: what comes out of the block before the first one
     here, float32 [B, T, H]; none for the device that holds the first."""
 
+    epoch: int
     step: int
     windows: tuple[int, ...]
     lessons: tuple[Lesson, ...]
@@ -59,6 +62,7 @@ class Learn(Message, frozen=True):
 class Learned(Message, frozen=True):
     """A window has."""
 
+    epoch: int
     step: int
     window: int
     loss: float
@@ -68,6 +72,7 @@ class Learned(Message, frozen=True):
 class Judged(Message, frozen=True):
     """What a window's exit says of batch `step`."""
 
+    epoch: int
     step: int
     window: int
     score: Score

@@ -66,6 +66,7 @@ class TuningWorker(Worker):
         )
 
     def _hold(self, message: messages.Hold) -> None:
+        self.holding.epoch = message.epoch
         mine = tuple(message.windows[index] for index in message.mine)
         self._learning = None  # before others are loaded beside it
         model = _loaded(message.model, message.scheme, message.recipe, mine)
@@ -76,7 +77,8 @@ class TuningWorker(Worker):
     def _learn(self, message: messages.Learn, states: Tensor | None) -> None:
         """Through all windows here, and on, as long as others wait for what comes out."""
         learning, batch = self._learning, batch_of(message.lessons)
-        assert learning is not None
+        if learning is None or message.epoch != self.holding.epoch:
+            return  # left over from other places
         if states is None:
             states = learning.model.entered(batch.tokens)
         for index, window in learning.windows.items():
@@ -94,10 +96,10 @@ class TuningWorker(Worker):
         batch = batch_of(message.lessons)
         if message.judged:
             said = judge_window(learning.model, learning.windows[index], batch, states)
-            return messages.Judged(message.step, index, said)
+            return messages.Judged(message.epoch, message.step, index, said)
         number = message.step + message.windows.index(index)
         step = learning.step(number, index, batch, states)
-        return messages.Learned(number, index, step.loss, step.tokens)
+        return messages.Learned(message.epoch, number, index, step.loss, step.tokens)
 
     def _give(self) -> None:
         assert self._learning is not None

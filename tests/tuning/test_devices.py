@@ -1,6 +1,5 @@
 """A training cut over two worker processes, against the same one in this process."""
 
-import contextlib
 import os
 import signal
 
@@ -9,7 +8,7 @@ import torch
 
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.clusters import Cluster, Device, Network
-from edgewise.errors import DeviceLost, NonFinite
+from edgewise.errors import Infeasible, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.runtime.local import start_local
 from edgewise.schemes import get_scheme
@@ -50,7 +49,7 @@ def trainings(checkpoint, workers):
         opened = open_checkpoint(model)
         windows = recipe.windows(opened.config.num_blocks)
         cut = (*places[:-1], WindowPlace(places[-1].device, places[-1].first, len(windows)))
-        there = TrainingOnDevices(workers, cut, model, scheme, recipe, windows, LESSONS)
+        there = TrainingOnDevices(workers, lambda _: cut, model, scheme, recipe, windows, LESSONS)
         here = load_tunable(opened, scheme, recipe.adapter, windows)
         return there, Training(here, recipe, LESSONS)
 
@@ -107,7 +106,9 @@ def test_a_loss_that_is_no_number_ends_it(checkpoint):
     model, recipe = str(checkpoint("llama")), recipe_of(rate=1e37)
     windows = recipe.windows(4)
     with start_local(CLUSTER, PROGRAM) as workers:
-        training = TrainingOnDevices(workers, PLACES, model, "fp32", recipe, windows, LESSONS)
+        training = TrainingOnDevices(
+            workers, lambda _: PLACES, model, "fp32", recipe, windows, LESSONS
+        )
         with pytest.raises(NonFinite, match="rate"):
             steps_of(training, 14)
 
@@ -126,13 +127,48 @@ def test_what_a_window_costs_is_measured_where_it_will_be(checkpoint, workers):
     assert seconds > 0
 
 
-def test_a_device_that_dies_is_named(checkpoint):
-    model, recipe = str(checkpoint("llama")), recipe_of(steps=500)
-    windows = recipe.windows(4)
+@pytest.mark.parametrize("dies", ["a", "b"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_it_goes_on_without_a_device_that_dies_with_the_same_losses(checkpoint, dies, kept):
+    """From its last state, or from the beginning; the source's worker is started again."""
+    model, recipe = str(checkpoint("llama")), recipe_of(steps=60)
+    opened, windows, said = open_checkpoint(model), recipe.windows(4), []
+    here = Training(load_tunable(opened, "fp32", recipe.adapter, windows), recipe, LESSONS)
+
+    def places(workers):
+        return PLACES if len(workers.names) == 2 else (WindowPlace("a", 0, 4),)
+
     with start_local(CLUSTER, PROGRAM) as workers:
-        training = TrainingOnDevices(workers, PLACES, model, "fp32", recipe, windows, LESSONS)
+        told = model, "fp32", recipe, windows, LESSONS
+        there = TrainingOnDevices(workers, places, *told, on_loss=said.append)
+        first = steps_of(there, 11)
+        if kept:
+            there.state()
+            first += steps_of(there, 6)
+        os.kill(workers.process_ids[dies], signal.SIGKILL)
+        steps = [*first, *steps_of(there, 60 - len(first))]
+        done, tensors = there.state()
+    truth = steps_of(here, 60)
+    assert [(x.number, x.window) for x in steps] == [(x.number, x.window) for x in truth]
+    assert [x.loss for x in steps] == pytest.approx([x.loss for x in truth], abs=1e-5)
+    assert [x.device for x in said] == [dies]
+    assert done == 60
+    for name, tensor in here.state()[1].items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_where_too_few_devices_are_left_it_ends(checkpoint):
+    model, recipe = str(checkpoint("llama")), recipe_of(steps=500)
+
+    def places(workers):
+        if len(workers.names) < 2:
+            raise Infeasible("no room")
+        return PLACES
+
+    with start_local(CLUSTER, PROGRAM) as workers:
+        told = model, "fp32", recipe, recipe.windows(4), LESSONS
+        training = TrainingOnDevices(workers, places, *told)
         training.step()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(workers.process_ids["b"], signal.SIGKILL)
-        with pytest.raises(DeviceLost, match="device 'b' was killed"):
+        os.kill(workers.process_ids["b"], signal.SIGKILL)
+        with pytest.raises(Infeasible, match="no room"):
             steps_of(training, 499)

@@ -132,10 +132,14 @@ def _said(lost: DeviceError) -> None:
 
 def _keeping(most: str, model: Tunable, recipe: Recipe, learned: Sequence[Lesson]) -> Recipe:
     """The recipe with as few blocks that run again as a step of the longest lessons allows."""
+    try:
+        most_bytes = parse_bytes(most)
+    except ValueError as error:
+        raise InputError(f"--keep: {error}") from None
     longest = sorted(learned, key=lambda lesson: len(lesson.tokens))[-recipe.batch :]
     window, batch = model.windows[-1], batch_of(longest)
     states = torch.zeros(*batch.tokens.shape, model.config.hidden_size)
-    again = fewest_again(model, window, batch, states, parse_bytes(most))
+    again = fewest_again(model, window, batch, states, most_bytes)
     if again is None:
         least = kept_by(model, window, batch, states, window.end - window.first)
         raise InputError(

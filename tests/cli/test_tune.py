@@ -1,0 +1,88 @@
+"""`edgewise tune`: on one device and on several, stopped and gone on with, and what it refuses."""
+
+import json
+
+import pytest
+
+from edgewise.demo.questions import draw_questions, prompt
+
+FEW = ("--window", "2", "--batch", "3", "--steps", "6", "--scheme", "fp32")
+
+
+@pytest.fixture
+def data(tmp_path):
+    records = [
+        {"prompt": prompt(x.context, x.question), "answer": x.answer}
+        for x in draw_questions(1, 30, "train")
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return tmp_path / "data.jsonl"
+
+
+@pytest.fixture
+def tuned(command, data, tmp_path):
+    """The document that a run prints."""
+
+    def tune(name, *options):
+        told = ("tune", "demo", "--data", data, "--out", tmp_path / name, *FEW, "--json")
+        result = command(*told, *options)
+        assert result.code == 0, result.err
+        return json.loads(result.out)
+
+    return tune
+
+
+@pytest.fixture
+def two(tmp_path):
+    (tmp_path / "two.toml").write_text(
+        'source = "a"\n'
+        '[[device]]\nname = "a"\nmemory = "60 MB"\n'
+        '[[device]]\nname = "b"\nmemory = "60 MB"\n'
+        '[[link]]\nbetween = ["a", "b"]\nbandwidth = "1 Gbps"\n'
+    )
+    return tmp_path / "two.toml"
+
+
+def test_on_two_devices_it_learns_what_it_learns_on_one(tuned, two):
+    one, cut = tuned("one"), tuned("cut", "--cluster", two)
+    assert sum(x["end"] - x["first"] for x in cut["places"]) == len(cut["before"])
+    assert [x["loss"] for x in cut["steps"]] == pytest.approx(
+        [x["loss"] for x in one["steps"]], abs=1e-5
+    )
+    for name, verdict in cut["after"].items():
+        assert verdict == pytest.approx(one["after"][name], abs=1e-5)
+
+
+def test_a_run_that_ended_has_nothing_left_to_do(tuned):
+    first, again = tuned("one"), tuned("one")
+    assert len(first["steps"]) == 6 and again["steps"] == []
+    assert again["after"] == first["after"]
+
+
+def test_it_keeps_no_more_than_it_may_and_learns_the_same(tuned):
+    free, bound = tuned("free"), tuned("bound", "--keep", "2 MB")
+    assert [x["loss"] for x in bound["steps"]] == [x["loss"] for x in free["steps"]]
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (("--keep", "1 kB"), "even where all blocks run again"),
+        (("--keep", "some"), "--keep: 'some' is not a size"),
+        (("--keep", "1 MB", "--cluster", "two.toml"), "--keep is for one device"),
+    ],
+)
+def test_what_cannot_be_is_refused(command, data, two, tmp_path, options, says):
+    options = [str(two) if x == "two.toml" else x for x in options]
+    result = command("tune", "demo", "--data", data, "--out", tmp_path / "out", *FEW, *options)
+    assert result.code == 2
+    assert says in result.err
+
+
+def test_windows_that_fit_nowhere_are_said_with_the_numbers(command, data, two, tmp_path):
+    two.write_text(two.read_text().replace("60 MB", "1 MB"))
+    out = tmp_path / "out"
+    result = command("tune", "demo", "--data", data, "--out", out, *FEW, "--cluster", two)
+    assert result.code != 0
+    assert "windows fit on no devices: " in result.err
+    assert "'a' has room for 0 (11 MB for one, of 1 MB)" in result.err

@@ -27,6 +27,7 @@ from edgewise.models.decoder import (
     inverse_frequencies,
     rotation,
 )
+from edgewise.tuning.cross_entropy import cross_entropy
 from edgewise.tuning.frozen import Frozen
 
 
@@ -65,6 +66,16 @@ class Exit(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., H] -> float32 [..., vocabulary]."""
+        logits: Tensor = self.out(self._moved(states))
+        return logits
+
+    def nats(self, states: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy of targets [N], from states [N, H]."""
+        dtype = self.norm.weight.dtype
+        return cross_entropy(self._moved(states), targets, self.out.matrix, dtype)
+
+    def _moved(self, states: Tensor) -> Tensor:
+        """What the head's matrix is multiplied with, float32 [..., H]."""
         norm = self.norm
         if isinstance(norm, nn.LayerNorm):
             normal = F.layer_norm(states, norm.normalized_shape, eps=norm.eps)
@@ -72,8 +83,7 @@ class Exit(nn.Module):
         else:
             normal = F.rms_norm(states, norm.normalized_shape, eps=norm.eps)
             moved = self.scale * normal
-        logits: Tensor = self.out(moved + F.linear(normal, self.turn) / len(self.turn) ** 0.5)
-        return logits
+        return moved + F.linear(normal, self.turn) / len(self.turn) ** 0.5
 
 
 class Tunable(nn.Module):
@@ -121,6 +131,12 @@ class Tunable(nn.Module):
         """By a window's exit."""
         logits: Tensor = self.exits[self.windows.index(window)](states)
         return logits
+
+    def nats(self, states: Tensor, targets: Tensor, window: Window) -> Tensor:
+        """By a window's exit, the mean cross-entropy of targets [N], from states [N, H]."""
+        exit = self.exits[self.windows.index(window)]
+        assert isinstance(exit, Exit)
+        return exit.nats(states, targets)
 
     @torch.no_grad()
     def entered(self, tokens: Tensor) -> Tensor:

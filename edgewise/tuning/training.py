@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgewise.errors import NonFinite
@@ -35,8 +34,7 @@ def loss_of(
     """Nats per token that is learned, by a window's exit, from states [B, T, H] that its first
     block gets; its first `again` blocks run once more in the backward pass."""
     states = model.through(states, window.first, window.end, again)
-    logits = model.logits(states[:, :-1][batch.learned], window)
-    return F.cross_entropy(logits.float(), batch.targets)
+    return model.nats(states[:, :-1][batch.learned], batch.targets, window)
 
 
 class Learning:

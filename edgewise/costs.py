@@ -51,10 +51,11 @@ HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
 
 
 def layer_bytes(model: ModelSpec, layer: int, scheme: str, workload: Workload) -> int:
-    """Weights of one layer plus its cache for the workload."""
+    """Weights of one layer, its cache for the workload, and its room for adapters."""
     spec, stored = model.layers[layer], get_scheme(scheme)
-    tokens = workload.context * workload.sequences
-    return spec.weight_bytes(stored) + tokens * spec.cached_bytes(stored, workload.cache)
+    cached = workload.context * workload.sequences * spec.cached_bytes(stored, workload.cache)
+    adapters = workload.adapter_bytes if spec.kind is LayerKind.BLOCK else 0
+    return spec.weight_bytes(stored) + cached + adapters
 
 
 def workspace_bytes(model: ModelSpec, workload: Workload) -> int:

@@ -151,7 +151,8 @@ class Workload:
     """What a plan must serve: `sequences` at a time, each `prompt_tokens` in, `new_tokens` out.
 
     They travel the pipeline in `micro_batches` groups of equal size, one behind the other. `cache`
-    says how their keys and values are kept, `wire` what their hidden states cross links in.
+    says how their keys and values are kept, `wire` what their hidden states cross links in. Every
+    block has `adapter_bytes` of room for what adapters add to it.
     """
 
     prompt_tokens: int = 128
@@ -160,6 +161,7 @@ class Workload:
     micro_batches: int = 1
     cache: CacheType = CacheType.FULL
     wire: Wire = Wire.FP32
+    adapter_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "new_tokens", "sequences", "micro_batches"):

@@ -28,6 +28,7 @@ from edgewise.tensor_files import read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OURS = "edgewise.safetensors"
+EXITS = "exits.safetensors"  # of windows: tuning/loading.py
 PEFT_PREFIX = "base_model.model."
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MOST_BYTES = 4 * 2**30

@@ -8,12 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from importlib import import_module
 
+from edgewise.cli.options import ADAPTER, named_adapter
 from edgewise.cli.sharing import ChatOptions
 from edgewise.cli.terminal import bars, print_notes, print_text
 from edgewise.cluster_files import load_cluster
 from edgewise.errors import PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
+from edgewise.opening.adapters import open_adapters
 from edgewise.opening.answer import pieces_of
 from edgewise.opening.engine import open_wanted, this_machine
 from edgewise.opening.wanted import Wanted
@@ -34,7 +36,9 @@ def run_chat(options: ChatOptions) -> None:
     room = min(checkpoint.spec.max_context, CONTEXT)
     cluster = load_cluster(options.cluster) if options.cluster else this_machine()
     workload = Workload(room // 2, room - room // 2, KEPT)
-    wanted = Wanted(options.model, cluster, workload, None, options.scheme, options.quality)
+    adapters = open_adapters(named_adapter(options.adapter), checkpoint)
+    how = None, options.scheme, options.quality, adapters
+    wanted = Wanted(options.model, cluster, workload, *how)
     with closing(open_wanted(wanted, bars(quiet=False), lambda x: print_notes([x]))) as engine:
         chat = Conversation(engine, tokenizer, options, room)
         if sys.stdin.isatty():
@@ -90,7 +94,8 @@ class Conversation:
             )
         sampling = Sampling(options.temperature, 0, options.top_p, options.seed)
         wanted = min(options.max_tokens or left, left)
-        return Request(tuple(ids), wanted, sampling, tokenizer.stop_ids)
+        adapter = ADAPTER if options.adapter else ""
+        return Request(tuple(ids), wanted, sampling, tokenizer.stop_ids, adapter=adapter)
 
 
 def _lines() -> Iterator[str]:

@@ -13,6 +13,7 @@ import typer
 from edgewise.cli.adapting import AdviseOptions, TuneOptions
 from edgewise.cli.options import (
     CANDIDATE_NAMES,
+    AdapterFolder,
     ClusterFile,
     ClusterOrNone,
     Fresh,
@@ -78,6 +79,7 @@ class RunOptions:
         ),
     ] = None
     quality: Quality = None
+    adapter: AdapterFolder = None
     kv_cache: KVCache = CacheType.FULL
     wire: WireType = Wire.FP32
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None

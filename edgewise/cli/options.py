@@ -1,5 +1,6 @@
 """Options that several commands share, and what they are read into, written once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,9 @@ Quality = Annotated[
     str | None,
     typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
 ]
+AdapterFolder = Annotated[
+    Path | None, typer.Option("--adapter", help="Answer with this adapter, a folder as PEFT's.")
+]
 WireType = Annotated[
     Wire,
     typer.Option("--wire", help="What hidden states cross links in; all but fp32 is rounded."),
@@ -42,6 +46,7 @@ Text = Annotated[
 TextSequences = Annotated[int, typer.Option(min=1, help="Sequences of that text.")]
 TextLength = Annotated[int, typer.Option(min=2, help="Tokens of each sequence.")]
 TextSeed = Annotated[int, typer.Option(min=0, help="Seed of what the model writes.")]
+ADAPTER = "adapter"  # what an answer's only one is called
 CANDIDATE_NAMES = ",".join(CANDIDATES)
 Schemes = Annotated[str, typer.Option(help="Schemes to choose from, with commas between.")]
 PromptTokens = Annotated[int, typer.Option(min=1, help="Length of a prompt.")]
@@ -56,6 +61,22 @@ Threads = Annotated[
 ]
 Trace = Annotated[Path | None, typer.Option(help="Write a Chrome trace to this file.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")]
+
+
+def named_adapter(folder: Path | None) -> dict[str, Path]:
+    """The only one of an answer."""
+    return {} if folder is None else {ADAPTER: folder}
+
+
+def named_folders(texts: Sequence[str]) -> dict[str, str]:
+    """What `--adapter NAME=FOLDER` says. Raises InputError."""
+    named: dict[str, str] = {}
+    for text in texts:
+        name, sign, folder = text.partition("=")
+        if not (name and sign and folder) or name in named:
+            raise InputError(f"--adapter {text}: write NAME=FOLDER, and each name once")
+        named[name] = folder
+    return named
 
 
 def split_names(schemes: str) -> tuple[str, ...]:

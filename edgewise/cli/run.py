@@ -5,11 +5,13 @@ import sys
 from contextlib import closing
 
 from edgewise.cli.commands import RunOptions
+from edgewise.cli.options import ADAPTER, named_adapter
 from edgewise.cli.terminal import bars, print_json, print_notes, print_text
 from edgewise.cluster_files import load_cluster
 from edgewise.errors import PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
+from edgewise.opening.adapters import open_adapters
 from edgewise.opening.answer import Answer, answer
 from edgewise.opening.asking import request_of
 from edgewise.opening.engine import open_wanted, this_machine
@@ -35,6 +37,7 @@ def run_prompt(options: RunOptions) -> None:
         Plan.load(options.plan) if options.plan else None,
         options.scheme,
         options.quality,
+        open_adapters(named_adapter(options.adapter), checkpoint),
     )
     recording = Recording()
     show, on_text = bars(options.as_json), _unheard if options.as_json else print_text
@@ -60,6 +63,7 @@ def _request(options: RunOptions, tokenizer: Tokenizer, spec: ModelSpec) -> Requ
         top_k=options.top_k,
         top_p=options.top_p,
         seed=options.seed,
+        adapter=ADAPTER if options.adapter else "",
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
+from edgewise.cli.options import named_folders
 from edgewise.cli.sharing import ServeOptions, ServingOptions
 from edgewise.cli.terminal import bars, console, print_json, print_notes
 from edgewise.cli.this_device import parse_address, this_device
@@ -17,9 +18,11 @@ from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
+from edgewise.opening.adapters import open_adapters, room_of
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.wanted import check_wish
 from edgewise.profiling import Grid
+from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.launchers.local import LocalLauncher
 from edgewise.runtime.limits import limits_of
@@ -27,10 +30,12 @@ from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.local import start_local
 from edgewise.runtime.workers import Workers
 from edgewise.schemes import Wire
-from edgewise.serving import Gate, HttpServer, Model, create_app
+from edgewise.serving import AdapterShelf, Gate, HttpServer, Model, create_app
 from edgewise.specs import ModelSpec
+from edgewise.units import format_bytes, parse_bytes
 
 REPEATS = 9  # of every timing: whoever joined is waited for
+LATER_BYTES = 256 * 10**6  # for adapters that are loaded while a server runs
 KEY = "EDGEWISE_API_KEY"
 TOKEN_FIRST = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...  # as `ray get-auth-token` says here"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -77,7 +82,10 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     checkpoint = open_checkpoint(options.model)
     print_notes(checkpoint.notes)
     spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)
+    named = open_adapters(named_folders(options.adapter or ()), checkpoint)
+    room = _adapter_room(options, spec.num_blocks, room_of(named.values()))
     workload = workload_of(options, options.kv_cache, options.wire)
+    workload = replace(workload, adapter_bytes=room)
     limits = limits_of(workload, spec.max_context)
     screen = console(options.as_json)
 
@@ -95,11 +103,13 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         overview = Overview(options.model, spec, join, on_event)
         how = options.scheme, options.objective, POLICIES[options.policy], quality
         chooser = Chooser(workers, measured, spec, workload, *how, overview.say)
-        host = Host(options.model, workers, started.launcher, measured, chooser, workload, overview)
+        what = options.model, workers, started.launcher, measured, chooser, workload, overview
+        host = Host(*what, Adapters(workers, room, named))
         key, gate = _key(http[0]), Gate()
         share = limits.cache_tokens // limits.sequences
         model = Model(options.model, tokenizer, limits.context, spec.vocab_size, share)
-        app = create_app(host, model, key, options.cors or (), gate)
+        shelf = AdapterShelf(options.adapters_from, checkpoint.config, spec.digest)
+        app = create_app(host, model, key, options.cors or (), gate, shelf)
         server = HttpServer(app, *http)
         try:
             url = f"http://{http[0]}:{server.port}/v1"
@@ -126,6 +136,25 @@ def _check_wish(options: ServingOptions) -> None:
             f"--wire {options.wire} loses by where a plan cuts the model, which changes with the "
             "devices: --quality cannot be promised with it; give one of them"
         )
+
+
+def _adapter_room(options: ServingOptions, blocks: int, needed: int) -> int:
+    """Bytes for adapters in every block, where those given need so many. Raises InputError."""
+    folder = options.adapters_from
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--adapters-from {folder}: no such folder")
+    if options.adapter_room is None:
+        return needed + (LATER_BYTES // blocks if folder is not None else 0)
+    try:
+        room = parse_bytes(options.adapter_room) // blocks
+    except ValueError as error:
+        raise InputError(f"--adapter-room: {error}") from None
+    if room < needed:
+        raise InputError(
+            f"--adapter-room {options.adapter_room}: the adapters given take "
+            f"{format_bytes(needed * blocks)}"
+        )
+    return room
 
 
 def _quality_of(options: ServingOptions, spec: ModelSpec) -> LossBudget | None:

@@ -1,11 +1,13 @@
 """Options of the commands that serve a model, alone or with machines that join."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from edgewise.cli.options import (
+    AdapterFolder,
     ClusterOrNone,
     Json,
     KVCache,
@@ -56,6 +58,21 @@ class ServingOptions:
             help="Who enters next: in order; in whole batches; one by one; the most in time."
         ),
     ] = "fcfs"
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Serve an adapter too, NAME=FOLDER, as 'MODEL:NAME'; repeatable."),
+    ] = None
+    adapters_from: Annotated[
+        Path | None,
+        typer.Option(help="Adapters may be loaded from this folder while the server runs."),
+    ] = None
+    adapter_room: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for adapters, like '200MB'; by default what those given take, and 256 MB "
+            "with --adapters-from."
+        ),
+    ] = None
     as_json: Json = False
 
 
@@ -101,6 +118,7 @@ class ChatOptions:
         str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
     ] = None
     quality: Quality = None
+    adapter: AdapterFolder = None
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer at most.")] = (
         None
     )

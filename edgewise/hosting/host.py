@@ -11,8 +11,10 @@ from edgewise.hosting.overview import Overview
 from edgewise.hosting.pending import OnToken
 from edgewise.hosting.requests import Requests
 from edgewise.hosting.slowness import Watch
+from edgewise.hosting.swaps import Swaps
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
+from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.events import Event, PlanInUse
@@ -32,7 +34,7 @@ NO_PLAN = (Infeasible, DeviceMemoryError)
 
 class Host:
     """Answers requests with one model as well as the devices that there are allow. `run` is its
-    life, in one thread; `ask`, `stop`, `without_plan`, `state` and `stats` are for any other."""
+    life, in one thread; what else is public is for any other."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Host:
         chooser: Chooser,
         workload: Workload,
         overview: Overview,
+        adapters: Adapters | None = None,
     ) -> None:
         """Devices that join get their workers from `launcher`; `overview` is told what happens."""
         self._overview = overview
@@ -54,6 +57,7 @@ class Host:
         self._planned_for = set(workers.names)
         self._reconsider = False  # once no request is under way, any scheme may be chosen
         self._requests = Requests(workers.wake)
+        self.swaps = Swaps(adapters or Adapters(workers), workers.wake)
         self._watch = Watch(chooser.stage_seconds)
         self._stopping, self._drained = False, True
         measured.say = self._status
@@ -85,6 +89,7 @@ class Host:
         while not self._stopping or (self._drained and self._requests.open):
             self._let_devices_in()
             self._requests.take(self._engine, self._stalled)  # whose wake was not waited for
+            self.swaps.take(not self._stalled, self._going_on, self._beside_requests)
             tokens = self._next_tokens()
             self._requests.take(self._engine, self._stalled)
             self._enter()
@@ -132,17 +137,17 @@ class Host:
         while self._workers.arrivals:
             self._let_in(self._workers.arrivals.popleft())
         self._watch.forget()  # steps of meanwhile: a device may share a machine with another
-        self._drain()
+        self._improve_between_steps()
         if self._engine is None or self._stalled:
             self._plan_anew("enough devices are there")
-        else:
-            self._improve(keep=not self._engine.idle)
 
-    def _drain(self) -> None:
-        """Until no step is under way, so that workers can be asked other things."""
+    def _improve_between_steps(self) -> None:
+        """Where there is a plan, once no step is under way: workers are asked other things."""
         if self._engine is not None and not self._stalled:
             with self._going_on():
                 self._requests.give(self._engine.drain())
+        if self._engine is not None and not self._stalled:
+            self._improve(keep=not self._engine.idle)
 
     def _look_at_slow_devices(self) -> None:
         """Plan without counting on what a device was measured to do, while it does not."""
@@ -150,14 +155,8 @@ class Host:
         if name is None:
             return
         self._measured.slow = self._watch.factors
-        factor = self._measured.slow.get(name)
-        if factor is None:
-            self._overview.say(f"'{name}' was slow: taken to be as quick as measured again")
-        else:
-            self._overview.say(f"'{name}' takes {factor:.1f} times as long as measured")
-        self._drain()
-        if self._engine is not None and not self._stalled:
-            self._improve(keep=not self._engine.idle)
+        self._overview.say(self._watch.text(name))
+        self._improve_between_steps()
         self._watch.forget()
 
     def _let_in(self, joined: Joined) -> None:
@@ -168,8 +167,7 @@ class Host:
         self._measured.slow = self._watch.factors
         self._measured.forget(name)
         try:
-            self._workers.wake()  # so that the next step is under way, by which others come
-            with self._workers.meanwhile(self._go_on):
+            with self._beside_requests():
                 self._workers.admit(joined, self._launcher)
                 self._planned_for.add(name)
                 self._overview.say(f"'{name}' joined")
@@ -182,8 +180,15 @@ class Host:
                 raise
             self._go_on_without(lost)  # whatever failed there, others are answered
 
+    @contextlib.contextmanager
+    def _beside_requests(self) -> Iterator[None]:
+        """Workers are asked this and that in this block, and requests go on."""
+        self._workers.wake()  # so that the next step is under way, by which others come
+        with self._workers.meanwhile(self._go_on):
+            yield
+
     def _go_on(self, came: Envelope) -> None:
-        """With requests, while a device that holds nothing is asked this and that."""
+        """With requests, while workers are asked this and that."""
         if self._engine is None or self._stalled:
             return
         self._requests.take(self._engine, self._stalled)
@@ -236,7 +241,8 @@ class Host:
     def _start(self, chosen: PlanResult, why: str) -> None:
         self._status("loading")
         what = self._workers, self._model, chosen.plan, self._workload
-        self._engine = Coordinator(*what, replan=self._replan, admission=self._chooser.admission)
+        how = self._replan, self._chooser.admission, self.swaps.adapters
+        self._engine = Coordinator(*what, replan=how[0], admission=how[1], adapters=how[2])
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
         self._engine.listen(self._note_plan)
@@ -284,8 +290,6 @@ class Host:
         if text != self._stalled:
             self._overview.say(text)
         self._stalled, self._replanning = text, ""
-
-    # What is seen
 
     def _status(self, status: str) -> None:
         engine, cluster = self._engine, self._workers.cluster

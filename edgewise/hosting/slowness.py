@@ -86,6 +86,12 @@ class Watch:
             if not ratios or at - ratios[-1][0] >= SECONDS / MOST_STEPS:
                 ratios.append((at, ratio))
 
+    def text(self, device: str) -> str:
+        """What `find` has found of a device."""
+        if (factor := self.factors.get(device)) is None:
+            return f"'{device}' was slow: taken to be as quick as measured again"
+        return f"'{device}' takes {factor:.1f} times as long as measured"
+
     def drop(self, device: str) -> None:
         """Another one may come by its name."""
         self._slow.pop(device, None)

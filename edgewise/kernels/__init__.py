@@ -5,6 +5,7 @@ environment variable EDGEWISE_KERNELS names an instruction set to use instead of
 (avx512-vnni, avx-vnni, avx2, neon-i8mm, neon-dotprod, portable), or is "off".
 """
 
+from edgewise.kernels.adapter import MOST_RANK, Addition, NativeAdapter
 from edgewise.kernels.backend import BACKENDS, Backend, backend_of
 from edgewise.kernels.library import (
     SCHEME_BITS,
@@ -20,9 +21,12 @@ from edgewise.kernels.matrix import NativeMatrix, dequantize, linear
 
 __all__ = [
     "BACKENDS",
+    "MOST_RANK",
     "SCHEME_BITS",
     "TYPES",
+    "Addition",
     "Backend",
+    "NativeAdapter",
     "NativeMatrix",
     "available",
     "backend_of",

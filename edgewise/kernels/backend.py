@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from edgewise.kernels.adapter import Addition, NativeAdapter
 from edgewise.kernels.block import BlockShape, NativeBlock, NormWeights, run_blocks
 from edgewise.kernels.library import TYPES, available, most_tokens
 from edgewise.kernels.matrix import NativeMatrix, dequantize, linear
@@ -63,8 +64,13 @@ class Backend(Protocol):
         states: Tensor,
         lanes: Sequence[tuple[int, int, int]],
         turn: tuple[Tensor, Tensor] | None,
+        adapters: Sequence[Sequence[NativeAdapter | None]] = (),
     ) -> Tensor:
         """states float32 [tokens, H] through blocks, as `kernels.block.run_blocks`."""
+        ...
+
+    def adapter(self, added: Mapping[str, Sequence[Addition]]) -> NativeAdapter:
+        """What is added to a block's matrices, by their names."""
         ...
 
     def most_tokens(self, dtype: torch.dtype | None) -> float:
@@ -91,6 +97,7 @@ class Cpp:
     linear = staticmethod(linear)
     whole = staticmethod(dequantize)
     run = staticmethod(run_blocks)
+    adapter = staticmethod(NativeAdapter)
     most_tokens = staticmethod(most_tokens)
 
     def block(

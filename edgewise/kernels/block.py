@@ -2,13 +2,14 @@
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, byref, pointer
+from ctypes import POINTER, byref, c_void_p, pointer
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
+from edgewise.kernels.adapter import NativeAdapter
 from edgewise.kernels.library import (
     TYPES,
     BlockStruct,
@@ -95,9 +96,11 @@ def run_blocks(
     states: Tensor,
     lanes: Sequence[tuple[int, int, int]],
     turn: tuple[Tensor, Tensor] | None,
+    adapters: Sequence[Sequence[NativeAdapter | None]] = (),
 ) -> Tensor:
     """states float32 [tokens, H] through `blocks` -> [tokens, H]. Lanes are (slot, start, length),
-    their tokens one after the other; `turn` is cos and sin, float32 [tokens, D]."""
+    their tokens one after the other; `turn` is cos and sin, float32 [tokens, D]; `adapters` has of
+    each block what is added to each lane, or is empty where nothing is."""
     lib = library()
     assert lib is not None
     states = states.contiguous().clone()
@@ -105,9 +108,14 @@ def run_blocks(
     step = StepStruct(
         *(states.data_ptr(), address(cos), address(sin)),
         (LaneStruct * len(lanes))(*[LaneStruct(*lane) for lane in lanes]),
+        _table([x.address if x else None for row in adapters for x in row]),
         *(len(states), len(lanes), torch.get_num_threads()),
     )
     structs = (POINTER(BlockStruct) * len(blocks))(*[pointer(block.struct) for block in blocks])
     first = ctypes.cast(structs, POINTER(POINTER(BlockStruct)))
     checked(lib.edgewise_blocks(first, len(blocks), byref(step)))
     return states
+
+
+def _table(addresses: Sequence[int | None]) -> ctypes.Array[c_void_p] | None:
+    return (c_void_p * len(addresses))(*addresses) if any(addresses) else None

@@ -54,9 +54,21 @@ class LaneStruct(ctypes.Structure):
     _fields_ = (("slot", c_int32), ("start", c_int32), ("length", c_int32))
 
 
+class LowRankStruct(ctypes.Structure):
+    _fields_ = (
+        ("down", c_void_p), ("up", c_void_p), ("next", c_void_p),
+        ("first", c_int32), ("rows", c_int32), ("columns", c_int32), ("rank", c_int32),
+    )  # fmt: skip
+
+
+class AdapterStruct(ctypes.Structure):
+    _fields_ = tuple((name, c_void_p) for name in ("qkv", "out", "up", "down"))
+
+
 class StepStruct(ctypes.Structure):
     _fields_ = (
         ("x", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("lanes", POINTER(LaneStruct)),
+        ("adapters", POINTER(c_void_p)),
         ("tokens", c_int32), ("num_lanes", c_int32), ("threads", c_int32),
     )  # fmt: skip
 
@@ -78,6 +90,8 @@ STRUCTS = (
     BlockStruct,
     LaneStruct,
     StepStruct,
+    LowRankStruct,
+    AdapterStruct,
     RoundingStruct,
 )
 

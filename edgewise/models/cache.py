@@ -20,11 +20,13 @@ from edgewise.schemes import CacheType
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """`length` new tokens of one sequence, at positions [start, start + length)."""
+    """`length` new tokens of one sequence, at positions [start, start + length), computed with an
+    adapter, or as the model is: 0 (models/adapting.py)."""
 
     sequence: int
     start: int
     length: int
+    adapter: int = 0
 
     @property
     def end(self) -> int:

@@ -19,6 +19,8 @@ from edgewise.specs import LayerKind
 
 # (query [..., N, D], key [..., K, D], value [..., K, D]) -> [..., N, D]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (matrix's name, what it was multiplied with [..., columns], product [..., rows]) -> [..., rows]
+Adapt = Callable[[str, Tensor, Tensor], Tensor]
 Rotation = tuple[Tensor, Tensor]
 Norm = nn.RMSNorm | nn.LayerNorm
 
@@ -114,6 +116,11 @@ class Embedding(Layer):
         return states.float()
 
 
+def as_it_is(matrix: str, inputs: Tensor, product: Tensor) -> Tensor:
+    """No adapter."""
+    return product
+
+
 class Block(Layer):
     """Layers 1..L: attention and MLP, each added to the hidden states."""
 
@@ -136,22 +143,33 @@ class Block(Layer):
         self.up = Linear(hidden, up, bias=config.mlp_bias)
         self.down = Linear(config.ffn_size, hidden, bias=config.mlp_bias)
 
-    def forward(self, states: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
+    def forward(
+        self,
+        states: Tensor,
+        turn: Rotation | None,
+        attend: Attend,
+        adapt: Adapt = as_it_is,
+    ) -> Tensor:
         """states [..., H] -> [..., H]."""
         if self.norm_first:
-            states = states + self._attention(_normed(self.attention_norm, states), turn, attend)
-            return states + self._mlp(_normed(self.mlp_norm, states))
+            normed = _normed(self.attention_norm, states)
+            states = states + self._attention(normed, turn, attend, adapt)
+            return states + self._mlp(_normed(self.mlp_norm, states), adapt)
         # OPT-350m normalises after each addition.
-        states = states + self._attention(self._cast(states), turn, attend)
+        states = states + self._attention(self._cast(states), turn, attend, adapt)
         states = _normed(self.attention_norm, states).float()
-        return _normed(self.mlp_norm, states + self._mlp(self._cast(states))).float()
+        return _normed(self.mlp_norm, states + self._mlp(self._cast(states), adapt)).float()
 
     def _cast(self, states: Tensor) -> Tensor:
         return states.to(self.attention_norm.weight.dtype)
 
-    def _attention(self, states: Tensor, turn: Rotation | None, attend: Attend) -> Tensor:
+    def _attention(
+        self, states: Tensor, turn: Rotation | None, attend: Attend, adapt: Adapt
+    ) -> Tensor:
         num_heads, num_kv, head_dim = self.heads
-        qkv = self.qkv(states).unflatten(-1, (num_heads + 2 * num_kv, head_dim))
+        qkv = adapt("qkv", states, self.qkv(states)).unflatten(
+            -1, (num_heads + 2 * num_kv, head_dim)
+        )
         rotated, v = qkv.split((num_heads + num_kv, num_kv), dim=-2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = rotated.split((num_heads, num_kv), dim=-2)
@@ -159,14 +177,17 @@ class Block(Layer):
         if turn is not None:
             rotated = rotate(rotated, turn)
         q, k = rotated.split((num_heads, num_kv), dim=-2)
-        return self.out(attend(q, k, v).flatten(-2))
+        attended = attend(q, k, v).flatten(-2)
+        return adapt("out", attended, self.out(attended))
 
-    def _mlp(self, states: Tensor) -> Tensor:
-        up = self.up(states)
+    def _mlp(self, states: Tensor, adapt: Adapt) -> Tensor:
+        up = adapt("up", states, self.up(states))
         if self.gated:
             gate, up = up.chunk(2, dim=-1)
-            return self.down(self.activation(gate) * up)
-        return self.down(self.activation(up))
+            up = self.activation(gate) * up
+        else:
+            up = self.activation(up)
+        return adapt("down", up, self.down(up))
 
 
 def _normed(norm: Norm, states: Tensor) -> Tensor:

@@ -34,6 +34,11 @@ class NativePart:
     blocks: list[Block]
     native: list[NativeBlock]
 
+    @property
+    def numbers(self) -> range:
+        """Of the blocks, in the shard."""
+        return range(self.first, self.first + len(self.blocks))
+
 
 def native_block(
     config: DecoderConfig, block: Block, window: int | None, cache: Stored

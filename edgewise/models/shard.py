@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgewise.errors import NonFinite, PlanError
 from edgewise.kernels import backend_of
+from edgewise.models.adapting import HeldAdapters
 from edgewise.models.blank import random_layer
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
@@ -68,6 +69,7 @@ class Shard:
             cache,
             tokens,
         )
+        self.adapters = HeldAdapters(self.device)
         self._parts = self._divided()
         self._frequency = (
             inverse_frequencies(config.rope, config.head_dim).to(self.device)
@@ -105,7 +107,7 @@ class Shard:
         [tokens, H], or logits [tokens, vocabulary], of the tokens `rows` only where given. With the
         kernels a sequence's numbers are bitwise the same in any company; without them, torch's
         products of more rows may differ in the last bits. Raises NonFinite, with the sequences
-        whose numbers are none; the others' can be had by another call without those.
+        whose numbers are none; a call without those gives the others'.
         """
         self.cache.check(segments)
         if rows is None or not isinstance(self.layers[-1], Head):
@@ -158,11 +160,13 @@ class Shard:
             states = self._arriving(states, self._first_block + part.first + 1)
             if backend is not None and len(states) <= part.most_tokens:
                 lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
-                states = backend.run(part.native, states, lanes, turn)
+                added = self.adapters.native(part.numbers, segments)
+                states = backend.run(part.native, states, lanes, turn, added)
                 continue
-            for number, block in enumerate(part.blocks, start=part.first):
+            for number, block in zip(part.numbers, part.blocks, strict=True):
                 window = self.config.windows[self._first_block + number]
-                states = block(states, turn, self.cache.attention(number, segments, window))
+                attend = self.cache.attention(number, segments, window)
+                states = block(states, turn, attend, self.adapters.adapt(number, segments))
         if rows is None or not isinstance(last, Head):
             return states
         return _logits(last, self._arriving(states[list(rows)], self.end - 1))
@@ -286,11 +290,8 @@ def random_shard(
 ) -> Shard:
     """Layers of a model's shape with random weights: for timing, without a checkpoint. What the
     scheme `stored` means, `spec` says."""
-    on, specs = torch.device(device), (spec or config.spec("")).layers
-    layers = [
-        random_layer(config, number, get_scheme(scheme), on, specs[number])
-        for number in range(start, end)
-    ]
+    on, specs, how = torch.device(device), (spec or config.spec("")).layers, get_scheme(scheme)
+    layers = [random_layer(config, n, how, on, specs[n]) for n in range(start, end)]
     shard = Shard(config, start, layers, slots=slots, context=context, cache=cache)
     shard.cache.clear()
     return shard

@@ -22,9 +22,11 @@ def request_of(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    adapter: str = "",
 ) -> Request:
     """In the model's chat template, where it has one, unless `raw`. Prompt and answer have
-    `context` tokens together; `max_tokens` is 128 where these suffice. Raises PromptError."""
+    `context` tokens together; `max_tokens` is 128 where these suffice. `adapter` is the name of
+    one. Raises PromptError."""
     if not prompt.strip():
         raise PromptError("the prompt is empty")
     if raw:
@@ -34,6 +36,6 @@ def request_of(
     if max_tokens is None:
         max_tokens = min(DEFAULT_MAX_TOKENS, max(context - len(ids), 1))
     sampling = Sampling(temperature, top_k, top_p, seed)
-    request = Request(tuple(ids), max_tokens, sampling, tokenizer.stop_ids)
+    request = Request(tuple(ids), max_tokens, sampling, tokenizer.stop_ids, adapter=adapter)
     check_request(request, context, spec.vocab_size, spec.name)
     return request

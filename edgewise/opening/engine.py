@@ -6,11 +6,13 @@ from dataclasses import replace
 
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.opening.adapters import room_of
 from edgewise.opening.by_fit import check_free, plan_by_fit
 from edgewise.opening.by_quality import plan_by_quality
 from edgewise.opening.default_scheme import ORDER, check_size
 from edgewise.opening.wanted import Decided, Wanted
 from edgewise.quality.rounding import Show, rounding_for, unseen
+from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.checks import check_route
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.events import Event, PlanInUse
@@ -30,6 +32,8 @@ def open_wanted(
     if wanted.plan is not None:
         plan, asked = wanted.plan, wanted.workload
         wanted = replace(wanted, workload=replace(asked, cache=plan.cache, wire=plan.wire))
+    room = room_of(wanted.adapters.values())
+    wanted = replace(wanted, workload=replace(wanted.workload, adapter_bytes=room))
     decided = _decided_before(wanted, spec, show, note)
     with ExitStack() as started:
         workers = started.enter_context(start_local(wanted.cluster))
@@ -46,6 +50,7 @@ def open_wanted(
                 plan,
                 wanted.workload,
                 replan=None if problem is None else replanner(problem),
+                adapters=Adapters(workers, room, wanted.adapters),
                 on_layer=advance,
             )
         engine.listen(lambda event: _note_change(event, note))

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from edgewise.clusters import Cluster
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
+from edgewise.opening.adapters import open_adapters
 from edgewise.opening.answer import Tokens, pieces_of
 from edgewise.opening.asking import request_of
 from edgewise.opening.engine import open_wanted, this_machine
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 class Options(TypedDict, total=False):
     """Of an answer. `raw`: without the model's chat template; `max_tokens`: 128 where the context
     suffices; `temperature`: 0, always the likeliest token; `top_k` (0: all) and `top_p` (1: all):
-    among how many, and what share of probability; `seed`: of the choices."""
+    among how many, and what share of probability; `seed`: of the choices; `adapter`: the name of
+    one, "" for the model as it is."""
 
     raw: bool
     max_tokens: int | None
@@ -39,6 +41,7 @@ class Options(TypedDict, total=False):
     top_k: int
     top_p: float
     seed: int
+    adapter: str
 
 
 class LoadedModel:
@@ -67,8 +70,8 @@ class LoadedModel:
         self, prompt: str, *, stop: str | Sequence[str] = (), **options: Unpack[Options]
     ) -> Iterator[str]:
         """The answer in pieces, as soon as they are certain, up to a text in `stop`; `Options` are
-        max_tokens, temperature, top_k, top_p, seed and raw. Whoever stops reading cancels it.
-        Raises PromptError, Infeasible and DeviceError."""
+        max_tokens, temperature, top_k, top_p, seed, adapter and raw. Whoever stops reading
+        cancels it. Raises PromptError, Infeasible and DeviceError."""
         if self._closed:
             raise InputError("this model is closed; load it again")
         request = request_of(prompt, self._tokenizer, self._spec, self._context, **options)
@@ -128,6 +131,7 @@ def load(
     new_tokens: int = 256,
     kv_cache: CacheType | str = CacheType.FULL,
     wire: Wire | str = Wire.FP32,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> LoadedModel:
     """A folder, a GGUF file, a hub's id or a name (`smollm2`, `demo`), ready to answer: on the
     devices of a cluster, by default on this machine.
@@ -135,7 +139,8 @@ def load(
     At most one of `plan`, `scheme` ("4bit") and `quality` ("1%": loss it may add) decides how
     weights are stored; by default in the most bits that fit. There is room for `sequences` requests
     at a time, each of so many tokens in and out, or as many as the model's context allows. A device
-    that is lost is planned around, but where `plan` was given. Raises EdgewiseError.
+    that is lost is planned around, but where `plan` was given. `adapters` are folders by the names
+    that answers ask for them by. Raises EdgewiseError.
     """
     model, checkpoint = str(model), open_checkpoint(str(model))
     spec = checkpoint.spec
@@ -155,6 +160,7 @@ def load(
         plan if isinstance(plan, Plan | None) else Plan.load(Path(plan)),
         scheme,
         quality,
+        open_adapters(adapters or {}, checkpoint),
     )
     tokenizer = load_tokenizer(model)
     return LoadedModel(open_wanted(wanted, note=log.info), tokenizer, spec)

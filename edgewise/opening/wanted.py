@@ -1,7 +1,9 @@
 """What is to be opened, and what was decided about it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from edgewise.adapters.served import Adapter
 from edgewise.clusters import Cluster
 from edgewise.errors import InputError
 from edgewise.planning import Problem
@@ -14,7 +16,8 @@ from edgewise.specs import Workload
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A model on a cluster, for some work. One of a plan, a scheme and a loss (`quality`) may
-    decide how; without any, the most bits that fit do. Raises InputError."""
+    decide how; without any, the most bits that fit do, beside `adapters`, which requests name.
+    Raises InputError."""
 
     model: str
     cluster: Cluster
@@ -22,6 +25,7 @@ class Wanted:
     plan: Plan | None = None
     scheme: str | None = None
     quality: str | None = None
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_wish(self.plan, self.scheme, self.quality)

@@ -28,7 +28,7 @@ class Row:
     """Tokens of a request at positions [start, start + len(tokens)). Behind the last one a token is
     sampled, unless `sampling` is None. `prefix` = (other request, tokens) says whose cached tokens
     are this request's first ones as well, to be copied before it computes: only on its first row,
-    whose `start` they are."""
+    whose `start` they are. Its tokens are computed with `adapter`, 0 for none."""
 
     request: int
     start: int
@@ -36,6 +36,7 @@ class Row:
     sampling: Sampling | None = None
     prefix: tuple[int, int] | None = None
     wish: Wish | None = None
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)

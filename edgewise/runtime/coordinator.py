@@ -15,10 +15,11 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime import messages
+from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.admission import FIRST_COME, Admission
 from edgewise.runtime.checks import check_request
 from edgewise.runtime.engine import Request, Token, warm_up
-from edgewise.runtime.entering import failed, step_of
+from edgewise.runtime.entering import back_of, step_of
 from edgewise.runtime.events import (
     Cancelled,
     Entered,
@@ -31,13 +32,12 @@ from edgewise.runtime.events import (
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.loading import OnLayer, PlanLoader
 from edgewise.runtime.logs import fields
-from edgewise.runtime.messages import Message
 from edgewise.runtime.scheduler import Scheduler
 from edgewise.runtime.spans import Sampled
 from edgewise.runtime.stats import Stats
 from edgewise.runtime.tally import Tally
 from edgewise.runtime.transport import Envelope
-from edgewise.runtime.workers import LOOK_SECONDS, Workers, error_of
+from edgewise.runtime.workers import LOOK_SECONDS, Workers
 from edgewise.specs import Workload
 
 STEP_SECONDS = 60.0
@@ -65,13 +65,15 @@ class Coordinator:
         *,
         replan: Replan | None = None,
         admission: Callable[[Plan], Admission] = lambda plan: FIRST_COME,
+        adapters: Adapters | None = None,
         step_seconds: float = STEP_SECONDS,
         on_layer: OnLayer = lambda layer: None,
     ) -> None:
         """`replan` finds another plan when a device is lost; without it, that ends everything. A
         plan's `admission` lets requests in. Raises PlanError, ModelError and DeviceError."""
         self.workers, self.plan, self.workload = workers, plan, workload
-        self._loader = PlanLoader(workers, model)
+        self.adapters = adapters or Adapters(workers)
+        self._loader = PlanLoader(workers, model, self.adapters)
         self._replan, self._admission = replan, admission
         self._step_seconds, self._still_seconds = step_seconds, STILL_SECONDS
         config = open_checkpoint(model).config
@@ -90,9 +92,9 @@ class Coordinator:
     def submit(self, request: Request, since: float | None = None) -> int:
         """Queue a request that came at `since`, else now: its number. Raises PromptError."""
         check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
-        number = next(self._requests)
+        adapter, number = self.adapters.number(request.adapter), next(self._requests)
         at = time.monotonic() if since is None else since
-        self._scheduler.submit(number, request, at)
+        self._scheduler.submit(number, request, at, adapter)
         self._tell(Submitted(at, number, len(request.prompt)))
         return number
 
@@ -115,6 +117,7 @@ class Coordinator:
     def enter(self) -> None:
         """Send what may enter the pipeline now into its first stage, as `step` does: devices then
         compute while its tokens are looked at. Raises DeviceLost, DeviceTimeout."""
+        self.adapters.release(lambda: self._scheduler.adapters)
         while (batch := self._scheduler.next(time.monotonic())) is not None:
             number = next(self._steps)
             step, tokens = step_of(batch, self.workers.epoch, number)
@@ -149,7 +152,7 @@ class Coordinator:
 
     def take(self, came: Envelope) -> list[Token]:
         """The tokens in what came while workers were asked other things; `enter` goes on."""
-        back = self._back(came.message)
+        back = back_of(came.message, self._in_flight, self.workers.epoch)
         return self._tokens_of(back) if back is not None else []
 
     def _end_late(self) -> list[Token]:
@@ -200,15 +203,9 @@ class Coordinator:
                     continue
                 late = self.workers.busiest()
                 raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
-            if (back := self._back(envelope.message)) is not None:
+            back = back_of(envelope.message, self._in_flight, self.workers.epoch)
+            if back is not None:
                 return back
-
-    def _back(self, came: Message) -> messages.Tokens | None:
-        """What a step of this plan came to, if it is that."""
-        epoch = self.workers.epoch
-        if isinstance(came, messages.Failed) and came.step in self._in_flight:
-            return failed(self._in_flight[came.step].batch, epoch, came.step, error_of(came))
-        return came if isinstance(came, messages.Tokens) and came.epoch == epoch else None
 
     def _check_still(self) -> None:
         """Raise _Astray where steps in flight are nowhere; later the next time, in case they were

@@ -38,7 +38,8 @@ class Request:
 
     It is to end within `deadline` seconds from its arrival, by a plan of at least `min_quality`: 1
     less the share of the model's own loss that the plan may add. None: whenever, by any plan.
-    Raises PromptError where either is impossible."""
+    `adapter` is the name of one, "" for the model as it is. Raises PromptError where deadline or
+    quality is impossible."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -49,6 +50,7 @@ class Request:
     grammar: Grammar | None = None
     deadline: float | None = None
     min_quality: float | None = None
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         if self.deadline is not None and not self.deadline > 0:

@@ -1,5 +1,6 @@
-"""A batch as it enters the first stage of a pipeline, and as it fails there."""
+"""A batch as it enters the first stage of a pipeline, and as it comes back, or fails, there."""
 
+from collections.abc import Mapping
 from itertools import chain
 
 import torch
@@ -7,17 +8,30 @@ from torch import Tensor
 
 from edgewise.runtime import messages
 from edgewise.runtime.batches import Batch
+from edgewise.runtime.events import Entered
 from edgewise.runtime.spans import Sampled, Span
+from edgewise.runtime.workers import error_of
 
 
 def step_of(batch: Batch, epoch: int, number: int) -> tuple[messages.Step, Tensor]:
     """The message, and the token ids of all rows one behind the other: int64 [tokens]."""
     spans = tuple(
-        Span(row.request, row.start, len(row.tokens), row.sampling, row.prefix, row.wish)
+        Span(
+            row.request, row.start, len(row.tokens), row.sampling, row.prefix, row.wish, row.adapter
+        )
         for row in batch.rows
     )
     tokens = torch.tensor(list(chain(*(row.tokens for row in batch.rows))))
     return messages.Step(epoch, number, 0, spans, batch.dropped), tokens
+
+
+def back_of(
+    came: messages.Message, in_flight: Mapping[int, Entered], epoch: int
+) -> messages.Tokens | None:
+    """What a step of this plan came to, if it is that."""
+    if isinstance(came, messages.Failed) and came.step in in_flight:
+        return failed(in_flight[came.step].batch, epoch, came.step, error_of(came))
+    return came if isinstance(came, messages.Tokens) and came.epoch == epoch else None
 
 
 def failed(batch: Batch, epoch: int, number: int, error: Exception) -> messages.Tokens:

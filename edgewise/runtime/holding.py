@@ -16,6 +16,8 @@ from edgewise.models.shard import Shard, load_shard
 from edgewise.plans import Stage
 from edgewise.quantization.store import Store
 from edgewise.runtime import messages
+from edgewise.runtime.adapter_messages import AdapterHeld, HoldAdapter
+from edgewise.runtime.additions import unpacked_additions
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.messages import Message
 from edgewise.schemes import Wire
@@ -54,6 +56,20 @@ class Holding:
         if download is not None and content is not None and not download.done:
             download.write(piece.offset, content.numpy().tobytes(), piece.packed)
             self._go_on()
+
+    def adapt(self, hold: HoldAdapter, numbers: Tensor | None) -> None:
+        """Hold what an adapter adds to a block. Raises ValueError where it is malformed."""
+        if hold.epoch != self.epoch:
+            return  # left over from a plan that is no longer loaded
+        added = unpacked_additions(hold.parts, numbers)
+        for shard in self.shards.values():
+            if shard.start <= hold.block + 1 < shard.end:
+                shard.adapters.hold(hold.adapter, hold.block + 1 - max(shard.start, 1), added)
+        self._report(AdapterHeld(hold.epoch, hold.adapter, hold.block))
+
+    def forget(self, adapter: int) -> None:
+        for shard in self.shards.values():
+            shard.adapters.forget(adapter)
 
     def _go_on(self) -> None:
         """Ask for the next piece, or load once everything is there."""

@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from edgewise.errors import NonFinite
-from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
 from edgewise.runtime.batches import Wish
 from edgewise.runtime.masks import inflated
@@ -50,7 +49,7 @@ def score_prompt(shard: Shard, states: Tensor, span: Span) -> tuple[Tensor | Non
     where the shard is the whole model. Raises NonFinite."""
     assert span.wish is not None
     scores, targets, top = [], span.wish.targets, span.wish.top or 0
-    hidden = shard.hidden(states, [Segment(span.request, span.start, span.length)])
+    hidden = shard.hidden(states, [span.segment])
     for at in range(0, len(targets), ROWS):
         logits = shard.logits(hidden[at : at + ROWS])
         if not logits.isfinite().all():

@@ -11,6 +11,7 @@ from edgewise.models.layer_store import LayerFiles
 from edgewise.models.shape import ModelShape
 from edgewise.plans import Plan
 from edgewise.runtime import messages
+from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
@@ -23,8 +24,8 @@ class PlanLoader:
     """Has workers hold plans for one model. Those that have no copy of it are sent their layers,
     piece by piece, as they ask for them."""
 
-    def __init__(self, workers: Workers, model: str) -> None:
-        self._workers, self._model = workers, model
+    def __init__(self, workers: Workers, model: str, adapters: Adapters) -> None:
+        self._workers, self._model, self._adapters = workers, model, adapters
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
@@ -54,6 +55,7 @@ class PlanLoader:
                 on_layer(message.layer)
             elif isinstance(message, messages.Loaded) and message.epoch == workers.epoch:
                 sizes[sender] = message.size
+        self._adapters.load(plan)
         return {name: sizes[name] for name in plan.devices}
 
     def _order(

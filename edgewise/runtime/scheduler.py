@@ -64,11 +64,17 @@ class Scheduler:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
-    def submit(self, number: int, request: Request, now: float = 0.0) -> None:
+    @property
+    def adapters(self) -> set[int]:
+        """Those that rows are computed with, now or later."""
+        rows = (row for flight in self._in_flight for row in flight.batch.rows)
+        return {one.adapter for one in (*self._waiting, *self._running.values(), *rows)}
+
+    def submit(self, number: int, request: Request, now: float = 0.0, adapter: int = 0) -> None:
         """Queue a request of at least a token in and one out, its number larger than those before.
         Raises PromptError where it can never fit, Unattainable where its needs cannot be met."""
         self.limits.check(request)
-        new = Sequence(number, request, list(request.prompt), arrived=now)
+        new = Sequence(number, request, list(request.prompt), arrived=now, adapter=adapter)
         self._admission.check(new, now)
         self._waiting.append(new)
         self._changed = True
@@ -264,7 +270,7 @@ class Scheduler:
         end = sequence.end(start, self.limits)
         sampling = sequence.request.sampling if end == len(sequence.tokens) else None
         tokens, wish = tuple(sequence.tokens[start:end]), sequence.wish(start, end)
-        return Row(sequence.number, start, tokens, sampling, prefix, wish)
+        return Row(sequence.number, start, tokens, sampling, prefix, wish, sequence.adapter)
 
     def _is_computed_elsewhere(self, new: Sequence, tokens: int) -> bool:
         """Whether a request before it is at more of its prefix than the `tokens` it could have now.

@@ -69,7 +69,7 @@ class Sequence:
     """A request's tokens so far, prompt and answer. The first `entered` have entered the pipeline,
     the first `computed` are through. `arrived` is by the clock of whoever submitted it. `scores`
     are the prompt's, by position. `allowed` may follow, where a grammar says so, as it travels
-    (masks.py)."""
+    (masks.py). `adapter` is the number of what the request calls by name, 0 for none."""
 
     number: int
     request: Request
@@ -80,6 +80,7 @@ class Sequence:
     scores: dict[int, Score] = field(default_factory=dict)
     matcher: Matcher | None = None  # None before its first token
     allowed: bytes = b""
+    adapter: int = 0
 
     @property
     def size(self) -> int:
@@ -152,7 +153,10 @@ class Sequence:
 
 def shared(a: Sequence, b: Sequence, share: int) -> int:
     """Tokens of prefix, a multiple of `share`, that `a` can copy from `b` once it has computed
-    them. Prompts only: answers are computed otherwise. One token is left, to sample behind."""
+    them, with the same adapter. Prompts only: answers are computed otherwise. One token is left,
+    to sample behind."""
+    if a.adapter != b.adapter:
+        return 0
     most = min(len(a.request.prompt) - 1, len(b.request.prompt))
     same = 0
     while same + share <= most and (

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from edgewise.models.cache import Segment
 from edgewise.runtime.batches import Wish
 from edgewise.runtime.sampling import Sampling
 from edgewise.runtime.scores import Score
@@ -16,6 +17,12 @@ class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling: Sampling | None = None
     prefix: tuple[int, int] | None = None
     wish: Wish | None = None
+    adapter: int = 0
+
+    @property
+    def segment(self) -> Segment:
+        """As a shard takes it."""
+        return Segment(self.request, self.start, self.length, self.adapter)
 
 
 class Sampled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

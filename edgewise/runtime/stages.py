@@ -8,7 +8,6 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from edgewise.errors import NonFinite
-from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
 from edgewise.models.wire import from_wire, to_wire
 from edgewise.runtime import messages
@@ -86,7 +85,7 @@ class Stages:
         """What a shard makes of a step: hidden states, or logits behind each span that samples.
         Requests whose numbers are none leave the step, and the others go on."""
         while spans := step.spans:
-            segments = [Segment(span.request, span.start, span.length) for span in spans]
+            segments = [span.segment for span in spans]
             ends = list(accumulate(span.length for span in spans))
             rows = [end - 1 for span, end in zip(spans, ends, strict=True) if span.sampling]
             try:

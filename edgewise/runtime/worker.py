@@ -19,6 +19,7 @@ from torch import Tensor
 
 from edgewise.errors import DeviceError, EdgewiseError
 from edgewise.runtime import messages
+from edgewise.runtime.adapter_messages import ForgetAdapter, HoldAdapter
 from edgewise.runtime.heart import Heart
 from edgewise.runtime.holding import Holding
 from edgewise.runtime.machine import code_name, free_bytes, machine_name, process_bytes
@@ -50,6 +51,8 @@ class Worker:
             messages.Peers: self._introduce,
             messages.Load: self._load,
             messages.Piece: lambda _, message, tensor: self.holding.receive(message, tensor),
+            HoldAdapter: lambda _, message, tensor: self.holding.adapt(message, tensor),
+            ForgetAdapter: lambda _, message, __: self.holding.forget(message.adapter),
             messages.Step: lambda _, message, tensor: self.stages.step(message, tensor),
             messages.Describe: self._describe,
             messages.Prepare: lambda _, message, __: self._report(self.trial.prepare(message)),

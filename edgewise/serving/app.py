@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from edgewise.hosting import Host
 from edgewise.runtime.metrics import metrics_text
+from edgewise.serving.adapters import AdapterShelf, adapter_of, add_adapters
 from edgewise.serving.answers import Answers
 from edgewise.serving.chats import chat_chunks, chat_of
 from edgewise.serving.completions import completion_chunks, completions_of
@@ -31,8 +32,10 @@ def create_app(
     key: str = "",
     origins: Sequence[str] = (),
     gate: Gate | None = None,
+    shelf: AdapterShelf | None = None,
 ) -> FastAPI:
-    """`key`: what clients show, "" for none. `origins`: of pages that browsers let ask."""
+    """`key`: what clients show, "" for none. `origins`: of pages that browsers let ask. Adapters
+    come from `shelf` while the server runs."""
     app = FastAPI(title="Edgewise", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, key=key)
     if origins:
@@ -42,6 +45,8 @@ def create_app(
     add_error_handlers(app)
     _add_answers(app, host, model, gate or Gate())
     _add_views(app, host, model)
+    if shelf is not None:
+        add_adapters(app, host, shelf)
     add_dashboard(app)
     return app
 
@@ -52,39 +57,39 @@ def _add_answers(app: FastAPI, host: Host, model: Model, gate: Gate) -> None:
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest) -> Response:
-        _check_model(body.model, model)
+        adapter = adapter_of(body.model, model.name, host.swaps.names)
         _check_plan(host)
         async with preparing:
-            asked = await asyncio.to_thread(chat_of, model, body)
+            asked = await asyncio.to_thread(chat_of, model, body, adapter)
         answers = Answers(host, mailbox, asked.decode(model.tokenizer), asked.requests, body.stops)
         return Reply(gate, answers, chat_chunks(model, asked, answers), body)
 
     @app.post("/v1/completions", response_model=None)
     async def completion(body: CompletionRequest) -> Response:
-        _check_model(body.model, model)
+        adapter = adapter_of(body.model, model.name, host.swaps.names)
         _check_plan(host)
         async with preparing:
-            requests = await asyncio.to_thread(completions_of, model, body)
+            requests = await asyncio.to_thread(completions_of, model, body, adapter)
         answers = Answers(host, mailbox, model.tokenizer.decode, requests, body.stops)
         return Reply(gate, answers, completion_chunks(model, body, requests, answers), body)
 
 
 def _add_views(app: FastAPI, host: Host, model: Model) -> None:
-    card = {
-        "id": model.name,
-        "object": "model",
-        "created": int(time.time()),
-        "owned_by": "edgewise",
-    }
+    card = {"object": "model", "created": int(time.time()), "owned_by": "edgewise"}
+
+    def card_of(adapter: str) -> dict[str, object]:
+        if not adapter:
+            return {"id": model.name, **card}
+        return {"id": f"{model.name}:{adapter}", **card, "parent": model.name}
 
     @app.get("/v1/models")
     def models() -> dict[str, object]:
-        return {"object": "list", "data": [card]}
+        names = ("", *sorted(host.swaps.names))
+        return {"object": "list", "data": [card_of(name) for name in names]}
 
     @app.get("/v1/models/{name:path}")
     def one(name: str) -> dict[str, object]:
-        _check_model(name, model)
-        return card
+        return card_of(adapter_of(name, model.name, host.swaps.names))
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -113,10 +118,3 @@ def _check_plan(host: Host) -> None:
     """Whoever comes while no plan is in use is not kept waiting; whoever has come is."""
     if why := host.without_plan:
         raise Refusal(503, why)
-
-
-def _check_model(name: str, model: Model) -> None:
-    if name not in ("", model.name):
-        raise Refusal(
-            404, f"there is no model '{name}' here, but '{model.name}'", "model_not_found"
-        )

@@ -18,10 +18,12 @@ from edgewise.serving.tools import Call, ToolFormat, ToolReader, must_call, tool
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation as requests, one for each answer; `tools`: how calls are read from them."""
+    """A conversation as requests, one for each answer; `tools`: how calls are read from them;
+    `name` is the model that is asked."""
 
     requests: Sequence[Request]
     tools: ToolFormat | None
+    name: str
 
     def decode(self, tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
         """Tokens to text, special ones that calls are written with among it."""
@@ -29,7 +31,7 @@ class Chat:
         return lambda ids: tokenizer.decode(ids, keep)
 
 
-def chat_of(model: Model, body: ChatRequest) -> Chat:
+def chat_of(model: Model, body: ChatRequest, adapter: str = "") -> Chat:
     """Raises PromptError."""
     tokenizer = model.tokenizer
     tools = _tools(tokenizer, body)
@@ -41,12 +43,13 @@ def chat_of(model: Model, body: ChatRequest) -> Chat:
     grammar = answer_grammar(tokenizer, body.response_format)
     if tools is not None and body.tool_choice not in ("auto", "none"):
         grammar = must_call(tokenizer.grammars, tools, _functions(body))
-    return Chat(requests_of(model, body, ids, wanted, top=top, grammar=grammar), tools)
+    requests = requests_of(model, body, ids, wanted, top=top, grammar=grammar, adapter=adapter)
+    return Chat(requests, tools, body.model or model.name)
 
 
 async def chat_chunks(model: Model, chat: Chat, answers: Answers) -> AsyncIterator[Chunk]:
     """With the usage at their end, in a chunk without choices. Raises Refusal."""
-    about = head("chat.completion.chunk", "chatcmpl", model.name)
+    about = head("chat.completion.chunk", "chatcmpl", chat.name)
     readers = [ToolReader(chat.tools) if chat.tools else None for _ in chat.requests]
     for index in range(len(chat.requests)):
         yield about | {"choices": [_choice(index, {"role": "assistant", "content": ""})]}

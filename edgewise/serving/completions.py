@@ -10,7 +10,7 @@ from edgewise.serving.requests import Model, answer_grammar, requests_of
 from edgewise.serving.schema import CompletionRequest
 
 
-def completions_of(model: Model, body: CompletionRequest) -> list[Request]:
+def completions_of(model: Model, body: CompletionRequest, adapter: str = "") -> list[Request]:
     """`n` for each prompt, one prompt after the other. Raises PromptError."""
     grammar = answer_grammar(model.tokenizer, body.response_format)
     requests = list[Request]()
@@ -26,6 +26,7 @@ def completions_of(model: Model, body: CompletionRequest) -> list[Request]:
             top=body.logprobs,
             grammar=grammar,
             score_prompt=scored,
+            adapter=adapter,
         )
     return requests
 
@@ -34,7 +35,7 @@ async def completion_chunks(
     model: Model, body: CompletionRequest, requests: Sequence[Request], answers: Answers
 ) -> AsyncIterator[Chunk]:
     """With the usage at their end, in a chunk without choices. Raises Refusal."""
-    about = head("text_completion", "cmpl", model.name)
+    about = head("text_completion", "cmpl", body.model or model.name)
     tokenizer, offsets = model.tokenizer, [0] * len(requests)
     echoed = set[int]() if body.echo else set(range(len(requests)))
     async for piece in answers.pieces():

@@ -36,6 +36,7 @@ def requests_of(
     top: int | None,
     grammar: CompiledGrammar | None,
     score_prompt: bool = False,
+    adapter: str = "",
 ) -> list[Request]:
     """The `n` requests of a prompt, for `wanted` tokens or its share, or as many as there is room
     for. Raises PromptError."""
@@ -55,6 +56,7 @@ def requests_of(
         grammar,
         body.deadline_ms and body.deadline_ms / 1000,
         body.min_quality,
+        adapter,
     )
     check_request(request, model.context, model.vocab_size, model.name)
     return samples(request, body.n)

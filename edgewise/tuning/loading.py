@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edgewise.adapters import AdapterConfig
-from edgewise.adapters.files import save_adapter
+from edgewise.adapters.files import EXITS, save_adapter
 from edgewise.adapters.matrices import low_ranks
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.decoder import Layer
@@ -17,8 +17,6 @@ from edgewise.schemes import get_scheme
 from edgewise.tensor_files import write_tensors
 from edgewise.tuning.model import Tunable, Window
 from edgewise.tuning.recipe import Recipe
-
-EXITS = "exits.safetensors"
 
 
 def load_tunable(
@@ -44,17 +42,21 @@ def load_tunable(
 def save_tuned(
     tensors: Mapping[str, Tensor], folder: Path, checkpoint: Checkpoint, recipe: Recipe
 ) -> None:
-    """What a training made: the adapters in PEFT's layout, and the exits beside them. Raises
-    OSError."""
+    """What a training made: the adapters in PEFT's layout, and beside them the exits that were
+    trained. Raises OSError."""
     config, exits = checkpoint.config, dict[str, Tensor]()
     added = [low_ranks(config, number, recipe.adapter) for number in range(config.num_blocks)]
     for index, window in enumerate(recipe.windows(config.num_blocks)):
         for own in ("turn", "scale"):
-            exits[f"{window.first}-{window.end}.{own}"] = tensors[f"{index}.exit.{own}"]
+            if (name := f"{index}.exit.{own}") in tensors:
+                exits[f"{window.first}-{window.end}.{own}"] = tensors[name]
         for number in range(window.first, window.end):
             for part, low in added[number].items():
                 for own, parameter in low.named_parameters():
                     if parameter.requires_grad:
                         parameter.copy_(tensors[f"{index}.{number}.{part}.{own}"])
     save_adapter(folder, added, recipe.adapter, config, checkpoint.model, checkpoint.spec.digest)
-    write_tensors(folder / EXITS, exits, {})
+    if exits:
+        write_tensors(folder / EXITS, exits, {})
+    else:
+        (folder / EXITS).unlink(missing_ok=True)

@@ -112,6 +112,8 @@ class Tunable(nn.Module):
             self.added[number] = attach(block, config, number, adapter)
         norm, out = head.norm, Frozen(head.out)
         self.exits = nn.ModuleList(Exit(norm, out, config.hidden_size) for _ in windows)
+        if self.windows == (Window(0, config.num_blocks),):
+            self.exits.requires_grad_(False)  # with the model's own head the adapters are whole
         rope = config.rope
         self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)
 

@@ -94,7 +94,9 @@ class Scene:
         monkeypatch.setattr(
             module,
             "Coordinator",
-            lambda workers, model, plan, work, replan, admission: Engine(self, plan, replan),
+            lambda workers, model, plan, work, replan, admission, adapters: Engine(
+                self, plan, replan
+            ),
         )
         made = self.workers, None, self.measured, self.chooser, None, overview
         self.host = Host("demo", *made)

@@ -240,6 +240,20 @@ static void products(const char* isa, int rounds) {
   }
 }
 
+// What an adapter adds to some rows of matrices of so many columns.
+struct OwnedLowRank {
+  std::vector<float> down, up;
+  LowRank part;
+
+  OwnedLowRank(int rows, int columns) {
+    const int first = draw(0, rows - 1), rank = draw(1, 9), count = draw(1, rows - first);
+    down.resize(size_t(rank) * columns), up.resize(size_t(rank) * count);
+    for (auto* numbers : {&down, &up})
+      for (auto& x : *numbers) x = real();
+    part = {down.data(), up.data(), nullptr, first, count, columns, rank};
+  }
+};
+
 static void blocks(const char* isa, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     Block b{};
@@ -273,6 +287,13 @@ static void blocks(const char* isa, int rounds) {
     }
     std::vector<float> cos(size_t(tokens) * b.head_dim), sin(cos.size());
     for (size_t i = 0; i < cos.size(); ++i) cos[i] = std::cos(float(i)), sin[i] = std::sin(float(i));
+    OwnedLowRank to_qkv(fused, b.hidden), too(fused, b.hidden), to_out(b.hidden, queries);
+    OwnedLowRank to_up(b.ffn, b.hidden), to_down(b.hidden, b.ffn);
+    to_qkv.part.next = &too.part;
+    const Adapter adapter{&to_qkv.part, &to_out.part, &to_up.part, draw(0, 1) ? &to_down.part : nullptr};
+    std::vector<const Adapter*> adapters;
+    for (size_t i = 0; i < lanes.size(); ++i) adapters.push_back(draw(0, 1) ? &adapter : nullptr);
+    const bool adapted = draw(0, 1);
     std::vector<float> start(size_t(tokens) * b.hidden);
     for (auto& value : start) value = real();
     for (int which = 0; which < 2; ++which) {
@@ -281,8 +302,8 @@ static void blocks(const char* isa, int rounds) {
       x[which] = start;
       b.cache = {keys[which].data(), values[which].data(), key_scale[which].data(),
                  value_scale[which].data(), context, kind, slots};
-      const Step step{x[which].data(), cos.data(), sin.data(), lanes.data(), tokens,
-                      int(lanes.size()), draw(1, 3)};
+      const Step step{x[which].data(), cos.data(), sin.data(), lanes.data(),
+                      adapted ? adapters.data() : nullptr, tokens, int(lanes.size()), draw(1, 3)};
       const Block* one = &b;
       edgewise_use(which ? isa : "portable");
       expect(!edgewise_blocks(&one, 1, &step), "memory");

@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, pre_tokenizers
@@ -45,7 +46,7 @@ class ScriptedHost:
         self.state = State(
             "scripted", "serving", True, 0, (), (), (), (), None, (), 0, 0, 0, 0, None, None, (), ()
         )
-        self.stats, self.without_plan = None, ""
+        self.stats, self.without_plan, self.swaps = None, "", SimpleNamespace(names={})
 
     def ask(self, request, on_token, seconds=0.0):
         self.asked.append(request)

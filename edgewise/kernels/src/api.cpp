@@ -119,12 +119,13 @@ EXPORT int edgewise_blocks(const Block* const* blocks, int count, const Step* st
   for (int i = 0; i < count; ++i) {
     if (!known(*blocks[i])) return kUnknown;
     if (!fits(*blocks[i], *step)) return kOutside;
+    if (!fits(*blocks[i], step->at(i).adapters, step->num_lanes)) return kOutside;
     size = std::max(size, block_scratch(*blocks[i], *step));
   }
   void* scratch = buffer(size);
   if (!scratch) return kNoMemory;
   run(step->threads, [&](Crew& crew) {
-    for (int i = 0; i < count; ++i) current().block(crew, *blocks[i], *step, scratch);
+    for (int i = 0; i < count; ++i) current().block(crew, *blocks[i], step->at(i), scratch);
   });
   return kOk;
 }

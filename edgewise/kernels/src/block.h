@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "attention.h"
+#include "low_rank.h"
 #include "product.h"
 #include "rounding.h"
 #include "table.h"
@@ -77,14 +78,6 @@ INLINE void multiply(Crew& crew, const Matrix& m, Input in, int tokens, float* o
   });
 }
 
-// The first numbers from `x` on: those beyond `count` are zero.
-INLINE f32s at_most(const float* x, int count) {
-  if (count >= kLanes) return load<f32s>(x);
-  float some[kLanes] = {};
-  for (int i = 0; i < count; ++i) some[i] = x[i];
-  return load<f32s>(some);
-}
-
 INLINE f32s activated(int32_t kind, f32s x) {
   switch (kind) {
     case kSilu: return x / (1.0f + exponential(-x));
@@ -138,16 +131,20 @@ void block_step(Crew& crew, const Block& b, const Step& step, void* memory) {
 
   normalised(crew, by_each, b.attention_norm, step.x, b.hidden, tokens, normal, in_qkv);
   multiply<Isa, false>(crew, b.qkv, {normal, hidden, in_qkv}, tokens, s.qkv, fused);
+  adapt(crew, step, &Adapter::qkv, normal, hidden, s.qkv, fused);
   attention(crew, b, step, s.qkv, fused, s.attention, s.attended, queries);
   quantize(crew, by_each, in_out, tokens, s.attended, queries, b.heads * b.head_dim);
   multiply<Isa, true>(crew, b.out, {s.attended, queries, in_out}, tokens, step.x, b.hidden);
+  adapt(crew, step, &Adapter::out, s.attended, queries, step.x, b.hidden);
   normalised(crew, by_each, b.mlp_norm, step.x, b.hidden, tokens, normal, in_up);
   multiply<Isa, false>(crew, b.up, {normal, hidden, in_up}, tokens, s.up, wide);
+  adapt(crew, step, &Adapter::up, normal, hidden, s.up, wide);
   const int inner = pieces_of(b.ffn);
   crew.each(tokens * inner, std::max(tokens * inner / 16, 1), [&](int first, int last) {
     for (int i = first; i < last; ++i) activate(b, s.up, wide, i / inner, i % inner, s.ffn);
   });
   multiply<Isa, true>(crew, b.down, {s.up, wide, s.ffn}, tokens, step.x, b.hidden);
+  adapt(crew, step, &Adapter::down, s.up, wide, step.x, b.hidden);
 }
 
 template <class Isa>

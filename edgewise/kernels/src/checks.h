@@ -33,6 +33,22 @@ inline bool known(const Block& b) {
          b.down.all_rows() == b.hidden;
 }
 
+inline bool fits(const LowRank* part, const Matrix& m) {
+  if (!part) return true;
+  const bool rows = part->first >= 0 && part->rows > 0 && part->rows <= m.all_rows() - part->first;
+  const bool rank = part->rank > 0 && part->rank <= kMostRank && part->down && part->up;
+  return rows && rank && part->columns == m.columns && fits(part->next, m);
+}
+
+// Whether what the lanes' adapters add to a block is of its matrices' sizes.
+inline bool fits(const Block& b, const Adapter* const* adapters, int lanes) {
+  for (int i = 0; adapters && i < lanes; ++i)
+    if (const Adapter* a = adapters[i])
+      if (!(fits(a->qkv, b.qkv) && fits(a->out, b.out) && fits(a->up, b.up) && fits(a->down, b.down)))
+        return false;
+  return true;
+}
+
 // Whether the step's positions lie in the block's cache, and are as many as its tokens.
 inline bool fits(const Block& b, const Step& step) {
   int64_t tokens = 0;
@@ -88,7 +104,16 @@ inline const int64_t* layouts() {
     }
     {
       using Here = Step;
-      add({sizeof(Here), AT(x), AT(cos), AT(sin), AT(lanes), AT(tokens), AT(num_lanes), AT(threads)});
+      add({sizeof(Here), AT(x), AT(cos), AT(sin), AT(lanes), AT(adapters), AT(tokens),
+           AT(num_lanes), AT(threads)});
+    }
+    {
+      using Here = LowRank;
+      add({sizeof(Here), AT(down), AT(up), AT(next), AT(first), AT(rows), AT(columns), AT(rank)});
+    }
+    {
+      using Here = Adapter;
+      add({sizeof(Here), AT(qkv), AT(out), AT(up), AT(down)});
     }
     {
       using Here = Rounding;

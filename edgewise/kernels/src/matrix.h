@@ -86,12 +86,35 @@ struct Lane {
   int end() const { return start + length; }
 };
 
+// What an adapter adds to rows [first, first + rows) of a product with x [columns]: up (down x).
+struct LowRank {
+  const float* down;    // [rank, columns]
+  const float* up;      // [rank, rows], with the adapter's scale in it
+  const LowRank* next;  // for other rows of the same matrix, or null
+  int32_t first, rows, columns, rank;
+};
+
+constexpr int kMostRank = 1024;
+
+// An adapter in one block: what it adds by matrix, null where nothing.
+struct Adapter {
+  const LowRank *qkv, *out, *up, *down;
+};
+
 struct Step {
   float* x;          // hidden states [tokens, hidden], in and out
   const float* cos;  // [tokens, head_dim], or null
   const float* sin;
-  const Lane* lanes;  // their tokens lie one after the other
+  const Lane* lanes;               // their tokens lie one after the other
+  const Adapter* const* adapters;  // [blocks, lanes], null for none; or null
   int32_t tokens, num_lanes, threads;
+
+  // The same with the adapters of another block.
+  Step at(int block) const {
+    Step found = *this;
+    if (adapters) found.adapters += size_t(block) * num_lanes;
+    return found;
+  }
 
   int longest() const {
     int found = 0;

@@ -40,6 +40,14 @@ INLINE void store(void* to, T x) {
   memcpy(to, &x, sizeof x);
 }
 
+// The first numbers from `x` on: those beyond `count` are zero.
+INLINE f32s at_most(const float* x, int count) {
+  if (count >= kLanes) return load<f32s>(x);
+  float some[kLanes] = {};
+  for (int i = 0; i < count; ++i) some[i] = x[i];
+  return load<f32s>(some);
+}
+
 INLINE f32s every(float x) { return x - (f32s){}; }
 
 INLINE f32s pick(i32s which, f32s yes, f32s no) {

@@ -1,0 +1,67 @@
+"""Adapters that come and go while requests are answered."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from edgewise.adapters.served import Adapter
+from edgewise.errors import DeviceError, InputError
+from edgewise.runtime.adapters import Adapters
+
+Manner = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Swap:
+    """An adapter that comes by a name, in place of whatever had it; None: what has it goes. `done`
+    is when requests by that name mean it, or raises InputError or DeviceError."""
+
+    name: str
+    adapter: Adapter | None
+    done: "Future[None]" = field(default_factory=Future)
+
+
+class Swaps:
+    """`names` and `ask` are for any thread, `take` is for the host's."""
+
+    def __init__(self, adapters: Adapters, wake: Callable[[], None]) -> None:
+        self.adapters, self._wake = adapters, wake
+        self._asked: SimpleQueue[Swap] = SimpleQueue()
+
+    @property
+    def names(self) -> Mapping[str, int]:
+        return self.adapters.names
+
+    def ask(self, name: str, adapter: Adapter | None) -> "Future[None]":
+        swap = Swap(name, adapter)
+        self._asked.put(swap)
+        self._wake()
+        return swap.done
+
+    def take(self, planned: bool, going_on: Manner, beside: Manner) -> None:
+        """See to what was asked. Where no plan is in use, workers get adapters with the next one;
+        else now, in a block `beside` requests, `going_on` without devices that are lost."""
+        while not self._asked.empty():
+            swap = self._asked.get()
+            try:
+                self._see_to(swap, planned, going_on, beside)
+            except (InputError, DeviceError) as error:
+                swap.done.set_exception(error)
+            else:
+                swap.done.set_result(None)
+
+    def _see_to(self, swap: Swap, planned: bool, going_on: Manner, beside: Manner) -> None:
+        if swap.adapter is None:
+            self.adapters.remove(swap.name)
+            return
+        number = self.adapters.hold(swap.adapter)
+        try:
+            if planned:
+                with going_on(), beside():  # where a device is lost, the next plan brings it
+                    self.adapters.send(number)
+        except DeviceError:
+            self.adapters.drop(number)
+            raise
+        self.adapters.call(swap.name, number)

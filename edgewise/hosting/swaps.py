@@ -45,6 +45,8 @@ class Swaps:
         else now, in a block `beside` requests, `going_on` without devices that are lost."""
         while not self._asked.empty():
             swap = self._asked.get()
+            if not swap.done.set_running_or_notify_cancel():
+                continue
             try:
                 self._see_to(swap, planned, going_on, beside)
             except (InputError, DeviceError) as error:

@@ -52,7 +52,7 @@ class AdapterShelf:
         root = self.folder.resolve()
         asked = root / path
         parts = [asked, *(asked / name for name in (CONFIG, WEIGHTS, OURS, EXITS))]
-        if not all(part.resolve().is_relative_to(root) for part in parts):
+        if "\0" in path or not all(part.resolve().is_relative_to(root) for part in parts):
             raise Refusal(403, "adapters come from the folder of --adapters-from only")
         return open_adapter(asked, self.config, self.digest)
 

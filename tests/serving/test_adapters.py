@@ -21,6 +21,7 @@ from tests.serving.test_served import CLUSTER, SERVE, SHORT, TEXTS, state_of, wa
 
 MODEL = "demo"
 ROOM = ("--sequences", "8")
+LARGER = CLUSTER.replace("20 MB", "26 MB")  # still none of them holds the model
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def shelf(tmp_path_factory):
     """A folder of adapters, and others outside of it."""
     folder = tmp_path_factory.mktemp("shelf")
     for number, kind in enumerate(("lora", "private", "lora")):
-        write_adapter(folder / "shelf" / f"a{number}", MODEL, kind=kind, seed=number, size=0.2)
+        write_adapter(folder / "shelf" / f"a{number}", MODEL, kind=kind, seed=number, size=1.0)
     write_adapter(folder / "elsewhere", MODEL)
     (folder / "shelf" / "link").symlink_to(folder / "elsewhere")
     return folder / "shelf"
@@ -37,7 +38,7 @@ def shelf(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(tmp_path_factory, shelf):
     folder = tmp_path_factory.mktemp("serve")
-    (folder / "cluster.toml").write_text(CLUSTER)
+    (folder / "cluster.toml").write_text(LARGER)
     options = ("--adapter", f"one={shelf / 'a0'}", "--adapters-from", str(shelf))
     with commands(folder) as started:
         where = ("--cluster", str(folder / "cluster.toml"), "--adapter-room", "4 MB")

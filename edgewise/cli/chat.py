@@ -37,8 +37,8 @@ def run_chat(options: ChatOptions) -> None:
     cluster = load_cluster(options.cluster) if options.cluster else this_machine()
     workload = Workload(room // 2, room - room // 2, KEPT)
     adapters = open_adapters(named_adapter(options.adapter), checkpoint)
-    how = None, options.scheme, options.quality, adapters
-    wanted = Wanted(options.model, cluster, workload, *how)
+    how = None, options.scheme, options.quality
+    wanted = Wanted(options.model, cluster, workload, *how, adapters=adapters)
     with closing(open_wanted(wanted, bars(quiet=False), lambda x: print_notes([x]))) as engine:
         chat = Conversation(engine, tokenizer, options, room)
         if sys.stdin.isatty():

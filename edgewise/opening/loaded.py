@@ -160,7 +160,7 @@ def load(
         plan if isinstance(plan, Plan | None) else Plan.load(Path(plan)),
         scheme,
         quality,
-        open_adapters(adapters or {}, checkpoint),
+        adapters=open_adapters(adapters or {}, checkpoint),
     )
     tokenizer = load_tokenizer(model)
     return LoadedModel(open_wanted(wanted, note=log.info), tokenizer, spec)

@@ -17,6 +17,7 @@ from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.additions import packed_additions, unpacked_additions
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
+from edgewise.runtime.events import Entered
 from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
@@ -131,8 +132,6 @@ def test_prefixes_are_of_one_adapter(opened, monkeypatch):
         Request((*start, last), 6, adapter=name) for last in (40, 50) for name in ("", "a0", "a1")
     ]
     engine, copied = opened(CUTS["two devices"]), []
-    from edgewise.runtime.events import Entered
-
     engine.listen(
         lambda event: copied.extend(
             row for row in (event.batch.rows if isinstance(event, Entered) else ()) if row.prefix
@@ -141,7 +140,7 @@ def test_prefixes_are_of_one_adapter(opened, monkeypatch):
     said = answers(engine, requests)
     by_number = {row.request: row for row in copied}
     assert len(by_number) == 3  # the second of each adapter's
-    monkeypatch.setattr("edgewise.runtime.sequences.shared", lambda a, b, share: 0)
+    monkeypatch.setattr("edgewise.runtime.scheduler.shared", lambda a, b, share: 0)
     assert said == alone(opened(CUTS["two devices"]), requests)
     assert len({tuple(x) for x in said[:3]}) == 3
 

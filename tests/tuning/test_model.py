@@ -74,6 +74,12 @@ def test_a_window_trains_its_own_blocks_and_exit_alone(tunable):
         assert all((low.up.grad is not None) == (number < 2) for low in added.values())
 
 
+def test_adapters_of_all_blocks_are_whole_without_an_exit(tunable):
+    """What serves them has the model's own head."""
+    model = tunable("llama")
+    assert not [name for name in model.trained(ALL) if name.startswith("exit")]
+
+
 def test_blocks_behind_the_exit_do_not_run(tunable):
     windows, ran = windows_of(4, 2), []
     model = tunable("llama", windows=windows)

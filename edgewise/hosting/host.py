@@ -57,7 +57,7 @@ class Host:
         self._planned_for = set(workers.names)
         self._reconsider = False  # once no request is under way, any scheme may be chosen
         self._requests = Requests(workers.wake)
-        self.swaps = Swaps(adapters or Adapters(workers), workers.wake)
+        self.swaps = Swaps(adapters or Adapters(workers), workers.wake, overview.say)
         self._watch = Watch(chooser.stage_seconds)
         self._stopping, self._drained = False, True
         measured.say = self._status

@@ -26,8 +26,11 @@ class Swap:
 class Swaps:
     """`names` and `ask` are for any thread, `take` is for the host's."""
 
-    def __init__(self, adapters: Adapters, wake: Callable[[], None]) -> None:
-        self.adapters, self._wake = adapters, wake
+    def __init__(
+        self, adapters: Adapters, wake: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        """`say` is told what happened."""
+        self.adapters, self._wake, self._say = adapters, wake, say
         self._asked: SimpleQueue[Swap] = SimpleQueue()
 
     @property
@@ -57,6 +60,7 @@ class Swaps:
     def _see_to(self, swap: Swap, planned: bool, going_on: Manner, beside: Manner) -> None:
         if swap.adapter is None:
             self.adapters.remove(swap.name)
+            self._say(f"adapter '{swap.name}' is served no more")
             return
         number = self.adapters.hold(swap.adapter)
         try:
@@ -67,3 +71,4 @@ class Swaps:
             self.adapters.drop(number)
             raise
         self.adapters.call(swap.name, number)
+        self._say(f"adapter '{swap.name}' is served")

@@ -29,7 +29,7 @@ def back_of(
     came: messages.Message, in_flight: Mapping[int, Entered], epoch: int
 ) -> messages.Tokens | None:
     """What a step of this plan came to, if it is that."""
-    if isinstance(came, messages.Failed) and came.step in in_flight:
+    if isinstance(came, messages.Failed) and came.step is not None and came.step in in_flight:
         return failed(in_flight[came.step].batch, epoch, came.step, error_of(came))
     return came if isinstance(came, messages.Tokens) and came.epoch == epoch else None
 

@@ -67,8 +67,8 @@ class Scheduler:
     @property
     def adapters(self) -> set[int]:
         """Those that rows are computed with, now or later."""
-        rows = (row for flight in self._in_flight for row in flight.batch.rows)
-        return {one.adapter for one in (*self._waiting, *self._running.values(), *rows)}
+        entered = (row.adapter for flight in self._in_flight for row in flight.batch.rows)
+        return {*entered, *(one.adapter for one in (*self._waiting, *self._running.values()))}
 
     def submit(self, number: int, request: Request, now: float = 0.0, adapter: int = 0) -> None:
         """Queue a request of at least a token in and one out, its number larger than those before.

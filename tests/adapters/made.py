@@ -6,6 +6,8 @@ from edgewise.adapters import AdapterConfig, Kind, LowRank, parts_of
 from edgewise.adapters.files import save_adapter
 from edgewise.adapters.low_rank import MATRICES
 from edgewise.adapters.matrices import columns_of
+from edgewise.adapters.served import Adapter
+from edgewise.kernels import Addition
 from edgewise.models.checkpoint import open_checkpoint
 
 
@@ -28,3 +30,19 @@ def write_adapter(folder, model, *, kind=Kind.LORA, rank=4, seed=1, size=0.1, ma
                     added[block][name] = low
     save_adapter(folder, added, adapter, opened.config, opened.model, opened.spec.digest)
     return folder
+
+
+def random_adapter(config, rank, seed):
+    """Of all matrices, as it is when opened; one that changes answers."""
+    made = torch.Generator().manual_seed(seed)
+    blocks = []
+    for _ in range(config.num_blocks):
+        added = {}
+        for matrix, parts in parts_of(config).items():
+            columns = columns_of(config, matrix)
+            for _, first, rows in parts:
+                down = torch.randn(rank, columns, generator=made) / columns**0.5
+                up = torch.randn(rank, rows, generator=made) * 0.15
+                added.setdefault(matrix, []).append(Addition(first, down, up))
+        blocks.append(added)
+    return Adapter(tuple(blocks))

@@ -3,6 +3,7 @@ model with the adapter; also when devices are lost, and when adapters come and g
 
 import os
 import signal
+from dataclasses import replace
 from itertools import chain
 
 import peft
@@ -11,7 +12,7 @@ import torch
 import transformers
 
 from edgewise.adapters.served import open_adapter
-from edgewise.errors import InputError, PromptError
+from edgewise.errors import DeviceLost, InputError, PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.additions import packed_additions, unpacked_additions
@@ -21,8 +22,9 @@ from edgewise.runtime.events import Entered
 from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import Workload
-from tests.adapters.made import write_adapter
+from tests.adapters.made import random_adapter, write_adapter
 from tests.runtime.conftest import NAMES, cluster, plan_of
+from tests.runtime.test_exact import plan_of as plan_with
 from tests.runtime.test_recovery import evenly
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -180,6 +182,43 @@ def test_one_that_is_removed_is_there_for_those_that_it_was_asked_for(opened, ad
     assert said == expected != others
     assert alone(engine, [request]) == [others]
     assert list(engine.adapters._held) == [swapped]  # and the first one's memory is given back
+
+
+def test_a_device_that_is_lost_while_one_comes_is_gone_on_without(opened, adapters):
+    """The plan without it brings the adapter along, and those that it knew."""
+    three = [("laptop", 2), ("jetson", 4), ("pi", 6)]
+    engine = opened(three, {"a0": adapters["a0"]}, replan=evenly)
+    expected = alone(opened(CUTS["one device"]), [request_of(1, "a0"), request_of(2, "a1")])
+    number = engine.adapters.hold(adapters["a1"])
+    os.kill(engine.workers.process_ids["jetson"], signal.SIGKILL)
+    with pytest.raises(DeviceLost) as lost:
+        engine.adapters.send(number)
+    engine.go_on_without(lost.value)
+    engine.adapters.call("a1", number)
+    assert "jetson" not in engine.plan.devices
+    assert alone(engine, [request_of(1, "a0"), request_of(2, "a1")]) == expected
+
+
+@pytest.mark.parametrize("scheme, devices", [("q4g32ad", 2), ("fp32", 1)])
+def test_a_real_models_requests_have_the_tokens_that_they_have_alone(real_model, scheme, devices):
+    spec, config = open_checkpoint(real_model).spec, open_checkpoint(real_model).config
+    ends = [("laptop", 15), ("jetson", 32)] if devices == 2 else [("laptop", 32)]
+    made = [random_adapter(config, 8, seed) for seed in range(COUNT)]
+    named = {f"a{seed}": adapter for seed, adapter in enumerate(made)}
+    room = sum(adapter.block_bytes for adapter in made)
+    work = Workload(64, 8, 16, devices, adapter_bytes=room)
+    plan = plan_with(spec, ends, [scheme] * 32)
+    requests = [
+        Request(tuple(range(100 + i, 108 + 3 * i)), 6, adapter=("", *named)[i % 5])
+        for i in range(16)
+    ]
+    with start_local(cluster()) as workers:
+        held = Adapters(workers, room, named)
+        engine = Coordinator(workers, str(real_model), plan, work, adapters=held)
+        expected = alone(engine, requests)
+        assert answers(engine, requests) == expected
+        plain = alone(engine, [replace(request, adapter="") for request in requests])
+    assert sum(a != b for a, b in zip(plain, expected, strict=True)) == 12
 
 
 def test_room_is_kept_to_and_counted(opened, adapters):

@@ -2,6 +2,7 @@
 where links round hidden states, whatever plan cuts the model at the same layers."""
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -10,16 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgewise import kernels
+from edgewise.adapters.served import open_adapter
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.plans import Plan, Stage
+from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Past, Sampling, sample
 from edgewise.schemes import Wire
 from edgewise.specs import Workload
+from tests.adapters.made import write_adapter
 from tests.conftest import VOCABULARY
 from tests.runtime.conftest import NAMES, cluster
 from tests.seeds import THOROUGH
@@ -30,6 +34,7 @@ FAMILIES = ("llama-wide-heads", "qwen3-wide-heads", "opt-wide-heads", "mistral-w
 SCHEMES = ("fp32", "bf16", "q8g32", "q4g32ad") if kernels.available() else ("fp32",)
 LAYERS, CHUNK, CONTEXT = 6, 8, 48
 START = tuple(range(20, 37))  # of prompts that share two pieces
+NAMED = ("one", "two")  # adapters
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ def requests():
         st.sampled_from([None, None, 0, 3]),
         st.sampled_from([False, False, True]),
         st.sampled_from([None, None, Turns(), Turns(1)]),
+        adapter=st.sampled_from(["", "", *NAMED]),
     )
 
 
@@ -141,12 +147,13 @@ def alone(shard, request, chunk):
     """A request's tokens by the whole model: its prompt in pieces, then one by one. With them the
     log-probabilities of every position but the first."""
     shard.drop(0)
+    adapter = ("", *NAMED).index(request.adapter)
     tokens, logprobs = list(request.prompt), []
     size, at = len(tokens), 0
     matcher = request.grammar.matcher() if request.grammar else None
     while len(tokens) < size + request.max_tokens:
         end = min((at // chunk + 1) * chunk, size) if at < size else at + 1
-        segment = [Segment(0, at, end - at)]
+        segment = [Segment(0, at, end - at, adapter)]
         last = shard.forward(torch.tensor(tokens[at:end]), segment, [end - at - 1])
         rows = last
         if request.score_prompt and at < size:
@@ -217,6 +224,23 @@ def devices():
         yield running
 
 
+@pytest.fixture(scope="module")
+def adapters(checkpoint, tmp_path_factory):
+    """Those of a family, by name."""
+    folder = tmp_path_factory.mktemp("adapters")
+
+    @cache
+    def get(family):
+        model, named = checkpoint(family), {}
+        opened = open_checkpoint(str(model))
+        for seed, name in enumerate(NAMED):
+            path = write_adapter(folder / f"{family}-{name}", model, rank=3, seed=seed, size=0.3)
+            named[name] = open_adapter(path, opened.config, opened.spec.digest)
+        return named
+
+    return get
+
+
 @settings(
     max_examples=2000 if THOROUGH else 120,
     deadline=None,
@@ -224,7 +248,9 @@ def devices():
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.sampled_from(FAMILIES), cases())
-def test_the_same_request_gives_the_same_tokens(devices, checkpoint, monkeypatch, family, case):
+def test_the_same_request_gives_the_same_tokens(
+    devices, checkpoint, adapters, monkeypatch, family, case
+):
     monkeypatch.setattr("edgewise.runtime.limits.PREFILL_CHUNK", CHUNK)
     model = checkpoint(family)
     spec = open_checkpoint(model).spec
@@ -232,9 +258,13 @@ def test_the_same_request_gives_the_same_tokens(devices, checkpoint, monkeypatch
     def plan(route):
         return plan_of(spec, route, case.schemes, case.work.wire)
 
-    engine = Coordinator(devices, str(model), plan(case.plan), case.work)
+    held = Adapters(devices, 10**6, adapters(family))
+    engine = Coordinator(devices, str(model), plan(case.plan), case.work, adapters=held)
     answers = together(engine, case, plan)
     whole = load_shard(model, schemes=case.schemes, rounded=plan(case.plan).rounded)
+    for number, adapter in enumerate(adapters(family).values(), 1):
+        for block, added in enumerate(adapter.blocks):
+            whole.adapters.hold(number, block, added)
     for number, (request, answer) in enumerate(zip(case.requests, answers, strict=True)):
         expected, logprobs = alone(whole, request, CHUNK)
         tokens = [token.id for token in answer]

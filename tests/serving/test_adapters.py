@@ -63,8 +63,9 @@ def post(url, path, **body):
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())["error"]["message"]
+    except urllib.error.HTTPError as refused:
+        with refused as error:
+            return error.code, json.loads(error.read())["error"]["message"]
 
 
 def load(url, name, path, **options):
@@ -238,7 +239,8 @@ def test_without_a_folder_none_are_loaded(tmp_path, shelf):
             request = urllib.request.Request(f"{url}/load_lora_adapter", body, headers)
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(request, timeout=30)
-            assert refused.value.code == status
+            with refused.value as error:
+                assert error.code == status
 
 
 def test_machines_that_join_get_their_layers_part(tmp_path, shelf):

@@ -2,10 +2,10 @@
 
 import torch
 
-from edgewise.adapters import AdapterConfig, Kind, LowRank, parts_of
+from edgewise.adapters import AdapterConfig, Kind, parts_of
 from edgewise.adapters.files import save_adapter
 from edgewise.adapters.low_rank import MATRICES
-from edgewise.adapters.matrices import columns_of
+from edgewise.adapters.matrices import columns_of, low_ranks
 from edgewise.adapters.served import Adapter
 from edgewise.kernels import Addition
 from edgewise.models.checkpoint import open_checkpoint
@@ -16,18 +16,11 @@ def write_adapter(folder, model, *, kind=Kind.LORA, rank=4, seed=1, size=0.1, ma
     """Random ones of every block of a model, each number about `size`; its folder."""
     opened = open_checkpoint(str(model))
     adapter = AdapterConfig(kind, rank, matrices=matrices, seed=seed)
-    generator, added = torch.Generator().manual_seed(seed), []
-    for block in range(opened.config.num_blocks):
-        added.append({})
-        for matrix, parts in parts_of(opened.config).items():
-            for name, _, rows in parts:
-                if name in matrices:
-                    low = LowRank(
-                        adapter, f"{block}.{name}", rows, columns_of(opened.config, matrix)
-                    )
-                    last = low.up if low.middle is None else low.middle
-                    last.copy_(torch.randn(last.shape, generator=generator) * size)
-                    added[block][name] = low
+    generator = torch.Generator().manual_seed(seed)
+    added = [low_ranks(opened.config, n, adapter) for n in range(opened.config.num_blocks)]
+    for low in (low for parts in added for low in parts.values()):
+        last = low.up if low.middle is None else low.middle
+        last.copy_(torch.randn(last.shape, generator=generator) * size)
     save_adapter(folder, added, adapter, opened.config, opened.model, opened.spec.digest)
     return folder
 

@@ -1,17 +1,24 @@
-"""Adapters as they serve: a real model's logits with them are those of transformers and peft."""
+"""Adapters as they serve: a real model's logits with them are those of transformers and peft, and
+those by which they were judged when they were trained."""
 
 import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from edgewise.adapters import AdapterConfig, Kind
 from edgewise.adapters.served import open_adapter
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
+from edgewise.tuning.loading import load_tunable, save_tuned
+from edgewise.tuning.method import TuningMethod
+from edgewise.tuning.recipe import Recipe
+from edgewise.tuning.training import Training
 from tests.adapters.made import write_adapter
 from tests.models.test_real_model import TEXT
+from tests.tuning.test_model import LESSONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
@@ -47,3 +54,24 @@ def test_a_real_models_logits_are_those_of_peft(real_model, tmp_path):
             assert (logits[1] - plain[at]).abs().max() < 1e-3
         shard.drop(sequence)
         shard.drop(5)
+
+
+@pytest.mark.parametrize("method", [TuningMethod.LORA, TuningMethod.PRIVATE])
+def test_what_was_trained_is_what_serves(checkpoint, tmp_path, method):
+    opened = open_checkpoint(str(checkpoint("qwen2")))
+    kind = Kind.PRIVATE if method is TuningMethod.PRIVATE else Kind.LORA
+    recipe = Recipe(method, steps=4, batch=3, rate=1e-2, adapter=AdapterConfig(kind, 4))
+    model = load_tunable(opened, "fp32", recipe.adapter, recipe.windows(4))
+    training = Training(model, recipe, LESSONS)
+    while training.done < recipe.steps:
+        training.step()
+    save_tuned(training.state()[1], tmp_path, opened, recipe)
+    adapter = open_adapter(tmp_path, opened.config, opened.spec.digest)
+    shard, tokens = load_shard(opened, slots=2), torch.tensor([5, 9, 33, 21, 60, 7, 2])
+    for block, added in enumerate(adapter.blocks):
+        shard.adapters.hold(1, block, added)
+    with torch.no_grad():
+        judged = model.logits(model.through(model.entered(tokens[None]), 0, 4), model.windows[0])[0]
+    served, plain = (shard.forward(tokens, [Segment(i, 0, 7, i)]) for i in (1, 0))
+    torch.testing.assert_close(served, judged, rtol=1e-4, atol=1e-4)
+    assert (served - plain).abs().max() > 0.01

@@ -244,18 +244,22 @@ def test_without_a_folder_none_are_loaded(tmp_path, shelf):
 
 
 def test_machines_that_join_get_their_layers_part(tmp_path, shelf):
-    """They have neither the model nor the adapter; the answer is what one machine alone says."""
+    """They have neither the model nor the adapters, of which one comes before they do; answers are
+    what one machine alone says."""
+    room = ("--adapter-room", "2 MB", "--adapters-from", str(shelf))
     given = ("--adapter", f"one={shelf / 'a0'}")
     with commands(tmp_path) as started:
-        whole = started.start(*SERVE, *SHORT, *given)
+        whole = started.start(*SERVE, *SHORT, *given, "--adapter", f"two={shelf / 'a1'}")
         wait_until_ready(url := str(whole.wait_for("url")["url"]))
         with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
-            expected = said(client, "one")
-            assert expected != said(client)
-        up = started.start("up", MODEL, *HERE, *SMALL, *given)
+            expected = [said(client, name) for name in ("", "one", "two")]
+        assert len(set(expected)) == 3
+        up = started.start("up", MODEL, *HERE, *SMALL, *room, *given)
         up.wait_for("text", "waiting for devices")
+        url = str(up.wait_for("url")["url"])
+        assert load(url, "two", "a1")[0] == 200
         started.join(up, "--name", "there")
-        wait_until_ready(url := str(up.wait_for("url")["url"]))
+        wait_until_ready(url)
         assert sum(bool(device["layers"]) for device in state_of(url)["devices"]) == 2
         with OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
-            assert said(client, "one") == expected
+            assert [said(client, name) for name in ("", "one", "two")] == expected

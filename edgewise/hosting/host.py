@@ -11,7 +11,7 @@ from edgewise.hosting.overview import Overview
 from edgewise.hosting.pending import OnToken
 from edgewise.hosting.requests import Requests
 from edgewise.hosting.slowness import Watch
-from edgewise.hosting.swaps import Swaps
+from edgewise.hosting.swaps import Swaps, beside_requests
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime.adapters import Adapters
@@ -57,7 +57,7 @@ class Host:
         self._planned_for = set(workers.names)
         self._reconsider = False  # once no request is under way, any scheme may be chosen
         self._requests = Requests(workers.wake)
-        self.swaps = Swaps(adapters or Adapters(workers), workers.wake, overview.say)
+        self.swaps = Swaps(adapters or Adapters(workers), workers, overview.say)
         self._watch = Watch(chooser.stage_seconds)
         self._stopping, self._drained = False, True
         measured.say = self._status
@@ -89,7 +89,7 @@ class Host:
         while not self._stopping or (self._drained and self._requests.open):
             self._let_devices_in()
             self._requests.take(self._engine, self._stalled)  # whose wake was not waited for
-            self.swaps.take(not self._stalled, self._going_on, self._beside_requests)
+            self.swaps.take(not self._stalled, self._going_on, self._go_on)
             tokens = self._next_tokens()
             self._requests.take(self._engine, self._stalled)
             self._enter()
@@ -167,7 +167,7 @@ class Host:
         self._measured.slow = self._watch.factors
         self._measured.forget(name)
         try:
-            with self._beside_requests():
+            with beside_requests(self._workers, self._go_on):
                 self._workers.admit(joined, self._launcher)
                 self._planned_for.add(name)
                 self._overview.say(f"'{name}' joined")
@@ -179,13 +179,6 @@ class Host:
             if lost.device != name and not isinstance(lost, DeviceLost | DeviceTimeout):
                 raise
             self._go_on_without(lost)  # whatever failed there, others are answered
-
-    @contextlib.contextmanager
-    def _beside_requests(self) -> Iterator[None]:
-        """Workers are asked this and that in this block, and requests go on."""
-        self._workers.wake()  # so that the next step is under way, by which others come
-        with self._workers.meanwhile(self._go_on):
-            yield
 
     def _go_on(self, came: Envelope) -> None:
         """With requests, while workers are asked this and that."""

@@ -21,6 +21,7 @@ from edgewise.cli.options import (
     MicroBatches,
     Model,
     NewTokens,
+    PrivateFolder,
     PromptTokens,
     Quality,
     Rounding,
@@ -78,6 +79,7 @@ class RunOptions:
         ),
     ] = None
     quality: Quality = None
+    private: PrivateFolder = None
     kv_cache: KVCache = CacheType.FULL
     wire: WireType = Wire.FP32
     max_tokens: Annotated[int | None, typer.Option(help="Tokens at most; 128 by default.")] = None

@@ -31,6 +31,12 @@ Quality = Annotated[
     str | None,
     typer.Option(help="Loss the plan may add, a promise: '1%' of the model's own, or '0.02'."),
 ]
+PrivateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--private", help="Private adapters: M stays on the source, blocks on other devices."
+    ),
+]
 WireType = Annotated[
     Wire,
     typer.Option("--wire", help="What hidden states cross links in; all but fp32 is rounded."),

@@ -35,6 +35,7 @@ def run_prompt(options: RunOptions) -> None:
         Plan.load(options.plan) if options.plan else None,
         options.scheme,
         options.quality,
+        options.private,
     )
     recording = Recording()
     show, on_text = bars(options.as_json), _unheard if options.as_json else print_text

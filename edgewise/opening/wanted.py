@@ -1,6 +1,7 @@
 """What is to be opened, and what was decided about it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgewise.clusters import Cluster
 from edgewise.errors import InputError
@@ -14,7 +15,8 @@ from edgewise.specs import Workload
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A model on a cluster, for some work. One of a plan, a scheme and a loss (`quality`) may
-    decide how; without any, the most bits that fit do. Raises InputError."""
+    decide how; without any, the most bits that fit do. Of adapters in a folder `private`, M stays
+    on the source. Raises InputError."""
 
     model: str
     cluster: Cluster
@@ -22,9 +24,12 @@ class Wanted:
     plan: Plan | None = None
     scheme: str | None = None
     quality: str | None = None
+    private: Path | None = None
 
     def __post_init__(self) -> None:
         check_wish(self.plan, self.scheme, self.quality)
+        if self.private is not None and self.quality is not None:
+            raise InputError("what private adapters lose is not measured: leave the quality out")
 
 
 def check_wish(plan: Plan | None, scheme: str | None, quality: str | None) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
+from edgewise.adapters.private import PrivateAdapter
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
@@ -63,15 +64,16 @@ class Coordinator:
         plan: Plan,
         workload: Workload,
         *,
+        private: PrivateAdapter | None = None,
         replan: Replan | None = None,
         admission: Callable[[Plan], Admission] = lambda plan: FIRST_COME,
         step_seconds: float = STEP_SECONDS,
         on_layer: OnLayer = lambda layer: None,
     ) -> None:
         """`replan` finds another plan when a device is lost; without it, that ends everything. A
-        plan's `admission` lets requests in. Raises PlanError, ModelError and DeviceError."""
+        plan's `admission` lets requests in. Raises PlanError, InputError and DeviceError."""
         self.workers, self.plan, self.workload = workers, plan, workload
-        self._loader = PlanLoader(workers, model)
+        self._loader = PlanLoader(workers, model, private)
         self._replan, self._admission = replan, admission
         self._step_seconds, self._still_seconds = step_seconds, STILL_SECONDS
         config = open_checkpoint(model).config
@@ -164,7 +166,7 @@ class Coordinator:
         """Give the tokens of a batch to their requests."""
         entered, now = self._in_flight.pop(back.number), time.monotonic()
         self._still_seconds = max(STILL_SECONDS, 2 * (now - entered.at))
-        self._tell(Returned(now, entered, back.seconds))
+        self._tell(Returned(now, entered, back.seconds, back.asked))
         for prompt in back.prompts:
             self._scheduler.scored(prompt)
         tokens = [

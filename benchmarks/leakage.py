@@ -26,8 +26,8 @@ MODEL, CUTS, RANKS = "smollm2", (0, 1, 2, 4), (8, 16)
 FORTUNES = Path("/usr/share/games/fortunes")
 HANDBOOK = Path("/usr/share/doc/debian-handbook/html/en-US")
 OTHERS = ("science", "literature", "law", "wisdom")  # fortunes that nothing is learned from
-LEARNED, JUDGED, LENGTH = 120_000, 4096, 128  # tokens; of each sequence
-WIDTH, BATCH, STEPS, CANDIDATES, RATE = 1024, 512, 800, 2048, 1e-3
+LEARNED, JUDGED, LENGTH = 80_000, 2048, 128  # tokens; of each sequence
+WIDTH, BATCH, STEPS, CANDIDATES, RATE = 1024, 512, 300, 2048, 1e-3
 AT_ONCE = 512  # rows beside the whole vocabulary
 PARTS = ("q", "k", "v")
 
@@ -61,10 +61,11 @@ def sequences(text: str, most: int, seed: int) -> Tensor:
 
 
 class Depths:
-    """The model's first blocks, in float32."""
+    """The model's first blocks, in float32, and where they are cut."""
 
-    def __init__(self) -> None:
-        shard = load_shard(MODEL, 0, max(CUTS) + 2, "fp32", slots=1, context=LENGTH)
+    def __init__(self, cuts: Sequence[int]) -> None:
+        shard = load_shard(MODEL, 0, max(cuts) + 2, "fp32", slots=1, context=LENGTH)
+        self.cuts = cuts
         self.config: DecoderConfig = shard.config
         self.embedding, self.blocks = shard.layers[0], shard.layers[1:]
         assert self.config.rope is not None
@@ -73,15 +74,16 @@ class Depths:
     @torch.inference_mode()
     def states(self, tokens: Tensor) -> dict[int, Tensor]:
         """tokens [B, T] -> by cut, what comes out of so many blocks, [B T, H]."""
-        parts: dict[int, list[Tensor]] = {cut: [] for cut in CUTS}
+        parts: dict[int, list[Tensor]] = {cut: [] for cut in self.cuts}
         for some in tokens.split(max(4096 // tokens.shape[1], 1)):
             positions = torch.arange(some.shape[1]).expand(some.shape)
             turn = rotation(self._frequency, positions[:1])
             states = self.embedding(some, positions)
-            for number in range(max(CUTS) + 1):
+            for number, block in enumerate(self.blocks):
                 if number in parts:
-                    parts[number].append(states[:, -tokens.shape[1] :])
-                states = self.blocks[number](states, turn, causal_attention(None))
+                    parts[number].append(states)
+                if number < max(self.cuts):
+                    states = block(states, turn, causal_attention(None))
         return {cut: torch.cat(each).flatten(0, 1) for cut, each in parts.items()}
 
     @torch.inference_mode()
@@ -192,7 +194,8 @@ def attacks(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cuts", type=int, nargs="*", default=list(CUTS), choices=CUTS)
-    cuts, depths = parser.parse_args().cuts, Depths()
+    cuts = parser.parse_args().cuts
+    depths = Depths(cuts)
     names = sorted(x.stem for x in FORTUNES.glob("*.dat"))
     learned = sequences(fortunes([x for x in names if x not in OTHERS]), LEARNED, 0)
     judged = {

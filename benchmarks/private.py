@@ -7,7 +7,7 @@ Adapters on q, k and v whose M was drawn, not trained, so large that answers cha
 float32; what is counted are the bytes of tensors, as the runtime counts them, of a token of an
 answer. The source is emulated, four times as slow as a core of this machine, and has 60 Mbps up and
 100 Mbps down to the other device, which is as quick as a core. Beside it the source alone, and the
-same cut without adapters. `python benchmarks/private.py [--rounds 3]`.
+same cut without adapters. `python benchmarks/private.py [answers traffic pace] [--rounds 3]`.
 """
 # ruff: noqa: I001
 
@@ -182,47 +182,71 @@ def milliseconds(plan: Plan, folder: Path | None, latency: float, rounds: int) -
     return [median(took), median(rates)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=1)
-    rounds, load, failed = parser.parse_args().rounds, os.getloadavg()[0], list[str]()
-    tokenizer = load_tokenizer(MODEL)
+def compare_answers(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """How many are as merged, over one device and over two, and others than without adapters."""
+    tokenizer, failed = load_tokenizer(MODEL), list[str]()
     prompts = [tuple(tokenizer.encode_chat([{"role": "user", "content": x}])) for x in PROMPTS]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        added = drawn(RANK, folder / "adapter")
-        truth, plain = merged_answers(added, prompts), merged_answers([{}] * len(added), prompts)
-        changed = sum(a != b for a, b in zip(truth, plain, strict=True))
-        print(f"{changed} of {len(prompts)} answers are others than without the adapter")
-        for name, plan in (("one device", SPLIT), ("two devices", OVER_TWO)):
-            with closing(opened(plan, folder / "adapter", cluster(0.0))) as engine:
-                same = sum(a == b for a, b in zip(answers_of(engine, prompts), truth, strict=True))
-            print(f"blocks on {name}: {same} of {len(prompts)} answers as merged", flush=True)
-            if same < len(prompts):
-                failed.append(f"{len(prompts) - same} answers over {name} differ")
-        counted = traffic(folder)
-        print(counted, flush=True)
-        asked = counted[f"private, rank {RANK}"] - counted["states at the ends"]
-        less = 1 - asked / counted["states of all layers"]
-        if less < LESS or not changed:
-            failed.append(f"rank {RANK} sends only {less:.1%} less; {changed} answers changed")
-        pace = {"alone": milliseconds(ALONE, None, 0.0, rounds)}
-        for latency in LATENCIES:
-            for name, adapter in (("split", None), ("private", folder / "adapter")):
-                key = f"{name}, {1000 * latency:g} ms"
-                pace[key] = milliseconds(SPLIT, adapter, latency, rounds)
-                print(key, pace[key], flush=True)
-    blocks = open_checkpoint(MODEL).config.num_blocks
-    for latency in LATENCIES[1:]:
-        took = pace[f"private, {1000 * latency:g} ms"][0]
-        said = pace["private, 0 ms"][0] + (blocks + 1) * 2000 * latency
+    added = drawn(RANK, folder)
+    truth, plain = merged_answers(added, prompts), merged_answers([{}] * len(added), prompts)
+    counts = {"changed": sum(a != b for a, b in zip(truth, plain, strict=True))}
+    if not counts["changed"]:
+        failed.append("the adapter changes no answer")
+    for name, plan in (("one device", SPLIT), ("two devices", OVER_TWO)):
+        with closing(opened(plan, folder, cluster(0.0))) as engine:
+            given = answers_of(engine, prompts)
+        counts[name] = sum(a == b for a, b in zip(given, truth, strict=True))
+        if counts[name] < len(prompts):
+            failed.append(f"{len(prompts) - counts[name]} answers over {name} differ")
+    print(f"of {len(prompts)} answers as merged, and others than without: {counts}", flush=True)
+    return counts, failed
+
+
+def compare_traffic(folder: Path) -> tuple[dict[str, int], list[str]]:
+    counted = traffic(folder)
+    asked = counted[f"private, rank {RANK}"] - counted["states at the ends"]
+    less = 1 - asked / counted["states of all layers"]
+    print(f"bytes of a token: {counted}; rank {RANK} sends {less:.1%} less", flush=True)
+    return counted, [] if less >= LESS else [f"rank {RANK} sends only {less:.1%} less"]
+
+
+def compare_pace(folder: Path, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
+    drawn(RANK, folder)
+    pace, failed = {"alone": milliseconds(ALONE, None, 0.0, rounds)}, list[str]()
+    print("alone", pace["alone"], flush=True)
+    trips = 2 * (open_checkpoint(MODEL).config.num_blocks + 1)  # one way
+    for latency in LATENCIES:
+        for name, adapter in (("split", None), ("private", folder)):
+            key = f"{name}, {1000 * latency:g} ms"
+            pace[key] = milliseconds(SPLIT, adapter, latency, rounds)
+            print(key, pace[key], flush=True)
+        took, said = pace[key][0], pace["private, 0 ms"][0] + trips * 1000 * latency
         if abs(took / said - 1) > OFF:
             failed.append(f"{took:.0f} ms a token at {1000 * latency:g} ms, {said:.0f} expected")
-    worth = (pace["alone"][0] - pace["private, 0 ms"][0]) / (2 * (blocks + 1))
+    worth = (pace["alone"][0] - pace["private, 0 ms"][0]) / trips
     print(f"as quick as the source alone at {worth:.2f} ms one way")
+    return pace, failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", default=["answers", "traffic", "pace"])
+    parser.add_argument("--rounds", type=int, default=1)
+    args, load, failed = parser.parse_args(), os.getloadavg()[0], list[str]()
+    figures = dict[str, object]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "answers" in args.parts:
+            figures["answers"], wrong = compare_answers(folder / "answers")
+            failed += wrong
+        if "traffic" in args.parts:
+            figures["bytes"], wrong = compare_traffic(folder / "traffic")
+            failed += wrong
+        if "pace" in args.parts:
+            figures["pace"], wrong = compare_pace(folder / "pace", args.rounds)
+            failed += wrong
     finish("private", {
         "machine": describe_machine()["processor"], "load": load, "torch": torch.__version__,
-        "bytes": counted, "less": less, "changed": changed, "pace": pace, "worth_ms": worth,
+        **figures,
     }, failed)  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgewise.adapters import AdapterConfig, LowRank
 from edgewise.adapters.matrices import Part, columns_of
 from edgewise.adapters.private import PrivateAdapter, read_middles
+from edgewise.clusters import Device
 from edgewise.errors import DeviceError, DeviceTimeout
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.decoder import Block
@@ -24,6 +25,7 @@ from edgewise.models.linear import Linear
 from edgewise.models.shard import Shard
 from edgewise.runtime import messages
 from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.waiting import computing_clock, wait_until
 
 ANSWER_SECONDS = 30.0
 MOST_KEPT = 1024  # messages, while an answer is waited for
@@ -73,18 +75,20 @@ class PrivateSplit:
 
     def __init__(
         self,
-        name: str,
+        device: Device,
         transport: Transport,
         kept: deque[Envelope],
         introduce: Callable[[Envelope], None],
     ) -> None:
-        self._name, self._transport, self._kept = name, transport, kept
+        self._name, self._transport, self._kept = device.name, transport, kept
+        self._slowdown, self._clock = device.slowdown, computing_clock(device)
         self._introduce = introduce
         self._adapter: PrivateAdapter | None = None
         self._epoch, self._exchanges = -1, 0
         self._middles: Mapping[str, Tensor] = {}
         self._parts: Mapping[str, tuple[Part, ...]] = {}
         self._sent = self._came = 0
+        self._waited = self._waited_by_clock = 0.0
 
     def attach(self, load: messages.Load, shard: Shard) -> None:
         """Have a plan's shard add what its private adapter says, or nothing without one. On the
@@ -125,7 +129,15 @@ class PrivateSplit:
         question = messages.Residual(self._epoch, self._exchanges, block, matrix)
         self._transport.send(source, question, low)
         self._sent += low.nbytes
-        return lambda: self._answer(source, question, low)
+        return lambda: self._timed_answer(source, question, low)
+
+    def _timed_answer(self, source: str, question: messages.Residual, low: Tensor) -> Tensor:
+        began, by_clock = time.monotonic(), self._clock()
+        try:
+            return self._answer(source, question, low)
+        finally:
+            self._waited += time.monotonic() - began
+            self._waited_by_clock += self._clock() - by_clock
 
     def _answer(self, source: str, question: messages.Residual, low: Tensor) -> Tensor:
         deadline = time.monotonic() + ANSWER_SECONDS
@@ -162,10 +174,18 @@ class PrivateSplit:
         self._sent = self._came = 0
         return crossed
 
+    def waited(self) -> tuple[float, float]:
+        """Seconds that answers were waited for since this was asked last, and how many of them the
+        device's clock takes for computing."""
+        waited = self._waited, self._waited_by_clock
+        self._waited = self._waited_by_clock = 0.0
+        return waited
+
     # Where M is
 
     def answer(self, sender: str, question: messages.Residual, low: Tensor | None) -> None:
         """M D x, to whoever sent D x. Raises DeviceError for what is none of this plan's."""
+        began = time.monotonic()
         if question.epoch != self._epoch or not self._middles:
             return  # left over from another plan
         parts = self._parts.get(question.matrix, ())
@@ -175,7 +195,9 @@ class PrivateSplit:
         fits = low is not None and low.dtype is torch.float32 and low.shape[1:] == (width,)
         if not known or not fits or low is None:
             raise DeviceError(sender, f"asked for what is not adapted: {question}")
-        self._transport.send(sender, question, self._mixed(question.block, question.matrix, low))
+        mixed = self._mixed(question.block, question.matrix, low)
+        wait_until(began + (time.monotonic() - began) * self._slowdown)
+        self._transport.send(sender, question, mixed)
 
     @torch.inference_mode()
     def _mixed(self, block: int, matrix: str, low: Tensor) -> Tensor:

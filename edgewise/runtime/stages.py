@@ -30,7 +30,7 @@ class Stages:
     def __init__(self, settings: Settings, holding: Holding, transport: Transport) -> None:
         self._device, self._holding, self._transport = settings.device, holding, transport
         self._sampler = Sampler()
-        self._pace = Pacer(settings)
+        self._pace = Pacer(settings, holding.private.waited)
 
     def step(self, step: messages.Step, states: Tensor | None) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""

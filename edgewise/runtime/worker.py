@@ -45,7 +45,7 @@ class Worker:
         self.name, self.transport = settings.device.name, transport
         self.coordinator_host = urlsplit(settings.coordinator.address).hostname or ""
         self.kept = deque[Envelope]()  # came while a step waited for something else
-        self.private = PrivateSplit(self.name, transport, self.kept, self._handle)
+        self.private = PrivateSplit(settings.device, transport, self.kept, self._handle)
         self.holding = Holding(settings.device, self._report, self.private)
         self.stages = Stages(settings, self.holding, transport)
         self.trial = Trial(settings.device)

@@ -9,6 +9,7 @@ import torch
 
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.adapters.private import private_adapter
+from edgewise.clusters import Device
 from edgewise.errors import DeviceError, DeviceTimeout
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
@@ -40,8 +41,8 @@ def sides(checkpoint, tmp_path):
     load = messages.Load(7, opened.model, (), None, Workload(), private=told)
     shard = load_shard(opened, 1, 3, "fp32", context=16)
     kept, introduced = deque(), []
-    PrivateSplit(BLOCKS, blocks, kept, introduced.append).attach(load, shard)
-    answering = PrivateSplit(SOURCE, source, deque(), lambda x: None)
+    PrivateSplit(Device(BLOCKS, 10**9), blocks, kept, introduced.append).attach(load, shard)
+    answering = PrivateSplit(Device(SOURCE, 10**9), source, deque(), lambda x: None)
     answering.attach(load, load_shard(opened, 0, 1, "fp32", context=16))
     yield SimpleNamespace(source=source, blocks=blocks, kept=kept, introduced=introduced,
                           shard=shard, answering=answering)  # fmt: skip

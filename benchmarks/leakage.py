@@ -26,8 +26,8 @@ MODEL, CUTS, RANKS = "smollm2", (0, 1, 2, 4), (8, 16)
 FORTUNES = Path("/usr/share/games/fortunes")
 HANDBOOK = Path("/usr/share/doc/debian-handbook/html/en-US")
 OTHERS = ("science", "literature", "law", "wisdom")  # fortunes that nothing is learned from
-LEARNED, JUDGED, LENGTH = 80_000, 2048, 128  # tokens; of each sequence
-WIDTH, BATCH, STEPS, CANDIDATES, RATE = 1024, 512, 300, 2048, 1e-3
+LEARNED, JUDGED, LENGTH = 60_000, 1024, 128  # tokens; of each sequence
+WIDTH, BATCH, STEPS, CANDIDATES, RATE = 1024, 512, 200, 2048, 1e-3
 AT_ONCE = 512  # rows beside the whole vocabulary
 PARTS = ("q", "k", "v")
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.waiting import computing_clock, wait_until
 
-
-# Seconds that another device was waited for since this was asked last, and how many of them the clock
-# takes for computing.
+# Seconds that another device was waited for since this was asked last, and how many of them the
+# device's clock takes for computing.
 Waited = Callable[[], tuple[float, float]]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from edgewise.cli.commands import DemoOptions
+from edgewise.cli.answering import DemoOptions
 from edgewise.cli.terminal import (
     bars,
     cluster_table,

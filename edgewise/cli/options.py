@@ -35,6 +35,12 @@ Quality = Annotated[
 AdapterFolder = Annotated[
     Path | None, typer.Option("--adapter", help="Answer with this adapter, a folder as PEFT's.")
 ]
+PrivateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--private", help="Private adapters: M stays on the source, blocks on other devices."
+    ),
+]
 WireType = Annotated[
     Wire,
     typer.Option("--wire", help="What hidden states cross links in; all but fp32 is rounded."),

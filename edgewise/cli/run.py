@@ -4,7 +4,7 @@ import json
 import sys
 from contextlib import closing
 
-from edgewise.cli.commands import RunOptions
+from edgewise.cli.answering import RunOptions
 from edgewise.cli.options import ADAPTER, named_adapter
 from edgewise.cli.terminal import bars, print_json, print_notes, print_text
 from edgewise.cluster_files import load_cluster
@@ -37,6 +37,7 @@ def run_prompt(options: RunOptions) -> None:
         Plan.load(options.plan) if options.plan else None,
         options.scheme,
         options.quality,
+        options.private,
         adapters=open_adapters(named_adapter(options.adapter), checkpoint),
     )
     recording = Recording()

@@ -70,7 +70,6 @@ class Shard:
             tokens,
         )
         self.adapters = HeldAdapters(self.device)
-        self._parts = self._divided()
         self._frequency = (
             inverse_frequencies(config.rope, config.head_dim).to(self.device)
             if config.rope
@@ -180,8 +179,9 @@ class Shard:
         """The model's number of the shard's first block."""
         return max(self.start - 1, 0)
 
-    def _divided(self) -> list[NativePart]:
-        """The blocks, in stretches that run alike."""
+    @cached_property
+    def _parts(self) -> list[NativePart]:
+        """The blocks as they are when first run, in stretches that run alike."""
         parts: list[NativePart] = []
         for number, block in enumerate(layer for layer in self.layers if isinstance(layer, Block)):
             window = self.config.windows[self._first_block + number]

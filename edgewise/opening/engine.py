@@ -4,12 +4,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
+from edgewise.adapters.private import private_adapter
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.adapters import room_of
 from edgewise.opening.by_fit import check_free, plan_by_fit
 from edgewise.opening.by_quality import plan_by_quality
 from edgewise.opening.default_scheme import ORDER, check_size
+from edgewise.opening.private import private_plan
 from edgewise.opening.wanted import Decided, Wanted
 from edgewise.quality.rounding import Show, rounding_for, unseen
 from edgewise.runtime.adapters import Adapters
@@ -28,7 +30,10 @@ def open_wanted(
     """An engine, for whoever closes it. Everything that can be wrong is found before a process
     starts. A device that is lost is planned around, but where the plan was given. `note` is told
     what was chosen and when that changes. Raises EdgewiseError."""
-    spec = open_checkpoint(wanted.model).spec
+    checkpoint = open_checkpoint(wanted.model)
+    spec, private = checkpoint.spec, None
+    if wanted.private is not None:
+        private = private_adapter(wanted.private, checkpoint, wanted.cluster.source)
     if wanted.plan is not None:
         plan, asked = wanted.plan, wanted.workload
         wanted = replace(wanted, workload=replace(asked, cache=plan.cache, wire=plan.wire))
@@ -49,6 +54,7 @@ def open_wanted(
                 wanted.model,
                 plan,
                 wanted.workload,
+                private=private,
                 replan=None if problem is None else replanner(problem),
                 adapters=Adapters(workers, room, wanted.adapters),
                 on_layer=advance,
@@ -70,6 +76,9 @@ def _decided_before(
     if wanted.plan is not None:
         wanted.plan.check(spec, wanted.cluster)
         check_route(wanted.plan, wanted.cluster)
+    if wanted.private is not None:
+        return Decided(private_plan(wanted, spec), None)
+    if wanted.plan is not None:
         return Decided(wanted.plan, None)
     if wanted.quality is not None:
         return plan_by_quality(wanted, wanted.quality, spec, show, note)

@@ -126,6 +126,7 @@ def load(
     plan: Plan | str | Path | None = None,
     scheme: str | None = None,
     quality: str | None = None,
+    private: str | Path | None = None,
     sequences: int = 1,
     prompt_tokens: int = 512,
     new_tokens: int = 256,
@@ -139,8 +140,9 @@ def load(
     At most one of `plan`, `scheme` ("4bit") and `quality` ("1%": loss it may add) decides how
     weights are stored; by default in the most bits that fit. There is room for `sequences` requests
     at a time, each of so many tokens in and out, or as many as the model's context allows. A device
-    that is lost is planned around, but where `plan` was given. `adapters` are folders by the names
-    that answers ask for them by. Raises EdgewiseError.
+    that is lost is planned around, but where `plan` or `private` was given: a folder of private
+    adapters, of which M stays on the source, while blocks are on the other devices. `adapters` are
+    folders by the names that answers ask for them by. Raises EdgewiseError.
     """
     model, checkpoint = str(model), open_checkpoint(str(model))
     spec = checkpoint.spec
@@ -160,6 +162,7 @@ def load(
         plan if isinstance(plan, Plan | None) else Plan.load(Path(plan)),
         scheme,
         quality,
+        None if private is None else Path(private),
         adapters=open_adapters(adapters or {}, checkpoint),
     )
     tokenizer = load_tokenizer(model)

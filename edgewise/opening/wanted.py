@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgewise.adapters.served import Adapter
 from edgewise.clusters import Cluster
@@ -16,8 +17,8 @@ from edgewise.specs import Workload
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A model on a cluster, for some work. One of a plan, a scheme and a loss (`quality`) may
-    decide how; without any, the most bits that fit do, beside `adapters`, which requests name.
-    Raises InputError."""
+    decide how; without any, the most bits that fit do, beside `adapters`, which requests name. Of
+    adapters in a folder `private`, M stays on the source. Raises InputError."""
 
     model: str
     cluster: Cluster
@@ -25,10 +26,13 @@ class Wanted:
     plan: Plan | None = None
     scheme: str | None = None
     quality: str | None = None
+    private: Path | None = None
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_wish(self.plan, self.scheme, self.quality)
+        if self.private is not None and self.quality is not None:
+            raise InputError("what private adapters lose is not measured: leave the quality out")
 
 
 def check_wish(plan: Plan | None, scheme: str | None, quality: str | None) -> None:

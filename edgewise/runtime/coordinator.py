@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
+from edgewise.adapters.private import PrivateAdapter
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult
@@ -63,6 +64,7 @@ class Coordinator:
         plan: Plan,
         workload: Workload,
         *,
+        private: PrivateAdapter | None = None,
         replan: Replan | None = None,
         admission: Callable[[Plan], Admission] = lambda plan: FIRST_COME,
         adapters: Adapters | None = None,
@@ -70,10 +72,10 @@ class Coordinator:
         on_layer: OnLayer = lambda layer: None,
     ) -> None:
         """`replan` finds another plan when a device is lost; without it, that ends everything. A
-        plan's `admission` lets requests in. Raises PlanError, ModelError and DeviceError."""
+        plan's `admission` lets requests in. Raises PlanError, InputError and DeviceError."""
         self.workers, self.plan, self.workload = workers, plan, workload
         self.adapters = adapters or Adapters(workers)
-        self._loader = PlanLoader(workers, model, self.adapters)
+        self._loader = PlanLoader(workers, model, self.adapters, private)
         self._replan, self._admission = replan, admission
         self._step_seconds, self._still_seconds = step_seconds, STILL_SECONDS
         config = open_checkpoint(model).config
@@ -167,7 +169,7 @@ class Coordinator:
         """Give the tokens of a batch to their requests."""
         entered, now = self._in_flight.pop(back.number), time.monotonic()
         self._still_seconds = max(STILL_SECONDS, 2 * (now - entered.at))
-        self._tell(Returned(now, entered, back.seconds))
+        self._tell(Returned(now, entered, back.seconds, back.asked))
         for prompt in back.prompts:
             self._scheduler.scored(prompt)
         tokens = [

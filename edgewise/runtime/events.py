@@ -27,11 +27,13 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """It is back, after so many seconds of computing on each stage; none where it failed."""
+    """It is back, after so many seconds of computing on each stage; none where it failed. `asked`:
+    devices that asked the source for M D x, and bytes there and back (messages.Step)."""
 
     at: float
     entered: Entered
     seconds: tuple[float, ...]
+    asked: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from edgewise.runtime.adapter_messages import AdapterHeld, HoldAdapter
 from edgewise.runtime.additions import unpacked_additions
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.messages import Message
+from edgewise.runtime.private import PrivateSplit
 from edgewise.schemes import Wire
 from edgewise.specs import ModelSpec
 from edgewise.units import format_bytes
@@ -29,8 +30,10 @@ class Holding:
     """`route` names the device of every stage, `shards` are this device's own, by stage; `wire` is
     what hidden states come and go in."""
 
-    def __init__(self, device: Device, report: Callable[[Message], None]) -> None:
-        self.device, self._report = device, report
+    def __init__(
+        self, device: Device, report: Callable[[Message], None], private: PrivateSplit
+    ) -> None:
+        self.device, self._report, self.private = device, report, private
         self.epoch = -1
         self.route: tuple[str, ...] = ()
         self.wire = Wire.FP32
@@ -88,6 +91,7 @@ class Holding:
             self.shards[number] = build(
                 load, stage, self.device.processor, held, lambda layer: self._loaded(load, layer)
             )
+            self.private.attach(load, self.shards[number])
         total = sum(shard.weight_bytes + shard.cache.bytes for shard in self.shards.values())
         self._report(messages.Loaded(load.epoch, total))
 

@@ -1,10 +1,12 @@
 """A plan into its workers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 
+from edgewise.adapters.private import PrivateAdapter
 from edgewise.errors import DeviceTimeout
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.layer_store import LayerFiles
@@ -24,8 +26,15 @@ class PlanLoader:
     """Has workers hold plans for one model. Those that have no copy of it are sent their layers,
     piece by piece, as they ask for them."""
 
-    def __init__(self, workers: Workers, model: str, adapters: Adapters) -> None:
-        self._workers, self._model, self._adapters = workers, model, adapters
+    def __init__(
+        self,
+        workers: Workers,
+        model: str,
+        adapters: Adapters,
+        private: PrivateAdapter | None = None,
+    ) -> None:
+        self._workers, self._model = workers, model
+        self._adapters, self._private = adapters, private
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
@@ -62,12 +71,15 @@ class PlanLoader:
         self, name: str, plan: Plan, workload: Workload, files: LayerFiles | None
     ) -> messages.Load:
         order = (self._workers.epoch, self._model, plan.stages, plan.rounding, workload)
+        private = self._private
+        if private is not None and name != private.source:
+            private = replace(private, folder="")  # where M is concerns nobody else
         if files is None or not self._workers.is_remote(name):
-            return messages.Load(*order)
+            return messages.Load(*order, private=private)
         shape = ModelShape.of(self._checkpoint).to_json()
         mine = [stage for stage in plan.stages if stage.device == name]
         wanted = tuple(file for stage in mine for file in files.of_stage(stage))
-        return messages.Load(*order, shape, wanted)
+        return messages.Load(*order, shape, wanted, private)
 
     def _send_piece(self, device: str, fetch: messages.Fetch, files: LayerFiles) -> None:
         content, packed = files.piece(fetch.key, fetch.offset)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 
+from edgewise.adapters.private import PrivateAdapter
 from edgewise.clusters import Cluster, Link
 from edgewise.plans import Plan
 from edgewise.runtime.checks import check_route
@@ -61,6 +62,7 @@ def open_engine(
     workload: Workload,
     *,
     spec: ModelSpec,
+    private: PrivateAdapter | None = None,
     replan: Replan | None = None,
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> Coordinator:
@@ -69,7 +71,9 @@ def open_engine(
     check_route(plan, cluster)
     workers = start_local(cluster)
     try:
-        return Coordinator(workers, model, plan, workload, replan=replan, on_layer=on_layer)
+        return Coordinator(
+            workers, model, plan, workload, private=private, replan=replan, on_layer=on_layer
+        )
     except BaseException:
         workers.close()
         raise

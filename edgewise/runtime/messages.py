@@ -7,6 +7,7 @@ handler never sees a malformed message.
 
 import msgspec
 
+from edgewise.adapters.private import PrivateAdapter
 from edgewise.clusters import Device
 from edgewise.models.layer_files import LayerFile
 from edgewise.plans import Stage
@@ -141,7 +142,8 @@ class Failed(Message, frozen=True):
 class Load(Message, frozen=True):
     """Hold these stages from now on. What is held already in the same scheme stays. `epoch` numbers
     plans; leftovers of earlier ones are told by it. For a worker that has no copy of the model,
-    `shape` says what it is (ModelShape, as JSON), and `files` are its own layers."""
+    `shape` says what it is (ModelShape, as JSON), and `files` are its own layers. `private`: what
+    blocks add, with M's folder for the source alone."""
 
     epoch: int
     model: str
@@ -150,6 +152,7 @@ class Load(Message, frozen=True):
     workload: Workload
     shape: str = ""
     files: tuple[LayerFile, ...] = ()
+    private: PrivateAdapter | None = None
 
 
 class LayerLoaded(Message, frozen=True):
@@ -185,7 +188,8 @@ class Piece(Message, frozen=True):
 class Step(Message, frozen=True):
     """A batch at a stage. Tensor: token ids (int64 [tokens]) for stage 0, hidden states [tokens, H]
     for others, row after row. `seconds`: what each stage before took; `failed`: requests that were
-    in the batch, and cannot be computed."""
+    in the batch, and cannot be computed; `asked`: of devices that asked the source for M D x, how
+    many bytes they sent there and got."""
 
     epoch: int
     number: int
@@ -194,6 +198,7 @@ class Step(Message, frozen=True):
     dropped: tuple[int, ...] = ()
     seconds: tuple[float, ...] = ()
     failed: tuple[Sampled, ...] = ()
+    asked: tuple[tuple[str, int, int], ...] = ()
 
 
 class Tokens(Message, frozen=True):
@@ -204,6 +209,17 @@ class Tokens(Message, frozen=True):
     tokens: tuple[Sampled, ...]
     seconds: tuple[float, ...]
     prompts: tuple[PromptScores, ...] = ()
+    asked: tuple[tuple[str, int, int], ...] = ()
+
+
+class Residual(Message, frozen=True):
+    """To the source: D x of a block's matrix that has a private adapter; the same message comes
+    back with M D x. Tensor: float32 [tokens, numbers]."""
+
+    epoch: int
+    exchange: int
+    block: int
+    matrix: str
 
 
 # Measuring.

@@ -76,7 +76,7 @@ def _plan(stats: Stats) -> Iterator[Metric]:
         busy.add_metric(labels, stage.busy_seconds)
         waiting.add_metric(labels, stage.waiting_seconds)
     sent = CounterMetricFamily(
-        "edgewise_link_bytes", "Hidden states and token ids that were sent.", labels=LINK
+        "edgewise_link_bytes", "Hidden states, token ids and D x that were sent.", labels=LINK
     )
     for link in stats.links:
         sent.add_metric((link.source, link.target), link.bytes)

@@ -29,7 +29,7 @@ class Stages:
     def __init__(self, settings: Settings, holding: Holding, transport: Transport) -> None:
         self._device, self._holding, self._transport = settings.device, holding, transport
         self._sampler = Sampler()
-        self._pace = Pacer(settings)
+        self._pace = Pacer(settings, holding.private.waited)
 
     def step(self, step: messages.Step, states: Tensor | None) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""
@@ -48,15 +48,20 @@ class Stages:
                 else:
                     states, step = self._forward(shard, states, step, is_last)
                 finished_at(shard.device)
-            seconds = (*step.seconds, *taken)
+            seconds, asked = (*step.seconds, *taken), (*step.asked, *self._asked())
             if is_last:
-                self._transport.send(COORDINATOR, replace(back, seconds=seconds))
+                self._transport.send(COORDINATOR, replace(back, seconds=seconds, asked=asked))
                 return
-            step = replace(step, stage=step.stage + 1, seconds=seconds)
+            step = replace(step, stage=step.stage + 1, seconds=seconds, asked=asked)
             if route[step.stage] != self._device.name:
                 sent = to_wire(states, self._holding.wire)
                 self._transport.send(route[step.stage], step, sent)
                 return
+
+    def _asked(self) -> list[tuple[str, int, int]]:
+        """What this stage has asked the source for."""
+        crossed = self._holding.private.crossed()
+        return [(self._device.name, *crossed)] if any(crossed) else []
 
     def _finish(self, shard: Shard, states: Tensor, step: messages.Step) -> messages.Tokens:
         """The last stage: a token behind each span that samples, and scores of prompts."""

@@ -67,8 +67,9 @@ class Stats:
     token from the token before.
 
     Bytes of links are those of hidden states and token ids, as the cost model counts them: the
-    coordinator adds them up from batches that came back and the plan's stages. Headers, weights,
-    and what was on its way when a device was lost are not in them.
+    coordinator adds them up from batches that came back and the plan's stages; and those of what
+    private adapters ask the source for, which devices count. Headers, weights, and what was on its
+    way when a device was lost are not in them.
     """
 
     waiting: int

@@ -150,7 +150,7 @@ class _PlanTally:
     def __init__(self, use: PlanInUse, hidden_size: int) -> None:
         self._plan = use.plan
         self._busy = [0.0] * len(use.plan.stages)
-        self._hops = _hops(use.plan, use.source, hidden_size)
+        self._hops, self._source = _hops(use.plan, use.source, hidden_size), use.source
         self._bytes = Counter[tuple[str, str]]()
         self._in_flight, self._since, self._filled = 0, use.at, 0.0
 
@@ -170,6 +170,9 @@ class _PlanTally:
             sampled = sum(row.sampling is not None for row in rows)
             for source, target, each, each_sampled in self._hops:
                 self._bytes[source, target] += each * computed + each_sampled * sampled
+        for device, sent, came in back.asked:
+            self._bytes[device, self._source] += sent
+            self._bytes[self._source, device] += came
 
     def stages(self, now: float) -> tuple[StageStats, ...]:
         filled = self._filled + (now - self._since if self._in_flight else 0.0)

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from edgewise.runtime.heart import Heart
 from edgewise.runtime.holding import Holding
 from edgewise.runtime.machine import code_name, free_bytes, machine_name, process_bytes
 from edgewise.runtime.messages import Message
+from edgewise.runtime.private import PrivateSplit
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.stages import Stages
 from edgewise.runtime.transport import Envelope, Transport
@@ -43,7 +45,9 @@ class Worker:
     def __init__(self, settings: Settings, transport: Transport) -> None:
         self.name, self.transport = settings.device.name, transport
         self.coordinator_host = urlsplit(settings.coordinator.address).hostname or ""
-        self.holding = Holding(settings.device, self._report)
+        self.kept = deque[Envelope]()  # came while a step waited for something else
+        self.private = PrivateSplit(settings.device, transport, self.kept, self._handle)
+        self.holding = Holding(settings.device, self._report, self.private)
         self.stages = Stages(settings, self.holding, transport)
         self.trial = Trial(settings.device)
         self.ended = False
@@ -54,6 +58,7 @@ class Worker:
             HoldAdapter: lambda _, message, tensor: self.holding.adapt(message, tensor),
             ForgetAdapter: lambda _, message, __: self.holding.forget(message.adapter),
             messages.Step: lambda _, message, tensor: self.stages.step(message, tensor),
+            messages.Residual: self.private.answer,
             messages.Describe: self._describe,
             messages.Prepare: lambda _, message, __: self._report(self.trial.prepare(message)),
             messages.Time: lambda _, message, __: self._report(self.trial.time(message)),
@@ -69,7 +74,8 @@ class Worker:
         self._report(messages.Ready(self.transport.peer))
         heart = Heart(self.transport, COORDINATOR)
         while not self.ended:
-            envelope = self.transport.receive(IDLE_SECONDS)
+            kept = self.kept.popleft() if self.kept else None
+            envelope = kept or self.transport.receive(IDLE_SECONDS)
             if envelope is not None:
                 with heart.busy():
                     self._handle(envelope)

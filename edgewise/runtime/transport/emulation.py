@@ -11,14 +11,14 @@ from itertools import count
 from torch import Tensor
 
 from edgewise.clusters import Link
-from edgewise.runtime.messages import Echo, Echoed, Message, Peer, Step, Stop, Tokens
+from edgewise.runtime.messages import Echo, Echoed, Message, Peer, Residual, Step, Stop, Tokens
 from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.transport.interface import MAX_WAITING_MESSAGES, Interface, WayOut
 from edgewise.runtime.waiting import SPIN_SECONDS, wait_until
 
 # What travels between devices once a plan runs, or measures how that will be. Everything else only
 # sets up, and does not wait for emulated links.
-TRAFFIC = (Step, Tokens, Echo, Echoed)
+TRAFFIC = (Step, Tokens, Residual, Echo, Echoed)
 
 MAX_WAITING_BYTES = 2**26
 _IDLE_SECONDS = 60.0

@@ -1,0 +1,207 @@
+"""PrivateLoRA's split (arXiv 2311.14030): whoever runs a block adds U M D x to what its matrices
+make of x, and is not given M, which is on the source. U and D are drawn wherever blocks are.
+
+For every adapted matrix of a step D x goes to the source, that of q, k and v side by side, and as
+many numbers come back, M D x. They are under way while the matrix itself is multiplied. Blocks on
+the source send nothing.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgewise.adapters import AdapterConfig, LowRank
+from edgewise.adapters.matrices import Part, columns_of
+from edgewise.adapters.private import PrivateAdapter, read_middles
+from edgewise.clusters import Device
+from edgewise.errors import DeviceError, DeviceTimeout
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.decoder import Block
+from edgewise.models.linear import Linear
+from edgewise.models.shard import Shard
+from edgewise.runtime import messages
+from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.waiting import computing_clock, wait_until
+
+ANSWER_SECONDS = 30.0
+MOST_KEPT = 1024  # messages, while an answer is waited for
+ENDS = (messages.Load, messages.Stop, messages.Ended)  # after which no answer is needed
+
+# D x of a matrix [tokens, numbers] is sent; what is returned waits for M D x, of the same shape.
+Ask = Callable[[int, str, Tensor], Callable[[], Tensor]]
+
+
+class Asking(nn.Module):
+    """A block's frozen matrix, and what is added to its parts with the help of whoever has M."""
+
+    def __init__(self, base: nn.Module, number: int, matrix: str, parts: Sequence[Part],
+                 columns: int, adapter: AdapterConfig, ask: Ask) -> None:  # fmt: skip
+        super().__init__()
+        self.base, self._number, self._matrix, self._ask = base, number, matrix, ask
+        self._places = [(first, first + rows) for _, first, rows in parts]
+        drawn = [LowRank(adapter, f"{number}.{name}", rows, columns) for name, _, rows in parts]
+        device = next(iter([*base.parameters(), *base.buffers()])).device
+        self._down = _linear(torch.cat([low.down.detach() for low in drawn])).to(device)
+        self._ups = nn.ModuleList(_linear(low.up.detach()) for low in drawn).to(device)
+
+    def native(self) -> None:
+        """The kernels cannot run a block that has to ask in the middle."""
+        return
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [tokens, columns] -> [tokens, rows]."""
+        answer = self._ask(self._number, self._matrix, self._down(inputs.float()))
+        products: Tensor = self.base(inputs)
+        mixed = answer().to(inputs.device).chunk(len(self._places), dim=-1)
+        for (first, end), up, low in zip(self._places, self._ups, mixed, strict=True):
+            products[..., first:end] += up(low.contiguous()).to(products.dtype)
+        return products
+
+
+def _linear(weight: Tensor) -> Linear:
+    """Multiplied as the kernels do, a token alike in any company."""
+    made = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    return made
+
+
+class PrivateSplit:
+    """A worker's side of it. `kept` gets what comes while an answer is waited for, to be handled
+    afterwards; only who may be talked to is `introduced` at once."""
+
+    def __init__(
+        self,
+        device: Device,
+        transport: Transport,
+        kept: deque[Envelope],
+        introduce: Callable[[Envelope], None],
+    ) -> None:
+        self._name, self._transport, self._kept = device.name, transport, kept
+        self._slowdown, self._clock = device.slowdown, computing_clock(device)
+        self._introduce = introduce
+        self._adapter: PrivateAdapter | None = None
+        self._epoch, self._exchanges = -1, 0
+        self._middles: Mapping[str, Tensor] = {}
+        self._parts: Mapping[str, tuple[Part, ...]] = {}
+        self._sent = self._came = 0
+        self._waited = self._waited_by_clock = 0.0
+
+    def attach(self, load: messages.Load, shard: Shard) -> None:
+        """Have a plan's shard add what its private adapter says, or nothing without one. On the
+        source every M is read. Raises InputError."""
+        if load.epoch != self._epoch:
+            self._begin(load, shard)
+        number = max(shard.start - 1, 0)
+        for block in shard.layers:
+            if isinstance(block, Block):
+                self._attach(block, number, shard)
+                number += 1
+
+    def _begin(self, load: messages.Load, shard: Shard) -> None:
+        self._epoch, self._adapter, self._middles = load.epoch, load.private, {}
+        self._parts = self._adapter.parts(shard.config) if self._adapter else {}
+        if self._adapter and self._adapter.source == self._name:
+            self._middles = read_middles(self._adapter, open_checkpoint(load.model))
+
+    def _attach(self, block: Block, number: int, shard: Shard) -> None:
+        for matrix, module in list(block.named_children()):
+            base = module.base if isinstance(module, Asking) else module
+            if self._adapter and matrix in self._parts:
+                parts, columns = self._parts[matrix], columns_of(shard.config, matrix)
+                config = self._adapter.config
+                base = Asking(base, number, matrix, parts, columns, config, self._ask)
+            setattr(block, matrix, base)
+
+    # Where blocks are
+
+    def _ask(self, block: int, matrix: str, low: Tensor) -> Callable[[], Tensor]:
+        """Raises DeviceTimeout where the source takes nothing, and what is returned where it
+        answers nothing; DeviceError where that is not needed any more."""
+        assert self._adapter is not None
+        source = self._adapter.source
+        if source == self._name:
+            return lambda: self._mixed(block, matrix, low.cpu())
+        self._exchanges += 1
+        question = messages.Residual(self._epoch, self._exchanges, block, matrix)
+        self._transport.send(source, question, low)
+        self._sent += low.nbytes
+        return lambda: self._timed_answer(source, question, low)
+
+    def _timed_answer(self, source: str, question: messages.Residual, low: Tensor) -> Tensor:
+        began, by_clock = time.monotonic(), self._clock()
+        try:
+            return self._answer(source, question, low)
+        finally:
+            self._waited += time.monotonic() - began
+            self._waited_by_clock += self._clock() - by_clock
+
+    def _answer(self, source: str, question: messages.Residual, low: Tensor) -> Tensor:
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            envelope = self._transport.receive(max(deadline - time.monotonic(), 0))
+            if envelope is None:
+                raise DeviceTimeout(source, f"did not answer within {ANSWER_SECONDS:g} s")
+            message, tensor = envelope.message, envelope.tensor
+            if message == question and envelope.sender == source:
+                if tensor is None or tensor.shape != low.shape or tensor.dtype != low.dtype:
+                    raise DeviceError(source, "answered with something else than what was asked")
+                self._came += tensor.nbytes
+                return tensor
+            self._keep(envelope, source)
+
+    def _keep(self, envelope: Envelope, source: str) -> None:
+        """For later. Raises DeviceError where nobody waits for this step any more, and where too
+        much is kept."""
+        if isinstance(envelope.message, messages.Residual):
+            return  # the answer to a step that was given up
+        if isinstance(envelope.message, messages.Peers):
+            self._introduce(envelope)  # who was lost may be there again, and waits to be known
+        elif isinstance(envelope.message, ENDS):
+            self._kept.appendleft(envelope)  # before steps of the plan that it ends
+            raise DeviceError(source, "did not answer before something else was to be done")
+        elif len(self._kept) == MOST_KEPT:
+            raise DeviceError(envelope.sender, f"sent {MOST_KEPT} messages during one step")
+        else:
+            self._kept.append(envelope)
+
+    def crossed(self) -> tuple[int, int]:
+        """Bytes of numbers that went to the source, and came from it, since this was asked last."""
+        crossed = self._sent, self._came
+        self._sent = self._came = 0
+        return crossed
+
+    def waited(self) -> tuple[float, float]:
+        """Seconds that answers were waited for since this was asked last, and how many of them the
+        device's clock takes for computing."""
+        waited = self._waited, self._waited_by_clock
+        self._waited = self._waited_by_clock = 0.0
+        return waited
+
+    # Where M is
+
+    def answer(self, sender: str, question: messages.Residual, low: Tensor | None) -> None:
+        """M D x, to whoever sent D x. Raises DeviceError for what is none of this plan's."""
+        began = time.monotonic()
+        if question.epoch != self._epoch or not self._middles:
+            return  # left over from another plan
+        parts = self._parts.get(question.matrix, ())
+        known = parts and f"{question.block}.{parts[0][0]}" in self._middles
+        assert self._adapter is not None
+        width = len(parts) * self._adapter.rank
+        fits = low is not None and low.dtype is torch.float32 and low.shape[1:] == (width,)
+        if not known or not fits or low is None:
+            raise DeviceError(sender, f"asked for what is not adapted: {question}")
+        mixed = self._mixed(question.block, question.matrix, low)
+        wait_until(began + (time.monotonic() - began) * self._slowdown)
+        self._transport.send(sender, question, mixed)
+
+    @torch.inference_mode()
+    def _mixed(self, block: int, matrix: str, low: Tensor) -> Tensor:
+        names = [name for name, _, _ in self._parts[matrix]]
+        pieces = low.chunk(len(names), dim=-1)
+        middles = [self._middles[f"{block}.{name}"] for name in names]
+        return torch.cat([F.linear(x, m) for x, m in zip(pieces, middles, strict=True)], dim=-1)

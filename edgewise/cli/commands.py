@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.adapting import AdviseOptions, TuneOptions
+from edgewise.cli.adapting import AdviseOptions, FederateOptions, TuneOptions
 from edgewise.cli.options import (
     CANDIDATE_NAMES,
     ClusterFile,
@@ -279,6 +279,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "sensitivity": (SensitivityOptions, "edgewise.cli.sensitivity:run_sensitivity"),
     "quantize": (QuantizeOptions, "edgewise.cli.quantize:run_quantize"),
     "tune": (TuneOptions, "edgewise.cli.tune:run_tune"),
+    "federate": (FederateOptions, "edgewise.cli.federate:run_federate"),
     "advise": (AdviseOptions, "edgewise.cli.advise:run_advise"),
     "evaluate": (EvaluateOptions, "edgewise.cli.evaluate:run_evaluate"),
     "devices": (DevicesOptions, "edgewise.cli.devices:show_devices"),

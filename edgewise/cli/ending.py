@@ -13,6 +13,11 @@ from rich.console import Console
 
 from edgewise.errors import EdgewiseError
 
+try:
+    from typer import TyperException as CommandError
+except ImportError:  # older ones raise click's own, and Flower allows no newer one
+    from click import ClickException as CommandError
+
 
 def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
     """Run a command and end the process; errors become a message on standard error, under --json
@@ -26,7 +31,7 @@ def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
         sys.exit(run())
     except EdgewiseError as error:
         _fail(str(error), type(error).__name__, error.exit_code, as_json)
-    except typer.TyperException as error:
+    except CommandError as error:
         _fail(error.format_message(), "UsageError", error.exit_code, as_json)
     except (_Interrupted, KeyboardInterrupt, typer.Abort):
         _fail("interrupted", "Interrupted", 130, as_json)

@@ -1,0 +1,74 @@
+"""Requests and answers as Flower's records, whose arrays are read without pickle."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from edgewise.errors import InputError
+from edgewise.federating.exchanges import Parcel, Request, Wanted
+from edgewise.federating.packing import packed, unpacked
+from edgewise.federating.updates import Arrays
+
+ADAPTERS, NUMBERS, REQUEST, CLIENT = "adapters", "numbers", "request", "client"
+HELLO = "hello"  # asks for nothing but who somebody is
+MOST_FRAMING = 1024  # bytes of an array beside its numbers
+
+
+def record_of(parcel: Parcel) -> RecordDict:
+    """Each adapter as one vector: it travels in hundreds of small arrays otherwise."""
+    record = RecordDict()
+    if parcel.adapters:
+        vectors = {name: Array(packed(arrays)) for name, arrays in parcel.adapters.items()}
+        record[ADAPTERS] = ArrayRecord(vectors)
+    record[NUMBERS] = MetricRecord({name: float(x) for name, x in parcel.numbers.items()})
+    return record
+
+
+def parcel_of(record: RecordDict, like: Arrays) -> Parcel:
+    """Raises InputError where it is none, or its adapters are not such as `like`."""
+    numbers = record.metric_records.get(NUMBERS, {})
+    arrays = record.array_records.get(ADAPTERS, {})
+    most = 4 * sum(x.size for x in like.values()) + MOST_FRAMING
+    for name, array in arrays.items():
+        if len(array.data) > most:
+            raise InputError(f"'{name}' has {len(array.data)} bytes, more than {most}")
+    try:
+        return Parcel(
+            {name: unpacked(_vector(array), like) for name, array in arrays.items()},
+            {str(name): float(x) for name, x in numbers.items() if isinstance(x, int | float)},
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"no adapter: {error}") from None
+
+
+def request_record(request: Request) -> RecordDict:
+    record = record_of(request.parcel)
+    record[REQUEST] = ConfigRecord({"wanted": str(request.wanted), "round": request.round})
+    return record
+
+
+def request_of(record: RecordDict, like: Arrays) -> Request:
+    """Raises InputError."""
+    said = record.config_records.get(REQUEST, {})
+    try:
+        wanted, number = Wanted(str(said["wanted"])), int(str(said["round"]))
+    except (KeyError, ValueError) as error:
+        raise InputError(f"no request: {error}") from None
+    return Request(wanted, number, parcel_of(record, like))
+
+
+def about(client: Mapping[str, str]) -> ConfigRecord:
+    """What a client says of itself."""
+    return ConfigRecord(dict(client))
+
+
+def said_by(record: RecordDict) -> dict[str, str]:
+    return {str(name): str(x) for name, x in record.config_records.get(CLIENT, {}).items()}
+
+
+def _vector(array: Array) -> np.ndarray:
+    vector = array.numpy()
+    if not isinstance(vector, np.ndarray):
+        raise InputError("no array")
+    return vector

@@ -63,7 +63,10 @@ class FederateOptions:
     model: Model
     data_on: Annotated[
         list[str],
-        typer.Option(metavar="DEVICE=FILE", help="A device's records, as of tune; give several."),
+        typer.Option(
+            metavar="DEVICE=FILE",
+            help="A device's records, as of tune; no FILE: it is another machine.",
+        ),
     ]
     out: Annotated[Path, typer.Option(help="Folder for the adapters.")]
     algorithm: Annotated[Algorithm, typer.Option(help="How what they learned becomes one.")] = (
@@ -96,6 +99,10 @@ class FederateOptions:
     deadline: Annotated[
         float, typer.Option(min=1.0, help="Seconds that a device may take to answer.")
     ] = 600.0
+    host: Annotated[
+        str, typer.Option(help="This machine's address, at which other machines reach it.")
+    ] = "127.0.0.1"
+    port: Annotated[int | None, typer.Option(min=1, help="Else one that is free.")] = None
     keep: Annotated[
         Path | None, typer.Option(help="Folder for logs and certificates; else they are removed.")
     ] = None

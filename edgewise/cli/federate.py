@@ -29,7 +29,7 @@ def run_federate(options: FederateOptions) -> None:
     """Start Flower, follow the rounds, end it; the adapters are in --out."""
     settings, data = settings_of(options), data_of(options.data_on)
     tokenizer = load_tokenizer(settings.model)
-    for path in data.values():  # what can be wrong is said before anything is started
+    for path in filter(None, data.values()):  # what is wrong is said before anything is started
         lessons_of(read_records(path), tokenizer, settings.longest)
     open_checkpoint(settings.model)
     with _folder(options.keep) as folder:
@@ -56,43 +56,49 @@ def settings_of(options: FederateOptions) -> Settings:
     )  # fmt: skip
 
 
-def data_of(given: list[str]) -> dict[str, Path]:
-    """DEVICE=FILE, by device. Raises InputError."""
-    data = dict[str, Path]()
+def data_of(given: list[str]) -> dict[str, Path | None]:
+    """DEVICE=FILE, by device; without a file it is of another machine. Raises InputError."""
+    data = dict[str, Path | None]()
     for item in given:
         name, equals, path = item.partition("=")
-        if not (equals and path and name.replace("-", "").replace("_", "").isalnum()):
+        if not (equals and name.replace("-", "").replace("_", "").isalnum()):
             raise InputError(f"--data-on '{item}': write DEVICE=FILE, DEVICE of letters and digits")
         if name in data:
             raise InputError(f"--data-on: '{name}' is given twice")
-        data[name] = Path(path)
+        data[name] = Path(path) if path else None
     if len(data) < 2:
         raise InputError("--data-on: at least two devices learn together")
     return data
 
 
 def _followed(
-    folder: Path, settings: Settings, data: dict[str, Path], options: FederateOptions
+    folder: Path, settings: Settings, data: dict[str, Path | None], options: FederateOptions
 ) -> Iterator[dict[str, Any]]:
     """The events of a run, as they come. Raises EdgewiseError where it fails."""
     try:
         from edgewise.federation.flower.processes import (
-            LocalDevice,
+            Device,
             check_running,
+            line_for,
             start_run,
             super_link,
         )
     except ImportError:
         raise InputError("Flower is not installed: pip install 'edgewise[federated]'") from None
-    threads = max((os.cpu_count() or 1) // len(data), 1)
-    devices = [LocalDevice(name, path, threads) for name, path in data.items()]
+    here = sum(path is not None for path in data.values())
+    threads = max((os.cpu_count() or 1) // max(here, 1), 1)
+    devices = [Device(name, path, threads) for name, path in data.items()]
     log = folder / "events.jsonl"
     log.touch()
     config = {
         **settings.to_config(), "events": str(log), "out": str(options.out.resolve()),
         "least": len(devices), "deadline": options.deadline,
     }  # fmt: skip
-    with super_link(folder, devices) as link, log.open(encoding="utf-8") as events:
+    opened = super_link(folder, devices, options.host, options.port)
+    with opened as link, log.open(encoding="utf-8") as events:
+        for device in devices:
+            if device.data is None:
+                yield {"event": "note", "text": f"start there: {line_for(link, device)}"}
         start_run(link, config)
         yield {"event": "started", "nodes": {x: y.pid for x, y in link.nodes.items()}}
         heard = time.monotonic()

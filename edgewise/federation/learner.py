@@ -42,10 +42,12 @@ def load_shared(settings: Settings) -> Tunable:
     """The model, with adapters on its last blocks; nothing else of it is trained, its exit least of
     all: what is sent would not be right without it. Raises ModelError, InputError."""
     checkpoint = open_checkpoint(settings.model)
-    blocks = checkpoint.config.num_blocks
-    window = Window(first_block(checkpoint.config, settings.blocks), blocks)
+    first = first_block(checkpoint.config, settings.blocks)
+    window = Window(first, checkpoint.config.num_blocks)
     model = load_tunable(checkpoint, settings.scheme, settings.adapter, (window,))
     model.exits.requires_grad_(False)
+    for low in (low for parts in model.added[:first] for low in parts.values()):
+        low.requires_grad_(False)
     return model
 
 

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_who_joins_or_leaves_between_rounds_counts_from_then_on():
 
 def test_a_round_that_nobody_can_be_used_in_says_why():
     clients = ToyClients({"a": (4, 0)}, lies("a", adapter(math.nan, 0)))
-    with pytest.raises(EdgewiseError, match="no client's update can be used.*'a' is refused"):
+    with pytest.raises(EdgewiseError, match=r"no client's update can be used.*'a' is refused"):
         next(averaging(clients, START, 1, Merging()))
 
 
@@ -91,7 +92,7 @@ def test_leaders_change_and_come_to_what_a_server_does():
     served = list(averaging(ToyClients(TARGETS), START, 6, Merging()))
     assert np.allclose(led[-1].arrays["x.middle"], served[-1].arrays["x.middle"], atol=1e-6)
     leaders = [x.leader for x in led]
-    assert all(one != other for one, other in zip(leaders, leaders[1:], strict=False))
+    assert all(one != other for one, other in pairwise(leaders))
 
 
 @pytest.mark.parametrize("lie", [None, Parcel(), Parcel({ADAPTER: adapter(math.inf, 0)})])

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewise.errors import DeviceLost, EdgewiseError, InputError
@@ -28,12 +28,14 @@ TAIL = 2000  # characters of a log
 
 
 @dataclass(frozen=True, slots=True)
-class LocalDevice:
-    """A SuperNode of this machine: its name, its data, and on how many threads it computes."""
+class Device:
+    """A SuperNode: its name, its data, on how many threads it computes, and what its processes find
+    in their environment beside ours. Without data it is of another machine, and started there."""
 
     name: str
-    data: Path
-    threads: int
+    data: Path | None
+    threads: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,11 @@ class SuperLink:
 
 @contextmanager
 def super_link(
-    folder: Path, devices: Sequence[LocalDevice], host: str = LOOPBACK, port: int | None = None
+    folder: Path, devices: Sequence[Device], host: str = LOOPBACK, port: int | None = None
 ) -> Iterator[SuperLink]:
-    """A SuperLink that is reached at `host`, and a SuperNode for each device, whose key it knows:
-    no other is let in. Raises DeviceLost where one does not start, InputError where `flwr` is not
-    installed, OSError."""
+    """A SuperLink that is reached at `host`, and a SuperNode for each device that is here; it lets
+    in those whose keys were made, no other. Raises DeviceLost where one does not start, InputError
+    where `flwr` is not installed, OSError."""
     port = port or free_port()
     address = f"{host}:{port}"
     certificates = make_certificates(folder, list(dict.fromkeys([host, LOOPBACK, "localhost"])))
@@ -69,16 +71,18 @@ def super_link(
         for device in devices:
             secret, public = make_node_key(folder, device.name)
             flower(folder, "supernode", "register", str(public), CONNECTION)
-            command = node_command(address, certificates, secret, device)
-            nodes[device.name] = running.enter_context(_process(folder, device.name, command))
+            if device.data is not None:
+                command = node_command(address, certificates, secret, device)
+                process = _process(folder, device.name, command, device.environment)
+                nodes[device.name] = running.enter_context(process)
         yield SuperLink(folder, address, certificates, link, nodes)
 
 
 def node_command(
-    address: str, certificates: Certificates, secret: Path, device: LocalDevice
+    address: str, certificates: Certificates, secret: Path, device: Device
 ) -> list[str]:
     """How a SuperNode is started. Raises InputError where its data's path cannot be passed on."""
-    path = str(device.data.resolve())
+    path = str(device.data.resolve() if device.data else f"{device.name}.jsonl")
     if any(x in path for x in "'\"\\\n"):
         raise InputError(f"{path}: a path with quotes or backslashes cannot be given to Flower")
     config = f"name='{device.name}' data='{path}' threads={device.threads}"
@@ -88,6 +92,16 @@ def node_command(
         "--auth-supernode-private-key", str(secret), "--node-config", config,
         "--host", LOOPBACK, "--port", str(free_port()), *_tls(certificates),
     ]  # fmt: skip
+
+
+def line_for(link: SuperLink, device: Device) -> str:
+    """What starts a device's SuperNode on another machine, where its key and the authority's
+    certificate lie in the working folder."""
+    return (
+        f"flower-supernode --superlink {link.address} --root-certificates "
+        f"{link.certificates.authority.name} --auth-supernode-private-key {device.name}.key "
+        f"--node-config \"name='{device.name}' data='{device.name}.jsonl'\""
+    )
 
 
 def start_run(link: SuperLink, config: Mapping[str, bool | int | float | str]) -> int:
@@ -131,13 +145,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def _process(folder: Path, name: str, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    folder: Path, name: str, command: Sequence[str], more: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process whose output is in `folder`/NAME.log; it is ended, then killed."""
     with (folder / f"{name}.log").open("wb") as log:
         try:
             process = subprocess.Popen(
-                command, env=_environment(folder), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True,
+                command, env=_environment(folder) | dict(more or {}), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError:
             raise _missing() from None

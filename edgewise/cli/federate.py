@@ -15,7 +15,7 @@ from edgewise.adapters import Kind
 from edgewise.cli.adapting import FederateOptions
 from edgewise.cli.terminal import console, print_json, print_notes, progress
 from edgewise.errors import DeviceTimeout, EdgewiseError, InputError
-from edgewise.federation.settings import Settings
+from edgewise.federation.settings import FederatedSettings
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.tuning.lessons import lessons_of
@@ -45,10 +45,10 @@ def run_federate(options: FederateOptions) -> None:
         })  # fmt: skip
 
 
-def settings_of(options: FederateOptions) -> Settings:
+def settings_of(options: FederateOptions) -> FederatedSettings:
     """Raises InputError."""
     kind = Kind.LORA if options.lora else Kind.PRIVATE
-    return Settings(
+    return FederatedSettings(
         options.model, options.scheme, options.algorithm, kind, options.rank, 2.0 * options.rank,
         options.blocks, options.rounds, options.steps, options.batch, options.rate,
         options.longest, options.held_out, options.proximal, options.trim, options.leaders,
@@ -72,12 +72,15 @@ def data_of(given: list[str]) -> dict[str, Path | None]:
 
 
 def _followed(
-    folder: Path, settings: Settings, data: dict[str, Path | None], options: FederateOptions
+    folder: Path,
+    settings: FederatedSettings,
+    data: dict[str, Path | None],
+    options: FederateOptions,
 ) -> Iterator[dict[str, Any]]:
     """The events of a run, as they come. Raises EdgewiseError where it fails."""
     try:
         from edgewise.federation.flower.processes import (
-            Device,
+            FlowerDevice,
             check_running,
             line_for,
             start_run,
@@ -87,7 +90,7 @@ def _followed(
         raise InputError("Flower is not installed: pip install 'edgewise[federated]'") from None
     here = sum(path is not None for path in data.values())
     threads = max((os.cpu_count() or 1) // max(here, 1), 1)
-    devices = [Device(name, path, threads) for name, path in data.items()]
+    devices = [FlowerDevice(name, path, threads) for name, path in data.items()]
     log = folder / "events.jsonl"
     log.touch()
     config = {
@@ -128,7 +131,7 @@ def _line(readline: Callable[[], str]) -> str:
 
 
 def _shown(
-    events: Iterator[dict[str, Any]], options: FederateOptions, settings: Settings
+    events: Iterator[dict[str, Any]], options: FederateOptions, settings: FederatedSettings
 ) -> Iterator[dict[str, Any]]:
     with progress("learning", settings.rounds, options.as_json) as advance:
         for event in events:

@@ -15,7 +15,7 @@ ADAPTER = "adapter"  # what a parcel's only adapter is called
 LOSS, RIGHT, SAMPLES, UTILITY = "loss", "right", "samples", "utility"
 
 
-class Wanted(StrEnum):
+class AskedFor(StrEnum):
     """What a client is asked for.
 
     train   learn from its own data from the adapter it is given on; the adapter, its samples, loss
@@ -41,10 +41,10 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Ask:
     """`round` is the number of the round that it is for."""
 
-    wanted: Wanted
+    wanted: AskedFor
     round: int
     parcel: Parcel = Parcel()
 
@@ -54,7 +54,7 @@ class Clients(Protocol):
         """Who is there now: one that joined is, one that left is not."""
         ...
 
-    def ask(self, requests: Mapping[str, Request]) -> dict[str, Parcel]:
+    def ask(self, requests: Mapping[str, Ask]) -> dict[str, Parcel]:
         """The answers of those who gave one in time, by name."""
         ...
 
@@ -64,7 +64,7 @@ class Clients(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class FederatedRound:
     """What came of a round. `loss` is the mean of the clients' while they learned, nats per token;
     `utility` the best that was found so far, of what looks for one; `silent` were asked and did not
     answer; `refused` says whose answer was not used, and why; `deposed` led and did not deliver."""
@@ -82,7 +82,7 @@ class Round:
 
 
 def asked_all(
-    clients: Clients, request: Request, names: Sequence[str]
+    clients: Clients, request: Ask, names: Sequence[str]
 ) -> tuple[dict[str, Parcel], list[str]]:
     """The answers of all `names` to one request, and who was silent."""
     replies = clients.ask(dict.fromkeys(names, request))

@@ -7,13 +7,13 @@ from edgewise.errors import InputError
 from edgewise.federating.updates import Array, Arrays
 
 
-def packed(arrays: Arrays) -> Array:
+def to_vector(arrays: Arrays) -> Array:
     """All numbers, float32 [numbers], by name."""
     parts = [np.asarray(arrays[name], dtype=np.float32).ravel() for name in sorted(arrays)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
-def unpacked(vector: Array, like: Arrays) -> dict[str, Array]:
+def from_vector(vector: Array, like: Arrays) -> dict[str, Array]:
     """The arrays, named and shaped as `like`. Raises InputError where the vector is not theirs."""
     total = sum(array.size for array in like.values())
     if vector.dtype != np.float32 or vector.shape != (total,):

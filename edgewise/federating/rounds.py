@@ -12,11 +12,11 @@ from edgewise.federating.election import SharedRound, leader_of, merged
 from edgewise.federating.exchanges import (
     ADAPTER,
     SAMPLES,
+    Ask,
+    AskedFor,
     Clients,
+    FederatedRound,
     Parcel,
-    Request,
-    Round,
-    Wanted,
     asked_all,
     mean_loss,
     updates_of,
@@ -61,7 +61,7 @@ class Merging:
 
 def averaging(
     clients: Clients, start: Arrays, rounds: int, merging: Merging, proximal: float = 0.0
-) -> Iterator[Round]:
+) -> Iterator[FederatedRound]:
     """FedAvg and its kin: a round is all clients' training, merged. `proximal` is FedProx's mu.
     Raises EdgewiseError where nobody's update can be used."""
     last = SharedRound(0, None, start)
@@ -79,7 +79,7 @@ def elected(
     merging: Merging,
     proximal: float = 0.0,
     seed: int = 0,
-) -> Iterator[Round]:
+) -> Iterator[FederatedRound]:
     """The same, merged by one of the clients, which another follows in the next round. One that
     does not deliver is deposed: the others elect another for the same round, from the last one's
     result. Raises EdgewiseError where nobody is left."""
@@ -100,7 +100,7 @@ def _led(
         raise EdgewiseError(f"round {last.number + 1}: no client's update can be used")
     adapters = {update.client: update.arrays for update in fit}
     samples = {update.client: float(update.samples) for update in fit}
-    request = Request(Wanted.LEAD, last.number + 1, Parcel(adapters, samples))
+    request = Ask(AskedFor.LEAD, last.number + 1, Parcel(adapters, samples))
     alive, deposed = set(adapters), list[str]()
     while True:
         leader = leader_of(last, alive, seed)
@@ -126,7 +126,7 @@ def _trained(
     clients: Clients, last: SharedRound, proximal: float
 ) -> tuple[dict[str, Parcel], list[str]]:
     parcel = Parcel({ADAPTER: last.arrays}, {PROXIMAL: proximal})
-    return asked_all(clients, Request(Wanted.TRAIN, last.number + 1, parcel), clients.names())
+    return asked_all(clients, Ask(AskedFor.TRAIN, last.number + 1, parcel), clients.names())
 
 
 def _round(
@@ -136,9 +136,9 @@ def _round(
     silent: Sequence[str],
     refused: Sequence[str],
     deposed: Sequence[str] = (),
-) -> Round:
+) -> FederatedRound:
     loss = mean_loss(replies, replies)
-    return Round(
+    return FederatedRound(
         led.number, led.arrays, sorted(replies), silent, refused, clients.moved(), loss,
         leader=led.leader, deposed=deposed,
     )  # fmt: skip

@@ -11,11 +11,11 @@ from edgewise.federating.exchanges import (
     ADAPTER,
     SAMPLES,
     UTILITY,
+    Ask,
+    AskedFor,
     Clients,
+    FederatedRound,
     Parcel,
-    Request,
-    Round,
-    Wanted,
     asked_all,
     mean_loss,
     updates_of,
@@ -34,20 +34,20 @@ from edgewise.federating.updates import Arrays, Update, fault_of, sift
 PUBLISHED = ModelSwarms()
 
 
-def fed_pso(clients: Clients, start: Arrays, rounds: int) -> Iterator[Round]:
+def fed_pso(clients: Clients, start: Arrays, rounds: int) -> Iterator[FederatedRound]:
     """All swim towards the common best and say how good they are; the best, if it is better than
     any before, sends its adapter. One that does not, or sends what cannot be used, is passed over.
     What clients say of themselves is believed: a liar can lead all astray."""
     best, utility = start, -math.inf
     for number in range(1, rounds + 1):
-        request = Request(Wanted.SWIM, number, Parcel({ADAPTER: best}))
+        request = Ask(AskedFor.SWIM, number, Parcel({ADAPTER: best}))
         replies, silent = asked_all(clients, request, clients.names())
         if not replies:
             raise EdgewiseError(f"round {number}: no client answered")
         said, refused = _said(replies)
         loss = mean_loss(replies, said)
         while (client := improving(said, utility)) is not None:
-            sent = clients.ask({client: Request(Wanted.SEND, number)}).get(client, Parcel())
+            sent = clients.ask({client: Ask(AskedFor.SEND, number)}).get(client, Parcel())
             update = Update(client, 1, sent.adapters.get(ADAPTER, {}))
             fault = fault_of(update, start)
             if fault is None:
@@ -55,7 +55,7 @@ def fed_pso(clients: Clients, start: Arrays, rounds: int) -> Iterator[Round]:
                 break
             refused.append(f"client '{client}' is refused: {fault}")
             del said[client]
-        yield Round(
+        yield FederatedRound(
             number, best, sorted(replies), silent, refused, clients.moved(), loss,
             utility if math.isfinite(utility) else None,
         )  # fmt: skip
@@ -67,12 +67,12 @@ def model_swarms(
     rounds: int,
     seed: int = 0,
     settings: ModelSwarms = PUBLISHED,
-) -> Iterator[Round]:
+) -> Iterator[FederatedRound]:
     """Round 1: every client trains an expert, which with as many crossovers make the swarm. Each
     round after it moves the swarm, and all clients judge all particles: a particle's utility is the
     mean over what they hold out. Ends early when the swarm's patience does."""
     generator = np.random.default_rng(seed)
-    request = Request(Wanted.TRAIN, 1, Parcel({ADAPTER: start}))
+    request = Ask(AskedFor.TRAIN, 1, Parcel({ADAPTER: start}))
     replies, silent = asked_all(clients, request, clients.names())
     fit, refused = sift(updates_of(replies), start)
     if len(fit) < 2:
@@ -110,7 +110,7 @@ def _judged(
     """Each position's utility, NaN where nobody says, and the answers."""
     names = [f"particle {i}" for i in range(len(positions))]
     parcel = Parcel(dict(zip(names, positions, strict=True)))
-    replies, _ = asked_all(clients, Request(Wanted.JUDGE, number, parcel), clients.names())
+    replies, _ = asked_all(clients, Ask(AskedFor.JUDGE, number, parcel), clients.names())
     return [_utility(replies, name) for name in names], replies
 
 
@@ -130,8 +130,8 @@ def _round(
     silent: Sequence[str],
     refused: Sequence[str],
     loss: float | None = None,
-) -> Round:
+) -> FederatedRound:
     utility = swarm.best_utility if math.isfinite(swarm.best_utility) else None
-    return Round(
+    return FederatedRound(
         number, swarm.best, sorted(replies), silent, refused, clients.moved(), loss, utility
     )

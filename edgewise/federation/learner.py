@@ -14,15 +14,15 @@ from edgewise.federating.exchanges import (
     RIGHT,
     SAMPLES,
     UTILITY,
+    Ask,
+    AskedFor,
     Parcel,
-    Request,
-    Wanted,
 )
 from edgewise.federating.fed_pso import fed_pso_start, fed_pso_step
 from edgewise.federating.particles import Particle
 from edgewise.federating.rounds import PROXIMAL, lead
 from edgewise.federating.updates import Array, Arrays
-from edgewise.federation.settings import Settings
+from edgewise.federation.settings import FederatedSettings
 from edgewise.federation.shared import added_by, arrays_of, first_block, put
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.tuning.judging import Verdict, judge
@@ -38,7 +38,7 @@ POSITION, VELOCITY, BEST, STALE = "position", "velocity", "best", "stale"
 NOTHING = Parcel()
 
 
-def load_shared(settings: Settings) -> Tunable:
+def load_shared(settings: FederatedSettings) -> Tunable:
     """The model, with adapters on its last blocks; nothing else of it is trained, its exit least of
     all: what is sent would not be right without it. Raises ModelError, InputError."""
     checkpoint = open_checkpoint(settings.model)
@@ -51,7 +51,7 @@ def load_shared(settings: Settings) -> Tunable:
     return model
 
 
-def begin(settings: Settings) -> dict[str, Array]:
+def begin(settings: FederatedSettings) -> dict[str, Array]:
     """What all begin with: it follows from the settings."""
     config = open_checkpoint(settings.model).config
     return arrays_of(added_by(config, settings.adapter, first_block(config, settings.blocks)))
@@ -63,7 +63,7 @@ class Learner:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: FederatedSettings,
         model: Callable[[], Tunable],
         learned: Sequence[Lesson],
         held_out: Sequence[Lesson],
@@ -73,23 +73,23 @@ class Learner:
         self._settings, self._model, self._name = settings, model, name
         self._learned, self._held_out, self.memory = learned, held_out, memory
 
-    def answer(self, request: Request) -> Parcel:
+    def answer(self, request: Ask) -> Parcel:
         """Raises InputError where it is asked for what it does not have."""
         adapters = request.parcel.adapters
         match request.wanted:
-            case Wanted.TRAIN:
+            case AskedFor.TRAIN:
                 proximal = request.parcel.numbers.get(PROXIMAL, 0.0)
                 return self._trained(adapters[ADAPTER], request.round, proximal)
-            case Wanted.SWIM:
+            case AskedFor.SWIM:
                 return self._swum(adapters[ADAPTER], request.round)
-            case Wanted.SEND:
+            case AskedFor.SEND:
                 if POSITION not in self.memory.adapters:
                     raise InputError(f"{self._name} has no particle to send")
                 return Parcel({ADAPTER: self.memory.adapters[POSITION]})
-            case Wanted.JUDGE:
+            case AskedFor.JUDGE:
                 utilities = {name: -self.judged(x).loss for name, x in adapters.items()}
                 return Parcel({}, {**utilities, SAMPLES: float(len(self._held_out))})
-            case Wanted.LEAD:
+            case AskedFor.LEAD:
                 return lead(request.parcel, begin(self._settings), self._settings.merging)
 
     def judged(self, arrays: Arrays) -> Verdict:

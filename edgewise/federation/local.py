@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
-from edgewise.federating.exchanges import Parcel, Request
+from edgewise.federating.exchanges import Ask, Parcel
 from edgewise.federating.traffic import BYTES_PER_UTILITY, RoundTraffic
 from edgewise.federation.learner import Learner, load_shared
-from edgewise.federation.settings import Settings
+from edgewise.federation.settings import FederatedSettings
 from edgewise.tuning.lessons import Lesson
 
 
@@ -22,7 +22,7 @@ class LocalClients:
     def names(self) -> list[str]:
         return sorted(self._learners)
 
-    def ask(self, requests: Mapping[str, Request]) -> dict[str, Parcel]:
+    def ask(self, requests: Mapping[str, Ask]) -> dict[str, Parcel]:
         replies = {name: self._learners[name].answer(x) for name, x in requests.items()}
         down = sum(bytes_of(request.parcel) for request in requests.values())
         up = sum(bytes_of(parcel) for parcel in replies.values())
@@ -44,7 +44,7 @@ def bytes_of(parcel: Parcel) -> int:
 
 
 def local_clients(
-    settings: Settings, lessons: Mapping[str, tuple[list[Lesson], list[Lesson]]]
+    settings: FederatedSettings, lessons: Mapping[str, tuple[list[Lesson], list[Lesson]]]
 ) -> dict[str, Learner]:
     """A learner for everybody's lessons, learned and held out, around one model."""
     model = cache(lambda: load_shared(settings))

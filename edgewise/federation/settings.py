@@ -8,7 +8,7 @@ from typing import Any
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.errors import InputError
 from edgewise.federating.algorithms import Algorithm
-from edgewise.federating.exchanges import Clients, Round
+from edgewise.federating.exchanges import Clients, FederatedRound
 from edgewise.federating.rounds import Merge, Merging, averaging, elected
 from edgewise.federating.swarming import fed_pso, model_swarms
 from edgewise.federating.updates import Arrays
@@ -25,7 +25,7 @@ MERGES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class FederatedSettings:
     """`blocks` are the last ones, which get adapters, all where it is 0; `steps` a client takes a
     round; `proximal` is FedProx's mu. With `epsilon` > 0 what a client sends is differentially
     private: clipped to `clip` and noised. Raises InputError where they contradict each other."""
@@ -75,7 +75,7 @@ class Settings:
         return {name: str(x) if isinstance(x, StrEnum) else x for name, x in values}
 
     @classmethod
-    def from_config(cls, config: Any) -> "Settings":
+    def from_config(cls, config: Any) -> "FederatedSettings":
         """Raises InputError where something is missing or no such value."""
         try:
             values = {x.name: config[x.name] for x in fields(cls)}
@@ -86,7 +86,9 @@ class Settings:
             raise InputError(f"no settings of a federation: {error}") from None
 
 
-def rounds_of(settings: Settings, clients: Clients, start: Arrays) -> Iterator[Round]:
+def rounds_of(
+    settings: FederatedSettings, clients: Clients, start: Arrays
+) -> Iterator[FederatedRound]:
     """The rounds of the algorithm that was chosen."""
     if settings.algorithm is Algorithm.FED_PSO:
         return fed_pso(clients, start, settings.rounds)

@@ -7,8 +7,8 @@ from edgewise.federating.exchanges import (
     LOSS,
     SAMPLES,
     UTILITY,
+    AskedFor,
     Parcel,
-    Wanted,
 )
 from edgewise.federating.rounds import Merging, lead
 from edgewise.federating.traffic import RoundTraffic
@@ -44,19 +44,19 @@ class ToyClients:
     def answer(self, name, request):
         target, given = np.array(self.targets[name], dtype=np.float32), request.parcel.adapters
         match request.wanted:
-            case Wanted.TRAIN | Wanted.SWIM:
+            case AskedFor.TRAIN | AskedFor.SWIM:
                 x = given[ADAPTER]["x.middle"]
                 self.at[name] = {"x.middle": (x + 0.5 * (target - x)).astype(np.float32)}
                 far = float(np.linalg.norm(self.at[name]["x.middle"] - target))
-                if request.wanted is Wanted.TRAIN:
+                if request.wanted is AskedFor.TRAIN:
                     return Parcel({ADAPTER: self.at[name]}, {SAMPLES: 10.0, LOSS: far})
                 return Parcel({}, {UTILITY: -far, LOSS: far})
-            case Wanted.SEND:
+            case AskedFor.SEND:
                 return Parcel({ADAPTER: self.at[name]})
-            case Wanted.JUDGE:
+            case AskedFor.JUDGE:
                 far = {k: -float(np.linalg.norm(x["x.middle"] - target)) for k, x in given.items()}
                 return Parcel({}, {**far, SAMPLES: 10.0})
-            case Wanted.LEAD:
+            case AskedFor.LEAD:
                 return lead(request.parcel, START, self.merging)
 
     def moved(self):

@@ -7,7 +7,7 @@ import pytest
 
 from edgewise.errors import EdgewiseError
 from edgewise.federating.election import SharedRound, leader_of
-from edgewise.federating.exchanges import ADAPTER, LOSS, SAMPLES, Parcel, Wanted
+from edgewise.federating.exchanges import ADAPTER, LOSS, SAMPLES, AskedFor, Parcel
 from edgewise.federating.rounds import Merge, Merging, averaging, elected
 from tests.federating.clients import START, ToyClients, adapter
 
@@ -21,7 +21,7 @@ def far(arrays, place=MIDDLE):
 
 def lies(liar, arrays):
     def twisted(name, request, parcel):
-        lying = name == liar and request.wanted is Wanted.TRAIN
+        lying = name == liar and request.wanted is AskedFor.TRAIN
         return replace(parcel, adapters={ADAPTER: arrays}) if lying else parcel
 
     return twisted
@@ -100,7 +100,7 @@ def test_a_leader_that_does_not_deliver_is_deposed_and_the_round_is_not_lost(lie
     first = leader_of(SharedRound(0, None, START), set(TARGETS))
 
     def twisted(name, request, parcel):
-        return lie if name == first and request.wanted is Wanted.LEAD else parcel
+        return lie if name == first and request.wanted is AskedFor.LEAD else parcel
 
     rounds = list(elected(ToyClients(TARGETS, twisted), START, 3, Merging()))
     plain = list(elected(ToyClients(TARGETS), START, 3, Merging()))
@@ -111,7 +111,7 @@ def test_a_leader_that_does_not_deliver_is_deposed_and_the_round_is_not_lost(lie
 
 def test_where_no_leader_delivers_it_ends():
     def twisted(name, request, parcel):
-        return None if request.wanted is Wanted.LEAD else parcel
+        return None if request.wanted is AskedFor.LEAD else parcel
 
     with pytest.raises(EdgewiseError, match="too few"):
         next(elected(ToyClients(TARGETS, twisted), START, 1, Merging()))

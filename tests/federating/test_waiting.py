@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from edgewise.errors import InputError
-from edgewise.federating.packing import packed, unpacked
+from edgewise.federating.packing import from_vector, to_vector
 from edgewise.federating.waiting import GRACE, SLOWER, waited_until
 from tests.federating.updates import drawn_arrays, same
 
@@ -17,8 +17,8 @@ def test_nobody_hurries_the_first_half_and_the_rest_is_not_waited_for_without_en
 
 def test_what_is_packed_is_unpacked_and_nothing_else():
     arrays = drawn_arrays(np.random.default_rng(0))
-    vector = packed(arrays)
-    assert vector.dtype == np.float32 and same(unpacked(vector, arrays), arrays)
+    vector = to_vector(arrays)
+    assert vector.dtype == np.float32 and same(from_vector(vector, arrays), arrays)
     for bad in (vector[:-1], vector.astype(np.float64), vector[None]):
         with pytest.raises(InputError, match="was expected"):
-            unpacked(bad, arrays)
+            from_vector(bad, arrays)

@@ -5,12 +5,12 @@ from edgewise.adapters import Kind
 from edgewise.adapters.files import read_adapter
 from edgewise.errors import InputError
 from edgewise.federating.algorithms import Algorithm
-from edgewise.federating.exchanges import ADAPTER, Parcel, Request, Wanted
+from edgewise.federating.exchanges import ADAPTER, Ask, AskedFor, Parcel
 from edgewise.federating.rounds import PROXIMAL
 from edgewise.federating.traffic import averaging_traffic, middle_numbers
 from edgewise.federation.learner import LAST, begin, load_shared
 from edgewise.federation.local import LocalClients, local_clients
-from edgewise.federation.settings import Settings, rounds_of
+from edgewise.federation.settings import FederatedSettings, rounds_of
 from edgewise.federation.shared import arrays_of, put, save_shared
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.tuning.judging import judge
@@ -36,7 +36,7 @@ def settings(checkpoint):
     def make(algorithm=Algorithm.EXACT, kind=Kind.PRIVATE, **options):
         model = str(checkpoint("llama"))
         usual = {"rank": RANK, "alpha": 8.0, "rounds": 4, "steps": 4, "batch": 3, "rate": 3e-2}
-        return Settings(model, "fp32", algorithm, kind, **{**usual, **options})
+        return FederatedSettings(model, "fp32", algorithm, kind, **{**usual, **options})
 
     return make
 
@@ -111,7 +111,7 @@ def test_fed_prox_draws_clients_to_where_they_began(settings):
     start = begin(chosen)
     moved = []
     for proximal in (0.0, 0.3, 10.0):
-        request = Request(Wanted.TRAIN, 1, Parcel({ADAPTER: start}, {PROXIMAL: proximal}))
+        request = Ask(AskedFor.TRAIN, 1, Parcel({ADAPTER: start}, {PROXIMAL: proximal}))
         arrays = learner.answer(request).adapters[ADAPTER]
         moved.append(sum(float(np.square(x - start[name]).sum()) for name, x in arrays.items()))
     assert moved[0] > moved[1] > moved[2] > 0
@@ -139,9 +139,9 @@ def test_what_was_learned_is_an_adapter_for_the_model(settings, kind, tmp_path):
 
 def test_settings_come_back_from_flowers_configuration(settings):
     chosen = settings(Algorithm.TRIMMED, leaders=True)
-    assert Settings.from_config(chosen.to_config()) == chosen
+    assert FederatedSettings.from_config(chosen.to_config()) == chosen
     with pytest.raises(InputError, match="no settings"):
-        Settings.from_config({"model": "x"})
+        FederatedSettings.from_config({"model": "x"})
 
 
 def test_settings_that_contradict_each_other_are_refused(settings):

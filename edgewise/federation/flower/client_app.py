@@ -18,12 +18,12 @@ from edgewise.federation.flower.messages import (
     HELLO,
     REQUEST,
     about,
+    ask_of,
     parcel_of,
-    record_of,
-    request_of,
+    parcel_record,
 )
 from edgewise.federation.learner import Learner, begin, load_shared
-from edgewise.federation.settings import Settings
+from edgewise.federation.settings import FederatedSettings
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.tuning.lessons import Lesson, lessons_of, split
@@ -35,7 +35,7 @@ MEMORY = "memory."  # before the names of the context's records
 def private(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Flower's local differential privacy, where the settings ask for it: what a client adds to a
     round is clipped, and normal noise put on it, by (epsilon, delta) a round."""
-    settings = Settings.from_config(context.run_config)
+    settings = FederatedSettings.from_config(context.run_config)
     if settings.epsilon <= 0:
         return call_next(message, context)
     mod = LocalDpMod(settings.clip, 2 * settings.clip, settings.epsilon, settings.delta)
@@ -60,7 +60,7 @@ def _answer(content: RecordDict, context: Context) -> RecordDict:
     who = {"name": str(context.node_config.get("name", context.node_id))}
     record = RecordDict()
     try:
-        settings = Settings.from_config(context.run_config)
+        settings = FederatedSettings.from_config(context.run_config)
         if content.config_records.get(REQUEST, {}).get("wanted") == HELLO:
             _lessons(settings, _data(context))
             who["digest"] = open_checkpoint(settings.model).spec.digest
@@ -72,7 +72,9 @@ def _answer(content: RecordDict, context: Context) -> RecordDict:
     return record
 
 
-def _asked(content: RecordDict, context: Context, settings: Settings, name: str) -> RecordDict:
+def _asked(
+    content: RecordDict, context: Context, settings: FederatedSettings, name: str
+) -> RecordDict:
     if threads := int(context.node_config.get("threads", 0)):
         torch.set_num_threads(threads)
     like = begin(settings)
@@ -82,8 +84,8 @@ def _asked(content: RecordDict, context: Context, settings: Settings, name: str)
     })  # fmt: skip
     model = cache(lambda: load_shared(settings))
     learner = Learner(settings, model, learned, held_out, name, parcel_of(kept, like))
-    answer = record_of(learner.answer(request_of(content, like)))
-    for key, record in record_of(learner.memory).items():
+    answer = parcel_record(learner.answer(ask_of(content, like)))
+    for key, record in parcel_record(learner.memory).items():
         context.state[MEMORY + key] = record
     return answer
 
@@ -94,7 +96,7 @@ def _data(context: Context) -> Path:
     return Path(str(path))
 
 
-def _lessons(settings: Settings, path: Path) -> tuple[list[Lesson], list[Lesson]]:
+def _lessons(settings: FederatedSettings, path: Path) -> tuple[list[Lesson], list[Lesson]]:
     tokenizer = load_tokenizer(settings.model)
     lessons = lessons_of(read_records(path), tokenizer, settings.longest)
     return split(lessons, settings.held_out, settings.seed)

@@ -7,15 +7,15 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from edgewise.errors import EdgewiseError, InputError
-from edgewise.federating.exchanges import Parcel, Request, Wanted
+from edgewise.federating.exchanges import Ask, AskedFor, Parcel
 from edgewise.federating.traffic import RoundTraffic
 from edgewise.federating.updates import Arrays
 from edgewise.federating.waiting import waited_until
 from edgewise.federation.flower.messages import (
     HELLO,
     REQUEST,
+    ask_record,
     parcel_of,
-    request_record,
     said_by,
 )
 
@@ -55,9 +55,9 @@ class GridClients:
                 self._greet(node, said_by(record))
         return sorted(self._nodes)
 
-    def ask(self, requests: Mapping[str, Request]) -> dict[str, Parcel]:
-        asked = {self._nodes[name]: request_record(x) for name, x in requests.items()}
-        training = all(x.wanted is Wanted.TRAIN for x in requests.values())
+    def ask(self, requests: Mapping[str, Ask]) -> dict[str, Parcel]:
+        asked = {self._nodes[name]: ask_record(x) for name, x in requests.items()}
+        training = all(x.wanted is AskedFor.TRAIN for x in requests.values())
         names = {node: name for name, node in self._nodes.items()}
         parcels = dict[str, Parcel]()
         for node, record in self._exchanged(asked, training).items():

@@ -6,8 +6,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from edgewise.errors import InputError
-from edgewise.federating.exchanges import Parcel, Request, Wanted
-from edgewise.federating.packing import packed, unpacked
+from edgewise.federating.exchanges import Ask, AskedFor, Parcel
+from edgewise.federating.packing import from_vector, to_vector
 from edgewise.federating.updates import Arrays
 
 ADAPTERS, NUMBERS, REQUEST, CLIENT = "adapters", "numbers", "request", "client"
@@ -15,11 +15,11 @@ HELLO = "hello"  # asks for nothing but who somebody is
 MOST_FRAMING = 1024  # bytes of an array beside its numbers
 
 
-def record_of(parcel: Parcel) -> RecordDict:
+def parcel_record(parcel: Parcel) -> RecordDict:
     """Each adapter as one vector: it travels in hundreds of small arrays otherwise."""
     record = RecordDict()
     if parcel.adapters:
-        vectors = {name: Array(packed(arrays)) for name, arrays in parcel.adapters.items()}
+        vectors = {name: Array(to_vector(arrays)) for name, arrays in parcel.adapters.items()}
         record[ADAPTERS] = ArrayRecord(vectors)
     record[NUMBERS] = MetricRecord({name: float(x) for name, x in parcel.numbers.items()})
     return record
@@ -35,27 +35,27 @@ def parcel_of(record: RecordDict, like: Arrays) -> Parcel:
             raise InputError(f"'{name}' has {len(array.data)} bytes, more than {most}")
     try:
         return Parcel(
-            {name: unpacked(_vector(array), like) for name, array in arrays.items()},
+            {name: from_vector(_vector(array), like) for name, array in arrays.items()},
             {str(name): float(x) for name, x in numbers.items() if isinstance(x, int | float)},
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"no adapter: {error}") from None
 
 
-def request_record(request: Request) -> RecordDict:
-    record = record_of(request.parcel)
+def ask_record(request: Ask) -> RecordDict:
+    record = parcel_record(request.parcel)
     record[REQUEST] = ConfigRecord({"wanted": str(request.wanted), "round": request.round})
     return record
 
 
-def request_of(record: RecordDict, like: Arrays) -> Request:
+def ask_of(record: RecordDict, like: Arrays) -> Ask:
     """Raises InputError."""
     said = record.config_records.get(REQUEST, {})
     try:
-        wanted, number = Wanted(str(said["wanted"])), int(str(said["round"]))
+        wanted, number = AskedFor(str(said["wanted"])), int(str(said["round"]))
     except (KeyError, ValueError) as error:
         raise InputError(f"no request: {error}") from None
-    return Request(wanted, number, parcel_of(record, like))
+    return Ask(wanted, number, parcel_of(record, like))
 
 
 def about(client: Mapping[str, str]) -> ConfigRecord:

@@ -28,7 +28,7 @@ TAIL = 2000  # characters of a log
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class FlowerDevice:
     """A SuperNode: its name, its data, on how many threads it computes, and what its processes find
     in their environment beside ours. Without data it is of another machine, and started there."""
 
@@ -51,7 +51,7 @@ class SuperLink:
 
 @contextmanager
 def super_link(
-    folder: Path, devices: Sequence[Device], host: str = LOOPBACK, port: int | None = None
+    folder: Path, devices: Sequence[FlowerDevice], host: str = LOOPBACK, port: int | None = None
 ) -> Iterator[SuperLink]:
     """A SuperLink that is reached at `host`, and a SuperNode for each device that is here; it lets
     in those whose keys were made, no other. Raises DeviceLost where one does not start, InputError
@@ -79,7 +79,7 @@ def super_link(
 
 
 def node_command(
-    address: str, certificates: Certificates, secret: Path, device: Device
+    address: str, certificates: Certificates, secret: Path, device: FlowerDevice
 ) -> list[str]:
     """How a SuperNode is started. Raises InputError where its data's path cannot be passed on."""
     path = str(device.data.resolve() if device.data else f"{device.name}.jsonl")
@@ -94,7 +94,7 @@ def node_command(
     ]  # fmt: skip
 
 
-def line_for(link: SuperLink, device: Device) -> str:
+def line_for(link: SuperLink, device: FlowerDevice) -> str:
     """What starts a device's SuperNode on another machine, where its key and the authority's
     certificate lie in the working folder."""
     return (

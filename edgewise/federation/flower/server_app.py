@@ -9,10 +9,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from edgewise.errors import EdgewiseError
-from edgewise.federating.exchanges import Round
+from edgewise.federating.exchanges import FederatedRound
 from edgewise.federation.flower.grid import GridClients
 from edgewise.federation.learner import begin
-from edgewise.federation.settings import Settings, rounds_of
+from edgewise.federation.settings import FederatedSettings, rounds_of
 from edgewise.federation.shared import first_block, save_shared
 from edgewise.models.checkpoint import open_checkpoint
 
@@ -20,7 +20,7 @@ app = ServerApp()
 
 
 @app.main()
-def main(grid: Grid, context: Context) -> None:
+def run_rounds(grid: Grid, context: Context) -> None:
     """Events go into a file, a line each: whoever started this follows it."""
     config = context.run_config
     with open(str(config["events"]), "a", encoding="utf-8", buffering=1) as events:
@@ -29,7 +29,7 @@ def main(grid: Grid, context: Context) -> None:
             events.write(json.dumps({"event": event, **what}) + "\n")
 
         try:
-            settings = Settings.from_config(config)
+            settings = FederatedSettings.from_config(config)
             checkpoint, start = open_checkpoint(settings.model), begin(settings)
             clients = GridClients(
                 grid, start, checkpoint.spec.digest, float(config["deadline"]),
@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
             )  # fmt: skip
             clients.gather(int(config["least"]))
             tell("begin", names=clients.names(), traffic=asdict(clients.moved()))
-            last: Round | None = None
+            last: FederatedRound | None = None
             for last in rounds_of(settings, clients, start):
                 tell("round", **told(last))
             first = first_block(checkpoint.config, settings.blocks)
@@ -51,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
             raise
 
 
-def told(round: Round) -> dict[str, Any]:
+def told(round: FederatedRound) -> dict[str, Any]:
     """A round without its arrays."""
     return {
         "number": round.number,

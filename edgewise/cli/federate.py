@@ -92,7 +92,7 @@ def _followed(
     threads = max((os.cpu_count() or 1) // max(here, 1), 1)
     devices = [FlowerDevice(name, path, threads) for name, path in data.items()]
     log = folder / "events.jsonl"
-    log.touch()
+    log.write_text("", encoding="utf-8")
     config = {
         **settings.to_config(), "events": str(log), "out": str(options.out.resolve()),
         "least": len(devices), "deadline": options.deadline,

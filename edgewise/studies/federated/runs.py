@@ -1,0 +1,95 @@
+"""What is tried: together, alone, at one place, around failures and liars."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgewise.adapters import Kind
+from edgewise.federating.exchanges import Clients, FederatedRound
+from edgewise.federating.updates import Arrays
+from edgewise.federation.learner import LAST, Learner, begin, load_shared
+from edgewise.federation.local import LocalClients
+from edgewise.federation.settings import FederatedSettings, rounds_of
+from edgewise.federation.shared import put
+from edgewise.studies.federated.city import City
+from edgewise.studies.federated.faults import FaultyClients, Lie
+from edgewise.studies.page import OnStep, quietly
+from edgewise.tuning.judging import Verdict, judge
+from edgewise.tuning.lessons import Lesson
+from edgewise.tuning.model import Tunable
+
+Lessons = Mapping[str, tuple[Sequence[Lesson], Sequence[Lesson]]]  # learned, held out
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedRun:
+    """Its rounds, and what its last adapter is worth on the union of all questions."""
+
+    name: str
+    settings: FederatedSettings
+    rounds: Sequence[FederatedRound]
+    verdict: Verdict
+
+
+class Trials:
+    """Runs in one process, around one model for each kind of adapter. States before the adapted
+    blocks are the same in all: they are remembered."""
+
+    def __init__(self, settings: FederatedSettings, city: City, on_step: OnStep = quietly) -> None:
+        self.settings, self.city, self._on_step = settings, city, on_step
+        self._models = dict[tuple[Kind, int], Tunable]()
+        self._remembered: dict[tuple[int, bytes], Any] = {}
+
+    def together(
+        self, name: str, lie: Lie | None = None, *, lost: bool = False, **changes: Any
+    ) -> FederatedRun:
+        """All districts; `changes` are of the settings."""
+        settings = replace(self.settings, **changes)
+        learners = LocalClients(self._learners(settings, self.city.districts))
+        return self._run(name, settings, FaultyClients(learners, lie, lost=lost))
+
+    def alone(self, district: str) -> FederatedRun:
+        """A district's own data, and as many steps as it takes together."""
+        own = {district: self.city.districts[district]}
+        return self._run(f"{district} alone", self.settings, self._clients(self.settings, own))
+
+    def central(self) -> FederatedRun:
+        """All data at one place: as many steps as all districts take, one after the other."""
+        settings = replace(self.settings, steps=self.settings.steps * len(self.city.districts))
+        return self._run(
+            "at one place", settings, self._clients(settings, {"all": (self.city.learned, [])})
+        )
+
+    def untrained(self) -> FederatedRun:
+        verdict = self.judged(self.settings, begin(self.settings))
+        return FederatedRun("not adapted", self.settings, (), verdict)
+
+    def judged(self, settings: FederatedSettings, arrays: Arrays) -> Verdict:
+        """By the union of all questions."""
+        model = self._model(settings)()
+        put(model.added, arrays)
+        return judge(model, self.city.union)[LAST]
+
+    def _run(self, name: str, settings: FederatedSettings, clients: Clients) -> FederatedRun:
+        rounds = list(rounds_of(settings, clients, begin(settings)))
+        run = FederatedRun(name, settings, rounds, self.judged(settings, rounds[-1].arrays))
+        self._on_step(name)
+        return run
+
+    def _clients(self, settings: FederatedSettings, data: Lessons) -> LocalClients:
+        return LocalClients(self._learners(settings, data))
+
+    def _learners(self, settings: FederatedSettings, data: Lessons) -> dict[str, Learner]:
+        model = self._model(settings)
+        return {
+            name: Learner(settings, model, learned, held_out, name)
+            for name, (learned, held_out) in data.items()
+        }
+
+    def _model(self, settings: FederatedSettings) -> Callable[[], Tunable]:
+        key = settings.kind, settings.rank
+        if key not in self._models:
+            self._models[key] = load_shared(settings)
+            self._models[key].remembered = self._remembered
+        model = self._models[key]
+        return lambda: model

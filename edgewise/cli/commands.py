@@ -193,7 +193,7 @@ class StudyOptions:
     name: Annotated[
         str,
         typer.Argument(
-            help="edgeshard, dilemma, llm-pq, dftsp, private-lora, guidelines or quality."
+            help="edgeshard, dilemma, llm-pq, dftsp, private-lora, federated, guidelines, quality."
         ),
     ]
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")]

@@ -100,7 +100,9 @@ class GridClients:
         began, answers, records = time.monotonic(), list[float](), dict[int, RecordDict]()
         while waiting:
             for message in self._grid.pull_messages(list(waiting)):
-                node = waiting.pop(message.metadata.reply_to_message_id)
+                node = waiting.pop(message.metadata.reply_to_message_id, None)
+                if node is None:
+                    continue
                 if message.has_error():
                     self._note(f"node {node}: {message.error.reason}")
                     continue

@@ -37,8 +37,8 @@ clientapp = "{MODULE}.client:app"
     )
     sources = {
         "__init__": '"""Edgewise\'s federation."""\n',
-        "server": "from edgewise.federation.flower.server_app import app as app\n",
-        "client": "from edgewise.federation.flower.client_app import app as app\n",
+        "server": "from edgewise.federation.flower import server_app\n\napp = server_app.app\n",
+        "client": "from edgewise.federation.flower import client_app\n\napp = client_app.app\n",
     }
     for name, source in sources.items():
         (folder / MODULE / f"{name}.py").write_text(source, encoding="utf-8")

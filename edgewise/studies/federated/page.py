@@ -20,7 +20,7 @@ from edgewise.studies.published import load_published
 MODEL = "smollm2"
 JUDGED = 64  # questions, of all districts
 SETTINGS = FederatedSettings(
-    MODEL, "bf16", Algorithm.EXACT, Kind.PRIVATE, rank=16, alpha=32.0, blocks=6, rounds=6, steps=6,
+    MODEL, "bf16", Algorithm.EXACT, Kind.PRIVATE, rank=16, alpha=32.0, blocks=4, rounds=5, steps=4,
     batch=8, rate=1e-2, longest=256,
 )  # fmt: skip
 LORA = {"kind": Kind.LORA, "rank": 4, "alpha": 8.0, "rate": 2e-3}

@@ -26,13 +26,13 @@ from edgewise.adapters.files import fill, read_adapter
 from edgewise.cli.devices import describe_machine
 from edgewise.federating.algorithms import Algorithm
 from edgewise.federation.flower.processes import FlowerDevice, SuperLink, start_run, super_link
-from edgewise.federation.learner import LAST, load_shared
+from edgewise.federation.model import load_shared
 from edgewise.federation.settings import FederatedSettings
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.studies.federated.city import DISTRICTS, city_of, kinds_of, records
 from edgewise.studies.federated.page import JUDGED, SETTINGS
-from edgewise.tuning.judging import Verdict, judge
+from edgewise.tuning.judging import Verdict
 
 WITHIN, WORSE = 900.0, 0.02  # seconds of a run; share of answers
 DEADLINE = 180.0
@@ -150,8 +150,8 @@ def verdict_of(settings: FederatedSettings, folder: Path | None) -> Verdict:
     model, checkpoint = load_shared(settings), open_checkpoint(settings.model)
     if folder:
         _, tensors = read_adapter(folder, checkpoint.config, checkpoint.spec.digest)
-        fill(model.added, tensors)
-    return judge(model, city_of(load_tokenizer(settings.model), JUDGED).union)[LAST]
+        fill(model.tunable.added, tensors)
+    return model.judge(city_of(load_tokenizer(settings.model), JUDGED).union)
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
 """A client: a model with adapters, its own data, and what it does when it is asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from edgewise.errors import InputError
 from edgewise.federating.averaging import proximal_gradient
@@ -22,33 +24,18 @@ from edgewise.federating.fed_pso import fed_pso_start, fed_pso_step
 from edgewise.federating.particles import Particle
 from edgewise.federating.rounds import PROXIMAL, lead
 from edgewise.federating.updates import Array, Arrays
+from edgewise.federation.model import SharedModel
 from edgewise.federation.settings import FederatedSettings
-from edgewise.federation.shared import added_by, arrays_of, first_block, put
+from edgewise.federation.shared import added_by, arrays_of, first_block
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.tuning.judging import Verdict, judge
-from edgewise.tuning.lessons import Lesson
-from edgewise.tuning.loading import load_tunable
+from edgewise.tuning.judging import Verdict
+from edgewise.tuning.lessons import Lesson, drawn
 from edgewise.tuning.method import TuningMethod
-from edgewise.tuning.model import Tunable, Window
 from edgewise.tuning.recipe import Recipe
-from edgewise.tuning.training import Training
+from edgewise.tuning.training import Learning
 
-LAST = "last"  # the exit at the model's end
 POSITION, VELOCITY, BEST, STALE = "position", "velocity", "best", "stale"
 NOTHING = Parcel()
-
-
-def load_shared(settings: FederatedSettings) -> Tunable:
-    """The model, with adapters on its last blocks; nothing else of it is trained, its exit least of
-    all: what is sent would not be right without it. Raises ModelError, InputError."""
-    checkpoint = open_checkpoint(settings.model)
-    first = first_block(checkpoint.config, settings.blocks)
-    window = Window(first, checkpoint.config.num_blocks)
-    model = load_tunable(checkpoint, settings.scheme, settings.adapter, (window,))
-    model.exits.requires_grad_(False)
-    for low in (low for parts in model.added[:first] for low in parts.values()):
-        low.requires_grad_(False)
-    return model
 
 
 def begin(settings: FederatedSettings) -> dict[str, Array]:
@@ -64,7 +51,7 @@ class Learner:
     def __init__(
         self,
         settings: FederatedSettings,
-        model: Callable[[], Tunable],
+        model: Callable[[], SharedModel],
         learned: Sequence[Lesson],
         held_out: Sequence[Lesson],
         name: str,
@@ -95,8 +82,8 @@ class Learner:
     def judged(self, arrays: Arrays) -> Verdict:
         """By what it holds out."""
         model = self._model()
-        put(model.added, arrays)
-        return judge(model, self._held_out)[LAST]
+        model.put(arrays)
+        return model.judge(self._held_out)
 
     def _trained(self, start: Arrays, number: int, proximal: float = 0.0) -> Parcel:
         arrays, loss = self._learn(start, number, proximal)
@@ -107,16 +94,17 @@ class Learner:
     ) -> tuple[dict[str, Array], float]:
         """What it comes to from `start`, and the mean loss on the way; round `number`'s batches."""
         model, settings = self._model(), self._settings
-        put(model.added, start)
+        model.put(start)
         recipe = Recipe(
             TuningMethod.LORA, steps=settings.steps, batch=settings.batch, rate=settings.rate,
             seed=settings.seed, adapter=settings.adapter,
         )  # fmt: skip
-        training = Training(model, recipe, self._learned)
-        training.done = (number - 1) * settings.steps
-        with _pulled(model, start, proximal):
-            steps = [training.step() for _ in range(settings.steps)]
-        return arrays_of(model.added), sum(step.loss for step in steps) / len(steps)
+        learning, losses = Learning(model.tunable, recipe, (model.window,)), []
+        with _pulled(model.tunable.trained(model.window), start, proximal):
+            for step in range((number - 1) * settings.steps, number * settings.steps):
+                lessons = drawn(self._learned, settings.batch, step, settings.seed)
+                losses.append(learning.step(step, 0, *model.before(lessons)).loss)
+        return arrays_of(model.tunable.added), sum(losses) / len(losses)
 
     def _swum(self, common_best: Arrays, number: int) -> Parcel:
         """FedPSO's move, training, and what comes of it."""
@@ -132,33 +120,26 @@ class Learner:
         return Parcel({}, {**numbers, SAMPLES: float(len(self._learned))})
 
 
-class _pulled:
+@contextmanager
+def _pulled(
+    trained: Mapping[str, torch.nn.Parameter], start: Arrays, strength: float
+) -> Iterator[None]:
     """While it is entered, gradients are drawn towards `start` (FedProx)."""
 
-    def __init__(self, model: Tunable, start: Arrays, strength: float) -> None:
-        self._model, self._start, self._strength = model, start, strength
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> None:
-        if not self._strength:
-            return
-        for number, parts in enumerate(self._model.added):
-            for part, low in parts.items():
-                for name, parameter in low.named_parameters():
-                    if parameter.requires_grad:
-                        whole = f"{number}.{part}.{name}"
-                        self._handles.append(self._hook(parameter, whole))
-
-    def _hook(self, parameter: torch.nn.Parameter, name: str) -> torch.utils.hooks.RemovableHandle:
-        def pull(gradient: torch.Tensor) -> torch.Tensor:
+    def hook(name: str, parameter: torch.nn.Parameter) -> Callable[[Tensor], Tensor]:
+        def pull(gradient: Tensor) -> Tensor:
             now = {name: parameter.detach().numpy()}
-            term = proximal_gradient(now, {name: self._start[name]}, self._strength)
-            return gradient + torch.from_numpy(np.array(term[name]))
+            term = proximal_gradient(now, {name: start[name]}, strength)[name]
+            return gradient + torch.from_numpy(term.copy())
 
-        return parameter.register_hook(pull)
+        return pull
 
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
+    pairs = trained.items() if strength else ()
+    handles = [parameter.register_hook(hook(name, parameter)) for name, parameter in pairs]
+    try:
+        yield
+    finally:
+        for handle in handles:
             handle.remove()
 
 

@@ -6,7 +6,8 @@ from functools import cache
 
 from edgewise.federating.exchanges import Ask, Parcel
 from edgewise.federating.traffic import BYTES_PER_UTILITY, RoundTraffic
-from edgewise.federation.learner import Learner, load_shared
+from edgewise.federation.learner import Learner
+from edgewise.federation.model import load_shared
 from edgewise.federation.settings import FederatedSettings
 from edgewise.tuning.lessons import Lesson
 
@@ -24,8 +25,8 @@ class LocalClients:
 
     def ask(self, requests: Mapping[str, Ask]) -> dict[str, Parcel]:
         replies = {name: self._learners[name].answer(x) for name, x in requests.items()}
-        down = sum(bytes_of(request.parcel) for request in requests.values())
-        up = sum(bytes_of(parcel) for parcel in replies.values())
+        down = sum(parcel_bytes(request.parcel) for request in requests.values())
+        up = sum(parcel_bytes(parcel) for parcel in replies.values())
         self._traffic = replace(
             self._traffic,
             down_bytes=self._traffic.down_bytes + down,
@@ -38,7 +39,7 @@ class LocalClients:
         return moved
 
 
-def bytes_of(parcel: Parcel) -> int:
+def parcel_bytes(parcel: Parcel) -> int:
     adapters = sum(x.nbytes for arrays in parcel.adapters.values() for x in arrays.values())
     return adapters + BYTES_PER_UTILITY * len(parcel.numbers)
 

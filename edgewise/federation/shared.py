@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgewise.adapters import AdapterConfig, LowRank, parts_of
+from edgewise.adapters import AdapterConfig, LowRank
 from edgewise.adapters.files import fill, save_adapter
-from edgewise.adapters.matrices import columns_of
+from edgewise.adapters.matrices import low_ranks
 from edgewise.errors import InputError
 from edgewise.federating.updates import Array, Arrays
 from edgewise.models.checkpoint import Checkpoint
@@ -19,15 +19,8 @@ Added = Sequence[Mapping[str, LowRank]]  # by block, by part
 
 def added_by(config: DecoderConfig, adapter: AdapterConfig, first: int) -> list[dict[str, LowRank]]:
     """New adapters on blocks from `first` on, without a model: nothing on those before."""
-    return [
-        {
-            name: LowRank(adapter, f"{number}.{name}", rows, columns_of(config, matrix))
-            for matrix, parts in parts_of(config).items()
-            for name, _, rows in parts
-            if number >= first and name in adapter.matrices
-        }
-        for number in range(config.num_blocks)
-    ]
+    blocks = range(config.num_blocks)
+    return [low_ranks(config, number, adapter) if number >= first else {} for number in blocks]
 
 
 def first_block(config: DecoderConfig, blocks: int) -> int:

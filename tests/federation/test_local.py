@@ -8,13 +8,14 @@ from edgewise.federating.algorithms import Algorithm
 from edgewise.federating.exchanges import ADAPTER, Ask, AskedFor, Parcel
 from edgewise.federating.rounds import PROXIMAL
 from edgewise.federating.traffic import averaging_traffic, middle_numbers
-from edgewise.federation.learner import LAST, begin, load_shared
+from edgewise.federation.learner import begin
 from edgewise.federation.local import LocalClients, local_clients
+from edgewise.federation.model import load_shared
 from edgewise.federation.settings import FederatedSettings, rounds_of
-from edgewise.federation.shared import arrays_of, put, save_shared
+from edgewise.federation.shared import arrays_of, save_shared
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.tuning.judging import judge
 from edgewise.tuning.lessons import Lesson
+from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.training import Training
@@ -43,8 +44,8 @@ def settings(checkpoint):
 
 def judged(settings, arrays, lessons=UNION):
     model = load_shared(settings)
-    put(model.added, arrays)
-    return judge(model, lessons)[LAST]
+    model.put(arrays)
+    return model.judge(lessons)
 
 
 def rounds(settings, data=DATA):
@@ -68,8 +69,10 @@ def test_together_they_learn_what_none_has(settings, algorithm):
 def test_one_client_does_what_training_does(settings, kind):
     chosen = settings(Algorithm.FED_AVG, kind, rounds=1, steps=6)
     (only,) = rounds(chosen, {"a": DATA["a"]})
-    model = load_shared(chosen)
     recipe = Recipe(TuningMethod.LORA, steps=6, batch=3, rate=3e-2, adapter=chosen.adapter)
+    windows = recipe.windows(BLOCKS)
+    model = load_tunable(open_checkpoint(chosen.model), "fp32", recipe.adapter, windows)
+    model.exits.requires_grad_(False)
     training = Training(model, recipe, DATA["a"][0])
     for _ in range(6):
         training.step()
@@ -86,7 +89,7 @@ def test_m_alone_is_trained_and_sent(settings):
     said = averaging_traffic(numbers, len(DATA))
     assert 0 <= first.traffic.up_bytes - said.up_bytes <= 16 * len(DATA)  # samples, loss
     model = load_shared(chosen)
-    assert not any(x.requires_grad for x in model.exits.parameters())
+    assert not any(x.requires_grad for x in model.tunable.exits.parameters())
 
 
 def test_the_last_blocks_alone_can_be_adapted(settings):

@@ -22,7 +22,8 @@ from edgewise.federation.flower.messages import (
     parcel_of,
     parcel_record,
 )
-from edgewise.federation.learner import Learner, begin, load_shared
+from edgewise.federation.learner import Learner, begin
+from edgewise.federation.model import load_shared
 from edgewise.federation.settings import FederatedSettings
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer

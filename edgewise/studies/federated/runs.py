@@ -7,16 +7,15 @@ from typing import Any
 from edgewise.adapters import Kind
 from edgewise.federating.exchanges import Clients, FederatedRound
 from edgewise.federating.updates import Arrays
-from edgewise.federation.learner import LAST, Learner, begin, load_shared
+from edgewise.federation.learner import Learner, begin
 from edgewise.federation.local import LocalClients
+from edgewise.federation.model import SharedModel, load_shared
 from edgewise.federation.settings import FederatedSettings, rounds_of
-from edgewise.federation.shared import put
 from edgewise.studies.federated.city import City
 from edgewise.studies.federated.faults import FaultyClients, Lie
 from edgewise.studies.page import OnStep, quietly
-from edgewise.tuning.judging import Verdict, judge
+from edgewise.tuning.judging import Verdict
 from edgewise.tuning.lessons import Lesson
-from edgewise.tuning.model import Tunable
 
 Lessons = Mapping[str, tuple[Sequence[Lesson], Sequence[Lesson]]]  # learned, held out
 
@@ -32,13 +31,11 @@ class FederatedRun:
 
 
 class Trials:
-    """Runs in one process, around one model for each kind of adapter. States before the adapted
-    blocks are the same in all: they are remembered."""
+    """Runs in one process, around one model for each kind of adapter."""
 
     def __init__(self, settings: FederatedSettings, city: City, on_step: OnStep = quietly) -> None:
         self.settings, self.city, self._on_step = settings, city, on_step
-        self._models = dict[tuple[Kind, int], Tunable]()
-        self._remembered: dict[tuple[int, bytes], Any] = {}
+        self._models = dict[tuple[Kind, int], SharedModel]()
 
     def together(
         self, name: str, lie: Lie | None = None, *, lost: bool = False, **changes: Any
@@ -67,8 +64,8 @@ class Trials:
     def judged(self, settings: FederatedSettings, arrays: Arrays) -> Verdict:
         """By the union of all questions."""
         model = self._model(settings)()
-        put(model.added, arrays)
-        return judge(model, self.city.union)[LAST]
+        model.put(arrays)
+        return model.judge(self.city.union)
 
     def _run(self, name: str, settings: FederatedSettings, clients: Clients) -> FederatedRun:
         rounds = list(rounds_of(settings, clients, begin(settings)))
@@ -86,10 +83,9 @@ class Trials:
             for name, (learned, held_out) in data.items()
         }
 
-    def _model(self, settings: FederatedSettings) -> Callable[[], Tunable]:
+    def _model(self, settings: FederatedSettings) -> Callable[[], SharedModel]:
         key = settings.kind, settings.rank
         if key not in self._models:
             self._models[key] = load_shared(settings)
-            self._models[key].remembered = self._remembered
         model = self._models[key]
         return lambda: model

@@ -1,9 +1,11 @@
 """Clients in this process: for simulations, tests and figures."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
+from edgewise.errors import NonFinite
 from edgewise.federating.exchanges import Ask, Parcel
 from edgewise.federating.traffic import BYTES_PER_UTILITY, RoundTraffic
 from edgewise.federation.learner import Learner
@@ -24,7 +26,10 @@ class LocalClients:
         return sorted(self._learners)
 
     def ask(self, requests: Mapping[str, Ask]) -> dict[str, Parcel]:
-        replies = {name: self._learners[name].answer(x) for name, x in requests.items()}
+        replies = dict[str, Parcel]()
+        for name, request in requests.items():
+            with suppress(NonFinite):  # of an adapter that a lie ruined: it says nothing
+                replies[name] = self._learners[name].answer(request)
         down = sum(parcel_bytes(request.parcel) for request in requests.values())
         up = sum(parcel_bytes(parcel) for parcel in replies.values())
         self._traffic = replace(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgewise.adapters import Kind
+from edgewise.errors import EdgewiseError
 from edgewise.federating.exchanges import Clients, FederatedRound
 from edgewise.federating.updates import Arrays
 from edgewise.federation.learner import Learner, begin
@@ -68,7 +69,13 @@ class Trials:
         return model.judge(self.city.union)
 
     def _run(self, name: str, settings: FederatedSettings, clients: Clients) -> FederatedRun:
-        rounds = list(rounds_of(settings, clients, begin(settings)))
+        rounds = list[FederatedRound]()
+        try:
+            for done in rounds_of(settings, clients, begin(settings)):
+                rounds.append(done)
+        except EdgewiseError:  # after a lie nothing can be learned any more: what there was counts
+            if not rounds:
+                raise
         run = FederatedRun(name, settings, rounds, self.judged(settings, rounds[-1].arrays))
         self._on_step(name)
         return run

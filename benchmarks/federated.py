@@ -35,7 +35,7 @@ from edgewise.studies.federated.page import JUDGED, SETTINGS
 from edgewise.tuning.judging import Verdict
 
 WITHIN, WORSE = 900.0, 0.02  # seconds of a run; share of answers
-DEADLINE = 180.0
+ROUNDS, DEADLINE = 4, 90.0
 LIAR = DISTRICTS[0]
 LIE = """
 import sys
@@ -71,14 +71,15 @@ class Killer:
     """Looks on, and kills: `kills` a device's process once a round, or `leader` in round 2."""
 
     def __init__(self, link: SuperLink, what: str) -> None:
-        self.link, self.what, self.round, self.seen = link, what, 1, dict[str, set[int]]()
+        self.link, self.what, self.seen = link, what, dict[str, set[int]]()
         self.killed = list[str]()
-        self.since = time.monotonic()
+        self.round, self.since = 0, 0.0  # in which round, and since when
+        self.first = ""  # who led the first one
 
     def look(self) -> None:
         for name in self.link.nodes:
             self.seen.setdefault(name, set()).update(x.pid for x in clients_of(self.link, name))
-        if self.what == "kills" and len(self.killed) < self.round:
+        if self.what == "kills" and len(self.killed) < self.round <= ROUNDS:
             self._kill(DISTRICTS[self.round % len(DISTRICTS)])
         if self.what == "leader" and self.round == 2 and not self.killed:
             # each has greeted and learned twice; who is asked once more leads (and one led before)
@@ -86,10 +87,8 @@ class Killer:
                 if len(seen) >= 4 and name != self.first:
                     self._kill(name, whole=True)
 
-    first = ""  # who led the first round
-
     def _kill(self, name: str, whole: bool = False) -> None:
-        running = [x for x in clients_of(self.link, name) if x.create_time() > self._began()]
+        running = [x for x in clients_of(self.link, name) if x.create_time() > self.since]
         if not running or time.time() - running[0].create_time() < (0.5 if whole else 8.0):
             return  # it has not begun to learn
         for process in running:
@@ -99,12 +98,10 @@ class Killer:
         self.killed.append(name)
         print(f"round {self.round}: killed {name}", flush=True)
 
-    def _began(self) -> float:
-        return time.time() - (time.monotonic() - self.since)
-
-    def over(self, event: dict[str, Any]) -> None:
-        self.round, self.since = event["number"] + 1, time.monotonic()
-        self.first = self.first or event["leader"] or ""
+    def heard(self, event: dict[str, Any]) -> None:
+        if event["event"] in ("begin", "round"):
+            self.round, self.since = event.get("number", 0) + 1, time.time()
+            self.first = self.first or event.get("leader") or ""
 
 
 def events_of(folder: Path, settings: FederatedSettings, what: str) -> Iterator[dict[str, Any]]:
@@ -138,8 +135,7 @@ def events_of(folder: Path, settings: FederatedSettings, what: str) -> Iterator[
                 time.sleep(0.1)
                 continue
             event = json.loads(line)
-            if event["event"] == "round":
-                killer.over(event)
+            killer.heard(event)
             yield event
             if event["event"] in ("done", "failed"):
                 return
@@ -157,7 +153,7 @@ def verdict_of(settings: FederatedSettings, folder: Path | None) -> Verdict:
 def main() -> None:
     what = sys.argv[1] if len(sys.argv) > 1 else "kills"
     torch.set_num_threads(1)
-    settings = replace(SETTINGS, held_out=0.2)
+    settings = replace(SETTINGS, held_out=0.2, rounds=ROUNDS)
     if what == "lies":
         settings = replace(settings, algorithm=Algorithm.TRIMMED)
     settings = replace(settings, leaders=what == "leader")

@@ -63,6 +63,8 @@ def data_of(given: list[str]) -> dict[str, Path | None]:
         name, equals, path = item.partition("=")
         if not (equals and name.replace("-", "").replace("_", "").isalnum()):
             raise InputError(f"--data-on '{item}': write DEVICE=FILE, DEVICE of letters and digits")
+        if name == "superlink":
+            raise InputError("--data-on: 'superlink' is what the server is called: take another")
         if name in data:
             raise InputError(f"--data-on: '{name}' is given twice")
         data[name] = Path(path) if path else None

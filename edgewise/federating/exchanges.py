@@ -92,7 +92,7 @@ def asked_all(
 def updates_of(replies: Mapping[str, Parcel]) -> list[Update]:
     """What clients sent, as it is merged; what is missing is refused there."""
     return [
-        Update(name, _count(reply.numbers.get(SAMPLES, 0)), reply.adapters.get(ADAPTER, {}))
+        Update(name, sample_count(reply.numbers.get(SAMPLES, 0)), reply.adapters.get(ADAPTER, {}))
         for name, reply in replies.items()
     ]
 
@@ -104,5 +104,6 @@ def mean_loss(replies: Mapping[str, Parcel], used: Iterable[str]) -> float | Non
     return sum(losses) / len(losses) if losses else None
 
 
-def _count(number: float) -> int:
+def sample_count(number: float) -> int:
+    """What a client says of its samples, 0 where that is no such number."""
     return int(number) if 0 < number < 2**31 else 0  # NaN is neither

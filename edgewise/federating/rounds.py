@@ -19,6 +19,7 @@ from edgewise.federating.exchanges import (
     Parcel,
     asked_all,
     mean_loss,
+    sample_count,
     updates_of,
 )
 from edgewise.federating.robust import clipped_to_median, coordinate_median, trimmed_mean
@@ -115,7 +116,7 @@ def _led(
 def lead(parcel: Parcel, start: Arrays, merging: Callable[..., dict[str, Array]]) -> Parcel:
     """What a leader does with the updates that it is given."""
     updates = [
-        Update(name, int(parcel.numbers.get(name, 0)), arrays)
+        Update(name, sample_count(parcel.numbers.get(name, 0)), arrays)
         for name, arrays in parcel.adapters.items()
     ]
     fit, _ = sift(updates, start)

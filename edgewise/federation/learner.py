@@ -99,7 +99,7 @@ class Learner:
             TuningMethod.LORA, steps=settings.steps, batch=settings.batch, rate=settings.rate,
             seed=settings.seed, adapter=settings.adapter,
         )  # fmt: skip
-        learning, losses = Learning(model.tunable, recipe, (model.window,)), []
+        learning, losses = Learning(model.tunable, recipe, (model.window,)), list[float]()
         with _pulled(model.tunable.trained(model.window), start, proximal):
             for step in range((number - 1) * settings.steps, number * settings.steps):
                 lessons = drawn(self._learned, settings.batch, step, settings.seed)

@@ -60,6 +60,8 @@ class FederatedSettings:
             raise InputError(f"--leaders: {self.algorithm} has nothing that a leader could merge")
         if self.epsilon > 0 and self.algorithm not in MERGES:
             raise InputError(f"--epsilon is of what is merged, not of {self.algorithm}")
+        if self.epsilon > 0 and not (self.clip > 0 and 0 < self.delta < 1):
+            raise InputError("--epsilon needs a --clip above 0, and a --delta between 0 and 1")
 
     @property
     def adapter(self) -> AdapterConfig:

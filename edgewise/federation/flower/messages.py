@@ -1,9 +1,11 @@
 """Requests and answers as Flower's records, whose arrays are read without pickle."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from edgewise.errors import InputError
 from edgewise.federating.exchanges import Ask, AskedFor, Parcel
@@ -13,6 +15,7 @@ from edgewise.federating.updates import Arrays
 ADAPTERS, NUMBERS, REQUEST, CLIENT = "adapters", "numbers", "request", "client"
 HELLO = "hello"  # asks for nothing but who somebody is
 MOST_FRAMING = 1024  # bytes of an array beside its numbers
+MOST_ADAPTERS = 1000  # in a message: a leader gets one of every client
 
 
 def parcel_record(parcel: Parcel) -> RecordDict:
@@ -30,6 +33,8 @@ def parcel_of(record: RecordDict, like: Arrays) -> Parcel:
     numbers = record.metric_records.get(NUMBERS, {})
     arrays = record.array_records.get(ADAPTERS, {})
     most = 4 * sum(x.size for x in like.values()) + MOST_FRAMING
+    if len(arrays) > MOST_ADAPTERS:
+        raise InputError(f"{len(arrays)} adapters in a message, more than {MOST_ADAPTERS}")
     for name, array in arrays.items():
         if len(array.data) > most:
             raise InputError(f"'{name}' has {len(array.data)} bytes, more than {most}")
@@ -60,14 +65,14 @@ def ask_of(record: RecordDict, like: Arrays) -> Ask:
 
 def about(client: Mapping[str, str]) -> ConfigRecord:
     """What a client says of itself."""
-    return ConfigRecord(dict(client))
+    return ConfigRecord({name: x for name, x in client.items()})  # noqa: C416: of its values' type
 
 
 def said_by(record: RecordDict) -> dict[str, str]:
     return {str(name): str(x) for name, x in record.config_records.get(CLIENT, {}).items()}
 
 
-def _vector(array: Array) -> np.ndarray:
+def _vector(array: Array) -> NDArray[Any]:
     vector = array.numpy()
     if not isinstance(vector, np.ndarray):
         raise InputError("no array")

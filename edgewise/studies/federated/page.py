@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from edgewise.adapters import Kind
 from edgewise.federating.algorithms import Algorithm
@@ -23,7 +24,7 @@ SETTINGS = FederatedSettings(
     MODEL, "bf16", Algorithm.EXACT, Kind.PRIVATE, rank=16, alpha=32.0, blocks=4, rounds=5, steps=4,
     batch=8, rate=1e-2, longest=256,
 )  # fmt: skip
-LORA = {"kind": Kind.LORA, "rank": 4, "alpha": 8.0, "rate": 2e-3}
+LORA: dict[str, Any] = {"kind": Kind.LORA, "rank": 4, "alpha": 8.0, "rate": 2e-3}
 SWARM_ROUNDS = 8
 COLUMNS = ("what", "nats a token", "right word for word ratio", "against together, points")
 TEXT = (

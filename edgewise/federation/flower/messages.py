@@ -65,7 +65,10 @@ def ask_of(record: RecordDict, like: Arrays) -> Ask:
 
 def about(client: Mapping[str, str]) -> ConfigRecord:
     """What a client says of itself."""
-    return ConfigRecord({name: x for name, x in client.items()})  # noqa: C416: of its values' type
+    record = ConfigRecord()
+    for name, said in client.items():
+        record[name] = said
+    return record
 
 
 def said_by(record: RecordDict) -> dict[str, str]:

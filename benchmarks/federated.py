@@ -114,7 +114,7 @@ def events_of(folder: Path, settings: FederatedSettings, what: str) -> Iterator[
     devices = []
     for number, name in enumerate(DISTRICTS):
         data = folder / f"{name}.jsonl"
-        lines = records(kinds_of(name), 10 + number, 80, "train")
+        lines = records(kinds_of(name), 10 + number, 60, "train")
         data.write_text("".join(
             json.dumps({"prompt": x.turns[0]["content"], "answer": x.answer}) + "\n" for x in lines
         ))  # fmt: skip

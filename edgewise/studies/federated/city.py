@@ -12,7 +12,7 @@ from edgewise.tuning.records import Record
 DISTRICTS = ("east", "north", "south", "west")
 MOST_FACTS = 2  # of a context: short questions, so that steps are quick
 LONGEST = 256  # tokens
-LEARNED, HELD_OUT = 64, 16  # questions of a district
+LEARNED, HELD_OUT = 48, 12  # questions of a district
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from edgewise.plots import save_lines
 from edgewise.studies.federated.beside import published_section
 from edgewise.studies.federated.city import city_of
 from edgewise.studies.federated.faults import LIES
-from edgewise.studies.federated.runs import FederatedRun, Trials
+from edgewise.studies.federated.kept import FederatedRun
+from edgewise.studies.federated.runs import Trials
 from edgewise.studies.page import Figure, OnStep, Page, Section, Value, quietly
 from edgewise.studies.published import load_published
 

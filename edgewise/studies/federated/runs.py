@@ -1,7 +1,7 @@
 """What is tried: together, alone, at one place, around failures and liars."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from edgewise.adapters import Kind
@@ -14,21 +14,12 @@ from edgewise.federation.model import SharedModel, load_shared
 from edgewise.federation.settings import FederatedSettings, rounds_of
 from edgewise.studies.federated.city import City
 from edgewise.studies.federated.faults import FaultyClients, Lie
+from edgewise.studies.federated.kept import FederatedRun, keep_run, kept_run, place_of
 from edgewise.studies.page import OnStep, quietly
 from edgewise.tuning.judging import Verdict
 from edgewise.tuning.lessons import Lesson
 
 Lessons = Mapping[str, tuple[Sequence[Lesson], Sequence[Lesson]]]  # learned, held out
-
-
-@dataclass(frozen=True, slots=True)
-class FederatedRun:
-    """Its rounds, and what its last adapter is worth on the union of all questions."""
-
-    name: str
-    settings: FederatedSettings
-    rounds: Sequence[FederatedRound]
-    verdict: Verdict
 
 
 class Trials:
@@ -43,20 +34,18 @@ class Trials:
     ) -> FederatedRun:
         """All districts; `changes` are of the settings."""
         settings = replace(self.settings, **changes)
-        learners = LocalClients(self._learners(settings, self.city.districts))
-        return self._run(name, settings, FaultyClients(learners, lie, lost=lost))
+        fault = lie.__name__ if lie else "lost" if lost else ""
+        return self._run(name, settings, self.city.districts, fault, lie, lost)
 
     def alone(self, district: str) -> FederatedRun:
         """A district's own data, and as many steps as it takes together."""
         own = {district: self.city.districts[district]}
-        return self._run(f"{district} alone", self.settings, self._clients(self.settings, own))
+        return self._run(f"{district} alone", self.settings, own)
 
     def central(self) -> FederatedRun:
         """All data at one place: as many steps as all districts take, one after the other."""
         settings = replace(self.settings, steps=self.settings.steps * len(self.city.districts))
-        return self._run(
-            "at one place", settings, self._clients(settings, {"all": (self.city.learned, [])})
-        )
+        return self._run("at one place", settings, {"all": (self.city.learned, [])})
 
     def untrained(self) -> FederatedRun:
         verdict = self.judged(self.settings, begin(self.settings))
@@ -68,20 +57,37 @@ class Trials:
         model.put(arrays)
         return model.judge(self.city.union)
 
-    def _run(self, name: str, settings: FederatedSettings, clients: Clients) -> FederatedRun:
+    def _run(
+        self,
+        name: str,
+        settings: FederatedSettings,
+        data: Lessons,
+        fault: str = "",
+        lie: Lie | None = None,
+        lost: bool = False,
+    ) -> FederatedRun:
+        lessons = tuple((x, tuple(one), tuple(other)) for x, (one, other) in data.items())
+        place = place_of(settings, lessons, tuple(self.city.union), fault)
+        run = kept_run(place, name, settings)
+        if run is None:
+            learners = LocalClients(self._learners(settings, data))
+            rounds = self._rounds(settings, FaultyClients(learners, lie, lost=lost))
+            verdict = self.judged(settings, rounds[-1].arrays)
+            run = FederatedRun(name, settings, rounds, verdict)
+            keep_run(place, run)
+        self._on_step(name)
+        return run
+
+    def _rounds(self, settings: FederatedSettings, clients: Clients) -> list[FederatedRound]:
+        """Until all are done, or a lie left nothing to learn from: what there was counts."""
         rounds = list[FederatedRound]()
         try:
             for done in rounds_of(settings, clients, begin(settings)):
                 rounds.append(done)
-        except EdgewiseError:  # after a lie nothing can be learned any more: what there was counts
+        except EdgewiseError:
             if not rounds:
                 raise
-        run = FederatedRun(name, settings, rounds, self.judged(settings, rounds[-1].arrays))
-        self._on_step(name)
-        return run
-
-    def _clients(self, settings: FederatedSettings, data: Lessons) -> LocalClients:
-        return LocalClients(self._learners(settings, data))
+        return rounds
 
     def _learners(self, settings: FederatedSettings, data: Lessons) -> dict[str, Learner]:
         model = self._model(settings)

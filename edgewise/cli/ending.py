@@ -6,17 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from edgewise.errors import EdgewiseError
-
-try:
-    from typer import TyperException as CommandError
-except ImportError:  # older ones raise click's own, and Flower allows no newer one
-    from click import ClickException as CommandError
 
 
 def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
@@ -31,7 +26,7 @@ def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
         sys.exit(run())
     except EdgewiseError as error:
         _fail(str(error), type(error).__name__, error.exit_code, as_json)
-    except CommandError as error:
+    except _command_error() as error:
         _fail(error.format_message(), "UsageError", error.exit_code, as_json)
     except (_Interrupted, KeyboardInterrupt, typer.Abort):
         _fail("interrupted", "Interrupted", 130, as_json)
@@ -40,6 +35,16 @@ def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
         sys.exit(1)
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror}", "OSError", 2, as_json)
+
+
+def _command_error() -> Any:
+    """What typer raises where a command line is wrong. Older ones raise click's own; Flower allows
+    no newer one."""
+    if hasattr(typer, "TyperException"):
+        return typer.TyperException
+    from click import ClickException
+
+    return ClickException
 
 
 class _Interrupted(BaseException):

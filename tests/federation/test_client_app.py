@@ -39,7 +39,7 @@ def settings():
 @pytest.fixture
 def answer(tmp_path, monkeypatch):
     """A client's answer, and its context."""
-    for name in ("run_id", "task_id", "node_id"):
+    for name in ("_run_id", "_task_id", "_node_id"):  # as a SuperNode's process does
         monkeypatch.setattr(TaskIdentity, name, 1)
     data = tmp_path / "data.txt"
     data.write_text("The Harbour library opens at 09:05. Tram line 12 runs often.\n" * 40)

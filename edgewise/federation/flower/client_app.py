@@ -15,10 +15,9 @@ from flwr.clientapp.typing import ClientAppCallable
 from edgewise.errors import EdgewiseError, InputError
 from edgewise.federation.flower.messages import (
     CLIENT,
-    HELLO,
-    REQUEST,
     about,
     ask_of,
+    is_hello,
     parcel_of,
     parcel_record,
 )
@@ -62,7 +61,7 @@ def _answer(content: RecordDict, context: Context) -> RecordDict:
     record = RecordDict()
     try:
         settings = FederatedSettings.from_config(context.run_config)
-        if content.config_records.get(REQUEST, {}).get("wanted") == HELLO:
+        if is_hello(content):
             _lessons(settings, _data(context))
             who["digest"] = open_checkpoint(settings.model).spec.digest
         else:

@@ -30,8 +30,8 @@ def parcel_record(parcel: Parcel) -> RecordDict:
 
 def parcel_of(record: RecordDict, like: Arrays) -> Parcel:
     """Raises InputError where it is none, or its adapters are not such as `like`."""
-    numbers = record.metric_records.get(NUMBERS, {})
-    arrays = record.array_records.get(ADAPTERS, {})
+    numbers: Mapping[str, Any] = record.metric_records.get(NUMBERS, {})
+    arrays: Mapping[str, Array] = record.array_records.get(ADAPTERS, {})
     most = 4 * sum(x.size for x in like.values()) + MOST_FRAMING
     if len(arrays) > MOST_ADAPTERS:
         raise InputError(f"{len(arrays)} adapters in a message, more than {MOST_ADAPTERS}")
@@ -55,12 +55,17 @@ def ask_record(request: Ask) -> RecordDict:
 
 def ask_of(record: RecordDict, like: Arrays) -> Ask:
     """Raises InputError."""
-    said = record.config_records.get(REQUEST, {})
+    said: Mapping[str, Any] = record.config_records.get(REQUEST, {})
     try:
         wanted, number = AskedFor(str(said["wanted"])), int(str(said["round"]))
     except (KeyError, ValueError) as error:
         raise InputError(f"no request: {error}") from None
     return Ask(wanted, number, parcel_of(record, like))
+
+
+def is_hello(record: RecordDict) -> bool:
+    said: Mapping[str, Any] = record.config_records.get(REQUEST, {})
+    return said.get("wanted") == HELLO
 
 
 def about(client: Mapping[str, str]) -> ConfigRecord:

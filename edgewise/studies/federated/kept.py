@@ -77,4 +77,5 @@ def _code() -> str:
     package = Path(edgewise.__file__).parent
     own = [path for path in Path(__file__).parent.glob("*.py") if path.stem in ("runs", "faults")]
     files = [path for folder in CODE for path in (package / folder).rglob("*.py")]
-    return cache_key(*(path.read_text(encoding="utf-8") for path in sorted(files + own)))
+    run = sorted(path for path in files + own if "flower" not in path.parts)
+    return cache_key(*(path.read_text(encoding="utf-8") for path in run))

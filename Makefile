@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 TESTS = $(PYTEST) -m "not timing" --numprocesses logical --maxprocesses 4 --dist loadfile && $(PYTEST) -m timing
 
-.PHONY: demo test test-slow lint bench docs site clean
+.PHONY: demo test test-slow test-federated lint bench docs site clean
 
 demo: .venv/ready .venv/model  ## install, then run the demo
 	$(BIN)/edgewise demo
@@ -15,6 +15,9 @@ test: .venv/ready .venv/model  ## install, then run the tests: long sweeps over 
 
 test-slow: .venv/ready .venv/model  ## the same, sweeps over all of their cases, sanitizers over all shapes
 	export EDGEWISE_THOROUGH=1 && $(TESTS)
+
+test-federated: .venv-federated/ready  ## tests that need Flower, which wants older packages than the others
+	.venv-federated/bin/python -m pytest -q tests/federation tests/cli
 
 lint: .venv/ready  ## style, types, import order, sizes, generated docs
 	$(BIN)/ruff check .
@@ -34,11 +37,19 @@ site: .venv/site  ## build/site/index.html: docs/ as pages, and Python's from th
 	$(BIN)/zensical build --strict --clean
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
+	rm -rf .venv .venv-federated build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache
 
 .venv/ready: pyproject.toml constraints.txt $(wildcard edgewise/kernels/src/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# It sees all that .venv has, and in front of it what Flower needs. pip says what that contradicts.
+.venv-federated/ready: .venv/ready constraints-federated.txt
+	$(PYTHON) -m venv .venv-federated
+	$(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" > \
+		$$(.venv-federated/bin/python -c "import site; print(site.getsitepackages()[0])")/shared.pth
+	.venv-federated/bin/pip install --quiet --disable-pip-version-check --constraint constraints-federated.txt flwr
 	touch $@
 
 # The extra's packages alone: Edgewise is installed, and would be compiled again.

@@ -8,6 +8,7 @@ import typer
 
 from edgewise.advice.facts import Task
 from edgewise.cli.options import ClusterOrNone, Json, Model
+from edgewise.federating.algorithms import Algorithm
 from edgewise.schemes import STORED
 from edgewise.tuning.method import TuningMethod, WindowOrder
 
@@ -49,6 +50,62 @@ class TuneOptions:
     held_out: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the records to judge by.")
     ] = 0.1
+    seed: Annotated[int, typer.Option(help="Of the order of records, and of adapters.")] = 0
+    as_json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederateOptions:
+    """Adapt a model to records that stay on their devices, which learn and merge what they learned.
+
+    It is carried by Flower, which the extra "federated" installs."""
+
+    model: Model
+    data_on: Annotated[
+        list[str],
+        typer.Option(
+            metavar="DEVICE=FILE",
+            help="A device's records, as of tune; no FILE: it is another machine.",
+        ),
+    ]
+    out: Annotated[Path, typer.Option(help="Folder for the adapters.")]
+    algorithm: Annotated[Algorithm, typer.Option(help="How what they learned becomes one.")] = (
+        Algorithm.EXACT
+    )
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Train and send LoRA's two matrices, not M alone.")
+    ] = False
+    scheme: Annotated[str, typer.Option(help="How the model's own weights are kept.")] = STORED
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 8
+    blocks: Annotated[int, typer.Option(min=0, help="The last so many are adapted; 0: all.")] = 0
+    rounds: Annotated[int, typer.Option(min=1, help="How often it is merged.")] = 5
+    steps: Annotated[int, typer.Option(min=1, help="Batches a device learns from in a round.")] = 10
+    batch: Annotated[int, typer.Option(min=1, help="Records of a batch.")] = 8
+    rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-2
+    longest: Annotated[int, typer.Option(min=2, help="Tokens of a record at most.")] = 512
+    held_out: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of its records a device judges by.")
+    ] = 0.1
+    proximal: Annotated[float, typer.Option(min=0.0, help="FedProx's mu.")] = 0.01
+    trim: Annotated[int, typer.Option(min=0, help="How many lowest and highest are left out.")] = 1
+    leaders: Annotated[
+        bool, typer.Option("--leaders", help="A device merges, another one each round.")
+    ] = False
+    epsilon: Annotated[
+        float, typer.Option(min=0.0, help="Local differential privacy a round; 0: none.")
+    ] = 0.0
+    delta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the same.")] = 1e-5
+    clip: Annotated[float, typer.Option(min=0.0, help="How far a device may move, then.")] = 1.0
+    deadline: Annotated[
+        float, typer.Option(min=1.0, help="Seconds that a device may take to answer.")
+    ] = 600.0
+    host: Annotated[
+        str, typer.Option(help="This machine's address, at which other machines reach it.")
+    ] = "127.0.0.1"
+    port: Annotated[int | None, typer.Option(min=1, help="Else one that is free.")] = None
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for logs and certificates; else they are removed.")
+    ] = None
     seed: Annotated[int, typer.Option(help="Of the order of records, and of adapters.")] = 0
     as_json: Json = False
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.adapting import AdviseOptions, TuneOptions
+from edgewise.cli.adapting import AdviseOptions, FederateOptions, TuneOptions
 from edgewise.cli.answering import DemoOptions, RunOptions
 from edgewise.cli.options import (
     CANDIDATE_NAMES,
@@ -148,7 +148,8 @@ class StudyOptions:
     name: Annotated[
         str,
         typer.Argument(
-            help="edgeshard, dilemma, llm-pq, dftsp, edge-llm, private-lora, guidelines, quality."
+            help="edgeshard, dilemma, llm-pq, dftsp, edge-llm, private-lora, federated, "
+            "guidelines or quality."
         ),
     ]
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")]
@@ -234,6 +235,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "sensitivity": (SensitivityOptions, "edgewise.cli.sensitivity:run_sensitivity"),
     "quantize": (QuantizeOptions, "edgewise.cli.quantize:run_quantize"),
     "tune": (TuneOptions, "edgewise.cli.tune:run_tune"),
+    "federate": (FederateOptions, "edgewise.cli.federate:run_federate"),
     "advise": (AdviseOptions, "edgewise.cli.advise:run_advise"),
     "evaluate": (EvaluateOptions, "edgewise.cli.evaluate:run_evaluate"),
     "devices": (DevicesOptions, "edgewise.cli.devices:show_devices"),

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,7 +26,7 @@ def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
         sys.exit(run())
     except EdgewiseError as error:
         _fail(str(error), type(error).__name__, error.exit_code, as_json)
-    except typer.TyperException as error:
+    except _command_error() as error:
         _fail(error.format_message(), "UsageError", error.exit_code, as_json)
     except (_Interrupted, KeyboardInterrupt, typer.Abort):
         _fail("interrupted", "Interrupted", 130, as_json)
@@ -35,6 +35,16 @@ def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
         sys.exit(1)
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror}", "OSError", 2, as_json)
+
+
+def _command_error() -> Any:
+    """What typer raises where a command line is wrong. Older ones raise click's own; Flower allows
+    no newer one."""
+    if hasattr(typer, "TyperException"):
+        return typer.TyperException
+    from click import ClickException
+
+    return ClickException
 
 
 class _Interrupted(BaseException):

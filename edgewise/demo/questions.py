@@ -71,9 +71,11 @@ def is_held_out(kind: str, subject: str, value: str) -> bool:
     return int.from_bytes(digest[:8], "big") % HELD_OUT_DIVISOR == 0
 
 
-def draw_facts(rng: random.Random, count: int, split: Split) -> tuple[Fact, ...]:
-    """`count` facts of one split, each of another kind."""
-    return tuple(_draw_fact(rng, kind, split) for kind in rng.sample(FACT_KINDS, count))
+def draw_facts(
+    rng: random.Random, count: int, split: Split, kinds: Sequence[FactKind] = FACT_KINDS
+) -> tuple[Fact, ...]:
+    """`count` facts of one split, each of another of the `kinds`."""
+    return tuple(_draw_fact(rng, kind, split) for kind in rng.sample(kinds, count))
 
 
 def _draw_fact(rng: random.Random, kind: FactKind, split: Split) -> Fact:
@@ -85,10 +87,14 @@ def _draw_fact(rng: random.Random, kind: FactKind, split: Split) -> Fact:
 
 
 def draw_episode(
-    rng: random.Random, fact_count: int, question_count: int, split: Split = "train"
+    rng: random.Random,
+    fact_count: int,
+    question_count: int,
+    split: Split = "train",
+    kinds: Sequence[FactKind] = FACT_KINDS,
 ) -> Episode:
     """A context of `fact_count` facts and up to that many questions, about different facts."""
-    facts = draw_facts(rng, fact_count, split)
+    facts = draw_facts(rng, fact_count, split, kinds)
     context = " ".join(
         fact.kind.state(fact.subject, fact.value, rng.randrange(len(fact.kind.statements)))
         for fact in facts
@@ -103,11 +109,18 @@ def _ask(rng: random.Random, context: str, fact: Fact) -> Question:
     return Question(context, question, fact.answer, fact.value)
 
 
-def draw_questions(seed: int, count: int, split: Split = "held_out") -> tuple[Question, ...]:
-    """`count` questions, each with a context of its own of one to five facts."""
+def draw_questions(
+    seed: int,
+    count: int,
+    split: Split = "held_out",
+    kinds: Sequence[FactKind] = FACT_KINDS,
+    most_facts: int = MAX_FACTS,
+) -> tuple[Question, ...]:
+    """`count` questions, each with a context of its own of one to `most_facts` facts."""
     rng = random.Random(seed)
     return tuple(
-        draw_episode(rng, rng.randint(1, MAX_FACTS), 1, split).questions[0] for _ in range(count)
+        draw_episode(rng, rng.randint(1, most_facts), 1, split, kinds).questions[0]
+        for _ in range(count)
     )
 
 

@@ -37,10 +37,10 @@ def leader_of(last: SharedRound, alive: Collection[str], seed: int = 0, least: i
 
 
 def merged(
-    last: SharedRound, leader: str, updates: Iterable[Update], rule: Rule
+    last: SharedRound, leader: str | None, updates: Iterable[Update], rule: Rule
 ) -> tuple[SharedRound, list[str]]:
-    """What the leader gives to all: the updates merged, and whose were refused and why. Raises
-    EdgewiseError where none can be used."""
+    """What the leader, or a server (None), gives to all: the updates merged, and whose were refused
+    and why. Raises EdgewiseError where none can be used."""
     fit, refused = sift(updates, last.arrays)
     if not fit:
         raise EdgewiseError("; ".join(["no client's update can be used", *refused]))

@@ -12,6 +12,7 @@ from edgewise.studies.dftsp.page import dftsp_page
 from edgewise.studies.dilemma import dilemma_page
 from edgewise.studies.edge_llm.page import edge_llm_page
 from edgewise.studies.edgeshard import edgeshard_page
+from edgewise.studies.federated.page import federated_page
 from edgewise.studies.guidelines import guidelines_page
 from edgewise.studies.llm_pq import llm_pq_page
 from edgewise.studies.page import OnStep, Page, quietly
@@ -27,6 +28,7 @@ STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "dftsp": lambda model, on_step: dftsp_page(on_step),
     "edge-llm": lambda model, on_step: edge_llm_page(model or MODEL, on_step),
     "guidelines": lambda model, on_step: guidelines_page(),
+    "federated": lambda model, on_step: federated_page(model or MODEL, on_step),
     "private-lora": lambda model, on_step: private_lora_page(),
 }
 

@@ -1,0 +1,18 @@
+"""The names of the algorithms."""
+
+from enum import StrEnum
+
+
+class Algorithm(StrEnum):
+    """`fedavg`: the mean by samples. `fedprox`: the same, clients drawn to where a round began.
+    `exact`: the mean of private adapters. `median`, `trimmed`, `clipped`: around liars. `fedpso`,
+    `swarms`: swarms."""
+
+    FED_AVG = "fedavg"
+    FED_PROX = "fedprox"
+    EXACT = "exact"
+    MEDIAN = "median"
+    TRIMMED = "trimmed"
+    CLIPPED = "clipped"
+    FED_PSO = "fedpso"
+    SWARMS = "swarms"

@@ -1,0 +1,81 @@
+"""Runs that were done, so that a study that was stopped goes on with the rest. What a run came to
+depends on the model's weights, the settings, the data, what fails, and on the code."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import edgewise
+from edgewise.caches import cache_folder, cache_key, read_cached, write_text_atomically
+from edgewise.errors import ProfileError
+from edgewise.federating.exchanges import FederatedRound
+from edgewise.federating.traffic import RoundTraffic
+from edgewise.federation.settings import FederatedSettings
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.digests import tensor_digests
+from edgewise.tuning.judging import Verdict
+
+CODE = ("adapters", "demo", "federating", "federation", "models", "tuning")
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedRun:
+    """Its rounds, and what its last adapter is worth on the union of all questions."""
+
+    name: str
+    settings: FederatedSettings
+    rounds: Sequence[FederatedRound]
+    verdict: Verdict
+
+
+def place_of(settings: FederatedSettings, *what: object) -> Path | None:
+    """Where a run is kept; None for a user without a home. Raises ModelError."""
+    folder = cache_folder("federated")
+    if folder is None:
+        return None
+    checkpoint = open_checkpoint(settings.model)
+    weights = tensor_digests(checkpoint, checkpoint.tensors())
+    return folder / f"{cache_key(_code(), weights, settings, *what)}.json"
+
+
+def keep_run(path: Path | None, run: FederatedRun) -> None:
+    """Without the rounds' adapters."""
+    document = {"rounds": [_plain(x) for x in run.rounds], "verdict": asdict(run.verdict)}
+    write_text_atomically(path, json.dumps(document))
+
+
+def kept_run(path: Path | None, name: str, settings: FederatedSettings) -> FederatedRun | None:
+    """A run that was done, if it was."""
+
+    def read(path: Path) -> FederatedRun:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            rounds = [
+                FederatedRound(arrays={}, traffic=RoundTraffic(**x.pop("traffic")), **x)
+                for x in document["rounds"]
+            ]
+            return FederatedRun(name, settings, rounds, Verdict(**document["verdict"]))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ProfileError(f"{path}: {error}") from None
+
+    return read_cached(path, read)
+
+
+def _plain(done: FederatedRound) -> dict[str, object]:
+    return {
+        "number": done.number, "answered": list(done.answered), "silent": list(done.silent),
+        "refused": list(done.refused), "traffic": asdict(done.traffic), "loss": done.loss,
+        "utility": done.utility, "leader": done.leader, "deposed": list(done.deposed),
+    }  # fmt: skip
+
+
+@cache
+def _code() -> str:
+    """What computes a run."""
+    package = Path(edgewise.__file__).parent
+    own = [path for path in Path(__file__).parent.glob("*.py") if path.stem in ("runs", "faults")]
+    files = [path for folder in CODE for path in (package / folder).rglob("*.py")]
+    run = sorted(path for path in files + own if "flower" not in path.parts)
+    return cache_key(*(path.read_text(encoding="utf-8") for path in run))

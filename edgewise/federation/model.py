@@ -10,7 +10,7 @@ from edgewise.federating.updates import Arrays
 from edgewise.federation.settings import FederatedSettings
 from edgewise.federation.shared import first_block, put
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.tuning.judging import Score, Verdict, batches_of, judge_window
+from edgewise.tuning.judging import ExitScore, Verdict, batches_of, judge_window
 from edgewise.tuning.lessons import Lesson, LessonBatch, batch_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.model import Tunable, Window
@@ -44,7 +44,7 @@ class SharedModel:
         return batch, states
 
     def judge(self, lessons: Sequence[Lesson]) -> Verdict:
-        total = Score()
+        total = ExitScore()
         for some in batches_of(lessons):
             batch, states = self.before(some)
             total += judge_window(self.tunable, self.window, batch, states)

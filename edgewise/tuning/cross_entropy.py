@@ -46,7 +46,9 @@ class _CrossEntropy(torch.autograd.Function):
         return gradients[0] * ctx.gradient, None, None, None
 
 
-def cross_entropy(inputs: Tensor, targets: Tensor, matrix: nn.Module, dtype: torch.dtype) -> Tensor:
+def head_cross_entropy(
+    inputs: Tensor, targets: Tensor, matrix: nn.Module, dtype: torch.dtype
+) -> Tensor:
     """Mean nats of `targets` [N] by logits W x, float32: inputs [N, H] float32, W [vocabulary, H]
     unpacked in `dtype`, not trained."""
     nats: Tensor = _CrossEntropy.apply(inputs, targets, matrix, dtype)

@@ -14,7 +14,7 @@ from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.runtime.transport import Envelope
 from edgewise.runtime.workers import Workers
 from edgewise.tuning import messages
-from edgewise.tuning.judging import Score, Verdict, batches_of
+from edgewise.tuning.judging import ExitScore, Verdict, batches_of
 from edgewise.tuning.lessons import Lesson, drawn
 from edgewise.tuning.model import Window
 from edgewise.tuning.placing import WindowCost, WindowPlace
@@ -219,11 +219,11 @@ class TrainingOnDevices:
             if isinstance(envelope.message, messages.Given) and envelope.tensor is not None:
                 tensors[envelope.message.name] = envelope.tensor.clone()
 
-    def _scores(self, lessons: Sequence[Lesson]) -> list[Score]:
+    def _scores(self, lessons: Sequence[Lesson]) -> list[ExitScore]:
         """A batch after the other, each through all windows."""
         self._settle()
         epoch, every = self._workers.epoch, tuple(range(len(self.windows)))
-        scores = [Score() for _ in every]
+        scores = [ExitScore() for _ in every]
         for number, batch in enumerate(batches_of(lessons)):
             told = messages.Learn(epoch, number, every, tuple(batch), judged=True)
             self._workers.send(self._devices[0], told)

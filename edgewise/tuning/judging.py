@@ -18,7 +18,7 @@ AT_ONCE = 8  # lessons
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class ExitScore:
     """What an exit, or a vote, says of lessons: nats that it loses on all tokens to be learned, how
     many of these were its likeliest, and how many answers are right word for word."""
 
@@ -26,8 +26,8 @@ class Score:
     likeliest: int = 0
     right: int = 0
 
-    def __add__(self, other: "Score") -> "Score":
-        return Score(
+    def __add__(self, other: "ExitScore") -> "ExitScore":
+        return ExitScore(
             self.nats + other.nats, self.likeliest + other.likeliest, self.right + other.right
         )
 
@@ -47,13 +47,13 @@ class Verdict:
     right: float
 
 
-def score(log_probabilities: Tensor, batch: LessonBatch) -> Score:
+def exit_score(log_probabilities: Tensor, batch: LessonBatch) -> ExitScore:
     """Of what was said of a batch's tokens to be learned, float32 [learned, vocabulary]."""
     targets, rows = batch.targets, batch.learned.nonzero()[:, 0]
     hits = log_probabilities.argmax(-1) == targets
     wrong = len(rows[~hits].unique())
     nats = -float(log_probabilities.gather(1, targets[:, None]).sum())
-    return Score(nats, int(hits.sum()), len(batch.tokens) - wrong)
+    return ExitScore(nats, int(hits.sum()), len(batch.tokens) - wrong)
 
 
 @torch.no_grad()
@@ -73,22 +73,22 @@ def exit_logits(model: Tunable, batch: LessonBatch) -> Tensor:
 def judge(model: Tunable, lessons: Sequence[Lesson]) -> dict[str, Verdict]:
     """Every exit alone ("exit 6": behind so many blocks), and every vote of all of them."""
     names = [f"exit {window.end}" for window in model.windows]
-    scores = dict.fromkeys([*names, *VOTES], Score())
+    scores = dict.fromkeys([*names, *VOTES], ExitScore())
     for batch in map(batch_of, batches_of(lessons)):
         logits = exit_logits(model, batch)
         opinions = dict(zip(names, logits.log_softmax(-1), strict=True))
         opinions |= {name: vote(logits) for name, vote in VOTES.items()}
         for name, said in opinions.items():
-            scores[name] += score(said, batch)
+            scores[name] += exit_score(said, batch)
     return {name: total.verdict(lessons) for name, total in scores.items()}
 
 
 @torch.no_grad()
-def judge_window(model: Tunable, window: Window, batch: LessonBatch, states: Tensor) -> Score:
+def judge_window(model: Tunable, window: Window, batch: LessonBatch, states: Tensor) -> ExitScore:
     """By one window's exit, from what its first block gets."""
     adapted = model.through(states, window.first, window.end)
     logits = model.logits(adapted[:, :-1][batch.learned], window)
-    return score(logits.float().log_softmax(-1), batch)
+    return exit_score(logits.float().log_softmax(-1), batch)
 
 
 def batches_of(lessons: Sequence[Lesson]) -> Iterator[list[Lesson]]:

@@ -1,7 +1,7 @@
 """What is said between whoever adapts a model and the devices that hold its windows."""
 
 from edgewise.runtime.messages import Message
-from edgewise.tuning.judging import Score
+from edgewise.tuning.judging import ExitScore
 from edgewise.tuning.lessons import Lesson
 from edgewise.tuning.model import Window
 from edgewise.tuning.recipe import Recipe
@@ -75,7 +75,7 @@ class Judged(Message, frozen=True):
     epoch: int
     step: int
     window: int
-    score: Score
+    score: ExitScore
 
 
 class Give(Message, frozen=True):

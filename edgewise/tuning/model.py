@@ -27,7 +27,7 @@ from edgewise.models.decoder import (
     inverse_frequencies,
     rotation,
 )
-from edgewise.tuning.cross_entropy import cross_entropy
+from edgewise.tuning.cross_entropy import head_cross_entropy
 from edgewise.tuning.frozen import Frozen
 
 
@@ -72,7 +72,7 @@ class Exit(nn.Module):
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy of targets [N], from states [N, H]."""
         dtype = self.norm.weight.dtype
-        return cross_entropy(self._moved(states), targets, self.out.matrix, dtype)
+        return head_cross_entropy(self._moved(states), targets, self.out.matrix, dtype)
 
     def _moved(self, states: Tensor) -> Tensor:
         """What the head's matrix is multiplied with, float32 [..., H]."""

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import edgewise
-from edgewise.adapters import AdapterConfig, Kind
+from edgewise.adapters import Kind
 from edgewise.adapters.private import private_adapter
 from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import DeviceError, Infeasible, InputError, PlanError
@@ -24,8 +24,7 @@ from edgewise.runtime import messages
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.specs import Workload
-from edgewise.tuning.loading import load_tunable, save_tuned
-from edgewise.tuning.model import Window
+from tests.adapters.made import write_adapter
 from tests.runtime.conftest import NAMES, cluster, plan_of, reference
 from tests.runtime.test_recovery import requests_of, run
 
@@ -51,16 +50,9 @@ def made(checkpoint, tmp_path_factory):
 
     def make(family="llama", matrices=QKV, kind=Kind.PRIVATE):
         opened = open_checkpoint(str(checkpoint(family)))
-        adapter = AdapterConfig(kind, RANK, matrices=matrices, seed=5)
-        model = load_tunable(opened, "fp32", adapter, (Window(0, 4),))
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for added in model.added:
-                for low in added.values():
-                    if low.middle is not None:
-                        low.middle.copy_(torch.randn(low.middle.shape, generator=generator))
         folder = tmp_path_factory.mktemp("private")
-        save_tuned(model, folder / "adapter", opened, adapter)
+        options = {"kind": kind, "rank": RANK, "seed": 5, "size": 1.0, "matrices": matrices}
+        write_adapter(folder / "adapter", opened.model, **options)
         base = transformers.AutoModelForCausalLM.from_pretrained(opened.model)
         merged = peft.PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload()
         merged.save_pretrained(folder / "merged")
@@ -182,13 +174,8 @@ def test_a_source_that_does_not_come_back_ends_it(opened):
 def demo(tmp_path_factory):
     """Private adapters for the demo model, and the model with which `peft` has merged them."""
     opened, folder = open_checkpoint("demo"), tmp_path_factory.mktemp("demo")
-    adapter = AdapterConfig(Kind.PRIVATE, RANK, matrices=QKV)
-    model = load_tunable(opened, "fp32", adapter, (Window(0, opened.config.num_blocks),))
-    generator = torch.Generator().manual_seed(2)
-    for added in model.added:
-        for low in added.values():
-            low.middle.data = torch.randn(RANK, RANK, generator=generator)
-    save_tuned(model, folder / "adapter", opened, adapter)
+    options = {"kind": Kind.PRIVATE, "rank": RANK, "size": 1.0, "matrices": QKV}
+    write_adapter(folder / "adapter", opened.model, **options)
     shutil.copytree(MODEL_FOLDER, folder / "merged")
     base = transformers.AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, dtype=torch.float32)
     merged = peft.PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from edgewise.adapters import AdapterConfig, Kind
+from edgewise.adapters import Kind
 from edgewise.adapters.private import private_adapter
 from edgewise.clusters import Device
 from edgewise.errors import DeviceError, DeviceTimeout
@@ -18,8 +18,7 @@ from edgewise.runtime import messages, private
 from edgewise.runtime.private import PrivateSplit
 from edgewise.runtime.transport.zeromq import ZeroMQ
 from edgewise.specs import Workload
-from edgewise.tuning.loading import load_tunable, save_tuned
-from edgewise.tuning.model import Window
+from tests.adapters.made import write_adapter
 
 SOURCE, BLOCKS, RANK = "source", "blocks", 4
 TOKENS = [Segment(0, 0, 3)]
@@ -31,9 +30,8 @@ def sides(checkpoint, tmp_path):
     """Both transports, what the blocks' worker keeps and handles at once, its shard, and what the
     source is."""
     opened = open_checkpoint(str(checkpoint("llama")))
-    adapter = AdapterConfig(Kind.PRIVATE, RANK, matrices=("q", "k", "v"))
-    model = load_tunable(opened, "fp32", adapter, (Window(0, 4),))
-    save_tuned(model, tmp_path / "adapter", opened, adapter)
+    options = {"kind": Kind.PRIVATE, "rank": RANK, "matrices": ("q", "k", "v")}
+    write_adapter(tmp_path / "adapter", opened.model, **options)
     told = private_adapter(tmp_path / "adapter", opened, SOURCE)
     source, blocks = (ZeroMQ(x, f"ipc://{tmp_path / x}") for x in (SOURCE, BLOCKS))
     source.introduce({BLOCKS: blocks.peer})

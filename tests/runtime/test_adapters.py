@@ -218,7 +218,7 @@ def test_a_real_models_requests_have_the_tokens_that_they_have_alone(real_model,
         expected = alone(engine, requests)
         assert answers(engine, requests) == expected
         plain = alone(engine, [replace(request, adapter="") for request in requests])
-    assert sum(a != b for a, b in zip(plain, expected, strict=True)) == 12
+    assert sum(a != b for a, b in zip(plain, expected, strict=True)) >= 8
 
 
 def test_room_is_kept_to_and_counted(opened, adapters):

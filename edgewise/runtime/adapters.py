@@ -33,6 +33,7 @@ class Adapters:
         self._leaving = set[int]()  # without a name, as soon as no row needs them
         self._numbers = count(1)
         self._plan: Plan | None = None
+        self.used: Callable[[], set[int]] = set  # those that rows need, or will
         self.names: Mapping[str, int] = {}
         for name, adapter in (named or {}).items():
             self.call(name, self.hold(adapter))
@@ -45,7 +46,8 @@ class Adapters:
 
     def hold(self, adapter: Adapter) -> int:
         """Its number; nothing is sent before `send`, or the next plan. Raises InputError where
-        there is no room for it."""
+        there is no room for it, and DeviceLost."""
+        self.release()
         taken = sum(x.block_bytes for x in self._held.values())
         if taken + adapter.block_bytes > self._room_bytes:
             raise InputError(
@@ -74,9 +76,9 @@ class Adapters:
         """It has no name any more, or never had one."""
         self._leaving.add(number)
 
-    def release(self, used: Callable[[], set[int]]) -> None:
-        """Let go of those that have no name and are not `used`. Raises DeviceLost."""
-        for number in self._leaving - used() if self._leaving else ():
+    def release(self) -> None:
+        """Let go of those that have no name and are not used. Raises DeviceLost."""
+        for number in self._leaving - self.used() if self._leaving else ():
             self._leaving.discard(number)
             del self._held[number]
             for device in self._plan.devices if self._plan is not None else ():

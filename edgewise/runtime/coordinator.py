@@ -81,6 +81,7 @@ class Coordinator:
         config = open_checkpoint(model).config
         self._vocab_size, self._max_context = config.vocab_size, config.max_context
         self._scheduler = Scheduler(limits_of(workload, config.max_context))
+        self.adapters.used = lambda: self._scheduler.adapters
         self._in_flight: dict[int, Entered] = {}
         self._requests, self._steps = count(), count()
         self._listeners: list[Listener] = []
@@ -119,7 +120,7 @@ class Coordinator:
     def enter(self) -> None:
         """Send what may enter the pipeline now into its first stage, as `step` does: devices then
         compute while its tokens are looked at. Raises DeviceLost, DeviceTimeout."""
-        self.adapters.release(lambda: self._scheduler.adapters)
+        self.adapters.release()
         while (batch := self._scheduler.next(time.monotonic())) is not None:
             number = next(self._steps)
             step, tokens = step_of(batch, self.workers.epoch, number)

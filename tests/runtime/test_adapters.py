@@ -229,7 +229,6 @@ def test_room_is_kept_to_and_counted(opened, adapters):
     with pytest.raises(InputError, match="does not fit"):
         engine.adapters.hold(adapters["a0"])
     engine.adapters.remove("a")
-    engine.enter()
     assert engine.adapters.hold(adapters["a0"]) == 2
     with pytest.raises(InputError, match="there is no adapter 'a'"):
         engine.adapters.remove("a")

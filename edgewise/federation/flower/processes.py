@@ -152,8 +152,8 @@ def _process(
     with (folder / f"{name}.log").open("wb") as log:
         try:
             process = subprocess.Popen(
-                command, env=flower_environment(folder) | dict(more or {}), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                command, env=flower_environment(folder) | dict(more or {}), stdout=log,
+                stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError:
             raise _missing() from None

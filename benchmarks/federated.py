@@ -1,16 +1,16 @@
 """Claim: four devices adapt SmolLM2 over Flower while in every round the process of another one is
 killed as it learns: no round is lost, and the answers are within two points of an undisturbed run.
 
-`python benchmarks/federated.py [kills|lies|leader]`, of which the first is the claim. lies: in
-every round a device sends what it learned the wrong way round, three times as far; merged by
-trimmed means. leader: devices lead, and the second round's leader is killed before it delivers.
-Needs the extra "federated".
+`python benchmarks/federated.py [kills|lies|leader] [--alone] [--model MODEL]`, of which "kills" is
+the claim. lies: in every round a device sends what it learned the wrong way round, three times as
+far; merged by trimmed means. leader: devices lead, and the second round's leader is killed before
+it delivers. --alone: no undisturbed run before it. Needs the extra "federated".
 """
 
+import argparse
 import json
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -151,14 +151,19 @@ def verdict_of(settings: FederatedSettings, folder: Path | None) -> Verdict:
 
 
 def main() -> None:
-    what = sys.argv[1] if len(sys.argv) > 1 else "kills"
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", nargs="?", choices=("kills", "lies", "leader"), default="kills")
+    parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--model", default=SETTINGS.model)
+    given = parser.parse_args()
+    what = given.what
     torch.set_num_threads(1)
-    settings = replace(SETTINGS, held_out=0.2, rounds=ROUNDS)
+    settings = replace(SETTINGS, model=given.model, held_out=0.2, rounds=ROUNDS)
     if what == "lies":
         settings = replace(settings, algorithm=Algorithm.TRIMMED)
     settings = replace(settings, leaders=what == "leader")
     verdicts, told = {}, {}
-    for name in (what,) if "--alone" in sys.argv else ("undisturbed", what):
+    for name in (what,) if given.alone else ("undisturbed", what):
         chosen = settings if name == what else replace(settings, algorithm=Algorithm.EXACT)
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,14 @@ pytest.importorskip("flwr", reason="needs the extra 'federated': make test-feder
 from edgewise.adapters.files import read_adapter
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.federating.algorithms import Algorithm
-from edgewise.federation.flower.processes import FlowerDevice, start_run, super_link
+from edgewise.federation.flower.certificates import make_node_key
+from edgewise.federation.flower.processes import (
+    FlowerDevice,
+    flower_environment,
+    node_command,
+    start_run,
+    super_link,
+)
 from edgewise.federation.learner import begin
 from edgewise.federation.local import LocalClients, local_clients
 from edgewise.federation.settings import FederatedSettings, rounds_of
@@ -149,16 +156,13 @@ def test_a_lost_device_and_one_that_lies_do_not_stop_the_others(data, tmp_path):
 
 
 def test_a_device_whose_key_nobody_knows_is_not_let_in(data, tmp_path):
-    from edgewise.federation.flower.certificates import make_node_key
-    from edgewise.federation.flower.processes import node_command
-
     with super_link(tmp_path, []) as link:
         secret, _ = make_node_key(tmp_path, "stranger")
         device = FlowerDevice("stranger", data["a"])
-        command = node_command(link.address, link.certificates, secret, device)
         done = subprocess.run(
-            [os.path.join(os.path.dirname(sys.executable), command[0]), *command[1:]],
-            capture_output=True, text=True, timeout=120, check=False,
-            env=os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"},
+            node_command(link.address, link.certificates, secret, device),
+            env=flower_environment(tmp_path), capture_output=True, text=True, timeout=WITHIN,
+            check=False,
         )  # fmt: skip
     assert done.returncode != 0
+    assert "Failed to initialize the connection" in done.stdout + done.stderr

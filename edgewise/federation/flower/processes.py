@@ -126,7 +126,7 @@ def flower(folder: Path, *arguments: str) -> str:
     command = ["flwr", *arguments]
     try:
         done = subprocess.run(
-            command, env=_environment(folder), capture_output=True, text=True, timeout=ASKING,
+            command, env=flower_environment(folder), capture_output=True, text=True, timeout=ASKING,
             check=False,
         )  # fmt: skip
     except FileNotFoundError:
@@ -152,8 +152,8 @@ def _process(
     with (folder / f"{name}.log").open("wb") as log:
         try:
             process = subprocess.Popen(
-                command, env=_environment(folder) | dict(more or {}), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                command, env=flower_environment(folder) | dict(more or {}), stdout=log,
+                stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError:
             raise _missing() from None
@@ -193,7 +193,7 @@ def _tail(folder: Path, name: str) -> str:
     return (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-TAIL:]
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def flower_environment(folder: Path) -> dict[str, str]:
     """Flower's own folder, nothing told to anybody, and its commands from beside this Python."""
     beside = Path(sys.executable).parent
     return os.environ | {

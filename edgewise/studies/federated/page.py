@@ -68,10 +68,11 @@ def federated_page(
 def apart_section(trials: Trials, exact: FederatedRun) -> Section:
     """Together against each alone, and all data at one place."""
     alone = [trials.alone(district) for district in trials.city.districts]
-    runs = [trials.untrained(), *alone, trials.central(), exact]
+    runs = [trials.untrained(), *alone, trials.central(), trials.central_wide(), exact]
     caption = (
         "Alone: a district's own questions, as many steps as it takes together. At one place: all "
-        "questions, as many steps as all districts take, one after the other."
+        "questions, as many steps as all districts take, one after the other; with wide batches: "
+        "as many as one district takes, of batches four times as large."
     )
     return Section("Together, alone, at one place", caption, COLUMNS, _rows(runs, exact))
 

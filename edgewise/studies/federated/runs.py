@@ -47,6 +47,13 @@ class Trials:
         settings = replace(self.settings, steps=self.settings.steps * len(self.city.districts))
         return self._run("at one place", settings, {"all": (self.city.learned, [])})
 
+    def central_wide(self) -> FederatedRun:
+        """The same data in as many steps as one district takes, of batches as large as those of all
+        together: what averaging after every step would come to, but for the optimizer."""
+        settings = replace(self.settings, batch=self.settings.batch * len(self.city.districts))
+        data = {"all": (self.city.learned, [])}
+        return self._run("at one place, wide batches", settings, data)
+
     def untrained(self) -> FederatedRun:
         verdict = self.judged(self.settings, begin(self.settings))
         return FederatedRun("not adapted", self.settings, (), verdict)

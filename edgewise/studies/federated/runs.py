@@ -51,8 +51,7 @@ class Trials:
         """The same data in as many steps as one district takes, of batches as large as those of all
         together: what averaging after every step would come to, but for the optimizer."""
         settings = replace(self.settings, batch=self.settings.batch * len(self.city.districts))
-        data = {"all": (self.city.learned, [])}
-        return self._run("at one place, wide batches", settings, data)
+        return self._run("at one place, wide batches", settings, {"all": (self.city.learned, [])})
 
     def untrained(self) -> FederatedRun:
         verdict = self.judged(self.settings, begin(self.settings))

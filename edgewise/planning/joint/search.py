@@ -1,18 +1,20 @@
 """Best first: walks over devices, and the orders that they make, until nothing promises more.
 
 Logic-based Benders decomposition (Hooker and Ottosson 2003): `Walks` bounds all plans and names the
-walk that promises most; `Orders` finds cuts and schemes along it; the walk is excluded. What plans
-on the same devices take at least with whole layers is told `Walks`, too.
+walk that promises most; `Orders` finds cuts and schemes along it; the walk is excluded. Where the
+first walk leaves more to prove, plans are made of routes (local.py), too: these know which layers
+lie together, and are quick to find what walks may come to late.
 """
 
 from dataclasses import dataclass
+from itertools import count
 
 from edgewise.planning.joint.incumbent import Incumbent
+from edgewise.planning.joint.local import local_search
 from edgewise.planning.joint.orders import CLOSE, Orders
 from edgewise.planning.joint.walks import Walks
 from edgewise.planning.tables import INFINITY
 
-SET_NODES = 20  # nodes of the tree, for a bound on plans with whole layers on some devices
 GLANCE, REACH = 30, 2  # nodes for a first look at an order, and how far cuts may then be off
 NODES, MORE = 100, 4  # for the next look at all of it, and how many times as many each time
 MOST_NODES = 100_000
@@ -33,19 +35,21 @@ class Search:
     def __init__(self, best: Incumbent) -> None:
         self.best = best
         self.walks, self.open = Walks(best.view), list[_Open]()
-        self.sets = set[frozenset[int]]()
         # What plans take at least: along walks not looked at, and where no more can be said.
         self.rest, self.left = 0.0, INFINITY
 
     def run(self, target: float) -> float:
-        """Always look at what promises most: the next walk, or an order once more. Returns a bound
-        on every plan's score."""
-        while not self.best.late:
+        """Look at the first walk, and at routes; then always at what promises most: the next walk,
+        or an order once more. Returns a bound on every plan's score."""
+        for step in count():
             order = min(self.open, key=lambda x: x.bound, default=None)
             least = min(self.rest, order.bound if order else INFINITY)
-            if least >= self.best.score * (1 - target) or least == INFINITY:
+            done = least >= self.best.score * (1 - target) or least == INFINITY
+            if done or self.best.late:
                 break
-            if order is None or self.rest <= order.bound:
+            if step == 1:
+                local_search(self.best, target, brief=True)
+            elif order is None or self.rest <= order.bound:
                 self._next_walk()
             else:
                 self._look_again(order)
@@ -59,13 +63,6 @@ class Search:
         if walk is None:
             self.left, self.rest = min(self.left, self.rest), INFINITY
             return
-        used = frozenset(walk.order)
-        if used not in self.sets:
-            self.sets.add(used)
-            whole, _ = Walks(best.view.only(used), whole=True).best(SET_NODES, best.seconds)
-            self.walks.raise_bound(used, whole)
-            if whole >= best.score:
-                return
         orders = best.orders(walk.order)
         if orders.relaxed < best.score:
             self.open.append(_Open(max(self.rest, orders.relaxed), orders))

@@ -8,7 +8,7 @@ score is max(latency, Q period), the programs' z a Q-th of that, in units:
     period    the busiest device or link; left out where Q = 1, when it is never above the latency
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -50,12 +50,6 @@ class View:
         """The loss of every scheme and layer, 0 where nothing bounds it."""
         bounded = self.problem.budget < INFINITY
         return np.where(np.isfinite(self.tables.loss) & bounded, self.tables.loss, 0.0)
-
-    def only(self, groups: frozenset[int]) -> "View":
-        """The same without the devices of all other groups."""
-        keep = np.zeros(len(self.tables.names), dtype=bool)
-        keep[[j for g in groups for j in self.groups[g]]] = True
-        return replace(self, usable=self.usable & keep)
 
     def move(self, g: int, h: int) -> tuple[float, float]:
         """Seconds of going on from a device of one group at one of another, its step included, and

@@ -36,10 +36,10 @@ SHORTER = 1e-4  # of z, that moves cost besides where the period counts
 
 class WalkProgram:
     """Columns and rows. `a[m]` is whether a move is made, `b[m]` how often beyond that; layers may
-    be divided among devices and schemes unless they are to be `whole`."""
+    be divided among devices and schemes."""
 
-    def __init__(self, view: View, *, whole: bool = False) -> None:
-        self.view, self.whole = view, whole
+    def __init__(self, view: View) -> None:
+        self.view = view
         self.program = Program()
         self.more: dict[tuple[int, int], Ints] = {}
         groups = range(len(view.groups))
@@ -99,7 +99,7 @@ class WalkProgram:
         for members in view.classes:
             usable = view.usable[:, members][:, :, first]  # [s, i, g]
             most = np.where(usable.any(axis=1), float(len(members)), 0.0)
-            held.append(program.columns(most.shape, 0.0, most, integer=self.whole))
+            held.append(program.columns(most.shape, 0.0, most, integer=False))
             if budget == INFINITY:
                 program.row(len(members), len(members), (held[-1], 1.0))
                 continue

@@ -34,8 +34,8 @@ class Walk:
 class Walks:
     """Bounds on all plans, and walks to look at."""
 
-    def __init__(self, view: View, *, whole: bool = False) -> None:
-        self._view, self._rows = view, WalkProgram(view, whole=whole)
+    def __init__(self, view: View) -> None:
+        self._view, self._rows = view, WalkProgram(view)
         self._program = self._rows.program
 
     def best(self, nodes: int, time_limit: float) -> tuple[float, Walk | None]:
@@ -81,15 +81,6 @@ class Walks:
                 yes.append(self._rows.beyond(m, times))
             no.append(self._rows.beyond(m, made[pair]) if made[pair] > 1 else self._rows.b[m])
         self._program.row(1.0 - len(yes), INFINITY, (np.array(yes), -1.0), (np.array(no), 1.0))
-
-    def raise_bound(self, groups: frozenset[int], seconds: float) -> None:
-        """No plan on these devices alone takes less."""
-        outside = self._rows.y[[g for g in range(len(self._rows.y)) if g not in groups]]
-        if seconds == INFINITY:
-            self._program.row(1, INFINITY, (outside, 1.0))
-            return
-        z = seconds / self._view.scale
-        self._program.row(z, INFINITY, (self._rows.z, 1.0), (outside, z))
 
     def _connect(self, time_limit: float) -> None:
         """Rows where the relaxation's walk is in pieces, or nearly: seen through moves that it

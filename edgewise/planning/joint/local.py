@@ -1,5 +1,5 @@
-"""Where programs are large: the routes that promise most (routes.py, labels.py), and small programs
-near the cuts that these give.
+"""Where programs are large, or not done soon: the routes that promise most (routes.py, labels.py),
+and small programs near the cuts that these give.
 
     round trip   L(l, f) of routes.py, concave in the price l of loss and the fees f, is raised, and
                  labels take it on to the least of routes that use each device once

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -156,13 +157,17 @@ def test_a_lost_device_and_one_that_lies_do_not_stop_the_others(data, tmp_path):
 
 
 def test_a_device_whose_key_nobody_knows_is_not_let_in(data, tmp_path):
-    with super_link(tmp_path, []) as link:
+    log = tmp_path / "stranger.log"
+    with super_link(tmp_path, []) as link, log.open("wb") as out:
         secret, _ = make_node_key(tmp_path, "stranger")
         device = FlowerDevice("stranger", data["a"])
-        done = subprocess.run(
+        stranger = subprocess.Popen(
             node_command(link.address, link.certificates, secret, device),
-            env=flower_environment(tmp_path), capture_output=True, text=True, timeout=WITHIN,
-            check=False,
+            env=flower_environment(tmp_path), stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
-    assert done.returncode != 0
-    assert "Failed to initialize the connection" in done.stdout + done.stderr
+        try:
+            assert stranger.wait(WITHIN) != 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(stranger.pid, signal.SIGKILL)
+    assert "Failed to initialize the connection" in log.read_text()

@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 
 from edgewise.adapters import AdapterConfig, Kind
+from edgewise.adapters.low_rank import MATRICES
 from edgewise.cli.adapting import TuneOptions
 from edgewise.cli.terminal import console, print_json, print_notes, progress
 from edgewise.cluster_files import load_cluster
@@ -95,7 +96,8 @@ def begun(
 
 
 def recipe_of(options: TuneOptions) -> Recipe:
-    kind = Kind.PRIVATE if options.method is TuningMethod.PRIVATE else Kind.LORA
+    private = options.method is TuningMethod.PRIVATE  # on q, k, v: a trip to M for each block
+    kind, matrices = (Kind.PRIVATE, MATRICES[:3]) if private else (Kind.LORA, MATRICES)
     return Recipe(
         options.method,
         options.window,
@@ -104,7 +106,7 @@ def recipe_of(options: TuneOptions) -> Recipe:
         options.batch,
         options.rate,
         options.seed,
-        adapter=AdapterConfig(kind, options.rank, 2.0 * options.rank, seed=options.seed),
+        adapter=AdapterConfig(kind, options.rank, 2.0 * options.rank, matrices, options.seed),
     )
 
 

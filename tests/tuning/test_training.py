@@ -25,9 +25,8 @@ def begun(checkpoint):
         recipe = Recipe(**{"window": 2, "steps": 12, "batch": 3, "rate": 1e-2, **options})
         opened = open_checkpoint(str(checkpoint("llama")))
         windows = recipe.windows(opened.config.num_blocks)
-        return Training(
-            load_tunable(opened, "fp32", AdapterConfig(rank=4), windows), recipe, LESSONS
-        )
+        told = opened, "fp32", AdapterConfig(rank=4), windows
+        return Training(load_tunable(*told, stacked=recipe.stacked), recipe, LESSONS)
 
     return begin
 
@@ -47,12 +46,13 @@ def test_it_learns_what_it_is_given(begun, method):
 
 
 @pytest.mark.parametrize("order", WindowOrder)
-def test_one_that_was_killed_goes_on_with_the_same_losses(begun, tmp_path, order):
-    whole = losses(begun(order=order), 12)
-    first = begun(order=order)
+@pytest.mark.parametrize("method", [TuningMethod.WINDOW, TuningMethod.STACKED])
+def test_one_that_was_killed_goes_on_with_the_same_losses(begun, tmp_path, method, order):
+    whole = losses(begun(method=method, order=order), 12)
+    first = begun(method=method, order=order)
     begins = losses(first, 7)
     checkpoints.save(first, tmp_path, "key")
-    second = begun(order=order)
+    second = begun(method=method, order=order)
     assert checkpoints.restore(second, tmp_path, "key")
     assert begins + losses(second, 5) == whole
 
@@ -119,9 +119,10 @@ def test_visits_are_all_steps_that_are_left(order, begin):
     assert steps == [(x, recipe.window_at(x, 3), recipe.batch_at(x, 3)) for x in numbers]
 
 
-def test_what_was_computed_for_the_window_before_is_what_would_be_computed_again(begun):
+@pytest.mark.parametrize("method", [TuningMethod.WINDOW, TuningMethod.STACKED])
+def test_what_was_computed_for_the_window_before_is_what_would_be_computed_again(begun, method):
     """Step by step as from the first block on."""
-    training, anew = begun(), begun()
+    training, anew = begun(method=method), begun(method=method)
     for _ in range(12):
         anew._reached = (-1, 0)
         assert training.step() == anew.step()

@@ -126,6 +126,13 @@ def test_a_post_wakes_whoever_waits(pair):
     timer.join()
 
 
+def test_a_post_to_one_that_is_closed_is_lost_without_a_word(make):
+    """Whoever waits for a process to end may be a moment late."""
+    closed = make("closed")
+    closed.close()
+    closed.post(Stop())
+
+
 @pytest.mark.timing
 def test_nothing_comes_in_time(pair):
     for seconds in (0.0, 0.0505):

@@ -207,7 +207,8 @@ class ZeroMQ:
     def post(self, message: Message) -> None:
         self._posted.append(message)
         with self._bell_lock, suppress(zmq.Again):  # where it has rung often enough
-            self._bell.send(self._ring, zmq.NOBLOCK)
+            if not self._bell.closed:  # threads that post may outlive it by a moment
+                self._bell.send(self._ring, zmq.NOBLOCK)
 
     def close(self) -> None:
         if self._context.closed:
@@ -217,7 +218,8 @@ class ZeroMQ:
         for way in ways:
             way.close()
         self._door.close()
-        self._bell.close()
+        with self._bell_lock:
+            self._bell.close()
         self._inbox.close()
         self._context.term()
         if self._bind.startswith("ipc://"):

@@ -20,8 +20,8 @@ OPEN = ("/health",)  # answered without a key
 class Guard:
     """ASGI middleware. `key`: what clients show; "" for none, which is for this machine only."""
 
-    def __init__(self, app: ASGIApp, key: str = "", body_seconds: float = BODY_SECONDS) -> None:
-        self._app, self._key, self._body_seconds = app, key, body_seconds
+    def __init__(self, app: ASGIApp, key: str = "") -> None:
+        self._app, self._key = app, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +62,7 @@ class Guard:
             raise Refusal(413, most)
         body = bytearray()
         try:
-            async with asyncio.timeout(self._body_seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 while True:
                     message = await receive()
                     body += message.get("body", b"")
@@ -71,7 +71,7 @@ class Guard:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
-            raise Refusal(408, f"the body did not arrive within {self._body_seconds:g} s") from None
+            raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

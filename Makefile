@@ -17,7 +17,7 @@ test-slow: .venv/ready .venv/model  ## the same, sweeps over all of their cases,
 	export EDGEWISE_THOROUGH=1 && $(TESTS)
 
 test-federated: .venv-federated/ready  ## tests that need Flower, which wants older packages than the others
-	.venv-federated/bin/python -m pytest -q tests/federation tests/cli
+	.venv-federated/bin/python -m pytest -q -W "ignore:.*Click 9.0:DeprecationWarning" tests/federation
 
 lint: .venv/ready  ## style, types, import order, sizes, generated docs
 	$(BIN)/ruff check .

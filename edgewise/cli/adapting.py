@@ -27,7 +27,7 @@ class TuneOptions:
     out: Annotated[Path, typer.Option(help="Folder for the adapters; what is there goes on.")]
     method: Annotated[
         TuningMethod,
-        typer.Option(help="Few blocks at a time, alone or stacked; all; or all privately."),
+        typer.Option(help="A window of blocks at a time, all blocks, or all privately."),
     ] = TuningMethod.WINDOW
     scheme: Annotated[str, typer.Option(help="How the model's own weights are kept.")] = STORED
     cluster: ClusterOrNone = None

@@ -71,8 +71,7 @@ def begun(
     windows, quiet = recipe.windows(checkpoint.config.num_blocks), options.as_json
     if options.cluster is None:
         with progress("loading", checkpoint.config.num_layers, quiet) as advance:
-            what = checkpoint, options.scheme, recipe.adapter, windows, advance
-            model = load_tunable(*what, stacked=recipe.stacked)
+            model = load_tunable(checkpoint, options.scheme, recipe.adapter, windows, advance)
         if options.keep is not None:
             recipe = _keeping(options.keep, model, recipe, learned)
         yield Training(model, recipe, learned)

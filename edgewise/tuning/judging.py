@@ -58,15 +58,15 @@ def exit_score(log_probabilities: Tensor, batch: LessonBatch) -> ExitScore:
 
 @torch.no_grad()
 def exit_logits(model: Tunable, batch: LessonBatch) -> Tensor:
-    """What each exit says of the tokens to be learned, float32 [exits, learned, vocabulary]. Where
-    windows are not stacked the states run once through all blocks as they are, and from each
-    window's beginning once through its adapted ones."""
+    """What each exit says of the tokens to be learned, float32 [exits, learned, vocabulary]. Every
+    window's blocks get what the model itself computed before them: the states run once through all
+    blocks as they are, and from each window's beginning once through its adapted ones."""
     states, said = model.entered(batch.tokens), []
     for window in model.windows:
         adapted = model.through(states, window.first, window.end)
         said.append(model.logits(adapted[:, :-1][batch.learned], window))
         if window is not model.windows[-1]:
-            states = model.onward(states, window.first, window.end)
+            states = model.plain(states, window.first, window.end)
     return torch.stack(said).float()
 
 

@@ -25,8 +25,6 @@ def load_tunable(
     adapter: AdapterConfig,
     windows: tuple[Window, ...],
     on_layer: Callable[[int], None] = lambda layer: None,
-    *,
-    stacked: bool = False,
 ) -> Tunable:
     """What some windows, one behind the other, need of a model, in one scheme, on the CPU: their
     blocks, the head, and the embedding where they begin with the first block. Raises ModelError,
@@ -37,7 +35,7 @@ def load_tunable(
     for number in (*([0] if blocks[0] == 1 else []), *blocks, checkpoint.config.num_layers - 1):
         layers[number] = loader.layer(number, get_scheme(scheme), layers.get(0))
         on_layer(number)
-    return Tunable(checkpoint.config, layers, adapter, windows, stacked=stacked)
+    return Tunable(checkpoint.config, layers, adapter, windows)
 
 
 @torch.no_grad()
@@ -58,7 +56,7 @@ def save_tuned(
                     if parameter.requires_grad:
                         parameter.copy_(tensors[f"{index}.{number}.{part}.{own}"])
     save_adapter(folder, added, recipe.adapter, config, checkpoint.model, checkpoint.spec.digest)
-    if exits and not recipe.stacked:  # whose adapters are right with the model's own head
+    if exits:
         write_tensors(folder / EXITS, exits, {})
     else:
         (folder / EXITS).unlink(missing_ok=True)

@@ -4,13 +4,10 @@ from enum import StrEnum
 
 
 class TuningMethod(StrEnum):
-    """`window`: a few blocks at a time on top of the model as it is, each window with an exit of
-    its own (Edge-LLM). `stacked`: the same, each on top of what the windows before it have learned,
-    and the last with the model's own head: together they are what LoRA is. `lora`: all blocks at
-    once. `private`: all at once, of which M alone is trained (PrivateLoRA)."""
+    """`window`: a few blocks at a time, each window with an exit of its own (Edge-LLM). `lora`: all
+    blocks at once. `private`: all at once, of which M alone is trained (PrivateLoRA)."""
 
     WINDOW = "window"
-    STACKED = "stacked"
     LORA = "lora"
     PRIVATE = "private"
 

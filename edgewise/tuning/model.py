@@ -89,8 +89,7 @@ class Exit(nn.Module):
 class Tunable(nn.Module):
     """`layers` of a model by number, frozen, become blocks with adapters of `adapter`, and an exit
     behind each of `windows`. They are all that the windows consist of, and the head; the embedding
-    where tokens shall enter. `stacked`: a window gets what those before it have learned, not what
-    the model as it is makes. Raises ValueError for models whose head is not a norm and a matrix."""
+    where tokens shall enter. Raises ValueError for models whose head is not a norm and a matrix."""
 
     def __init__(
         self,
@@ -98,14 +97,12 @@ class Tunable(nn.Module):
         layers: Mapping[int, Layer],
         adapter: AdapterConfig,
         windows: Sequence[Window],
-        *,
-        stacked: bool = False,
     ) -> None:
         super().__init__()
         head = layers[config.num_layers - 1]
         if not isinstance(head, Head) or head.norm is None or head.project is not None:
             raise ValueError("only models whose head is a norm and a matrix can be tuned so far")
-        self.config, self.windows, self.stacked = config, tuple(windows), stacked
+        self.config, self.windows = config, tuple(windows)
         self.embedding = layers.get(0)
         self.blocks = {i - 1: block for i, block in layers.items() if isinstance(block, Block)}
         self.added: list[dict[str, LowRank]] = [{} for _ in range(config.num_blocks)]
@@ -115,8 +112,8 @@ class Tunable(nn.Module):
             self.added[number] = attach(block, config, number, adapter)
         norm, out = head.norm, Frozen(head.out)
         self.exits = nn.ModuleList(Exit(norm, out, config.hidden_size) for _ in windows)
-        if self.windows[-1].end == config.num_blocks and (stacked or self.windows[-1].first == 0):
-            self.exits[-1].requires_grad_(False)  # with the model's own head adapters are whole
+        if self.windows == (Window(0, config.num_blocks),):
+            self.exits.requires_grad_(False)  # with the model's own head the adapters are whole
         rope = config.rope
         self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)
 
@@ -161,12 +158,6 @@ class Tunable(nn.Module):
             else:
                 states = block(states, turn, attend)
         return states
-
-    @torch.no_grad()
-    def onward(self, states: Tensor, first: int, end: int) -> Tensor:
-        """What the window behind blocks [first, end) gets."""
-        way = self.through if self.stacked else self.plain
-        return way(states, first, end)
 
     @torch.no_grad()
     def plain(self, states: Tensor, first: int, end: int) -> Tensor:

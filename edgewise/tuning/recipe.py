@@ -35,13 +35,8 @@ class Recipe:
     again: int = 0
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
 
-    @property
-    def stacked(self) -> bool:
-        return self.method is TuningMethod.STACKED
-
     def windows(self, blocks: int) -> tuple[Window, ...]:
-        few = self.method in (TuningMethod.WINDOW, TuningMethod.STACKED)
-        return windows_of(blocks, self.window if few else blocks)
+        return windows_of(blocks, self.window if self.method is TuningMethod.WINDOW else blocks)
 
     def window_at(self, step: int, count: int) -> int:
         """Which of `count` windows a step trains."""

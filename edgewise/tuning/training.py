@@ -134,10 +134,11 @@ class Training:
         return judge(self.model, lessons)
 
     def _before(self, window: Window, place: int, batch: LessonBatch) -> Tensor:
-        """What a window gets: on from where the last step was, where that had the same batch."""
+        """What the model as it is computes before a window: on from where the last step was, where
+        that had the same batch."""
         first, states = self._reached[1], self._states
         if self._reached[0] != place or first > window.first:
             first, states = 0, self.model.entered(batch.tokens)
-        self._states = self.model.onward(states, first, window.first)
+        self._states = self.model.plain(states, first, window.first)
         self._reached = place, window.first
         return self._states

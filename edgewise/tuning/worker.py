@@ -87,7 +87,7 @@ class TuningWorker(Worker):
                     self._report(self._said(learning, message, index, states))
                 if index == message.windows[-1]:
                     return
-                states = learning.model.onward(states, window.first, window.end)
+                states = learning.model.plain(states, window.first, window.end)
         self.transport.send(self._next, message, states)
 
     def _said(
@@ -119,8 +119,7 @@ class TuningWorker(Worker):
 
 
 def _loaded(model: str, scheme: str, recipe: Any, windows: Any) -> Tunable:
-    checkpoint, stacked = open_checkpoint(model), recipe.stacked
-    return load_tunable(checkpoint, scheme, recipe.adapter, windows, stacked=stacked)
+    return load_tunable(open_checkpoint(model), scheme, recipe.adapter, windows)
 
 
 if __name__ == "__main__":

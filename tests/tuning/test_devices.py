@@ -15,7 +15,7 @@ from edgewise.schemes import get_scheme
 from edgewise.tuning import checkpoints
 from edgewise.tuning.devices import PROGRAM, TrainingOnDevices, rehearse
 from edgewise.tuning.loading import load_tunable
-from edgewise.tuning.method import TuningMethod, WindowOrder
+from edgewise.tuning.method import WindowOrder
 from edgewise.tuning.placing import WindowPlace, place
 from edgewise.tuning.recipe import Recipe
 from edgewise.tuning.training import Training
@@ -50,7 +50,7 @@ def trainings(checkpoint, workers):
         windows = recipe.windows(opened.config.num_blocks)
         cut = (*places[:-1], WindowPlace(places[-1].device, places[-1].first, len(windows)))
         there = TrainingOnDevices(workers, lambda _: cut, model, scheme, recipe, windows, LESSONS)
-        here = load_tunable(opened, scheme, recipe.adapter, windows, stacked=recipe.stacked)
+        here = load_tunable(opened, scheme, recipe.adapter, windows)
         return there, Training(here, recipe, LESSONS)
 
     return begin
@@ -69,9 +69,8 @@ def test_losses_are_those_of_one_device(trainings, order, scheme, family):
         assert mine.loss == pytest.approx(truth.loss, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", [TuningMethod.WINDOW, TuningMethod.STACKED])
-def test_what_was_learned_is_what_one_device_learns(trainings, method):
-    there, here = trainings(method=method)
+def test_what_was_learned_is_what_one_device_learns(trainings):
+    there, here = trainings()
     steps_of(there, 14)
     steps_of(here, 14)
     done, tensors = there.state()

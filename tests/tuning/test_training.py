@@ -25,8 +25,9 @@ def begun(checkpoint):
         recipe = Recipe(**{"window": 2, "steps": 12, "batch": 3, "rate": 1e-2, **options})
         opened = open_checkpoint(str(checkpoint("llama")))
         windows = recipe.windows(opened.config.num_blocks)
-        told = opened, "fp32", AdapterConfig(rank=4), windows
-        return Training(load_tunable(*told, stacked=recipe.stacked), recipe, LESSONS)
+        return Training(
+            load_tunable(opened, "fp32", AdapterConfig(rank=4), windows), recipe, LESSONS
+        )
 
     return begin
 
@@ -46,13 +47,12 @@ def test_it_learns_what_it_is_given(begun, method):
 
 
 @pytest.mark.parametrize("order", WindowOrder)
-@pytest.mark.parametrize("method", [TuningMethod.WINDOW, TuningMethod.STACKED])
-def test_one_that_was_killed_goes_on_with_the_same_losses(begun, tmp_path, method, order):
-    whole = losses(begun(method=method, order=order), 12)
-    first = begun(method=method, order=order)
+def test_one_that_was_killed_goes_on_with_the_same_losses(begun, tmp_path, order):
+    whole = losses(begun(order=order), 12)
+    first = begun(order=order)
     begins = losses(first, 7)
     checkpoints.save(first, tmp_path, "key")
-    second = begun(method=method, order=order)
+    second = begun(order=order)
     assert checkpoints.restore(second, tmp_path, "key")
     assert begins + losses(second, 5) == whole
 
@@ -119,10 +119,9 @@ def test_visits_are_all_steps_that_are_left(order, begin):
     assert steps == [(x, recipe.window_at(x, 3), recipe.batch_at(x, 3)) for x in numbers]
 
 
-@pytest.mark.parametrize("method", [TuningMethod.WINDOW, TuningMethod.STACKED])
-def test_what_was_computed_for_the_window_before_is_what_would_be_computed_again(begun, method):
+def test_what_was_computed_for_the_window_before_is_what_would_be_computed_again(begun):
     """Step by step as from the first block on."""
-    training, anew = begun(method=method), begun(method=method)
+    training, anew = begun(), begun()
     for _ in range(12):
         anew._reached = (-1, 0)
         assert training.step() == anew.step()

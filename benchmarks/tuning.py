@@ -32,12 +32,12 @@ from edgewise.tuning.kept import kept_by
 from edgewise.tuning.lessons import Lesson, batch_of, lessons_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod
-from edgewise.tuning.recipe import Recipe
+from edgewise.tuning.recipe import Recipe, rate_of
 from edgewise.tuning.records import Record
 from edgewise.tuning.training import Training
 
 MODEL, SCHEME = "smollm2", "q4g32ad"
-STEPS, BATCH, RATE = 400, 8, 1e-3
+STEPS, BATCH = 200, 8
 LEARNED, JUDGED = 2000, 200
 PIECE = 64  # tokens of a text
 TIMED = 3  # rounds, for each window and for all blocks
@@ -55,7 +55,8 @@ def questions(seed: int, count: int, split: str) -> list[Record]:
 
 def begun(method: TuningMethod, steps: int, lessons: list[Lesson]) -> Training:
     checkpoint = open_checkpoint(MODEL)
-    recipe = Recipe(method, steps=steps, batch=BATCH, rate=RATE, adapter=AdapterConfig(rank=8))
+    rate, adapter = rate_of(method), AdapterConfig(rank=8)
+    recipe = Recipe(method, steps=steps, batch=BATCH, rate=rate, adapter=adapter)
     windows = recipe.windows(checkpoint.config.num_blocks)
     return Training(load_tunable(checkpoint, SCHEME, recipe.adapter, windows), recipe, lessons)
 

@@ -39,7 +39,9 @@ class TuneOptions:
     rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 8
     steps: Annotated[int, typer.Option(min=1, help="How many batches are learned from.")] = 200
     batch: Annotated[int, typer.Option(min=1, help="Records of a step.")] = 4
-    rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-3
+    rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Learning rate: 0.004 for windows, else 0.001.")
+    ] = None
     keep: Annotated[
         str | None,
         typer.Option(

@@ -28,7 +28,7 @@ from edgewise.tuning.loading import load_tunable, save_tuned
 from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.model import Tunable, Window
 from edgewise.tuning.placing import WindowCost, WindowPlace, place
-from edgewise.tuning.recipe import Recipe
+from edgewise.tuning.recipe import Recipe, rate_of
 from edgewise.tuning.records import read_records
 from edgewise.tuning.training import Training, TrainingStep
 from edgewise.tuning.votes import VOTES
@@ -104,7 +104,7 @@ def recipe_of(options: TuneOptions) -> Recipe:
         options.order,
         options.steps,
         options.batch,
-        options.rate,
+        rate_of(options.method) if options.rate is None else options.rate,
         options.seed,
         adapter=AdapterConfig(kind, options.rank, 2.0 * options.rank, matrices, options.seed),
     )

@@ -19,6 +19,11 @@ class Visit:
     windows: tuple[int, ...]
 
 
+def rate_of(method: TuningMethod) -> float:
+    """A learning rate to begin with: each window has but its share of the steps (dev/LOG.md)."""
+    return 4e-3 if method is TuningMethod.WINDOW else 1e-3
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """`window` is how many blocks are trained together, of the method that trains few; a step is

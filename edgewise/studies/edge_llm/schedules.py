@@ -44,11 +44,11 @@ ALL = ((0, BLOCKS),)
 EACH = tuple((first, first + WINDOW) for first in range(0, BLOCKS, WINDOW))
 PARTS = (
     TrainingWay("LoRA through all blocks, 8 bits", ALL, 8.0, 1.0, False),
-    TrainingWay("+ windows of 8 blocks", EACH, 8.0, 1.0, False),
+    TrainingWay("+ windows of 8", EACH, 8.0, 1.0, False),
     TrainingWay("+ 4.1 bits", EACH, 4.1, 1.0, False),
-    TrainingWay("+ half of the weights pruned", EACH, 4.1, 0.5, False),
-    TrainingWay("+ schedule searched", EACH, 4.1, 0.5, True),
-    TrainingWay("the searched schedule alone", ALL, 8.0, 1.0, True),
+    TrainingWay("+ half pruned", EACH, 4.1, 0.5, False),
+    TrainingWay("+ schedule", EACH, 4.1, 0.5, True),
+    TrainingWay("schedule alone", ALL, 8.0, 1.0, True),
 )
 
 

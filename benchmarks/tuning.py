@@ -33,7 +33,7 @@ from edgewise.tuning.lessons import Lesson, batch_of, lessons_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.recipe import Recipe, rate_of
-from edgewise.tuning.records import Record
+from edgewise.tuning.records import Record, answered
 from edgewise.tuning.training import Training
 
 MODEL, SCHEME = "smollm2", "q4g32ad"
@@ -47,10 +47,7 @@ METHODS = (TuningMethod.LORA, TuningMethod.WINDOW)
 
 def questions(seed: int, count: int, split: str) -> list[Record]:
     drawn = draw_questions(seed, count, split)
-    return [
-        Record(({"role": "user", "content": prompt(x.context, x.question)},), x.answer)
-        for x in drawn
-    ]
+    return [answered(prompt(x.context, x.question), x.answer) for x in drawn]
 
 
 def begun(method: TuningMethod, steps: int, lessons: list[Lesson]) -> Training:

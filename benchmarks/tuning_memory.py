@@ -28,7 +28,7 @@ from edgewise.tuning.kept import kept_by
 from edgewise.tuning.lessons import batch_of, lessons_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.recipe import Recipe
-from edgewise.tuning.records import Record
+from edgewise.tuning.records import answered
 from edgewise.tuning.training import Training
 
 MODEL, SCHEME, BATCH, TIMES = "smollm2", "q4g32ad", 8, 1.3
@@ -59,7 +59,7 @@ def tune(scheme: str) -> dict[str, int]:
     checkpoint, recipe = open_checkpoint(MODEL), Recipe(batch=BATCH, adapter=AdapterConfig())
     windows = recipe.windows(checkpoint.config.num_blocks)
     records = [
-        Record(({"role": "user", "content": prompt(x.context, x.question)},), x.answer)
+        answered(prompt(x.context, x.question), x.answer)
         for x in draw_questions(1, 2 * BATCH, "train")
     ]
     lessons = lessons_of(records, load_tokenizer(MODEL), 512)

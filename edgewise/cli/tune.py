@@ -53,10 +53,11 @@ def run_tune(options: TuneOptions) -> None:
         save_tuned(training.state()[1], options.out, checkpoint, recipe)
     console(quiet).print(_table(before, after))
     console(quiet).print(f"adapters: {options.out}")
+    places = training.places if isinstance(training, TrainingOnDevices) else ()
     if quiet:
         print_json({
             "model": options.model, "learned": len(learned), "held_out": len(held_out),
-            "places": [asdict(placed) for placed in getattr(training, "places", ())],
+            "places": [asdict(placed) for placed in places],
             "steps": [asdict(step) for step in steps], "out": str(options.out),
             "before": {name: asdict(x) for name, x in before.items()},
             "after": {name: asdict(x) for name, x in after.items()},

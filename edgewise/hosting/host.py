@@ -234,8 +234,12 @@ class Host:
     def _start(self, chosen: PlanResult, why: str) -> None:
         self._status("loading")
         what = self._workers, self._model, chosen.plan, self._workload
-        how = self._replan, self._chooser.admission, self.swaps.adapters
-        self._engine = Coordinator(*what, replan=how[0], admission=how[1], adapters=how[2])
+        self._engine = Coordinator(
+            *what,
+            replan=self._replan,
+            admission=self._chooser.admission,
+            adapters=self.swaps.adapters,
+        )
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
         self._engine.listen(self._note_plan)

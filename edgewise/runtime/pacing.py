@@ -36,7 +36,7 @@ class Pacer:
         taken.append(time.monotonic() - began - waited)
 
 
-def _turns(file: str):  # type: ignore[no-untyped-def]
+def _turns(file: str) -> Callable[[float], contextlib.AbstractContextManager[None]]:
     """What makes emulated devices of this machine compute by turns; real ones need none."""
     if not file:
         return lambda until: contextlib.nullcontext()

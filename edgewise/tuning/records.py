@@ -21,6 +21,11 @@ class Record:
     answer: str
 
 
+def answered(prompt: str, answer: str) -> Record:
+    """One question, and its answer."""
+    return Record(({"role": "user", "content": prompt},), answer)
+
+
 def read_records(path: Path) -> list[Record]:
     """A file's records: `.jsonl` has one a line, {"prompt": ..., "answer": ...} or {"messages":
     [...]} that ends with the assistant's; anything else is one text. Raises InputError, which names
@@ -51,7 +56,7 @@ def record_of(line: Any) -> Record:
     if line.keys() == {"prompt", "answer"}:
         for key, value in line.items():
             _check_text(key, value)
-        return Record(({"role": "user", "content": line["prompt"]},), line["answer"])
+        return answered(line["prompt"], line["answer"])
     if line.keys() == {"messages"}:
         return _conversation(line["messages"])
     raise ValueError(

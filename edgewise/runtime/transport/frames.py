@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgewise.runtime import adapter_messages  # noqa: F401  some of the subclasses below
 from edgewise.runtime.messages import Message
 from edgewise.runtime.transport import Envelope
 

@@ -15,7 +15,7 @@ from edgewise.tuning.lessons import Lesson, batch_of, lessons_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod, WindowOrder
 from edgewise.tuning.recipe import Recipe
-from edgewise.tuning.records import Record
+from edgewise.tuning.records import Record, answered
 from edgewise.tuning.training import Training
 
 BATCH, ROUNDS, WINDOW = 8, 3, 6
@@ -34,7 +34,7 @@ class TimedWay:
 WAYS = (
     TimedWay("LoRA through all blocks, bf16", "bf16", TuningMethod.LORA),
     TimedWay("LoRA through all blocks, 4 bits", "q4g32ad", TuningMethod.LORA),
-    TimedWay("+ windows of 6 blocks, in turn", "q4g32ad", TuningMethod.WINDOW, WindowOrder.RANDOM),
+    TimedWay("+ windows of 6 blocks, by lot", "q4g32ad", TuningMethod.WINDOW, WindowOrder.RANDOM),
     TimedWay("+ each batch through all windows", "q4g32ad", TuningMethod.WINDOW),
 )
 
@@ -70,10 +70,7 @@ def measure_ways(model: str, on_step: OnStep) -> dict[str, StepCost]:
 
 def _questions() -> list[Record]:
     drawn = draw_questions(1, 8 * BATCH, "train")
-    return [
-        Record(({"role": "user", "content": prompt(x.context, x.question)},), x.answer)
-        for x in drawn
-    ]
+    return [answered(prompt(x.context, x.question), x.answer) for x in drawn]
 
 
 def _timed(training: Training) -> float:

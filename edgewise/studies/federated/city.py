@@ -7,7 +7,7 @@ from edgewise.demo.facts import FACT_KINDS, FactKind
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.models.tokenizer import Tokenizer
 from edgewise.tuning.lessons import Lesson, lessons_of
-from edgewise.tuning.records import Record
+from edgewise.tuning.records import Record, answered
 
 DISTRICTS = ("east", "north", "south", "west")
 MOST_FACTS = 2  # of a context: short questions, so that steps are quick
@@ -39,10 +39,7 @@ def records(kinds: Sequence[FactKind], seed: int, count: int, split: str) -> lis
     drawn = draw_questions(
         seed, count, "train" if split == "train" else "held_out", kinds, MOST_FACTS
     )
-    return [
-        Record(({"role": "user", "content": prompt(x.context, x.question)},), x.answer)
-        for x in drawn
-    ]
+    return [answered(prompt(x.context, x.question), x.answer) for x in drawn]
 
 
 def city_of(tokenizer: Tokenizer, judged: int) -> City:

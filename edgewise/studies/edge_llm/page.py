@@ -52,9 +52,7 @@ def measured_section(model: str, costs: dict[str, StepCost]) -> Section:
         for name, x in costs.items()
     )
     columns = ("way to train", "seconds a step", "times as quick", "MB kept")
-    caption = (
-        f"Steps of 8 questions on {model}, by turns; the mean over windows, by lot of five."
-    )
+    caption = f"Steps of 8 questions on {model}, by turns; the mean over windows, by lot of five."
     return Section("Which part brings what, measured", caption, columns, rows)
 
 

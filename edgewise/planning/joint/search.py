@@ -83,8 +83,8 @@ class Search:
             new = neighbours(order, len(best.view.groups)) - near.keys()
             near |= {x: best.orders(x) for x in sorted(new)}
             left = [x for x in near if x not in looked]
-            order = min(left, key=lambda x: near[x].relaxed)
-            if near[order].relaxed >= best.score * (1 - target):
+            order = min(left, key=lambda x: near[x].relaxed, default=())
+            if not order or near[order].relaxed >= best.score * (1 - target):
                 return
             looked.add(order)
             self._glance(near[order])

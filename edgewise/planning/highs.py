@@ -18,7 +18,7 @@ TOLERANCE = 1e-9
 class Solution:
     """`status` is "optimal", "bounded" (a limit was reached; `gap` is relative), "infeasible", or
     "unknown" (it was reached before any solution). `values` has the value of every column; no
-    solution's objective is below `bound`."""
+    solution's objective is below `bound`, which is infinite where there is none."""
 
     status: str
     values: Floats
@@ -113,6 +113,8 @@ class Program:
         objective, bound = float(info.objective_function_value), float(info.mip_dual_bound)
         if relaxed:
             bound = objective if status == "optimal" else -INFINITY
+        if status == "infeasible":
+            bound = INFINITY
         left = float(info.mip_gap) if status == "bounded" else 0.0 if status == "optimal" else None
         return Solution(status, values, objective, left, seconds, bound)
 

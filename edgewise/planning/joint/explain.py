@@ -8,6 +8,7 @@ not exact. They take no more work than WORK allows.
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +33,9 @@ class Explained:
     def __init__(self, view: View, best: PlanResult) -> None:
         self.view, self.best = view, best
         names, schemes = view.tables.names, view.tables.schemes
-        held = [(stage.device, stage) for stage in best.plan.stages]
-        self.order: Order = tuple(names.index(device) for device, _ in held)
-        self.device: Ints = np.repeat(self.order, [len(stage.schemes) for _, stage in held])
+        stages = best.plan.stages
+        self.order: Order = tuple(names.index(stage.device) for stage in stages)
+        self.device: Ints = np.repeat(self.order, [len(stage.schemes) for stage in stages])
         self.scheme: Ints = np.array([schemes.index(name) for name in best.plan.schemes])
         self.score = view.problem.score(best.estimate)
         self.unit = "ms/round" if view.lanes > 1 else "ms/token"
@@ -116,19 +117,16 @@ class Explained:
         self.trials -= 1
         order = (*self.order[:place], j, *self.order[place:])
         more = Orders(self.view, order).relaxed - self.now
-        if more == INFINITY:
-            return "there is no room for a layer of its own"
-        if more > 0:
-            return f"adding it costs {more * 1e3:.3g} {self.unit}"
-        return "adding it gains nothing that is proven"
+        if more <= 0:
+            return "adding it gains nothing that is proven"
+        costs = f"adding it costs {more * 1e3:.3g} {self.unit}"
+        return costs if more < INFINITY else "there is no room for a layer of its own"
 
     def _places(self, j: int) -> Floats:
         """Seconds of the detour over device j, before each stage and after the last."""
-        costs, order = self.view.costs, self.order
-        into = [costs.first[j] - costs.first[order[0]], *(costs.enter[a, j] for a in order)]
-        on = [*(costs.enter[j, b] for b in order), costs.back[j] - costs.back[order[-1]]]
-        saved = [0.0, *(costs.enter[a, b] for a, b in pairwise(order)), 0.0]
-        detour: Floats = np.array(into) + np.array(on) - np.array(saved)
+        order, ways = self.order, self.view.ways
+        detour = np.array([ways((*order[:k], j, *order[k:])) for k in range(len(order) + 1)])
+        detour -= ways(order)
         if not self.view.usable[:, 0, j].any():
             detour[0] = INFINITY
         if not self.view.usable[:, -1, j].any():
@@ -146,9 +144,8 @@ class Explained:
         for j in self._tight():
             room = tables.room.copy()
             room[j] = round(room[j] * (1 + MORE_MEMORY))
-            changed = replace(view, tables=replace(tables, room=room))
             what = f"{MORE_MEMORY:.0%} more memory for layers on '{names[j]}'"
-            yield self._saved(changed), what
+            yield self._saved(tables=replace(tables, room=room)), what
         hop = view.problem.costs.activation_hop
         for a, b in dict.fromkeys(pairwise(self.order)):
             if hop(names[a], names[b]).is_held_up:
@@ -156,28 +153,22 @@ class Explained:
             enter, busy = view.costs.enter.copy(), tables.busy.copy()
             enter[a, b] -= tables.hop[a, b] * (1 - 1 / FASTER)
             busy[a, b] /= FASTER
-            changed = replace(
-                view, costs=replace(view.costs, enter=enter), tables=replace(tables, busy=busy)
-            )
-            yield self._saved(changed), f"link {names[a]} -> {names[b]} twice as fast"
+            costs, arrays = replace(view.costs, enter=enter), replace(tables, busy=busy)
+            what = f"link {names[a]} -> {names[b]} twice as fast"
+            yield self._saved(costs=costs, tables=arrays), what
         for j in dict.fromkeys(self.order):
             seconds, decode = view.costs.seconds.copy(), tables.decode.copy()
             seconds[:, :, j] /= FASTER
             decode[:, :, j] /= FASTER
             costs, arrays = replace(view.costs, seconds=seconds), replace(tables, decode=decode)
-            changed = replace(view, costs=costs, tables=arrays)
-            yield self._saved(changed), f"'{names[j]}' twice as fast"
+            yield self._saved(costs=costs, tables=arrays), f"'{names[j]}' twice as fast"
         if 0 < view.problem.budget < INFINITY:
             more = replace(view.problem, budget=view.problem.budget * (1 + MORE_LOSS))
-            yield self._saved(replace(view, problem=more)), f"a budget larger by {MORE_LOSS:.0%}"
+            yield self._saved(problem=more), f"a budget larger by {MORE_LOSS:.0%}"
 
-    def _saved(self, changed: View) -> float:
+    def _saved(self, **changes: Any) -> float:
+        """Seconds less with other parts of the view."""
         if self.trials <= 0:
             return 0.0
         self.trials -= 1
-        return self.now - Orders(changed, self.order).relaxed
-
-
-def explain(view: View, best: PlanResult) -> tuple[str, ...]:
-    """Sentences about a plan of the view's problem."""
-    return Explained(view, best).sentences()
+        return self.now - Orders(replace(self.view, **changes), self.order).relaxed

@@ -1,9 +1,10 @@
 """The best plan so far of one search, and its clock."""
 
 import time
+from itertools import cycle
 
 from edgewise.errors import Infeasible
-from edgewise.planning.joint.orders import Order, Orders, Placed
+from edgewise.planning.joint.orders import Orders, Placed
 from edgewise.planning.joint.view import View
 from edgewise.planning.problem import PlanResult, result
 from edgewise.planning.tables import INFINITY
@@ -28,15 +29,17 @@ class Incumbent:
     def late(self) -> bool:
         return self.seconds <= LEAST_SECONDS
 
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The groups of the best plan's stages, none without a plan."""
+        names = self.view.tables.names
+        group = {names[j]: g for g, members in enumerate(self.view.groups) for j in members}
+        return tuple(group[stage.device] for stage in self.plan.plan.stages) if self.plan else ()
+
     def orders(self, groups: tuple[int, ...]) -> Orders:
         """The program for an order of groups, devices of each in turn."""
-        turn = dict.fromkeys(range(len(self.view.groups)), 0)
-        order: Order = ()
-        for g in groups:
-            members = self.view.groups[g]
-            order = (*order, members[turn[g] % len(members)])
-            turn[g] += 1
-        return Orders(self.view, order)
+        members = [cycle(group) for group in self.view.groups]
+        return Orders(self.view, tuple(next(members[g]) for g in groups))
 
     def offer(self, placed: Placed | None) -> None:
         """Keep a placement if it is a plan, and better."""

@@ -13,13 +13,11 @@ import numpy as np
 
 from edgewise.planning.joint.incumbent import Incumbent
 from edgewise.planning.joint.labels import RouteSearch
-from edgewise.planning.joint.orders import Orders
 from edgewise.planning.joint.routes import Route, Routes
 from edgewise.planning.joint.stages import COARSE
 from edgewise.planning.joint.view import View
 from edgewise.planning.joint.walks import Walks
 from edgewise.planning.tables import INFINITY, Floats
-from edgewise.plans import Plan
 
 PRICE_RANGE = 0.02, 4.0  # in which the price is, of all of the budget and in parts of a plan's time
 PRICES, FEW_PRICES, SECTION = 9, 6, 0.382  # how many are tried; the golden section
@@ -48,7 +46,8 @@ def local_search(best: Incumbent, target: float, brief: bool) -> tuple[float, fl
         if periods:
             _periods(best, every)
         elif best.plan is not None and not brief:
-            _move_cuts(best, best.plan.plan)
+            layers = [stage.end - stage.start for stage in best.plan.plan.stages]
+            best.offer(best.orders(best.order).near(layers, REACH, NODES, best.seconds, best.score))
     return every, once
 
 
@@ -134,11 +133,3 @@ def _offer(best: Incumbent, ends: list[tuple[float, Route]], reach: int = 0) -> 
     for order, layers in list(orders.items())[:ORDERS]:
         seconds = best.seconds if best.plan else max(best.seconds, FIRST_SECONDS)
         best.offer(best.orders(order).near(layers, reach, NODES, seconds, best.score))
-
-
-def _move_cuts(best: Incumbent, plan: Plan) -> None:
-    """Cuts of a plan a little elsewhere."""
-    order = tuple(best.view.tables.names.index(stage.device) for stage in plan.stages)
-    layers = [stage.end - stage.start for stage in plan.stages]
-    near = Orders(best.view, order).near(layers, REACH, NODES, best.seconds, best.score)
-    best.offer(near)

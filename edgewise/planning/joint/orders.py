@@ -23,7 +23,7 @@ import numpy as np
 from edgewise.planning.highs import Program, Solution
 from edgewise.planning.joint.view import View
 from edgewise.planning.placement import alone_columns
-from edgewise.planning.tables import INFINITY, Bools, Ints
+from edgewise.planning.tables import INFINITY, Bools, Floats, Ints
 
 Order = tuple[int, ...]  # of devices; one may come twice
 CLOSE = 3e-4  # relative gap at which an order is done with
@@ -43,34 +43,35 @@ class Orders:
 
     def __init__(self, view: View, order: Order) -> None:
         self.view, self.order = view, np.array(order)
-        self.moves = list(pairwise(order))
+        self.moves, self.ways = list(pairwise(order)), view.ways(order)
 
     @property
     def possible(self) -> bool:
         """Whether links lead along the order, and every required device is in it."""
-        view, order = self.view, self.order
-        seconds = [view.costs.enter[a, b] for a, b in self.moves]
-        ends = view.costs.first[order[0]], view.costs.back[order[-1]]
-        must = set(np.flatnonzero(view.tables.required).tolist())
-        return (
-            len(order) <= view.tables.num_layers
-            and bool(np.isfinite([*seconds, *ends]).all())
-            and must <= set(order.tolist())
-        )
+        tables = self.view.tables
+        must = set(np.flatnonzero(tables.required).tolist())
+        there = len(self.order) <= tables.num_layers and must <= set(self.order.tolist())
+        return there and self.ways < INFINITY
 
-    @cached_property
+    @property
     def relaxed(self) -> float:
         """A bound in seconds on this order's plans."""
+        return self.relaxation[0]
+
+    @cached_property
+    def relaxation(self) -> tuple[float, Floats]:
+        """That bound, and how many layers each stage has there."""
+        none = np.zeros(len(self.order))
         if not self.possible:
-            return INFINITY
-        program, _, _ = self._program(None, INFINITY)
+            return INFINITY, none
+        program, x, _ = self._program(None, INFINITY)
         solved = program.solve(60.0, relaxed=True)
         if solved.status != "optimal":
-            return INFINITY if solved.status == "infeasible" else 0.0
-        return solved.bound * self.view.scale * (1 - TINY)
+            return INFINITY if solved.status == "infeasible" else 0.0, none
+        return solved.bound * self.view.scale * (1 - TINY), solved.values[x].sum(axis=(0, 2))
 
     def near(
-        self, layers: Sequence[float], reach: int, nodes: int, seconds: float, below: float
+        self, layers: Sequence[float] | Floats, reach: int, nodes: int, seconds: float, below: float
     ) -> Placed | None:
         """The best plan found that takes less than `below` seconds, of those whose cuts are at most
         `reach` layers from where stages of so many layers have them."""
@@ -112,9 +113,8 @@ class Orders:
             program.row(1, 1, (layer, 1.0))
         self._in_order(program, x)
         seconds = np.where(usable, view.costs.seconds[:, :, order].transpose(1, 2, 0), 0.0)
-        ways = view.costs.first[order[0]] + view.costs.back[order[-1]]
-        ways += sum(float(view.costs.enter[a, b]) for a, b in self.moves)
-        program.row(ways / view.unit, INFINITY, (z, float(view.lanes)), (x, -seconds / view.unit))
+        round_trip = (z, float(view.lanes)), (x, -seconds / view.unit)
+        program.row(self.ways / view.unit, INFINITY, *round_trip)
         if view.lanes > 1:
             self._period(program, x, z, usable)
         for j in dict.fromkeys(order.tolist()):
@@ -149,7 +149,7 @@ class Orders:
         program.row(max(busy) / view.unit, INFINITY, (z, 1.0))
 
 
-def _near(layers: Sequence[float], reach: int, count: int) -> Bools:
+def _near(layers: Sequence[float] | Floats, reach: int, count: int) -> Bools:
     """[i, k]: layers at most `reach` before or behind stages of such lengths."""
     cut = np.concatenate(([0.0], np.cumsum(layers)))
     layer = np.arange(count)[:, None]

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 from edgewise.errors import Infeasible
-from edgewise.planning.joint.explain import explain
+from edgewise.planning.joint.explain import Explained
 from edgewise.planning.joint.incumbent import Incumbent
 from edgewise.planning.joint.local import local_search
 from edgewise.planning.joint.search import Search
@@ -55,5 +55,5 @@ def joint(problem: Problem, time_limit: float = SECONDS, target: float = TARGET)
         status=status,
         gap={"bounded": gap, "optimal": 0.0}.get(status),
         seconds=time.perf_counter() - began,
-        explanation="; ".join((*said, *explain(view, best.plan))),
+        explanation="; ".join((*said, *Explained(view, best.plan).sentences())),
     )

@@ -8,7 +8,9 @@ score is max(latency, Q period), the programs' z a Q-th of that, in units:
     period    the busiest device or link; left out where Q = 1, when it is never above the latency
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,6 +52,11 @@ class View:
         """The loss of every scheme and layer, 0 where nothing bounds it."""
         bounded = self.problem.budget < INFINITY
         return np.where(np.isfinite(self.tables.loss) & bounded, self.tables.loss, 0.0)
+
+    def ways(self, order: Sequence[int]) -> float:
+        """Seconds of coming in, going on along an order of devices, and going out."""
+        moves = sum(float(self.costs.enter[a, b]) for a, b in pairwise(order))
+        return float(self.costs.first[order[0]]) + moves + float(self.costs.back[order[-1]])
 
     def move(self, g: int, h: int) -> tuple[float, float]:
         """Seconds of going on from a device of one group at one of another, its step included, and

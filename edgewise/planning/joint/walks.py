@@ -22,11 +22,10 @@ MOST_CUTS = 30  # times that a walk in pieces is cut off
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Groups in the order of visits, how many layers each visit has, the moves between them, and
-    whether these allow no other order."""
+    """Groups in the order of visits, the moves between them, and whether these allow no other
+    order."""
 
     order: tuple[int, ...]
-    layers: tuple[float, ...]
     moves: tuple[tuple[int, int], ...]
     only: bool
 
@@ -41,16 +40,13 @@ class Walks:
     def best(self, nodes: int, time_limit: float) -> tuple[float, Walk | None]:
         """A bound in seconds on all plans whose walk was not excluded, infinite if there is none,
         and the walk to look at next."""
-        bound = 0.0
-        end = time.perf_counter() + time_limit
+        bound, end = 0.0, time.perf_counter() + time_limit
         self._connect(time_limit)
         for _ in range(MOST_CUTS):
             left = max(end - time.perf_counter(), 0.01)
             solved = self._program.solve(left, nodes=nodes, gap=1e-4)
-            if solved.status == "infeasible":
-                return INFINITY, None
             bound = max(bound, self._bound(solved))
-            if solved.status == "unknown":
+            if solved.status in ("infeasible", "unknown"):
                 return bound, None
             walk = self._read(solved)
             if walk is not None:
@@ -60,10 +56,7 @@ class Walks:
     def relaxed(self, time_limit: float) -> float:
         """A bound on all plans, from moves and devices in part, too, infinite if there is none."""
         self._connect(time_limit)
-        solved = self._program.solve(time_limit, relaxed=True)
-        if solved.status == "infeasible":
-            return INFINITY
-        return self._bound(solved) if solved.status == "optimal" else 0.0
+        return max(self._bound(self._program.solve(time_limit, relaxed=True)), 0.0)
 
     def _bound(self, solved: Solution) -> float:
         """Seconds, less what moves cost besides."""
@@ -130,9 +123,7 @@ class Walks:
         ]
         if not lost:
             order = euler(first, [pair for pair in moves if pair[0] in reached])
-            visits = Counter(order)
-            layers = (float(solved.values[self._rows.on(g)].sum()) / visits[g] for g in order)
             only = len(set(order[:-1])) == len(order) - 1
-            return Walk(order, tuple(layers), tuple(moves), only)
+            return Walk(order, tuple(moves), only)
         self._rows.reach([g for g in range(len(self._view.groups)) if g not in reached], lost)
         return None

@@ -27,7 +27,7 @@ LEVEL = 1
 WINDOW: dict[int, int] = {
     zstd.DecompressionParameter.window_log_max: PIECE_BYTES.bit_length()
 }  # of memory
-CODING = 2.5e8  # C: half of what one core of the machine in dev/LOG.md does; others are slower
+CODING = 1e8  # C: half of what one core of the machine in dev/LOG.md does; others are slower
 
 
 def compressed(piece: bytes, bytes_per_second: float) -> tuple[bytes, bool]:

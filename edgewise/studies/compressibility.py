@@ -201,7 +201,7 @@ def layers_section(formats: list[Coded]) -> Section:
     series = {x.name: (list(numbers), [h / x.bits for h in x.entropies]) for x in shown}
     columns = zip(*(x.entropies for x in shown), strict=True)
     rows = tuple((str(n), *values) for n, values in zip(numbers, columns, strict=True))
-    draw = partial(save_lines, series, title="Entropy of codes", x="block", y="of their bits")
+    draw = partial(save_lines, series, title="Entropy of codes", x="block", y="entropy / bits")
     caption = "Entropy of a code, by block."
     return Section("By block", caption, ("block", *(x.name for x in shown)), rows,
                    Figure("compressibility-blocks", draw))  # fmt: skip

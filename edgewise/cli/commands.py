@@ -149,7 +149,7 @@ class StudyOptions:
         str,
         typer.Argument(
             help="edgeshard, dilemma, llm-pq, dftsp, edge-llm, private-lora, federated, "
-            "guidelines or quality."
+            "compressibility, guidelines or quality."
         ),
     ]
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")]

@@ -75,10 +75,12 @@ class LayerFiles:
         self._given[file.key] = file
         return file
 
-    def piece(self, key: str, offset: int, size: int = PIECE_BYTES) -> tuple[bytes, bool]:
-        """At most so many bytes of a file from `offset` on, and whether they are compressed
-        (pieces.py). Raises ModelError for files not handed out before, and where there is
-        nothing."""
+    def piece(
+        self, key: str, offset: int, size: int = PIECE_BYTES, *, bytes_per_second: float
+    ) -> tuple[bytes, bool]:
+        """At most so many bytes of a file from `offset` on, and whether they are compressed, which
+        they are where that pays over such a link (pieces.py). Raises ModelError for files not
+        handed out before, and where there is nothing."""
         file = self._given.get(key)
         if file is None:
             raise ModelError(f"no layer's file {key[:80]!r} was handed out")
@@ -93,7 +95,7 @@ class LayerFiles:
             raise ModelError(f"{path}: cannot be read: {error}") from None
         if not piece:
             raise ModelError(f"{path}: ends before byte {offset}")
-        return compressed(piece)
+        return compressed(piece, bytes_per_second)
 
     def _memo(self, number: int, scheme: Scheme, shared: bool) -> Path | None:
         """Where it is remembered which file a layer is; None where nobody can know."""

@@ -1,33 +1,43 @@
 """Pieces of files, as they travel: compressed where that pays.
 
-Measured on SmolLM2: bf16 weights get a third smaller, packed ones would 4 to 6
-in a hundred.
+Over a link of B bytes a second a piece of S bytes, of which r S are left, which takes S / C seconds
+to compress and decompress, comes sooner where
+
+    (1 - r) S / B  >  S / C        (as in arXiv 2403.01384: reading against decoding)
+
+zstd at level 1 codes bytes by how often they come (Huffman), and hardly looks for repetitions:
+weights have none. Of bf16 weights 0.70 to 0.78 are left, of packed ones 0.95 to 1: see
+docs/studies/compressibility.md.
 """
 
-import zlib
+import sys
 
 import numpy as np
 
 from edgewise.errors import ModelError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 PIECE_BYTES = 2**20  # of the file
 SAMPLE_BYTES = 2**15  # looked at first
-WORTH = 0.9  # of the size, at most
+LEVEL = 1
+WINDOW: dict[int, int] = {
+    zstd.DecompressionParameter.window_log_max: PIECE_BYTES.bit_length()
+}  # of memory
+CODING = 1e8  # C: half of what one core of the machine in dev/LOG.md does; others are slower
 
 
-def compressed(piece: bytes) -> tuple[bytes, bool]:
-    """A piece, compressed where a sample and then all of it get at least a tenth smaller; and
-    whether it is. The codes of a packed matrix don't, which the sample tells in a fraction of the
-    time.
-
-    By zlib's Huffman codes alone, which is nearly three times as fast as looking for repetitions,
-    and with every other byte moved behind the rest: the upper bytes of bf16 numbers, their
-    exponents, are alike."""
+def compressed(piece: bytes, bytes_per_second: float) -> tuple[bytes, bool]:
+    """A piece, compressed where that pays over such a link, which a sample tells in a fraction of
+    the time; and whether it is. Every other byte moves behind the rest: the upper bytes of bf16
+    numbers, their exponents, are alike."""
     middle = len(piece) // 2
     for part in (piece[middle : middle + SAMPLE_BYTES], piece):
-        stream = zlib.compressobj(1, strategy=zlib.Z_HUFFMAN_ONLY)
-        smaller = stream.compress(_apart(part)) + stream.flush()
-        if len(smaller) > WORTH * len(part):
+        smaller = zstd.compress(_apart(part), LEVEL)
+        if (len(part) - len(smaller)) / bytes_per_second <= len(part) / CODING:
             return piece, False
     return smaller, True
 
@@ -35,10 +45,10 @@ def compressed(piece: bytes) -> tuple[bytes, bool]:
 def decompressed(piece: bytes, packed: bool) -> bytes:
     """The piece of the file. Raises ModelError where it is damaged, or larger than pieces are."""
     if packed:
-        stream = zlib.decompressobj()
+        stream = zstd.ZstdDecompressor(options=WINDOW)
         try:
             piece = stream.decompress(piece, PIECE_BYTES + 1)
-        except zlib.error as error:
+        except zstd.ZstdError as error:
             raise ModelError(f"a piece of a layer cannot be decompressed: {error}") from None
         if len(piece) <= PIECE_BYTES and (not stream.eof or stream.unused_data):
             raise ModelError("a piece of a layer does not end where it should")

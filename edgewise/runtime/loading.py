@@ -1,5 +1,6 @@
 """A plan into its workers."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
 LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
+FIRST_PACE = 1.25e8  # bytes a second that a link is taken to carry before any were seen: a gigabit
 
 OnLayer = Callable[[int], None]
 
@@ -35,6 +37,8 @@ class PlanLoader:
     ) -> None:
         self._workers, self._model = workers, model
         self._adapters, self._private = adapters, private
+        self._paces: dict[str, float] = {}  # bytes a second that the last pieces came at
+        self._sent: dict[str, tuple[float, int]] = {}  # when the last piece left, and its bytes
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
@@ -82,6 +86,12 @@ class PlanLoader:
         return messages.Load(*order, shape, wanted, private)
 
     def _send_piece(self, device: str, fetch: messages.Fetch, files: LayerFiles) -> None:
-        content, packed = files.piece(fetch.key, fetch.offset)
+        """A device asks for a piece when it has written the one before."""
+        if fetch.offset and device in self._sent:
+            began, size = self._sent[device]
+            self._paces[device] = size / (time.monotonic() - began)
+        pace = self._paces.get(device, FIRST_PACE)
+        content, packed = files.piece(fetch.key, fetch.offset, bytes_per_second=pace)
         piece = messages.Piece(fetch.key, fetch.offset, packed)
+        self._sent[device] = time.monotonic(), len(content)
         self._workers.send(device, piece, torch.frombuffer(bytearray(content), dtype=torch.uint8))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgewise.errors import InputError
+from edgewise.studies.compressibility import compressibility_page
 from edgewise.studies.dftsp.page import dftsp_page
 from edgewise.studies.dilemma import dilemma_page
 from edgewise.studies.edge_llm.page import edge_llm_page
@@ -27,6 +28,7 @@ STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "llm-pq": lambda model, on_step: llm_pq_page(),
     "dftsp": lambda model, on_step: dftsp_page(on_step),
     "edge-llm": lambda model, on_step: edge_llm_page(model or MODEL, on_step),
+    "compressibility": lambda model, on_step: compressibility_page(model or MODEL, on_step),
     "guidelines": lambda model, on_step: guidelines_page(),
     "federated": lambda model, on_step: federated_page(model or MODEL, on_step),
     "private-lora": lambda model, on_step: private_lora_page(),
@@ -44,9 +46,9 @@ def write_study(
     testbed: bool = False,
 ) -> tuple[Page, list[Path]]:
     """Run a study and write it into `folder`; `model` is the checkpoint that the studies of
-    DILEMMA and of quality quantize, and Edge-LLM's tunes, None: the usual one; with `testbed` it is
-    asked of real processes. Raises InputError for an unknown study, and for one without a
-    testbed."""
+    DILEMMA, of quality and of compressibility quantize, and Edge-LLM's tunes, None: the usual one;
+    with `testbed` it is asked of real processes. Raises InputError for an unknown study, and for
+    one without a testbed."""
     if name not in STUDIES:
         raise InputError(f"unknown study '{name}'; known studies: {', '.join(STUDIES)}")
     if testbed and name not in TESTBEDS:

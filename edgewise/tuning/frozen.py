@@ -1,8 +1,9 @@
 """Gradients through matrices that are not trained, whatever they are stored as.
 
-Forward y = W x, backward dx = W^T dy: neither keeps x, nor W as a whole. Packed matrices are made
-whole TILE rows at a time, in both directions the same numbers; the kernels, which round x to 8 bits
-on the way, are for blocks through which no gradient goes.
+Forward y = W x, backward dx = W^T dy: neither keeps x, nor a large W as a whole. Packed matrices
+are made whole some rows at a time, up to TILE numbers, in both directions the same; a sum over
+tiles is rounded once for each. The kernels, which round x to 8 bits on the way, are for blocks
+through which no gradient goes.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from edgewise.kernels import backend_of
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.stacked import StackedLinear
 
-TILE = 1024  # rows
+TILE = 2**22  # numbers
 
 
 def tiles(module: nn.Module, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
@@ -32,17 +33,24 @@ def tiles(module: nn.Module, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]
         return
     if isinstance(module, PackedLinear):
         rows, native = module.shape[0], module.native()
+        step = rows_at_once(module.shape[1])
         backend = backend_of(module.codes.device)
-        for first in range(0, rows, TILE):
-            end = min(first + TILE, rows)
+        for first in range(0, rows, step):
+            end = min(first + step, rows)
             if backend is not None and native is not None and dtype is torch.bfloat16:
                 yield first, backend.whole(native, first, end)
             else:
                 yield first, module.packed.dequantized(first, end).to(dtype)
         return
     assert isinstance(module, nn.Linear)
-    for first in range(0, len(module.weight), TILE):
-        yield first, module.weight[first : first + TILE].to(dtype)
+    step = rows_at_once(module.weight.shape[1])
+    for first in range(0, len(module.weight), step):
+        yield first, module.weight[first : first + step].to(dtype)
+
+
+def rows_at_once(columns: int) -> int:
+    """Of a tile; kernels make 16 at a time."""
+    return max(TILE // columns // 16, 1) * 16
 
 
 class _Product(torch.autograd.Function):

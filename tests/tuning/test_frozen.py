@@ -8,9 +8,15 @@ from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.rounding import quantize_matrix
 from edgewise.quantization.stacked import StackedLinear, numbers_of
 from edgewise.schemes import get_scheme
+from edgewise.tuning import frozen
 from edgewise.tuning.frozen import Frozen, tiles
 
 SCHEMES = ("q4g32ad", "q4g64", "q8g64", "q3g32ad")
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+    monkeypatch.setattr(frozen, "TILE", 128 * 1024)
 
 
 def packed(scheme, rows=2064, columns=128):
@@ -39,6 +45,18 @@ def test_packed_matrices_have_the_gradients_of_what_they_stand_for(scheme, dtype
     limit = error if dtype is torch.float32 else 2**-8 + error  # what bf16 itself can hold
     for mine, right in zip(ours, true, strict=True):
         assert (mine.float() - right).norm() <= limit * right.norm()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_in_one_tile_they_are_those_of_bf16_itself(scheme, monkeypatch):
+    monkeypatch.setattr(frozen, "TILE", 2064 * 128)
+    matrix = packed(scheme)
+    plain = nn.Linear(128, 2064, bias=False)
+    plain.weight = nn.Parameter(numbers_of(matrix).bfloat16(), requires_grad=False)
+    inputs, upstream = torch.randn(21, 128).bfloat16(), torch.randn(21, 2064).bfloat16()
+    ours = gradients(Frozen(matrix), inputs, upstream)
+    for mine, right in zip(ours, gradients(plain, inputs, upstream), strict=True):
+        assert (mine - right).norm() <= 1e-3 * right.norm()
 
 
 def test_stacked_matrices_have_the_gradients_of_their_parts():

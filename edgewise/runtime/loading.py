@@ -19,6 +19,7 @@ from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
 LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
+CLOCK = 1e-3  # seconds that every clock tells apart from none
 FIRST_PACE = 1.25e8  # bytes a second that a link is taken to carry before any were seen: a gigabit
 
 OnLayer = Callable[[int], None]
@@ -89,7 +90,7 @@ class PlanLoader:
         """A device asks for a piece when it has written the one before."""
         if fetch.offset and device in self._sent:
             began, size = self._sent[device]
-            self._paces[device] = size / (time.monotonic() - began)
+            self._paces[device] = size / max(time.monotonic() - began, CLOCK)
         pace = self._paces.get(device, FIRST_PACE)
         content, packed = files.piece(fetch.key, fetch.offset, bytes_per_second=pace)
         piece = messages.Piece(fetch.key, fetch.offset, packed)

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -139,7 +140,7 @@ class Held:
     library's are its own depends on who else has it loaded."""
 
     children: int
-    descriptors: int
+    descriptors: tuple[str, ...]
     threads: int
     files: frozenset[str]
     own_bytes: int
@@ -153,7 +154,7 @@ class Held:
         files = [*Path(tempfile.gettempdir()).iterdir(), *Path("/dev/shm").iterdir()]
         return Held(
             len(ours),
-            me.num_fds(),
+            _descriptors(me),
             me.num_threads(),
             frozenset(map(str, files)),
             _anonymous_bytes(),
@@ -161,12 +162,25 @@ class Held:
 
     def left_since(self, before: "Held") -> list[str]:
         """What there is more of than before, memory apart."""
-        counts = ("children", "descriptors", "threads")
+        counts = ("children", "threads")
         now, then = ([getattr(held, x) for x in counts] for held in (self, before))
         more = [
             f"{x} ({b}, {a} before)" for x, a, b in zip(counts, then, now, strict=True) if b > a
         ]
+        if len(self.descriptors) > len(before.descriptors):
+            others = Counter(self.descriptors) - Counter(before.descriptors)
+            more.append(f"one or more of the descriptors {', '.join(sorted(others))}")
         return more + sorted(self.files - before.files)
+
+
+def _descriptors(process: psutil.Process) -> tuple[str, ...]:
+    """What each one is; connections by their ends."""
+    ends = {x.fd: f"{x.laddr}>{x.raddr} {x.status}" for x in process.net_connections("all")}
+    there = []
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of this folder itself
+            there.append(ends.get(int(entry.name)) or os.readlink(entry))
+    return tuple(there)
 
 
 def adopt_orphans() -> None:

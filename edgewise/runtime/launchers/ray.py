@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray._private.services import get_ray_address_from_environment
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from edgewise.clusters import Device
@@ -29,7 +29,6 @@ from edgewise.runtime.transport.zeromq import Keys
 
 LOOK_SECONDS = 1.0  # between looks at which nodes there are
 AGAIN_SECONDS = 5.0  # before a node whose worker was ended is offered again
-START_SECONDS = 60.0  # for an actor: a process that imports torch
 END_SECONDS = 5.0
 HEAD_BYTES = 80 * 2**20  # Ray's store of objects, at its smallest: nothing of ours is in it
 
@@ -99,7 +98,8 @@ class _Starter:
     def start(self, device: Device, coordinator: Peer) -> str:
         """Returns the public key; the secret one stays on this machine."""
         keys, bind = Keys.make(), f"tcp://{EVERYWHERE}:*"
-        return self._launcher.start(Settings(device, bind, coordinator, keys.public, keys.secret))
+        self._launcher.start(Settings(device, bind, coordinator, keys.public, keys.secret))
+        return keys.public
 
     def ended(self) -> Ended:
         """Waits until the worker has ended by itself."""
@@ -131,8 +131,9 @@ class RayLauncher:
 
     process_ids: Mapping[str, int] = MappingProxyType({})  # they are other machines' processes
 
-    def start(self, settings: Settings) -> str:
-        """Start a worker on its node with keys made there; returns the public one."""
+    def start(self, settings: Settings) -> Future[str]:
+        """Start a worker on its node, with keys made there: first an actor, a process that imports
+        torch, which takes seconds."""
         name = settings.device.name
         self._offers.pop(name, None)
         if (node := nodes().get(name)) is None:
@@ -142,16 +143,13 @@ class RayLauncher:
         starter = actor.options(  # one of its two calls at a time waits for the worker's end
             num_cpus=0, max_concurrency=2, scheduling_strategy=there
         ).remote()
-        self._starters[name] = starter
-        key = starter.start.remote(settings.device, settings.coordinator.at(self._here))
-        try:
-            public: str = ray.get(key, timeout=START_SECONDS)
-        except RayError as error:
-            raise DeviceLost(name, f"started nothing: {_first_line(error)}") from None
+        self._starters[name], key = starter, Future[str]()
+        started = starter.start.remote(settings.device, settings.coordinator.at(self._here))
+        started.future().add_done_callback(partial(_tell_key, key, name))
         starter.ended.remote().future().add_done_callback(partial(self._ended, name, starter))
-        return public
+        return key
 
-    def _ended(self, name: str, starter: Any, waited: "Future[Ended]") -> None:
+    def _ended(self, name: str, starter: Any, waited: Future[Ended]) -> None:
         if self._starters.get(name) is not starter:
             return  # it was ended from here
         error = waited.exception()
@@ -199,5 +197,14 @@ class RayLauncher:
         return there
 
 
+def _tell_key(key: Future[str], name: str, started: Future[str]) -> None:
+    if error := started.exception():
+        key.set_exception(DeviceLost(name, f"started nothing: {_first_line(error)}"))
+    else:
+        key.set_result(started.result())
+
+
 def _first_line(error: BaseException | None) -> str:
-    return str(error).partition("\n")[0]
+    """Of what was raised on a node, not of Ray's wrapping."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return str(cause).partition("\n")[0]

@@ -154,7 +154,7 @@ class Held:
         files = [*Path(tempfile.gettempdir()).iterdir(), *Path("/dev/shm").iterdir()]
         return Held(
             len(ours),
-            _descriptors(me),
+            _descriptors(),
             me.num_threads(),
             frozenset(map(str, files)),
             _anonymous_bytes(),
@@ -173,14 +173,23 @@ class Held:
         return more + sorted(self.files - before.files)
 
 
-def _descriptors(process: psutil.Process) -> tuple[str, ...]:
-    """What each one is; connections by their ends."""
-    ends = {x.fd: f"{x.laddr}>{x.raddr} {x.status}" for x in process.net_connections("all")}
+def _descriptors() -> tuple[str, ...]:
+    """What each one of this process is; sockets by their ends, where they have them."""
     there = []
-    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+    for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # that of this folder itself
-            there.append(ends.get(int(entry.name)) or os.readlink(entry))
+            what = os.readlink(entry)
+            there.append(_ends(int(entry.name)) if what.startswith("socket:") else what)
     return tuple(there)
+
+
+def _ends(descriptor: int) -> str:
+    with socket.socket(fileno=os.dup(descriptor)) as end:
+        text = f"{end.family.name} {end.type.name}"
+        for name in (end.getsockname, end.getpeername):
+            with contextlib.suppress(OSError):
+                text += f" {name()}"
+        return text
 
 
 def adopt_orphans() -> None:

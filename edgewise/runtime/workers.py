@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from edgewise import errors
 from edgewise.clusters import Cluster
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.runtime import messages
+from edgewise.runtime.failures import error_of
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.logs import fields
 from edgewise.runtime.messages import EVERYWHERE, Message, Peer
@@ -76,6 +76,7 @@ class Workers:
 
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""
+        self._let_newcomers_go({device})
         self._launchers[device].end(device)
         self.signs.forget(device)
         self.start(self._launchers[device], [self._settings[device]])
@@ -86,16 +87,27 @@ class Workers:
 
     def remove(self, device: str) -> None:
         """Go on without a device."""
+        self._let_newcomers_go({device})
+        self._forget(device)
+        self._introduce()
+
+    def _let_newcomers_go(self, but: set[str]) -> None:
+        """Nobody waits for a machine that is only just starting its worker where another device was
+        lost: its launcher offers it again."""
+        for name in (self._starting & self._hosts.keys()) - but:
+            self._forget(name)
+
+    def _forget(self, device: str) -> None:
         self._starting.discard(device)
         self._launchers.pop(device).end(device)
         self.signs.forget(device)
         for each in (self._settings, self._keys, self._peers, self._hosts, self.roles):
             each.pop(device, None)
         self.cluster = self.cluster.without(device)
-        self._introduce()
 
     def _introduce(self) -> None:
-        """Make everybody known to everybody, those too that were starting when one was lost."""
+        """Make everybody known to everybody, those of this machine too that were starting when one
+        was lost."""
         self._wait(self._learn_keys, lambda envelope: False, "started", START_SECONDS)
         self.collect(messages.Ready, list(self._starting), START_SECONDS)
         self._transport.introduce(self._peers)
@@ -282,13 +294,3 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def error_of(failed: messages.Failed) -> EdgewiseError:
-    """What a worker raised, as the same class where it is one of ours."""
-    kind, text = getattr(errors, failed.error or "-", None), failed.text
-    if isinstance(kind, type) and issubclass(kind, DeviceError):
-        return kind(failed.device, text.removeprefix(f"device '{failed.device}' "))
-    if isinstance(kind, type) and issubclass(kind, EdgewiseError):
-        return kind(text)
-    return DeviceError(failed.device, f"failed: {text}")

@@ -188,6 +188,37 @@ def test_requests_go_on_while_a_worker_is_started(opened, checkpoint, prompt, mo
     assert place.workers.round_trip("b") < SECONDS
 
 
+def test_a_loss_does_not_wait_for_a_newcomer(opened, checkpoint, prompt, monkeypatch):
+    """Whose actor is being started then: it is offered again later."""
+    monkeypatch.setattr("edgewise.runtime.launchers.ray.AGAIN_SECONDS", 0.1)
+    place, model = opened("ray", NODES), checkpoint("llama")
+    place.start_source()
+    place.start("a")
+    _, plan = plan_of(model, ("here", 3), ("a", 6))
+    engine = Coordinator(place.workers, str(model), plan, WORK, replan=on_the_last)
+    (victim,) = worker_pids() - set(place.workers.process_ids.values())
+    start, keys = place.launcher.start, []
+
+    def begin(settings):
+        keys.append(start(settings))
+        os.kill(victim, signal.SIGKILL)
+        return keys[0]
+
+    with monkeypatch.context() as watched:
+        watched.setattr(place.launcher, "start", begin)
+        with pytest.raises(DeviceLost, match="device 'a'") as lost:
+            place.start("b")
+        place.workers.arrivals.clear()
+        engine.go_on_without(lost.value)
+        assert not keys[0].done()
+    assert place.workers.names == ("here",)
+    request = Request(prompt, 12)
+    assert run(engine, [request], lambda step: None) == [reference(model, request)]
+    assert until(lambda: place._arrived() >= {"a", "b"})
+    place.start("b")
+    assert place.workers.round_trip("b") < SECONDS
+
+
 def test_one_that_fails_to_start_is_reported(opened, monkeypatch):
     """By what was raised on its node; nobody else is the worse for it."""
     from edgewise.runtime.launchers import ray as launcher

@@ -124,6 +124,7 @@ class RayLauncher:
         self._post = post
         self._here = ray.util.get_node_ip_address()
         self._starters: dict[str, Any] = {}
+        self._ending: list[threading.Thread] = []
         self._offers: dict[str, float] = {}  # when nodes that are there are to be offered again
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -160,16 +161,18 @@ class RayLauncher:
         """Nothing: an actor's worker is not started twice."""
 
     def end(self, device: str) -> None:
-        """The worker at once. Its node is offered again after a while if it is there."""
+        """The worker at once, without waiting for its node, which may be gone, or still starting
+        the actor. It is offered again after a while if it is there."""
         if (starter := self._starters.pop(device, None)) is not None:
-            with contextlib.suppress(RayError):  # it is gone, and its worker with it
-                ray.get(starter.end.remote(device), timeout=END_SECONDS)
-            ray.kill(starter)
+            ending = threading.Thread(target=_end, args=(starter, device), daemon=True)
+            ending.start()
+            self._ending = [*(x for x in self._ending if x.is_alive()), ending]
             self._offers[device] = time.monotonic() + AGAIN_SECONDS
 
     def close(self) -> None:
         self._closed.set()
-        self._thread.join()
+        for thread in (self._thread, *self._ending):
+            thread.join()
         starters, self._starters = self._starters, {}
         closing = [starter.close.remote() for starter in starters.values()]
         if closing:
@@ -195,6 +198,12 @@ class RayLauncher:
                 self._offers.pop(name, None)
                 self._post(Joined(node.device, node.host))
         return there
+
+
+def _end(starter: Any, device: str) -> None:
+    with contextlib.suppress(RayError):  # it is gone, and its worker with it
+        ray.get(starter.end.remote(device), timeout=END_SECONDS)
+    ray.kill(starter)
 
 
 def _tell_key(key: Future[str], name: str, started: Future[str]) -> None:

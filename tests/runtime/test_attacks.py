@@ -175,7 +175,7 @@ def good(**changes):
         [good(message=msgspec.Raw(msgspec.msgpack.encode({"type": "Run"}))), bytes(16)],
         [good(message=msgspec.Raw(b"\xc1")), bytes(16)],
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_malformed_frames(pair, insider, parts):
     insider.send_multipart(parts)

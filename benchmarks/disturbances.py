@@ -141,35 +141,33 @@ class Held:
 
     children: int
     descriptors: tuple[str, ...]
-    threads: int
+    threads: tuple[str, ...]
     files: frozenset[str]
     own_bytes: int
 
     @staticmethod
     def now() -> "Held":
         """Once those that end just now have ended."""
-        me, deadline = psutil.Process(), time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + END_SECONDS
         while (ours := _ours()) and time.monotonic() < deadline:
             time.sleep(0.05)
         files = [*Path(tempfile.gettempdir()).iterdir(), *Path("/dev/shm").iterdir()]
         return Held(
             len(ours),
             _descriptors(),
-            me.num_threads(),
+            tuple(x.read_text().strip() for x in Path("/proc/self/task").glob("*/comm")),
             frozenset(map(str, files)),
             _anonymous_bytes(),
         )
 
     def left_since(self, before: "Held") -> list[str]:
         """What there is more of than before, memory apart."""
-        counts = ("children", "threads")
-        now, then = ([getattr(held, x) for x in counts] for held in (self, before))
-        more = [
-            f"{x} ({b}, {a} before)" for x, a, b in zip(counts, then, now, strict=True) if b > a
-        ]
-        if len(self.descriptors) > len(before.descriptors):
-            others = Counter(self.descriptors) - Counter(before.descriptors)
-            more.append(f"one or more of the descriptors {', '.join(sorted(others))}")
+        more = [f"{self.children} processes"] if self.children > before.children else []
+        for kind in ("descriptors", "threads"):
+            now, then = getattr(self, kind), getattr(before, kind)
+            if len(now) > len(then):
+                others = ", ".join(sorted((Counter(now) - Counter(then)).elements()))
+                more.append(f"{len(now) - len(then)} of the {kind} {others}")
         return more + sorted(self.files - before.files)
 
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -125,7 +125,6 @@ class RayLauncher:
         self._here = ray.util.get_node_ip_address()
         self._starters: dict[str, Any] = {}
         self._ending: list[threading.Thread] = []
-        self._calls: list[Future[Any]] = []  # of actors, that may not have come back
         self._offers: dict[str, float] = {}  # when nodes that are there are to be offered again
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -147,11 +146,8 @@ class RayLauncher:
         ).remote()
         self._starters[name], key = starter, Future[str]()
         started = starter.start.remote(settings.device, settings.coordinator.at(self._here))
-        ended = starter.ended.remote()
-        calls: list[Future[Any]] = [started.future(), ended.future()]
-        self._calls = [*(x for x in self._calls if not x.done()), *calls]
-        calls[0].add_done_callback(partial(_tell_key, key, name))
-        calls[1].add_done_callback(partial(self._ended, name, starter))
+        started.future().add_done_callback(partial(_tell_key, key, name))
+        starter.ended.remote().future().add_done_callback(partial(self._ended, name, starter))
         return key
 
     def _ended(self, name: str, starter: Any, waited: Future[Ended]) -> None:
@@ -183,8 +179,6 @@ class RayLauncher:
             ray.wait(closing, num_returns=len(closing), timeout=END_SECONDS)
         for starter in starters.values():
             ray.kill(starter)
-        # A connection that is closed with calls under way leaves sockets open.
-        wait(self._calls, END_SECONDS)
 
     def _watch(self) -> None:
         known: dict[str, Node] = {}

@@ -279,6 +279,16 @@ def test_nodes_are_devices(ray_cluster):
     assert all(0 < node.device.memory_bytes < memory for node in there.values())
 
 
+def test_leaving_a_cluster_leaves_no_socket_open(ray_cluster):
+    code = (
+        f"from tests.runtime.places import come_and_leave; come_and_leave({ray_cluster.address!r})"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5 * SECONDS)
+    first, *others = map(int, done.stdout.split())
+    assert others == [first] * 3
+
+
 def test_nodes_come_and_go(ray_cluster, opened):
     place = opened("ray", NODES)
     node = ray_cluster.add("c")

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -125,6 +125,7 @@ class RayLauncher:
         self._here = ray.util.get_node_ip_address()
         self._starters: dict[str, Any] = {}
         self._ending: list[threading.Thread] = []
+        self._calls: list[Future[None]] = []  # of actors, that may not be back
         self._offers: dict[str, float] = {}  # when nodes that are there are to be offered again
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -146,9 +147,18 @@ class RayLauncher:
         ).remote()
         self._starters[name], key = starter, Future[str]()
         started = starter.start.remote(settings.device, settings.coordinator.at(self._here))
-        started.future().add_done_callback(partial(_tell_key, key, name))
-        starter.ended.remote().future().add_done_callback(partial(self._ended, name, starter))
+        self._when_back(started, partial(_tell_key, key, name))
+        self._when_back(starter.ended.remote(), partial(self._ended, name, starter))
         return key
+
+    def _when_back(self, call: Any, act: Callable[[Future[Any]], None]) -> None:
+        """Without keeping Ray's own future: what it refers to must be gone when Ray is left, which
+        else leaves a socket open."""
+        back: Future[None] = Future()
+        future = call.future()
+        future.add_done_callback(act)
+        future.add_done_callback(lambda done: back.set_result(None))
+        self._calls = [*(x for x in self._calls if not x.done()), back]
 
     def _ended(self, name: str, starter: Any, waited: Future[Ended]) -> None:
         if self._starters.get(name) is not starter:
@@ -179,6 +189,7 @@ class RayLauncher:
             ray.wait(closing, num_returns=len(closing), timeout=END_SECONDS)
         for starter in starters.values():
             ray.kill(starter)
+        wait(self._calls, END_SECONDS)
 
     def _watch(self) -> None:
         known: dict[str, Node] = {}

@@ -116,8 +116,7 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Run:
-    """`next_seconds`, by disturbance: until the first token of another plan; where none was needed,
-    the longest wait for a token from then on."""
+    """`next_seconds`, by disturbance: `Streams.seconds_after`."""
 
     identical: bool
     requests: int

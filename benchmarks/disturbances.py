@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -139,34 +140,54 @@ class Held:
     library's are its own depends on who else has it loaded."""
 
     children: int
-    descriptors: int
-    threads: int
+    descriptors: tuple[str, ...]
+    threads: tuple[str, ...]
     files: frozenset[str]
     own_bytes: int
 
     @staticmethod
     def now() -> "Held":
         """Once those that end just now have ended."""
-        me, deadline = psutil.Process(), time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + END_SECONDS
         while (ours := _ours()) and time.monotonic() < deadline:
             time.sleep(0.05)
         files = [*Path(tempfile.gettempdir()).iterdir(), *Path("/dev/shm").iterdir()]
         return Held(
             len(ours),
-            me.num_fds(),
-            me.num_threads(),
+            _descriptors(),
+            tuple(x.read_text().strip() for x in Path("/proc/self/task").glob("*/comm")),
             frozenset(map(str, files)),
             _anonymous_bytes(),
         )
 
     def left_since(self, before: "Held") -> list[str]:
         """What there is more of than before, memory apart."""
-        counts = ("children", "descriptors", "threads")
-        now, then = ([getattr(held, x) for x in counts] for held in (self, before))
-        more = [
-            f"{x} ({b}, {a} before)" for x, a, b in zip(counts, then, now, strict=True) if b > a
-        ]
+        more = [f"{self.children} processes"] if self.children > before.children else []
+        for kind in ("descriptors", "threads"):
+            now, then = getattr(self, kind), getattr(before, kind)
+            if len(now) > len(then):
+                others = ", ".join(sorted((Counter(now) - Counter(then)).elements()))
+                more.append(f"{len(now) - len(then)} of the {kind} {others}")
         return more + sorted(self.files - before.files)
+
+
+def _descriptors() -> tuple[str, ...]:
+    """What each one of this process is; sockets by their ends, where they have them."""
+    there = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of this folder itself
+            what = os.readlink(entry)
+            there.append(_ends(int(entry.name)) if what.startswith("socket:") else what)
+    return tuple(there)
+
+
+def _ends(descriptor: int) -> str:
+    with socket.socket(fileno=os.dup(descriptor)) as end:
+        text = f"{end.family.name} {end.type.name}"
+        for name in (end.getsockname, end.getpeername):
+            with contextlib.suppress(OSError):
+                text += f" {name()}"
+        return text
 
 
 def adopt_orphans() -> None:

@@ -16,6 +16,7 @@ import psutil
 
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import DeviceLost, DeviceTimeout
+from edgewise.hosting.swaps import GoOn, beside_requests
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.live import start_live, start_on_ray
@@ -39,13 +40,13 @@ Agent(address, Invitation.parse(token), Device(name, int(memory), kind="any")).r
 
 class Place(Protocol):
     """`workers` of a cluster. `join` has another device come, and says whether there is one;
-    `let_in` takes in those that came or came back."""
+    `let_in` takes in those that came or came back, while requests `go_on`."""
 
     workers: Workers
 
     def process_id(self, device: str) -> int: ...
     def join(self) -> bool: ...
-    def let_in(self, engine: Coordinator) -> None: ...
+    def let_in(self, engine: Coordinator, go_on: GoOn) -> None: ...
     def close(self) -> None: ...
 
 
@@ -67,14 +68,15 @@ class Local:
         self.workers.arrivals.extend(Joined(device, "") for device in lost[:1])
         return bool(lost)
 
-    def let_in(self, engine: Coordinator) -> None:
+    def let_in(self, engine: Coordinator, go_on: GoOn) -> None:
         while self.workers.arrivals:
             device = self.workers.arrivals.popleft().device
             if device.name in self.workers.names:
                 continue
             self.workers.cluster = self.workers.cluster.joined_by(device)
             try:
-                self.workers.start(self._launchers[device.name], [self._settings[device.name]])
+                with beside_requests(self.workers, go_on):
+                    self.workers.start(self._launchers[device.name], [self._settings[device.name]])
             except (DeviceLost, DeviceTimeout) as lost:
                 engine.go_on_without(lost)
 
@@ -110,10 +112,11 @@ class Live:
         device = self._devices[joined.device.name]
         self.workers.admit(Joined(device, joined.host), self.launcher)
 
-    def let_in(self, engine: Coordinator) -> None:
+    def let_in(self, engine: Coordinator, go_on: GoOn) -> None:
         while self.workers.arrivals:
             try:
-                self.admit(self.workers.arrivals.popleft())
+                with beside_requests(self.workers, go_on):
+                    self.admit(self.workers.arrivals.popleft())
             except (DeviceLost, DeviceTimeout) as lost:
                 engine.go_on_without(lost)
 
@@ -199,11 +202,11 @@ class RayNodes(Live):
         joined, self._late = bool(self._late), []
         return joined
 
-    def let_in(self, engine: Coordinator) -> None:
+    def let_in(self, engine: Coordinator, go_on: GoOn) -> None:
         wanted = [x for x in self.workers.arrivals if x.device.name in self._devices]
         self.workers.arrivals.clear()
         self.workers.arrivals.extend(wanted)
-        super().let_in(engine)
+        super().let_in(engine, go_on)
 
     def close(self) -> None:
         self.workers.close()

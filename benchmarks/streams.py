@@ -8,6 +8,7 @@ from places import Place
 
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
+from edgewise.runtime.transport import Envelope
 
 
 class Streams:
@@ -34,16 +35,23 @@ class Streams:
             self.answers[token.request].append(token.id)
             self.came.append((token.at, self.engine.workers.epoch))
 
+    def _go_on(self, came: Envelope) -> None:
+        self._take(self.engine.take(came))
+        self.engine.enter()
+
     def seconds_after(self, what: Disturbance) -> float:
+        """Until the first token of another plan; where none was needed, or others go on until there
+        is one, the longest wait for a token."""
         after = [(at, epoch) for at, epoch in self.came if at > what.at]
         replanned = [at for at, epoch in after if epoch > what.epoch]
-        if replanned:
+        if replanned and what.what != "join":
             return replanned[0] - what.at
-        return max((b - a for a, b in pairwise([what.at, *(at for at, _ in after)])), default=0.0)
+        until = [at for at, _ in after if not replanned or at <= replanned[0]]
+        return max((b - a for a, b in pairwise([what.at, *until])), default=0.0)
 
     def let_in(self, place: Place, rng: random.Random) -> None:
         """Devices that came, each with some of the layers."""
         if place.workers.arrivals:
+            place.let_in(self.engine, self._go_on)
             self._take(self.engine.drain())
-            place.let_in(self.engine)
             self.engine.apply(random_plan(place.workers.names, self.engine.plan, rng))

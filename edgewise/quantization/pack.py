@@ -45,14 +45,20 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 def unpack(packed: Tensor, bits: int) -> Tensor:
     """uint8 [R / 16, C / 32, bits, 64] -> codes [R, C], uint8 for up to 8 bits, else int32."""
     blocks, tiles = packed.shape[:2]
-    kind = torch.uint8 if bits <= 8 else torch.int32
-    codes = torch.zeros(blocks, tiles, CHUNKS, 64, dtype=kind, device=packed.device)
-    vector = 0
-    for width, shift in planes(bits):
-        plane, mask = packed[:, :, vector : vector + width], (1 << width) - 1
-        fields = [(plane >> (width * number)) & mask for number in range(CHUNKS // width)]
-        digits = torch.stack(fields, dim=3).view(blocks, tiles, CHUNKS, 64)
-        codes |= digits.to(kind) << shift
-        vector += width
-    codes = codes.view(blocks, tiles, CHUNKS, ROWS, 4).permute(0, 3, 1, 2, 4)
+    codes = chunks(packed, bits).view(blocks, tiles, CHUNKS, ROWS, 4).permute(0, 3, 1, 2, 4)
     return codes.reshape(blocks * ROWS, tiles * COLUMNS)
+
+
+def chunks(packed: Tensor, bits: int) -> Tensor:
+    """uint8 [..., bits, N], of each vector any N bytes -> their codes [..., 8, N] chunk by chunk,
+    uint8 for up to 8 bits, else int32."""
+    kind = torch.uint8 if bits <= 8 else torch.int32
+    codes, vector = None, 0
+    for width, shift in planes(bits):
+        plane = packed[..., vector : vector + width, :].unsqueeze(-2)
+        by = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device).unsqueeze(-1)
+        digits = ((plane >> by) & ((1 << width) - 1)).flatten(-3, -2).to(kind) << shift
+        codes = digits if codes is None else codes | digits
+        vector += width
+    assert codes is not None
+    return codes

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from edgewise.quantization.pack import COLUMNS, ROWS, pack, unpack
+from edgewise.quantization.pack import COLUMNS, ROWS, chunks, pack, unpack
 from edgewise.schemes import Family, Scheme
 
 PARTS = ("codes", "scale", "minimum", "row_scale", "row_minimum")
@@ -101,10 +101,7 @@ class Packed:
         block, row = flat // ROWS, flat % ROWS
         tiles = self.codes.view(*self.codes.shape[:3], ROWS, 4)
         picked = tiles[block, :, :, row]  # [n, T, bits, 4]
-        # Every row takes the place of the first in a tile of its own.
-        alone = picked.new_zeros(*picked.shape[:3], ROWS, 4)
-        alone[:, :, :, 0] = picked
-        codes = unpack(alone.flatten(-2), self.scheme.bits)[::ROWS].float()
+        codes = chunks(picked, self.scheme.bits).flatten(1).float()
         scale, minimum = self.scale, None
         if self.scheme.family is Family.GROUPED:
             scale, minimum = self.sides(block, row)

@@ -204,7 +204,7 @@ class Coordinator:
                 self._check_still()
                 if left > LOOK_SECONDS:
                     continue
-                late = self.workers.busiest()
+                late = self.workers.signs.busiest()
                 raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
             back = back_of(envelope.message, self._in_flight, self.workers.epoch)
             if back is not None:
@@ -213,7 +213,7 @@ class Coordinator:
     def _check_still(self) -> None:
         """Raise _Astray where steps in flight are nowhere; later the next time, in case they were
         on a slow link, until one is back and has shown how long that takes."""
-        if self.workers.still_seconds >= self._still_seconds:
+        if self.workers.signs.still_seconds >= self._still_seconds:
             self._still_seconds *= 2
             raise _Astray("a message was lost")
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from edgewise.runtime import messages
 from edgewise.runtime.batches import Batch
 from edgewise.runtime.events import Entered
+from edgewise.runtime.failures import error_of
 from edgewise.runtime.spans import Sampled, Span
-from edgewise.runtime.workers import error_of
 
 
 def step_of(batch: Batch, epoch: int, number: int) -> tuple[messages.Step, Tensor]:

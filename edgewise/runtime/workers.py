@@ -5,24 +5,25 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TypeVar
 
 from torch import Tensor
 
-from edgewise import errors
 from edgewise.clusters import Cluster
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, EdgewiseError
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.runtime import messages
+from edgewise.runtime.failures import error_of
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.logs import fields
 from edgewise.runtime.messages import EVERYWHERE, Message, Peer
 from edgewise.runtime.settings import Settings
+from edgewise.runtime.signs import SILENT_SECONDS, Signs
 from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.worker import COORDINATOR
 
 START_SECONDS = 120.0
-SILENT_SECONDS = 3.0  # without a heartbeat, after which a device is taken for lost
 LOOK_SECONDS = 0.5  # how often silence is looked for
 PING_SECONDS = 5.0
 STEPS = (messages.Tokens, messages.Failed)
@@ -46,11 +47,10 @@ class Workers:
         self._hosts: dict[str, str] = {}
         self.arrivals = deque[messages.Joined]()
         self._starting = set[str]()
+        self._keys: dict[str, Future[str]] = {}  # of those whose keys are not known yet
         self._steps = deque[Envelope]()  # came while something else was waited for
         self._take: Callable[[Envelope], None] | None = None  # what else comes then
-        self._heard: dict[str, float] = {}
-        self._busy: dict[str, float] = {}
-        self._listened = self._stirred = time.monotonic()
+        self.signs = Signs()
         self._on_close: list[Callable[[], None]] = []
 
     # Membership
@@ -62,8 +62,9 @@ class Workers:
             name = each.device.name
             self._launchers[name], self._settings[name] = launcher, each
             self._starting.add(name)
-            self._peers[name] = Peer(each.bind, launcher.start(each))
-            self._transport.introduce(self._peers)
+            self._keys[name] = launcher.start(each)
+            if name in self._learn_keys():
+                self._keys[name].add_done_callback(lambda key: self.wake())
         self._introduce()
 
     def admit(self, joined: messages.Joined, launcher: Launcher) -> None:
@@ -75,8 +76,9 @@ class Workers:
 
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""
+        self._let_newcomers_go({device})
         self._launchers[device].end(device)
-        self._heard.pop(device, None)
+        self.signs.forget(device)
         self.start(self._launchers[device], [self._settings[device]])
 
     def prepare(self) -> None:
@@ -85,21 +87,43 @@ class Workers:
 
     def remove(self, device: str) -> None:
         """Go on without a device."""
-        self._starting.discard(device)
-        self._launchers.pop(device).end(device)
-        for each in (self._settings, self._peers, self._heard, self._busy, self._hosts, self.roles):
-            each.pop(device, None)
-        self.cluster = self.cluster.without(device)
+        self._let_newcomers_go({device})
+        self._forget(device)
         self._introduce()
 
+    def _let_newcomers_go(self, but: set[str]) -> None:
+        """Nobody waits for a machine that is only just starting its worker where another device was
+        lost: its launcher offers it again."""
+        for name in (self._starting & self._hosts.keys()) - but:
+            self._forget(name)
+
+    def _forget(self, device: str) -> None:
+        self._starting.discard(device)
+        self._launchers.pop(device).end(device)
+        self.signs.forget(device)
+        for each in (self._settings, self._keys, self._peers, self._hosts, self.roles):
+            each.pop(device, None)
+        self.cluster = self.cluster.without(device)
+
     def _introduce(self) -> None:
-        """Make everybody known to everybody, those too that were starting when one was lost."""
+        """Make everybody known to everybody, those of this machine too that were starting when one
+        was lost."""
+        self._wait(self._learn_keys, lambda envelope: False, "started", START_SECONDS)
         self.collect(messages.Ready, list(self._starting), START_SECONDS)
         self._transport.introduce(self._peers)
         me = {COORDINATOR: self._transport.peer}
         for name in self._settings:
             self.send(name, messages.Peers(self._peers | me))
         self.collect(messages.Introduced, list(self._settings), START_SECONDS)
+
+    def _learn_keys(self) -> list[str]:
+        """Let those talk here whose keys are known by now; returns the others."""
+        for name, key in list(self._keys.items()):
+            if key.done():
+                del self._keys[name]
+                self._peers[name] = Peer(self._settings[name].bind, key.result())
+                self._transport.introduce(self._peers)
+        return list(self._keys)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,7 +141,7 @@ class Workers:
     # Talking
 
     def send(self, device: str, message: Message, tensor: Tensor | None = None) -> None:
-        self._stirred = time.monotonic()
+        self.signs.stir()
         self._transport.send(device, message, tensor)
 
     def wake(self) -> None:
@@ -127,15 +151,17 @@ class Workers:
     def receive(self, timeout_seconds: float) -> Envelope | None:
         """The next message that is no sign of life, or None when none came in time."""
         deadline = time.monotonic() + timeout_seconds
-        self._forgive()
+        self.signs.begin_to_listen()
         if self._steps:
             return self._steps.popleft()
         while True:
             left = max(deadline - time.monotonic(), 0)
             envelope = self._transport.receive(min(left, LOOK_SECONDS))
-            self._listened = time.monotonic()
+            self.signs.listened()
             if envelope is None:
-                self._check_silence()
+                if name := self.signs.silent():
+                    how = f"was silent for {SILENT_SECONDS:g} s"
+                    raise DeviceLost(name, how + self._role(name))
                 if left <= LOOK_SECONDS:
                     return None
             elif not self._is_sign_of_life(envelope):
@@ -153,7 +179,10 @@ class Workers:
             return True
         if isinstance(message, messages.Wake):
             return False
-        self._heard[sender] = self._listened
+        if isinstance(message, messages.Beat):
+            self.signs.hear_beat(sender, message.busy_seconds)
+            return True
+        self.signs.hear(sender)
         if isinstance(message, messages.Ready) and sender in self._starting:
             self._starting.discard(sender)
             self._peers[sender] = message.peer.at(self._hosts.get(sender, ""))
@@ -163,31 +192,7 @@ class Workers:
             error = error_of(message)
             if message.step is None or isinstance(error, DeviceLost | DeviceTimeout):
                 raise error
-        is_beat = isinstance(message, messages.Beat)
-        if isinstance(message, messages.Beat):
-            self._busy[sender] = message.busy_seconds
-        if not is_beat or self._busy[sender]:
-            self._stirred = self._listened
-        return is_beat
-
-    @property
-    def still_seconds(self) -> float:
-        """For how long nobody has done anything, nor been told to."""
-        return time.monotonic() - self._stirred
-
-    def busiest(self) -> str:
-        """The device that has been at what it does now for longest."""
-        return max(self._heard, key=lambda name: self._busy.get(name, 0.0))
-
-    def _forgive(self) -> None:
-        """Nobody was listened to since the last call: that is not their silence."""
-        idle = time.monotonic() - self._listened
-        self._heard = {name: heard + idle for name, heard in self._heard.items()}
-
-    def _check_silence(self) -> None:
-        for name, heard in self._heard.items():
-            if self._listened - heard > SILENT_SECONDS:
-                raise DeviceLost(name, f"was silent for {SILENT_SECONDS:g} s{self._role(name)}")
+        return False
 
     def _lost(self, ended: messages.Ended) -> DeviceLost:
         last = f": {ended.last_line}" if ended.last_line else ""
@@ -201,23 +206,41 @@ class Workers:
     ) -> dict[str, Reply]:
         """Wait until every device has sent a message of that kind. Raises DeviceTimeout."""
         replies: dict[str, Reply] = {}
+
+        def take(envelope: Envelope) -> bool:
+            if isinstance(envelope.message, kind):
+                replies[envelope.sender] = envelope.message
+            return isinstance(envelope.message, kind)
+
+        def missing() -> list[str]:
+            return [name for name in devices if name not in replies]
+
+        self._wait(missing, take, kind.__name__.lower(), timeout_seconds)
+        return replies
+
+    def _wait(
+        self,
+        missing: Callable[[], list[str]],
+        take: Callable[[Envelope], bool],
+        what: str,
+        timeout_seconds: float,
+    ) -> None:
+        """Until no device is missing. What is not taken goes on as steps, or is kept."""
         others = list[Envelope]()
         deadline = time.monotonic() + timeout_seconds
         try:
-            while missing := [name for name in devices if name not in replies]:
+            while names := missing():
                 envelope = self.receive(max(deadline - time.monotonic(), 0))
                 if envelope is None:
-                    what = kind.__name__.lower()
-                    raise DeviceTimeout(missing[0], f"was not {what} within {timeout_seconds:g} s")
-                if isinstance(envelope.message, kind):
-                    replies[envelope.sender] = envelope.message
-                elif self._take is not None:
+                    raise DeviceTimeout(names[0], f"was not {what} within {timeout_seconds:g} s")
+                if take(envelope):
+                    continue
+                if self._take is not None:
                     self._take(envelope)
                 elif isinstance(envelope.message, STEPS):
                     others.append(envelope)
         finally:
             self._steps.extend(others)
-        return replies
 
     def call(
         self, device: str, message: Message, reply: type[Reply], timeout_seconds: float
@@ -250,12 +273,10 @@ class Workers:
 
     def close(self) -> None:
         """End every worker and remove every trace. May be called twice."""
-        for name in self._heard:
-            try:
+        for name in list(self.signs.names):
+            with contextlib.suppress(DeviceError):
                 self.send(name, messages.Stop())
-            except DeviceError:
-                continue
-        self._heard.clear()
+            self.signs.forget(name)
         try:
             for launcher in {id(x): x for x in self._launchers.values()}.values():
                 launcher.close()
@@ -273,13 +294,3 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def error_of(failed: messages.Failed) -> EdgewiseError:
-    """What a worker raised, as the same class where it is one of ours."""
-    kind, text = getattr(errors, failed.error or "-", None), failed.text
-    if isinstance(kind, type) and issubclass(kind, DeviceError):
-        return kind(failed.device, text.removeprefix(f"device '{failed.device}' "))
-    if isinstance(kind, type) and issubclass(kind, EdgewiseError):
-        return kind(text)
-    return DeviceError(failed.device, f"failed: {text}")

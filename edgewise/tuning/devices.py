@@ -207,7 +207,9 @@ class TrainingOnDevices:
     def _next(self, deadline: float) -> Envelope:
         envelope = self._workers.receive(max(deadline - time.monotonic(), 0))
         if envelope is None:
-            raise DeviceTimeout(self._workers.busiest(), f"was not done in {ANSWER_SECONDS:g} s")
+            raise DeviceTimeout(
+                self._workers.signs.busiest(), f"was not done in {ANSWER_SECONDS:g} s"
+            )
         return envelope
 
     def _received(self, name: str) -> dict[str, Tensor]:

@@ -203,3 +203,17 @@ def hold(kind, address):
     place.start(NODES[0])
     os.write(1, b"started\n")
     time.sleep(2 * SECONDS)
+
+
+def come_and_leave(address, times=4):
+    """Connect to a Ray cluster, start a worker there and leave it, again and again; says how many
+    descriptors are open after each time."""
+    import ray
+
+    for _ in range(times):
+        connect(address)
+        place = Place("ray")
+        place.start(NODES[0])
+        place.close()
+        ray.shutdown()
+        print(psutil.Process().num_fds(), flush=True)

@@ -151,7 +151,8 @@ def test_an_unknown_name(pair, insider):
 
 def good(**changes):
     header = frames.header_of(Numbering("insider").encode(Echo(), torch.zeros(2, 2))[0])
-    return msgspec.msgpack.encode(msgspec.structs.replace(header, **changes))
+    encoded = msgspec.msgpack.encode(msgspec.structs.replace(header, **changes))
+    return len(encoded).to_bytes(4, "little") + encoded
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,9 @@ def good(**changes):
         [b"\x91" * 10_000],
         [good()[:-3], bytes(16)],
         [good()],
+        [good() + bytes(15)],
+        [good() + bytes(16), bytes(16)],
+        [b"\xff\xff\xff\xff" + good()[4:] + bytes(16)],
         [good(), bytes(15)],
         [good(), bytes(16), bytes(16)],
         [good(shape=(-2, -2)), bytes(16)],
@@ -171,7 +175,7 @@ def good(**changes):
         [good(message=msgspec.Raw(msgspec.msgpack.encode({"type": "Run"}))), bytes(16)],
         [good(message=msgspec.Raw(b"\xc1")), bytes(16)],
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_malformed_frames(pair, insider, parts):
     insider.send_multipart(parts)

@@ -9,13 +9,17 @@ import time
 import psutil
 import pytest
 
+from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, DeviceLost, ModelError
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.shape import ModelShape
 from edgewise.runtime import messages
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine, start_local
+from edgewise.runtime.signs import SILENT_SECONDS
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of
-from tests.seeds import cases
+from tests.seeds import THOROUGH, cases
 
 STAGES = [("laptop", 2), ("jetson", 4), ("pi", 6)]
 
@@ -58,6 +62,25 @@ def test_a_worker_that_hangs_is_named(engine, prompt):
     finally:
         os.kill(pid, signal.SIGCONT)
     assert str(error.value) == "device 'jetson' was silent for 3 s while it held layers 2-3"
+
+
+def test_a_worker_that_computes_for_long_is_not_lost(real_model):
+    """Several times as long as the silence that would be its loss; 30 s if need be."""
+    wanted = 30.0 if THOROUGH else 2.5 * SILENT_SECONDS
+    shape = ModelShape.of(open_checkpoint(real_model)).to_json()
+    with start_local(Cluster.of_this_machine(8 * 10**9, 1)) as workers:
+        (name,) = workers.names
+        layers = messages.Prepare(shape, 1, 31, "fp32", 1, 8192)
+        workers.call(name, layers, messages.Prepared, 60)
+
+        def seconds(tokens):
+            return workers.call(name, messages.Time(1, tokens, 0), messages.Timed, 600).seconds
+
+        seconds(128)
+        took = seconds(min(round(1024 * wanted / seconds(1024)), 8192))  # at least: attention
+        assert took > 0.8 * wanted
+        assert workers.signs.silent() == ""
+        assert workers.round_trip(name) < 5
 
 
 @pytest.mark.timing

@@ -11,6 +11,7 @@ from edgewise.runtime.sampling import Sampling
 from edgewise.runtime.spans import Span
 from edgewise.runtime.transport import frames
 from edgewise.runtime.transport.frames import (
+    OWN_FRAME_BYTES,
     FrameHeader,
     History,
     Numbering,
@@ -22,30 +23,41 @@ STEP = Step(1, 2, 3, (Span(4, 5, 6, Sampling(0.5), (7, 8)),), (9,), (0.25,))
 
 
 def decoded(parts):
-    return envelope_of(header_of(parts[0]), [bytearray(part) for part in parts[1:]])
+    return envelope_of(header_of(parts[0]), [bytearray(part) for part in parts])
+
+
+def framed(header):
+    """A header's bytes behind their length."""
+    return len(header).to_bytes(4, "little") + header
 
 
 def header(**changes):
     """A good header with other fields."""
     good = header_of(Numbering("a").encode(Echo(), torch.zeros(2, 2))[0])
-    return msgspec.msgpack.encode(msgspec.structs.replace(good, **changes))
+    return framed(msgspec.msgpack.encode(msgspec.structs.replace(good, **changes)))
 
 
 def raw(document):
     return msgspec.Raw(msgspec.msgpack.encode(document))
 
 
-def test_what_goes_in_comes_out():
-    envelope = decoded(Numbering("a").encode(STEP, torch.arange(6)))
+@pytest.mark.parametrize("size", [0, 1, OWN_FRAME_BYTES // 8 - 1, OWN_FRAME_BYTES // 8])
+def test_what_goes_in_comes_out(size):
+    parts = Numbering("a").encode(STEP, torch.arange(size))
+    assert len(parts) == 1 + (size * 8 >= OWN_FRAME_BYTES)
+    envelope = decoded(parts)
     assert (envelope.sender, envelope.message) == ("a", STEP)
-    assert torch.equal(envelope.tensor, torch.arange(6))
+    assert torch.equal(envelope.tensor, torch.arange(size))
 
 
+@pytest.mark.parametrize("own_frame", [False, True])
 @pytest.mark.parametrize("offset", range(8))
-def test_numbers_that_lie_anywhere_are_read(offset):
+def test_numbers_that_lie_anywhere_are_read(offset, own_frame, monkeypatch):
+    monkeypatch.setattr(frames, "OWN_FRAME_BYTES", 0 if own_frame else 100)
     parts = Numbering("a").encode(Echo(), torch.arange(5))
-    memory = bytearray(bytes(offset) + bytes(parts[1]))
-    envelope = envelope_of(header_of(parts[0]), [memoryview(memory)[offset:]])
+    assert len(parts) == 1 + own_frame
+    memories = [memoryview(bytearray(bytes(offset) + part))[offset:] for part in map(bytes, parts)]
+    envelope = envelope_of(header_of(parts[0]), memories)
     assert envelope.tensor.tolist() == [0, 1, 2, 3, 4]
     assert envelope.tensor.data_ptr() % 8 == 0
 
@@ -82,23 +94,32 @@ def test_what_a_field_refuses_itself_is_malformed():
         decoded([header(message=raw(good), shape=None)])
 
 
+def test_bytes_that_belong_to_nothing_are_refused():
+    (bare,), (whole,) = Numbering("a").encode(Ping()), Numbering("a").encode(Echo(), torch.zeros(4))
+    for parts in ([bare + b"x"], [bare, b"x"], [whole, b""], [whole, b"x"], [whole, b"", b""]):
+        with pytest.raises(ValueError):
+            decoded(parts)
+
+
 @pytest.mark.parametrize("data", [b"", b"\x91" * 100_000, b"\xc1", b"\x96\xa1\xff"])
 def test_malformed_headers_are_refused(data):
-    with pytest.raises(ValueError):
-        header_of(data)
+    for frame in (data, framed(data), framed(data)[:-1]):
+        with pytest.raises(ValueError):
+            header_of(frame)
 
 
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=20), max_size=2))
 def test_any_bytes_are_a_value_error_or_a_message(data, tensors):
-    with pytest.raises(ValueError):
-        decoded([data, *tensors])
+    for first in (data, framed(data)):
+        with pytest.raises(ValueError):
+            decoded([first, *tensors])
 
 
-@given(st.data())
-def test_any_damage_is_a_value_error_or_a_message(data):
-    parts = [bytearray(part) for part in Numbering("a").encode(STEP, torch.arange(6))]
+@given(st.data(), st.sampled_from([6, OWN_FRAME_BYTES // 8]))
+def test_any_damage_is_a_value_error_or_a_message(data, size):
+    parts = [bytearray(part) for part in Numbering("a").encode(STEP, torch.arange(size))]
     for _ in range(data.draw(st.integers(1, 4))):
-        part = parts[data.draw(st.integers(0, 1))]
+        part = parts[data.draw(st.integers(0, len(parts) - 1))]
         part[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, 2))
     if cut:
@@ -124,9 +145,9 @@ names = st.sampled_from([kind.__name__ for kind in frames.Message.__subclasses__
 def test_any_fields_are_a_value_error_or_a_message(shape, dtype, name, fields, tensor):
     message = raw({**fields, "type": name})
     shape = None if shape is None else tuple(shape)
-    data = msgspec.msgpack.encode(FrameHeader("a", 1, 1, shape, dtype, message))
+    data = framed(msgspec.msgpack.encode(FrameHeader("a", 1, 1, shape, dtype, message)))
     try:
-        envelope = decoded([data, tensor] if shape is not None else [data])
+        envelope = decoded([data + tensor] if shape is not None else [data])
     except ValueError:
         return
     assert type(envelope.message).__name__ == name

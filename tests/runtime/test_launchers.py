@@ -149,12 +149,90 @@ def test_a_device_is_offered_again_when_it_is_free(opened, monkeypatch, kind):
 def test_a_key_that_comes_too_late_is_forgotten(opened, monkeypatch):
     place = opened("agent")
     with monkeypatch.context() as patience:
-        patience.setattr("edgewise.runtime.launchers.agents.START_SECONDS", 0.0)
-        with pytest.raises(DeviceTimeout, match="started nothing within 0 s"):
+        patience.setattr("edgewise.runtime.workers.START_SECONDS", 0.0)
+        with pytest.raises(DeviceTimeout, match="was not started within 0 s"):
             place.start("a")
     assert until(lambda: worker_pids())  # whose key was sent before
     time.sleep(LOOK_SECONDS)
     place.workers.restart("a")
+    assert place.workers.round_trip("a") < SECONDS
+
+
+@pytest.mark.parametrize("kind", ["agent", "ray"])
+def test_requests_go_on_while_a_worker_is_started(opened, checkpoint, prompt, monkeypatch, kind):
+    """Tokens come before it has said its key: a Ray actor needs seconds for that."""
+    place, model = opened(kind, NODES), checkpoint("llama")
+    place.start_source()
+    place.start("a")
+    _, plan = plan_of(model, ("a", 6))
+    engine = Coordinator(place.workers, str(model), plan, WORK)
+    request, start, keys, came = Request(prompt, 40), place.launcher.start, [], []
+    engine.submit(request)
+    engine.enter()
+
+    def take(envelope):
+        tokens = engine.take(envelope)
+        came.extend((token.id, keys[0].done()) for token in tokens)
+        engine.enter()
+
+    def begin(settings):
+        keys.append(start(settings))
+        return keys[0]
+
+    monkeypatch.setattr(place.launcher, "start", begin)
+    with place.workers.meanwhile(take):
+        place.start("b")
+    came.extend((token.id, True) for tokens in iter(engine.step, []) for token in tokens)
+    assert [token for token, _ in came] == reference(model, request)
+    assert not came[0][1]
+    assert place.workers.round_trip("b") < SECONDS
+
+
+def test_a_loss_does_not_wait_for_a_newcomer(opened, checkpoint, prompt, monkeypatch):
+    """Whose actor is being started then: it is offered again later."""
+    monkeypatch.setattr("edgewise.runtime.launchers.ray.AGAIN_SECONDS", 0.1)
+    place, model = opened("ray", NODES), checkpoint("llama")
+    place.start_source()
+    place.start("a")
+    _, plan = plan_of(model, ("here", 3), ("a", 6))
+    engine = Coordinator(place.workers, str(model), plan, WORK, replan=on_the_last)
+    (victim,) = worker_pids() - set(place.workers.process_ids.values())
+    start, keys = place.launcher.start, []
+
+    def begin(settings):
+        keys.append(start(settings))
+        os.kill(victim, signal.SIGKILL)
+        return keys[0]
+
+    with monkeypatch.context() as watched:
+        watched.setattr(place.launcher, "start", begin)
+        with pytest.raises(DeviceLost, match="device 'a'") as lost:
+            place.start("b")
+        place.workers.arrivals.clear()
+        engine.go_on_without(lost.value)
+        assert not keys[0].done()
+    assert place.workers.names == ("here",)
+    request = Request(prompt, 12)
+    assert run(engine, [request], lambda step: None) == [reference(model, request)]
+    assert until(lambda: place._arrived() >= {"a", "b"})
+    place.start("b")
+    assert place.workers.round_trip("b") < SECONDS
+
+
+def test_one_that_fails_to_start_is_reported(opened, monkeypatch):
+    """By what was raised on its node; nobody else is the worse for it."""
+    from edgewise.runtime.launchers import ray as launcher
+
+    def fail(self, device, coordinator):
+        raise OSError("no room for it")
+
+    place = opened("ray", NODES)
+    place.start("a")
+    with monkeypatch.context() as broken:
+        broken.setattr(launcher._Starter, "start", fail)
+        with pytest.raises(DeviceLost, match="device 'b' started nothing: no room for it"):
+            place.start("b")
+    place.workers.remove("b")
     assert place.workers.round_trip("a") < SECONDS
 
 
@@ -199,6 +277,16 @@ def test_nodes_are_devices(ray_cluster):
     assert {node.device.threads for node in there.values()} == {1}
     memory = psutil.virtual_memory().total
     assert all(0 < node.device.memory_bytes < memory for node in there.values())
+
+
+def test_leaving_a_cluster_leaves_no_socket_open(ray_cluster):
+    code = (
+        f"from tests.runtime.places import come_and_leave; come_and_leave({ray_cluster.address!r})"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5 * SECONDS)
+    first, *others = map(int, done.stdout.split())
+    assert others == [first] * 3
 
 
 def test_nodes_come_and_go(ray_cluster, opened):

@@ -28,7 +28,7 @@ def place():
 def spare(place):
     place.launcher.prepare()
     place.launcher.prepare()  # one is enough
-    (pid,) = worker_pids()
+    (pid,) = until(worker_pids)  # once it is its own process
     return pid
 
 

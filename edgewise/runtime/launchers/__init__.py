@@ -1,6 +1,7 @@
 """Where workers come from."""
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Protocol
 
 from edgewise.runtime.settings import Settings
@@ -12,9 +13,10 @@ class Launcher(Protocol):
     """Starts and ends the processes of some devices' workers. When one ends, however it does, the
     launcher posts messages.Ended to whoever it works for."""
 
-    def start(self, settings: Settings) -> str:
-        """Start a worker, which says Ready when it is; returns its public key, "" for none. Raises
-        DeviceError where it cannot start."""
+    def start(self, settings: Settings) -> Future[str]:
+        """Begin to start a worker, which says Ready when it is; its public key, "" for none, is
+        known later where it is made elsewhere. Raises DeviceError, here or there, where it cannot
+        start."""
         ...
 
     def prepare(self) -> None:

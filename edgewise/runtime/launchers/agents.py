@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
@@ -23,7 +24,6 @@ from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.zeromq import Keys
 
 BEAT_SECONDS, SILENT_SECONDS = 1.0, 3.0
-START_SECONDS = 30.0
 AGAIN_SECONDS = 5.0  # before a device whose worker was lost is offered again
 CLOSE_SECONDS = 0.5  # for what was said last to leave
 MOST_BYTES, MOST_AGENTS = 2**16, 1000
@@ -40,7 +40,7 @@ class _Agent:
     route: bytes
     heard: float
     offer: float | None
-    key: "SimpleQueue[str]" = field(default_factory=SimpleQueue)
+    key: Future[str] = field(default_factory=Future)
 
 
 class AgentLauncher:
@@ -81,18 +81,15 @@ class AgentLauncher:
 
     process_ids: Mapping[str, int] = MappingProxyType({})  # they are other machines' processes
 
-    def start(self, settings: Settings) -> str:
-        """Have the agent start its worker; returns the worker's public key."""
+    def start(self, settings: Settings) -> Future[str]:
+        """Have the agent start its worker, with keys that are made there."""
         name = settings.device.name
         agent = self._agents.get(name)
         if agent is None:
             raise DeviceTimeout(name, "is not joined any more")
-        agent.offer, agent.key = None, SimpleQueue()  # a key that comes now is of no start before
+        agent.offer, agent.key = None, Future()  # a key that comes now is of no start before
         self._orders.put((name, messages.StartWorker()))
-        try:
-            return agent.key.get(timeout=START_SECONDS)
-        except Empty:
-            raise DeviceTimeout(name, f"started nothing within {START_SECONDS:g} s") from None
+        return agent.key
 
     def prepare(self) -> None:
         """Nothing: agents see to it themselves."""
@@ -163,7 +160,8 @@ class AgentLauncher:
             return
         self._agents[name].heard = time.monotonic()
         if isinstance(message, messages.Starting):
-            self._agents[name].key.put(message.key)
+            if not (key := self._agents[name].key).done():
+                key.set_result(message.key)
         elif isinstance(message, messages.Ended):
             self._post(msgspec.structs.replace(message, name=name))
 

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import IO
 
@@ -76,13 +77,15 @@ class LocalLauncher:
         self._spare: _Process | None = None
         self._closing = False
 
-    def start(self, settings: Settings) -> str:
+    def start(self, settings: Settings) -> Future[str]:
+        key: Future[str] = Future()
         name, process = settings.device.name, self._take_spare() or _Process.begin(self._program)
         waiter = threading.Thread(target=self._wait, args=(name, process), daemon=True)
         self._running[name] = process, waiter
         process.tell(settings)
         waiter.start()
-        return settings.public
+        key.set_result(settings.public)
+        return key
 
     def prepare(self) -> None:
         """Have a process import now what the next worker needs: that takes a second."""

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray._private.services import get_ray_address_from_environment
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from edgewise.clusters import Device
@@ -29,7 +29,6 @@ from edgewise.runtime.transport.zeromq import Keys
 
 LOOK_SECONDS = 1.0  # between looks at which nodes there are
 AGAIN_SECONDS = 5.0  # before a node whose worker was ended is offered again
-START_SECONDS = 60.0  # for an actor: a process that imports torch
 END_SECONDS = 5.0
 HEAD_BYTES = 80 * 2**20  # Ray's store of objects, at its smallest: nothing of ours is in it
 
@@ -99,7 +98,8 @@ class _Starter:
     def start(self, device: Device, coordinator: Peer) -> str:
         """Returns the public key; the secret one stays on this machine."""
         keys, bind = Keys.make(), f"tcp://{EVERYWHERE}:*"
-        return self._launcher.start(Settings(device, bind, coordinator, keys.public, keys.secret))
+        self._launcher.start(Settings(device, bind, coordinator, keys.public, keys.secret))
+        return keys.public
 
     def ended(self) -> Ended:
         """Waits until the worker has ended by itself."""
@@ -124,6 +124,8 @@ class RayLauncher:
         self._post = post
         self._here = ray.util.get_node_ip_address()
         self._starters: dict[str, Any] = {}
+        self._ending: list[threading.Thread] = []
+        self._calls: list[Future[None]] = []  # of actors, that may not be back
         self._offers: dict[str, float] = {}  # when nodes that are there are to be offered again
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -131,8 +133,9 @@ class RayLauncher:
 
     process_ids: Mapping[str, int] = MappingProxyType({})  # they are other machines' processes
 
-    def start(self, settings: Settings) -> str:
-        """Start a worker on its node with keys made there; returns the public one."""
+    def start(self, settings: Settings) -> Future[str]:
+        """Start a worker on its node, with keys made there: first an actor, a process that imports
+        torch, which takes seconds."""
         name = settings.device.name
         self._offers.pop(name, None)
         if (node := nodes().get(name)) is None:
@@ -142,16 +145,22 @@ class RayLauncher:
         starter = actor.options(  # one of its two calls at a time waits for the worker's end
             num_cpus=0, max_concurrency=2, scheduling_strategy=there
         ).remote()
-        self._starters[name] = starter
-        key = starter.start.remote(settings.device, settings.coordinator.at(self._here))
-        try:
-            public: str = ray.get(key, timeout=START_SECONDS)
-        except RayError as error:
-            raise DeviceLost(name, f"started nothing: {_first_line(error)}") from None
-        starter.ended.remote().future().add_done_callback(partial(self._ended, name, starter))
-        return public
+        self._starters[name], key = starter, Future[str]()
+        started = starter.start.remote(settings.device, settings.coordinator.at(self._here))
+        self._when_back(started, partial(_tell_key, key, name))
+        self._when_back(starter.ended.remote(), partial(self._ended, name, starter))
+        return key
 
-    def _ended(self, name: str, starter: Any, waited: "Future[Ended]") -> None:
+    def _when_back(self, call: Any, act: Callable[[Future[Any]], None]) -> None:
+        """Without keeping Ray's own future: what it refers to must be gone when Ray is left, which
+        else leaves a socket open."""
+        back: Future[None] = Future()
+        future = call.future()
+        future.add_done_callback(act)
+        future.add_done_callback(lambda done: back.set_result(None))
+        self._calls = [*(x for x in self._calls if not x.done()), back]
+
+    def _ended(self, name: str, starter: Any, waited: Future[Ended]) -> None:
         if self._starters.get(name) is not starter:
             return  # it was ended from here
         error = waited.exception()
@@ -162,22 +171,25 @@ class RayLauncher:
         """Nothing: an actor's worker is not started twice."""
 
     def end(self, device: str) -> None:
-        """The worker at once. Its node is offered again after a while if it is there."""
+        """The worker at once, without waiting for its node, which may be gone, or still starting
+        the actor. It is offered again after a while if it is there."""
         if (starter := self._starters.pop(device, None)) is not None:
-            with contextlib.suppress(RayError):  # it is gone, and its worker with it
-                ray.get(starter.end.remote(device), timeout=END_SECONDS)
-            ray.kill(starter)
+            ending = threading.Thread(target=_end, args=(starter, device), daemon=True)
+            ending.start()
+            self._ending = [*(x for x in self._ending if x.is_alive()), ending]
             self._offers[device] = time.monotonic() + AGAIN_SECONDS
 
     def close(self) -> None:
         self._closed.set()
-        self._thread.join()
+        for thread in (self._thread, *self._ending):
+            thread.join()
         starters, self._starters = self._starters, {}
         closing = [starter.close.remote() for starter in starters.values()]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=END_SECONDS)
         for starter in starters.values():
             ray.kill(starter)
+        wait(self._calls, END_SECONDS)
 
     def _watch(self) -> None:
         known: dict[str, Node] = {}
@@ -199,5 +211,20 @@ class RayLauncher:
         return there
 
 
+def _end(starter: Any, device: str) -> None:
+    with contextlib.suppress(RayError):  # it is gone, and its worker with it
+        ray.get(starter.end.remote(device), timeout=END_SECONDS)
+    ray.kill(starter)
+
+
+def _tell_key(key: Future[str], name: str, started: Future[str]) -> None:
+    if error := started.exception():
+        key.set_exception(DeviceLost(name, f"started nothing: {_first_line(error)}"))
+    else:
+        key.set_result(started.result())
+
+
 def _first_line(error: BaseException | None) -> str:
-    return str(error).partition("\n")[0]
+    """Of what was raised on a node, not of Ray's wrapping."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return str(cause).partition("\n")[0]

@@ -1,5 +1,8 @@
-"""Messages as frames, and back. Frame 0 is a MessagePack header, frame 1, where there is one, the
-tensor's bytes as they lie in memory (little-endian). No pickle.
+"""Messages as frames, and back: the length of a header (4 bytes), the header in MessagePack, and
+the tensor's bytes, if any, as they lie in memory; all little-endian. No pickle.
+
+A frame that has to be encrypted and handed from thread to thread costs a hop 10 us, so a message is
+one; only a large tensor has a frame of its own, since copying would cost more.
 
 Whatever bytes come in, decoding raises ValueError and nothing else.
 """
@@ -7,6 +10,7 @@ Whatever bytes come in, decoding raises ValueError and nothing else.
 import functools
 import math
 import secrets
+import struct
 from collections.abc import Sequence
 from typing import Union
 
@@ -23,6 +27,8 @@ Frame = bytes | bytearray | memoryview
 MAX_MESSAGE_BYTES = 2**28
 MAX_DIMENSIONS = 8
 MAX_SESSIONS = 64
+OWN_FRAME_BYTES = 2**16  # of a tensor, from which on it has one
+_LENGTH = struct.Struct("<I")
 _DTYPES = {  # and what numpy, which has no bfloat16, reads them as
     "float32": (torch.float32, np.float32),
     "bfloat16": (torch.bfloat16, np.int16),
@@ -63,29 +69,31 @@ class Numbering:
         self._sender, self._session, self._last = sender, secrets.randbits(63), 0
 
     def encode(self, message: Message, tensor: Tensor | None = None) -> list[Frame]:
-        """The next message's frames; the second shares the tensor's memory where it can. Raises
+        """The next message's frames; a second one shares the tensor's memory where it can. Raises
         ValueError where others would not take it: too large, or of a type that does not travel."""
         shape: tuple[int, ...] | None = None
-        dtype, tensors = "", list[Frame]()
+        dtype, memory = "", memoryview(b"")
         if tensor is not None:
             shape, dtype = tuple(tensor.shape), _NAMES.get(tensor.dtype, "")
             if not dtype or len(shape) > MAX_DIMENSIONS:
                 raise ValueError(f"a tensor {list(shape)} of {tensor.dtype} cannot be sent")
-            tensors.append(_memory(tensor))
+            memory = _memory(tensor)
         number = self._last + 1
         header = FrameHeader(self._sender, self._session, number, shape, dtype, _raw(message))
-        encoded = [_encode(header), *tensors]
-        if (size := max(memoryview(part).nbytes for part in encoded)) > MAX_MESSAGE_BYTES:
+        encoded = _encode(header)
+        if (size := len(encoded) + memory.nbytes) > MAX_MESSAGE_BYTES:
             raise ValueError(f"{size} bytes are more than a message may have, {MAX_MESSAGE_BYTES}")
-        self._last = number
-        return encoded
+        self._last, length = number, _LENGTH.pack(len(encoded))
+        if memory.nbytes < OWN_FRAME_BYTES:
+            return [b"".join((length, encoded, memory))]
+        return [length + encoded, memory]
 
 
 def _raw(message: Message) -> msgspec.Raw:
     return msgspec.Raw(_encode(message))
 
 
-def _memory(tensor: Tensor) -> Frame:
+def _memory(tensor: Tensor) -> memoryview:
     """A tensor's bytes. Few calls of torch: each is slow in a process that just woke up."""
     if tensor.requires_grad or not (tensor.is_cpu and tensor.is_contiguous()):
         tensor = tensor.detach().cpu().contiguous()
@@ -110,33 +118,50 @@ class History:
         return True
 
 
+def _split(frame: Frame) -> tuple[memoryview, memoryview]:
+    """A header's bytes, and those behind it."""
+    view = memoryview(frame)
+    if view.nbytes < _LENGTH.size:
+        raise ValueError("malformed header: too short")
+    (length,) = _LENGTH.unpack_from(view)
+    end = _LENGTH.size + length
+    if end > view.nbytes:
+        raise ValueError("malformed header: cut off")
+    return view[_LENGTH.size : end], view[end:]
+
+
 def header_of(frame: Frame) -> FrameHeader:
     """Who says that they sent this, and where in their order. Raises ValueError."""
     try:
-        return _HEADER.decode(frame)
+        return _HEADER.decode(_split(frame)[0])
     except Exception as error:
         raise ValueError(f"malformed header: {error}") from None
 
 
-def envelope_of(header: FrameHeader, tensors: Sequence[Frame]) -> Envelope:
-    """The message, and its tensor in the memory of `tensors`, which has to be writable. Raises
-    ValueError."""
-    if len(tensors) != (header.shape is not None):
-        raise ValueError(f"{len(tensors)} frames behind the header are not its tensor")
+def envelope_of(header: FrameHeader, frames: Sequence[Frame]) -> Envelope:
+    """The message of a header's frames, and its tensor in their memory, which has to be writable.
+    Raises ValueError."""
+    _, tensor = _split(frames[0])
+    if len(frames) == 2 and not tensor.nbytes:
+        tensor = memoryview(frames[1])
+    elif len(frames) != 1:
+        raise ValueError(f"{len(frames)} frames are no message")
     try:
         message = _message_decoder().decode(header.message)
     except Exception as error:  # a class may raise what it likes about its fields
         raise ValueError(f"malformed message: {error}") from None
-    if header.shape is None:
-        return Envelope(header.sender, message)
-    return Envelope(header.sender, message, _tensor(header.shape, header.dtype, tensors[0]))
+    if header.shape is not None:
+        return Envelope(header.sender, message, _tensor(header.shape, header.dtype, tensor))
+    if tensor.nbytes:
+        raise ValueError(f"{tensor.nbytes} bytes behind a message without a tensor")
+    return Envelope(header.sender, message)
 
 
-def _tensor(shape: tuple[int, ...], name: str, buffer: Frame) -> Tensor:
+def _tensor(shape: tuple[int, ...], name: str, buffer: memoryview) -> Tensor:
     if name not in _DTYPES:
         raise ValueError(f"tensors of {name!r} do not travel")
     dtype, read_as = _DTYPES[name]
-    size = memoryview(buffer).nbytes
+    size = buffer.nbytes
     if len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"a tensor of {len(shape)} dimensions")
     # Zeros count as ones here: not even the strides of an empty tensor may overflow.

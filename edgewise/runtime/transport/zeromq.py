@@ -190,7 +190,7 @@ class ZeroMQ:
             if reason := self._refusal(header, frames[0]):
                 self._door.drops.count(reason, header.sender)
                 return None
-            return envelope_of(header, [frame.buffer for frame in frames[1:]])
+            return envelope_of(header, [frame.buffer for frame in frames])
         except ValueError as error:
             self._door.drops.count("malformed", error)
             return None

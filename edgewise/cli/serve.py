@@ -3,9 +3,12 @@
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from rich.console import Console
+
+from edgewise.adapters.private import PrivateAdapter, private_adapter
 from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
 from edgewise.cli.options import named_folders
@@ -16,11 +19,13 @@ from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
-from edgewise.models.checkpoint import open_checkpoint
+from edgewise.hosting.choosing import jointly
+from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.opening.adapters import open_adapters, room_of
+from edgewise.opening.adapters import open_adapters, with_room
 from edgewise.opening.by_quality import LossBudget
-from edgewise.opening.wanted import check_wish
+from edgewise.opening.private import planned_privately
+from edgewise.opening.wanted import check_private, check_wish
 from edgewise.profiling import Grid
 from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.launchers import Launcher
@@ -31,7 +36,7 @@ from edgewise.runtime.local import start_local
 from edgewise.runtime.workers import Workers
 from edgewise.schemes import Wire
 from edgewise.serving import AdapterShelf, Gate, HttpServer, Model, create_app
-from edgewise.specs import ModelSpec
+from edgewise.specs import ModelSpec, Vote, Workload
 from edgewise.units import format_bytes, parse_bytes
 
 REPEATS = 9  # of every timing: whoever joined is waited for
@@ -82,10 +87,10 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     checkpoint = open_checkpoint(options.model)
     print_notes(checkpoint.notes)
     spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)
-    named = open_adapters(named_folders(options.adapter or ()), checkpoint)
-    room = _adapter_room(options, spec.num_blocks, room_of(named.values()))
+    vote = options.vote or Vote.CONFIDENCE
+    named = open_adapters(named_folders(options.adapter or ()), checkpoint, vote)
     workload = workload_of(options, options.kv_cache, options.wire)
-    workload = replace(workload, adapter_bytes=room)
+    workload = _with_room(options, spec.num_blocks, with_room(workload, named.values()))
     limits = limits_of(workload, spec.max_context)
     screen = console(options.as_json)
 
@@ -94,7 +99,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         if options.as_json:
             print_json(asdict(event))
 
-    quality = _quality_of(options, spec)
+    private, quality = _private_of(options, checkpoint), _quality_of(options, spec)
     started = start(device)
     with started.workers as workers:
         grid = replace(Grid.serving(workload), repeats=REPEATS)
@@ -102,24 +107,21 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         join = started.lines[-1] if started.lines else ""
         overview = Overview(options.model, spec, join, on_event)
         how = options.scheme, options.objective, POLICIES[options.policy], quality
-        chooser = Chooser(workers, measured, spec, workload, *how, overview.say)
+        planner = jointly if private is None else planned_privately
+        chooser = Chooser(workers, measured, spec, workload, *how, overview.say, planner)
         what = options.model, workers, started.launcher, measured, chooser, workload, overview
-        host = Host(*what, Adapters(workers, room, named))
+        held = Adapters(workers, workload.adapter_bytes, named, workload.exit_bytes)
+        host = Host(*what, held, private and replace(private, source=workers.cluster.source))
         key, gate = _key(http[0]), Gate()
         share = limits.cache_tokens // limits.sequences
         model = Model(options.model, tokenizer, limits.context, spec.vocab_size, share)
-        shelf = AdapterShelf(options.adapters_from, checkpoint.config, spec.digest)
+        shelf = AdapterShelf(options.adapters_from, checkpoint.config, spec.digest, vote)
         app = create_app(host, model, key, options.cors or (), gate, shelf)
         server = HttpServer(app, *http)
         try:
             url = f"http://{http[0]}:{server.port}/v1"
             made = key if key != os.environ.get(KEY) else ""  # whoever chose one knows it
-            screen.print(f"[bold]{options.model}[/] at {url}" + (f", key {made}" if made else ""))
-            screen.print(f"What it does, and a chat: {url.removesuffix('/v1')}")
-            if started.lines:
-                screen.print("To lend another machine to it, run there:")
-            for line in started.lines:
-                screen.print(f"  [bold]{line}[/]", soft_wrap=True)
+            _print_address(screen, options.model, url, made, started.lines)
             if options.as_json:
                 print_json({"url": url, "join": join, "key": made})
             _on_interrupt(host, gate)
@@ -128,9 +130,20 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             server.close()
 
 
+def _print_address(screen: Console, model: str, url: str, key: str, lines: Sequence[str]) -> None:
+    screen.print(f"[bold]{model}[/] at {url}" + (f", key {key}" if key else ""))
+    screen.print(f"What it does, and a chat: {url.removesuffix('/v1')}")
+    if lines:
+        screen.print("To lend another machine to it, run there:")
+    for line in lines:
+        screen.print(f"  [bold]{line}[/]", soft_wrap=True)
+
+
 def _check_wish(options: ServingOptions) -> None:
     """Raises InputError where not all of it can be kept."""
     check_wish(None, options.scheme, options.quality)
+    if options.private is not None:
+        check_private(options.quality)
     if options.quality is not None and options.wire is not Wire.FP32:
         raise InputError(
             f"--wire {options.wire} loses by where a plan cuts the model, which changes with the "
@@ -138,7 +151,15 @@ def _check_wish(options: ServingOptions) -> None:
         )
 
 
-def _adapter_room(options: ServingOptions, blocks: int, needed: int) -> int:
+def _with_room(options: ServingOptions, blocks: int, work: Workload) -> Workload:
+    """What those given need, and room for those that come later. Raises InputError."""
+    room = _block_room(options, blocks, work.adapter_bytes)
+    votes_later = options.vote is not None and options.adapters_from is not None
+    exits = max(work.exit_bytes, room * blocks) if votes_later else work.exit_bytes
+    return replace(work, adapter_bytes=room, exit_bytes=exits)
+
+
+def _block_room(options: ServingOptions, blocks: int, needed: int) -> int:
     """Bytes for adapters in every block, where those given need so many. Raises InputError."""
     folder = options.adapters_from
     if folder is not None and not folder.is_dir():
@@ -155,6 +176,11 @@ def _adapter_room(options: ServingOptions, blocks: int, needed: int) -> int:
             f"{format_bytes(needed * blocks)}"
         )
     return room
+
+
+def _private_of(options: ServingOptions, checkpoint: Checkpoint) -> PrivateAdapter | None:
+    """Of a source that is not known yet. Raises InputError where it will not do."""
+    return None if options.private is None else private_adapter(options.private, checkpoint, "")
 
 
 def _quality_of(options: ServingOptions, spec: ModelSpec) -> LossBudget | None:

@@ -19,7 +19,6 @@ from edgewise.adapters.private import private_adapter
 from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import DeviceError, Infeasible, InputError, PlanError
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.planning import PlanResult
 from edgewise.runtime import messages
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.local import open_engine, start_local
@@ -142,7 +141,7 @@ def ends_on_the_source(workers, plan):
     ends = [round(1 + 4 * (i + 1) / len(others)) for i in range(len(others))]
     places = [(LAPTOP, 1), *zip(others, ends, strict=True), (LAPTOP, 6)]
     _, again = plan_of(plan.model, *places)
-    return PlanResult("ends", again, None, "fixed", None, 0.0, "")
+    return again
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
@@ -210,6 +209,26 @@ def test_load_and_run_take_private_adapters(demo):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(ran.stdout)["answer"] == truth
+
+
+def test_what_is_lost_is_planned_around(demo):
+    """Others take the blocks; the source never does."""
+    small = {"prompt_tokens": 32, "new_tokens": 32, "scheme": "fp32"}
+    asked = {"max_tokens": 24, "raw": True}
+    with edgewise.load(demo / "merged", **small) as merged:
+        truth = merged.generate(QUESTION, **asked)
+    where = {"cluster": demo / "cluster.toml", "private": demo / "adapter"}
+    with edgewise.load("demo", **where, **small) as split:
+        pieces, answer = split.stream(QUESTION, **asked), ""
+        for number, piece in enumerate(pieces):
+            answer += piece
+            if number == 2:
+                os.kill(split.engine.workers.process_ids[JETSON], signal.SIGKILL)
+        assert answer == truth
+        assert [x.device for x in split.plan.stages] == [LAPTOP, PI, LAPTOP]
+        os.kill(split.engine.workers.process_ids[PI], signal.SIGKILL)
+        with pytest.raises(Infeasible, match="'laptop' is the only device"):
+            split.generate(QUESTION, **asked)
 
 
 def test_what_private_adapters_cannot_do_is_said_before_anything_starts(demo):

@@ -89,6 +89,9 @@ class FederateOptions:
         float, typer.Option(min=0.0, max=0.9, help="Share of its records a device judges by.")
     ] = 0.1
     proximal: Annotated[float, typer.Option(min=0.0, help="FedProx's mu.")] = 0.01
+    momentum: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Of the last round's move, how much is added.")
+    ] = 0.0
     trim: Annotated[int, typer.Option(min=0, help="How many lowest and highest are left out.")] = 1
     leaders: Annotated[
         bool, typer.Option("--leaders", help="A device merges, another one each round.")

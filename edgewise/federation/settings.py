@@ -27,7 +27,8 @@ MERGES = {
 @dataclass(frozen=True, slots=True)
 class FederatedSettings:
     """`blocks` are the last ones, which get adapters, all where it is 0; `steps` a client takes a
-    round; `proximal` is FedProx's mu. With `epsilon` > 0 what a client sends is differentially
+    round; `proximal` is FedProx's mu, `momentum` FedAvgM's
+    beta. With `epsilon` > 0 what a client sends is differentially
     private: clipped to `clip` and noised. Raises InputError where they contradict each other."""
 
     model: str
@@ -44,6 +45,7 @@ class FederatedSettings:
     longest: int = 512
     held_out: float = 0.1
     proximal: float = 0.01
+    momentum: float = 0.0
     trim: int = 1
     leaders: bool = False
     epsilon: float = 0.0
@@ -97,6 +99,7 @@ def rounds_of(
     if settings.algorithm is Algorithm.SWARMS:
         return model_swarms(clients, start, settings.rounds, settings.seed)
     proximal = settings.proximal if settings.algorithm is Algorithm.FED_PROX else 0.0
+    common = settings.rounds, settings.merging, proximal, settings.momentum
     if settings.leaders:
-        return elected(clients, start, settings.rounds, settings.merging, proximal, settings.seed)
-    return averaging(clients, start, settings.rounds, settings.merging, proximal)
+        return elected(clients, start, *common, settings.seed)
+    return averaging(clients, start, *common)

@@ -95,6 +95,14 @@ def test_leaders_change_and_come_to_what_a_server_does():
     assert all(one != other for one, other in pairwise(leaders))
 
 
+def test_momentum_comes_nearer_in_as_many_rounds_whoever_leads():
+    plain = list(averaging(ToyClients(TARGETS), START, 3, Merging()))[-1]
+    served = list(averaging(ToyClients(TARGETS), START, 3, Merging(), momentum=0.2))[-1]
+    led = list(elected(ToyClients(TARGETS), START, 3, Merging(), momentum=0.2))[-1]
+    assert far(served.arrays) < 0.7 * far(plain.arrays)
+    assert np.array_equal(led.arrays["x.middle"], served.arrays["x.middle"])
+
+
 @pytest.mark.parametrize("lie", [None, Parcel(), Parcel({ADAPTER: adapter(math.inf, 0)})])
 def test_a_leader_that_does_not_deliver_is_deposed_and_the_round_is_not_lost(lie):
     first = leader_of(SharedRound(0, None, START), set(TARGETS))

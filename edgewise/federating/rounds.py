@@ -22,7 +22,12 @@ from edgewise.federating.exchanges import (
     sample_count,
     updates_of,
 )
-from edgewise.federating.robust import clipped_to_median, coordinate_median, trimmed_mean
+from edgewise.federating.robust import (
+    agreeing,
+    clipped_to_median,
+    coordinate_median,
+    trimmed_mean,
+)
 from edgewise.federating.updates import Array, Arrays, Update, fault_of, sift
 
 PROXIMAL = "proximal"
@@ -36,11 +41,13 @@ class Merge(StrEnum):
     MEDIAN = "median"
     TRIMMED = "trimmed"
     CLIPPED = "clipped"
+    AGREEING = "agreeing"
 
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """How updates are merged; `trim` is how many of the lowest and of the highest are left out."""
+    """How updates are merged; `trim` is how many of the lowest and of the highest are left out,
+    or of the clients that move against all others."""
 
     merge: Merge = Merge.MEAN
     trim: int = 1
@@ -58,6 +65,9 @@ class Merging:
                 return trimmed_mean(updates, min(self.trim, (len(updates) - 1) // 2))
             case Merge.CLIPPED:
                 return fed_avg(_equally(clipped_to_median(updates, start)))
+            case Merge.AGREEING:
+                clipped = clipped_to_median(updates, start)
+                return fed_avg(_equally(agreeing(clipped, start, self.trim)))
 
 
 def averaging(

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 class Algorithm(StrEnum):
     """`fedavg`: the mean by samples. `fedprox`: the same, clients drawn to where a round began.
-    `exact`: the mean of private adapters. `median`, `trimmed`, `clipped`, `agreeing`: around
+    `exact`: the mean of private adapters. `median`, `trimmed`, `clipped`, `near`: around
     liars. `fedpso`, `swarms`: swarms."""
 
     FED_AVG = "fedavg"
@@ -14,6 +14,6 @@ class Algorithm(StrEnum):
     MEDIAN = "median"
     TRIMMED = "trimmed"
     CLIPPED = "clipped"
-    AGREEING = "agreeing"
+    NEAR = "near"
     FED_PSO = "fedpso"
     SWARMS = "swarms"

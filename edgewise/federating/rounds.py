@@ -23,9 +23,9 @@ from edgewise.federating.exchanges import (
     updates_of,
 )
 from edgewise.federating.robust import (
-    agreeing,
     clipped_to_median,
     coordinate_median,
+    near,
     trimmed_mean,
 )
 from edgewise.federating.updates import Array, Arrays, Update, fault_of, sift
@@ -41,13 +41,12 @@ class Merge(StrEnum):
     MEDIAN = "median"
     TRIMMED = "trimmed"
     CLIPPED = "clipped"
-    AGREEING = "agreeing"
+    NEAR = "near"
 
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """How updates are merged; `trim` is how many of the lowest and of the highest are left out,
-    or of the clients that move against all others."""
+    """How updates are merged; `trim` is how many of the lowest and of the highest are left out."""
 
     merge: Merge = Merge.MEAN
     trim: int = 1
@@ -65,9 +64,8 @@ class Merging:
                 return trimmed_mean(updates, min(self.trim, (len(updates) - 1) // 2))
             case Merge.CLIPPED:
                 return fed_avg(_equally(clipped_to_median(updates, start)))
-            case Merge.AGREEING:
-                clipped = clipped_to_median(updates, start)
-                return fed_avg(_equally(agreeing(clipped, start, self.trim)))
+            case Merge.NEAR:
+                return fed_avg(_equally(near(updates, start)))
 
 
 def averaging(

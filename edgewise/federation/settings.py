@@ -21,7 +21,7 @@ MERGES = {
     Algorithm.MEDIAN: Merge.MEDIAN,
     Algorithm.TRIMMED: Merge.TRIMMED,
     Algorithm.CLIPPED: Merge.CLIPPED,
-    Algorithm.AGREEING: Merge.AGREEING,
+    Algorithm.NEAR: Merge.NEAR,
 }
 
 

@@ -43,7 +43,7 @@ def test_what_cannot_be_merged_is_refused_and_the_rest_goes_on(lie):
     assert far(rounds[-1].arrays, (8 / 3, 8 / 3)) < 1e-2
 
 
-@pytest.mark.parametrize("merge", [Merge.MEDIAN, Merge.TRIMMED, Merge.CLIPPED, Merge.AGREEING])
+@pytest.mark.parametrize("merge", [Merge.MEDIAN, Merge.TRIMMED, Merge.CLIPPED, Merge.NEAR])
 def test_robust_rules_hold_around_a_liar_that_the_mean_follows(merge):
     close = {"a": (3, 3), "b": (3.2, 3), "c": (3, 3.2), "d": (3.1, 3.1)}
     lie = lies("d", adapter(-1e4, -1e4))

@@ -31,6 +31,7 @@ LABELS = {
     Algorithm.EXACT: "plain mean",
     Algorithm.TRIMMED: "trimmed mean, or median",
     Algorithm.CLIPPED: "clipped",
+    Algorithm.NEAR: "without who moved far",
 }
 RULES = tuple(LABELS)
 COLUMNS = ("what", "nats a token", "right word for word ratio", "against together, points")
@@ -140,7 +141,7 @@ def faults_section(trials: Trials, exact: FederatedRun) -> Section:
     caption = (
         "In every round another client is silent, or lies. Trimmed: of every number the lowest and "
         "the highest are left out, so that two of four clients count, which is the median of four. "
-        "Clipped: nobody moves further than the median client."
+        "Clipped: nobody moves further than the median client. Without who moved far: further than twice that."
     )
     figure = Figure("federated-lies", draw)
     return Section("Failures and lies", caption, COLUMNS, _rows(runs, exact), figure)

@@ -10,8 +10,8 @@ its samples; what cannot be merged at all, `updates.sift` refuses before.
                     manner of CGE, which leaves out the furthest, so many
                                                           (Gupta et al., 2008.04699)
 
-Clients whose data is unlike differ in most coordinates: median and trimmed mean then lose what only
-one of them knows. The other two keep it. Moves of such clients are as good as orthogonal after a few
+Clients whose data is unlike differ in most coordinates: median and trimmed mean then lose what
+only one of them knows, the other two keep it. Their moves are as good as orthogonal after a few
 rounds, so directions do not tell who lies: lengths do, if the lie is longer.
 """
 

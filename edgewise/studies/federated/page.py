@@ -141,7 +141,8 @@ def faults_section(trials: Trials, exact: FederatedRun) -> Section:
     caption = (
         "In every round another client is silent, or lies. Trimmed: of every number the lowest and "
         "the highest are left out, so that two of four clients count, which is the median of four. "
-        "Clipped: nobody moves further than the median client. Without who moved far: further than twice that."
+        "Clipped: nobody moves further than the median client. Without who moved far: further than "
+        "twice that."
     )
     figure = Figure("federated-lies", draw)
     return Section("Failures and lies", caption, COLUMNS, _rows(runs, exact), figure)

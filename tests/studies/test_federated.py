@@ -42,17 +42,22 @@ def test_every_round_another_client_is_lost_or_lies():
 
 def test_the_study_in_miniature(tmp_path, monkeypatch):
     monkeypatch.setattr("edgewise.studies.federated.page.SWARM_ROUNDS", 2)
+    monkeypatch.setattr("edgewise.studies.federated.page.EXPERT_STEPS", 1)
     monkeypatch.setattr("edgewise.studies.federated.city.LEARNED", 4)
     monkeypatch.setattr("edgewise.studies.federated.city.HELD_OUT", 1)
     settings = replace(SETTINGS, blocks=1, rounds=2, steps=1, batch=1, rank=2)
     steps = []
     page = federated_page("demo", steps.append, settings=settings, judged=4)
     files = page.write(tmp_path)
-    assert len(files) == 2 + 2 * 2 and all(path.stat().st_size > 500 for path in files)
+    assert len(files) == 2 + 2 * 3 and all(path.stat().st_size > 500 for path in files)
     by_name = {section.title: section for section in page.sections}
     assert [row[0] for row in by_name["Together, alone, at one place"].rows[1:5]] == [
         f"{district} alone" for district in DISTRICTS
     ]
+    lies = {row[0]: row[1:3] for row in by_name["Failures and lies"].rows}
+    lost = lies["one lost in each round"]
+    assert lies["one lies (not a number): plain mean"] == lost
+    assert lies["one lies (scaled by 100): without who moved far"] == lost
     sizes = [row[1] for row in by_name["Bytes of a round"].rows]
     assert sizes == sorted(sizes) and sizes[0] * 10 < sizes[1] < sizes[2] / 100
-    assert len(steps) == 19
+    assert len(steps) == 22

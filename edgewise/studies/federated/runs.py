@@ -47,7 +47,7 @@ class Trials:
         settings = self._apart(steps=self.settings.steps * len(self.city.districts))
         return self._run("at one place", settings, {"all": (self.city.learned, [])})
 
-    def _apart(self, **changes: int) -> FederatedSettings:
+    def _apart(self, **changes: Any) -> FederatedSettings:
         """Where nothing is merged, there is no momentum of merging."""
         return replace(self.settings, momentum=0.0, **changes)
 

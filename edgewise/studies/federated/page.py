@@ -10,10 +10,10 @@ from edgewise.federating.algorithms import Algorithm
 from edgewise.federation.settings import FederatedSettings
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.plots import save_bars, save_lines
+from edgewise.plots import save_lines
 from edgewise.studies.federated.beside import published_section
 from edgewise.studies.federated.city import city_of
-from edgewise.studies.federated.faults import LIES, not_a_number
+from edgewise.studies.federated.faults import LIES
 from edgewise.studies.federated.kept import FederatedRun
 from edgewise.studies.federated.runs import Trials
 from edgewise.studies.page import Figure, OnStep, Page, Section, Value, quietly
@@ -23,7 +23,7 @@ MODEL = "smollm2"
 JUDGED = 200  # questions, of all districts
 SETTINGS = FederatedSettings(
     MODEL, "bf16", Algorithm.EXACT, Kind.PRIVATE, rank=32, alpha=64.0, blocks=4, rounds=12,
-    steps=8, batch=4, rate=1.5e-2, momentum=0.5, longest=256,
+    steps=8, batch=4, rate=1.5e-2, rate_falls_to=0.1, momentum=0.5, longest=256,
 )  # fmt: skip
 LORA: dict[str, Any] = {"kind": Kind.LORA, "rank": 8, "alpha": 16.0, "rate": 2e-3}
 SWARM_ROUNDS, EXPERT_STEPS = 10, 32  # in which an expert learns, before the swarm moves
@@ -33,7 +33,10 @@ LABELS = {
     Algorithm.CLIPPED: "clipped",
     Algorithm.NEAR: "without who moved far",
 }
-RULES = tuple(LABELS)
+RULES = {  # what is tried around which lie
+    "scaled by 100": (Algorithm.EXACT, Algorithm.CLIPPED),
+    "flipped, times 3": tuple(LABELS),
+}
 COLUMNS = ("what", "nats a token", "right word for word ratio", "against together, points")
 TEXT = (
     "Four districts ask questions of kinds that no other asks; `{model}` is adapted in its last "
@@ -121,31 +124,19 @@ def bytes_section(exact: FederatedRun, lora: FederatedRun) -> Section:
 
 def faults_section(trials: Trials, exact: FederatedRun) -> Section:
     """A client that is lost, or lies, in every round: another one each."""
-    tried = {
-        (rule, name): trials.together(f"one lies ({name}): {LABELS[rule]}", lie, algorithm=rule)
-        for name, lie in LIES.items()
-        for rule in RULES
-        if lie is not not_a_number or rule is Algorithm.EXACT  # refused before it is merged
-    }
-    honest = [trials.together(f"no one lies: {LABELS[x]}", algorithm=x) for x in RULES[1:]]
-    runs = [exact, trials.together("one lost in each round", lost=True), *tried.values(), *honest]
-    merged = [name for name, lie in LIES.items() if lie is not not_a_number]
-    series = dict[str, list[float | None]]()
-    for rule, plain in zip(RULES, (exact, *honest), strict=True):
-        lied = (tried[rule, name] for name in merged)
-        series[LABELS[rule]] = [100 * run.verdict.right for run in (plain, *lied)]
-    draw = partial(
-        save_bars, ["no one lies", *merged], series, title="One client of four lies in each round",
-        y="right word for word, %",
-    )  # fmt: skip
+    lost = trials.together("one lost in each round", lost=True)
+    tried = [
+        trials.together(f"one lies ({lie}): {LABELS[rule]}", LIES[lie], algorithm=rule)
+        for lie, rules in RULES.items()
+        for rule in rules
+    ]
     caption = (
         "In every round another client is silent, or lies. Trimmed: of every number the lowest and "
-        "the highest are left out, so that two of four clients count, which is the median of four. "
-        "Clipped: nobody moves further than the median client. Without who moved far: further than "
-        "twice that."
+        "the highest are left out, which is the median of four. Clipped: nobody moves further than "
+        "the median client. Without who moved far: further than twice that. Who sends what is no "
+        "number is refused; that, and what is left out, comes to what losing it does, to the bit."
     )
-    figure = Figure("federated-lies", draw)
-    return Section("Failures and lies", caption, COLUMNS, _rows(runs, exact), figure)
+    return Section("Failures and lies", caption, COLUMNS, _rows([exact, lost, *tried], exact))
 
 
 def swarms_section(trials: Trials, exact: FederatedRun) -> Section:

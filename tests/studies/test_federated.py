@@ -64,4 +64,4 @@ def test_the_study_in_miniature(tmp_path, monkeypatch):
     assert lost == (refused.loss, refused.right)
     sizes = [row[1] for row in by_name["Bytes of a round"].rows]
     assert sizes == sorted(sizes) and sizes[0] * 10 < sizes[1] < sizes[2] / 100
-    assert len(steps) == 16
+    assert len(steps) == 17

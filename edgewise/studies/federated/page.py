@@ -34,7 +34,7 @@ LABELS = {
     Algorithm.NEAR: "without who moved far",
 }
 RULES = {  # what is tried around which lie
-    "scaled by 100": (Algorithm.EXACT, Algorithm.CLIPPED),
+    "scaled by 100": (Algorithm.EXACT, Algorithm.TRIMMED, Algorithm.CLIPPED),
     "flipped, times 3": tuple(LABELS),
 }
 COLUMNS = ("what", "nats a token", "right word for word ratio", "against together, points")

@@ -141,18 +141,17 @@ def faults_section(trials: Trials, exact: FederatedRun) -> Section:
 
 def swarms_section(trials: Trials, exact: FederatedRun) -> Section:
     """Utility over rounds: minus the nats a token of what clients hold out."""
-    runs = [
-        trials.together("FedPSO", algorithm=Algorithm.FED_PSO),
-        trials.together(
-            "Model Swarms", algorithm=Algorithm.SWARMS, rounds=SWARM_ROUNDS, steps=EXPERT_STEPS
-        ),
-    ]
+    pso = trials.together("FedPSO", algorithm=Algorithm.FED_PSO)
+    swarms = trials.together(
+        "Model Swarms", algorithm=Algorithm.SWARMS, rounds=SWARM_ROUNDS, steps=EXPERT_STEPS
+    )
+    judged = {"FedPSO, by its best client": pso, "Model Swarms, by all clients": swarms}
     series = {
-        run.name: (
+        name: (
             [x.number for x in run.rounds if x.utility is not None],
             [-x.utility for x in run.rounds if x.utility is not None],
         )
-        for run in runs
+        for name, run in judged.items()
     }
     draw = partial(
         save_lines, series, title="Swarms: the best so far", x="round",
@@ -163,7 +162,7 @@ def swarms_section(trials: Trials, exact: FederatedRun) -> Section:
         f"Swarms' what all say of all, after {EXPERT_STEPS} steps of training."
     )
     figure = Figure("federated-swarms", draw)
-    return Section("Swarms", caption, COLUMNS, _rows([exact, *runs], exact), figure)
+    return Section("Swarms", caption, COLUMNS, _rows([exact, pso, swarms], exact), figure)
 
 
 def _rows(runs: Sequence[FederatedRun], exact: FederatedRun) -> tuple[tuple[Value, ...], ...]:

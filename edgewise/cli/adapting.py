@@ -84,11 +84,17 @@ class FederateOptions:
     steps: Annotated[int, typer.Option(min=1, help="Batches a device learns from in a round.")] = 10
     batch: Annotated[int, typer.Option(min=1, help="Records of a batch.")] = 8
     rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-2
+    rate_falls_to: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the rate that the last round has.")
+    ] = 1.0
     longest: Annotated[int, typer.Option(min=2, help="Tokens of a record at most.")] = 512
     held_out: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of its records a device judges by.")
     ] = 0.1
     proximal: Annotated[float, typer.Option(min=0.0, help="FedProx's mu.")] = 0.01
+    momentum: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Of the last round's move, how much is added.")
+    ] = 0.0
     trim: Annotated[int, typer.Option(min=0, help="How many lowest and highest are left out.")] = 1
     leaders: Annotated[
         bool, typer.Option("--leaders", help="A device merges, another one each round.")

@@ -51,8 +51,9 @@ def settings_of(options: FederateOptions) -> FederatedSettings:
     return FederatedSettings(
         options.model, options.scheme, options.algorithm, kind, options.rank, 2.0 * options.rank,
         options.blocks, options.rounds, options.steps, options.batch, options.rate,
-        options.longest, options.held_out, options.proximal, options.trim, options.leaders,
-        options.epsilon, options.delta, options.clip, options.seed,
+        options.rate_falls_to, options.longest, options.held_out, options.proximal,
+        options.momentum, options.trim, options.leaders, options.epsilon, options.delta,
+        options.clip, options.seed,
     )  # fmt: skip
 
 

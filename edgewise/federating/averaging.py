@@ -3,6 +3,7 @@
     FedAvg    w = sum_k n_k w_k / sum_k n_k             (McMahan et al., 1602.05629)
     exact M   mean(U M_k D) = U mean(M_k) D             (Fed-SB, 2502.15436)
     FedProx   loss_k(w) + mu / 2 |w - w_start|^2        (Li et al., 1812.06127)
+    FedAvgM   v <- beta v + (mean - w), w <- w + v      (Hsu et al., 1909.06335)
 
 LoRA's mean(U_k) mean(D_k) is not mean(U_k D_k): `factor_loss` says how far it is off.
 """
@@ -52,6 +53,12 @@ def proximal_gradient(arrays: Arrays, start: Arrays, strength: float) -> dict[st
     """What FedProx adds to the gradient of a client's loss: strength * (arrays - start), strength
     being mu and `start` what the round began with."""
     return combination((strength, arrays), (-strength, start))
+
+
+def with_momentum(mean: Arrays, last: Arrays, before: Arrays, momentum: float) -> dict[str, Array]:
+    """FedAvgM's next arrays, from the mean of what clients learned from `last`. v is what the last
+    round moved, last - before, so nobody has to keep it: whoever leads next has both."""
+    return combination((1.0, mean), (momentum, last), (-momentum, before))
 
 
 def _shares(updates: Sequence[Update]) -> list[float]:

@@ -2,12 +2,12 @@
 elected anew each round (`election`)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
 from edgewise.errors import EdgewiseError
-from edgewise.federating.averaging import exact_average, fed_avg
+from edgewise.federating.averaging import exact_average, fed_avg, with_momentum
 from edgewise.federating.election import SharedRound, leader_of, merged
 from edgewise.federating.exchanges import (
     ADAPTER,
@@ -22,7 +22,12 @@ from edgewise.federating.exchanges import (
     sample_count,
     updates_of,
 )
-from edgewise.federating.robust import clipped_to_median, coordinate_median, trimmed_mean
+from edgewise.federating.robust import (
+    clipped_to_median,
+    coordinate_median,
+    near,
+    trimmed_mean,
+)
 from edgewise.federating.updates import Array, Arrays, Update, fault_of, sift
 
 PROXIMAL = "proximal"
@@ -36,6 +41,7 @@ class Merge(StrEnum):
     MEDIAN = "median"
     TRIMMED = "trimmed"
     CLIPPED = "clipped"
+    NEAR = "near"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +64,26 @@ class Merging:
                 return trimmed_mean(updates, min(self.trim, (len(updates) - 1) // 2))
             case Merge.CLIPPED:
                 return fed_avg(_equally(clipped_to_median(updates, start)))
+            case Merge.NEAR:
+                return fed_avg(_equally(near(updates, start)))
 
 
 def averaging(
-    clients: Clients, start: Arrays, rounds: int, merging: Merging, proximal: float = 0.0
+    clients: Clients,
+    start: Arrays,
+    rounds: int,
+    merging: Merging,
+    proximal: float = 0.0,
+    momentum: float = 0.0,
 ) -> Iterator[FederatedRound]:
-    """FedAvg and its kin: a round is all clients' training, merged. `proximal` is FedProx's mu.
-    Raises EdgewiseError where nobody's update can be used."""
-    last = SharedRound(0, None, start)
+    """FedAvg and its kin: a round is all clients' training, merged. `proximal` is FedProx's mu,
+    `momentum` FedAvgM's beta. Raises EdgewiseError where nobody's update can be used."""
+    before = last = SharedRound(0, None, start)
     for _ in range(rounds):
         replies, silent = _trained(clients, last, proximal)
         rule = partial(merging, start=last.arrays)
-        last, refused = merged(last, None, updates_of(replies), rule)
+        mean, refused = merged(last, None, updates_of(replies), rule)
+        before, last = last, _carried_on(mean, last, before, momentum)
         yield _round(clients, last, replies, silent, refused)
 
 
@@ -79,18 +93,26 @@ def elected(
     rounds: int,
     merging: Merging,
     proximal: float = 0.0,
+    momentum: float = 0.0,
     seed: int = 0,
 ) -> Iterator[FederatedRound]:
     """The same, merged by one of the clients, which another follows in the next round. One that
     does not deliver is deposed: the others elect another for the same round, from the last one's
     result. Raises EdgewiseError where nobody is left."""
-    last = SharedRound(0, None, start)
+    before = last = SharedRound(0, None, start)
     for _ in range(rounds):
         replies, silent = _trained(clients, last, proximal)
         fit, refused = sift(updates_of(replies), last.arrays)
-        led, deposed = _led(clients, last, fit, seed)
-        yield _round(clients, led, replies, silent, refused, deposed)
-        last = led
+        mean, deposed = _led(clients, last, fit, seed)
+        before, last = last, _carried_on(mean, last, before, momentum)
+        yield _round(clients, last, replies, silent, refused, deposed)
+
+
+def _carried_on(
+    mean: SharedRound, last: SharedRound, before: SharedRound, momentum: float
+) -> SharedRound:
+    """Whoever led: it takes nothing but what all hold."""
+    return replace(mean, arrays=with_momentum(mean.arrays, last.arrays, before.arrays, momentum))
 
 
 def _led(

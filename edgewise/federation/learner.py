@@ -96,8 +96,8 @@ class Learner:
         model, settings = self._model(), self._settings
         model.put(start)
         recipe = Recipe(
-            TuningMethod.LORA, steps=settings.steps, batch=settings.batch, rate=settings.rate,
-            seed=settings.seed, adapter=settings.adapter,
+            TuningMethod.LORA, steps=settings.steps, batch=settings.batch,
+            rate=settings.rate_in(number), seed=settings.seed, adapter=settings.adapter,
         )  # fmt: skip
         learning, losses = Learning(model.tunable, recipe, (model.window,)), list[float]()
         with _pulled(model.tunable.trained(model.window), start, proximal):

@@ -21,14 +21,18 @@ MERGES = {
     Algorithm.MEDIAN: Merge.MEDIAN,
     Algorithm.TRIMMED: Merge.TRIMMED,
     Algorithm.CLIPPED: Merge.CLIPPED,
+    Algorithm.NEAR: Merge.NEAR,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class FederatedSettings:
     """`blocks` are the last ones, which get adapters, all where it is 0; `steps` a client takes a
-    round; `proximal` is FedProx's mu. With `epsilon` > 0 what a client sends is differentially
-    private: clipped to `clip` and noised. Raises InputError where they contradict each other."""
+    round; `rate` falls evenly from round to round, to a share of `rate_falls_to` in the last one
+    (clients whose data is unlike do not settle otherwise: Li et al., 1907.02189); `proximal` is
+    FedProx's mu, `momentum` FedAvgM's beta. With `epsilon` > 0 what a client sends is
+    differentially private: clipped to `clip` and noised. Raises InputError where they contradict
+    each other."""
 
     model: str
     scheme: str = STORED
@@ -41,9 +45,11 @@ class FederatedSettings:
     steps: int = 4
     batch: int = 8
     rate: float = 1e-3
+    rate_falls_to: float = 1.0
     longest: int = 512
     held_out: float = 0.1
     proximal: float = 0.01
+    momentum: float = 0.0
     trim: int = 1
     leaders: bool = False
     epsilon: float = 0.0
@@ -71,6 +77,11 @@ class FederatedSettings:
     def merging(self) -> Merging:
         return Merging(MERGES[self.algorithm], self.trim)
 
+    def rate_in(self, number: int) -> float:
+        """The rate of a round; rounds count from 1."""
+        gone = (number - 1) / max(self.rounds - 1, 1)
+        return self.rate * (1 - gone * (1 - self.rate_falls_to))
+
     def to_config(self) -> dict[str, bool | int | float | str]:
         """As Flower hands it to all."""
         values = asdict(self).items()
@@ -97,6 +108,7 @@ def rounds_of(
     if settings.algorithm is Algorithm.SWARMS:
         return model_swarms(clients, start, settings.rounds, settings.seed)
     proximal = settings.proximal if settings.algorithm is Algorithm.FED_PROX else 0.0
+    common = settings.rounds, settings.merging, proximal, settings.momentum
     if settings.leaders:
-        return elected(clients, start, settings.rounds, settings.merging, proximal, settings.seed)
-    return averaging(clients, start, settings.rounds, settings.merging, proximal)
+        return elected(clients, start, *common, settings.seed)
+    return averaging(clients, start, *common)

@@ -13,6 +13,7 @@ from edgewise.federating.averaging import (
     factor_loss,
     fed_avg,
     proximal_gradient,
+    with_momentum,
 )
 from edgewise.federating.updates import Update
 from tests.federating.updates import constant, drawn_updates, same, small_arrays
@@ -24,6 +25,18 @@ def test_the_mean_goes_by_samples() -> None:
     mean = fed_avg([constant("a", 1.0, samples=1), constant("b", 5.0, samples=3)])
     assert same(mean, constant("", 4.0).arrays)  # (1 * 1 + 3 * 5) / 4
     assert mean["x"].dtype == np.float32
+
+
+def test_momentum_needs_no_velocity_but_what_two_rounds_came_to() -> None:
+    means = [x.arrays for x in drawn_updates(6)]
+    before = last = means[0]
+    truth = {name: x.astype(np.float64) for name, x in last.items()}
+    velocity = dict.fromkeys(truth, 0.0)
+    for mean in means[1:]:
+        before, last = last, with_momentum(mean, last, before, 0.7)
+        velocity = {name: 0.7 * velocity[name] + mean[name] - x for name, x in truth.items()}
+        truth = {name: x + velocity[name] for name, x in truth.items()}
+        assert same(last, truth, 1e-5)
 
 
 @given(st.lists(small_arrays((3,)), min_size=1, max_size=6), st.data())

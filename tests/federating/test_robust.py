@@ -12,6 +12,7 @@ from edgewise.federating.robust import (
     clipped_to_median,
     coordinate_median,
     movement,
+    near,
     trimmed_mean,
 )
 from edgewise.federating.updates import Update
@@ -102,3 +103,17 @@ def test_the_median_bound_by_hand() -> None:
     start = constant("", 0.0).arrays
     updates = clipped_to_median([*HONEST, constant("far", -80.0), constant("near", 0.0)], start)
     assert [x.arrays["x"][0] for x in updates] == pytest.approx([1.0, 2.0, 2.0, -2.0, 0.0])
+
+
+def test_who_moved_too_far_is_left_out() -> None:
+    start = constant("", 0.0).arrays
+    liars = [constant("far", -9.0), constant("further", 1e30)]
+    assert near([*HONEST, *liars], start) == HONEST  # the median moved by 3: twice that is near
+    assert near([*HONEST, constant("", -4.9)], start)[-1].client == ""  # 2.5
+    assert near([], start) == []
+
+
+@given(st.lists(small_arrays((3,)), min_size=1, max_size=7))
+def test_half_or_more_are_near(arrays: list[np.ndarray]) -> None:
+    start = {"x": np.zeros(3, np.float32)}
+    assert 2 * len(near(as_updates(arrays), start)) >= len(arrays)

@@ -43,7 +43,7 @@ def test_what_cannot_be_merged_is_refused_and_the_rest_goes_on(lie):
     assert far(rounds[-1].arrays, (8 / 3, 8 / 3)) < 1e-2
 
 
-@pytest.mark.parametrize("merge", [Merge.MEDIAN, Merge.TRIMMED, Merge.CLIPPED])
+@pytest.mark.parametrize("merge", [Merge.MEDIAN, Merge.TRIMMED, Merge.CLIPPED, Merge.NEAR])
 def test_robust_rules_hold_around_a_liar_that_the_mean_follows(merge):
     close = {"a": (3, 3), "b": (3.2, 3), "c": (3, 3.2), "d": (3.1, 3.1)}
     lie = lies("d", adapter(-1e4, -1e4))
@@ -93,6 +93,14 @@ def test_leaders_change_and_come_to_what_a_server_does():
     assert np.allclose(led[-1].arrays["x.middle"], served[-1].arrays["x.middle"], atol=1e-6)
     leaders = [x.leader for x in led]
     assert all(one != other for one, other in pairwise(leaders))
+
+
+def test_momentum_comes_nearer_in_as_many_rounds_whoever_leads():
+    plain = list(averaging(ToyClients(TARGETS), START, 3, Merging()))[-1]
+    served = list(averaging(ToyClients(TARGETS), START, 3, Merging(), momentum=0.2))[-1]
+    led = list(elected(ToyClients(TARGETS), START, 3, Merging(), momentum=0.2))[-1]
+    assert far(served.arrays) < 0.7 * far(plain.arrays)
+    assert np.array_equal(led.arrays["x.middle"], served.arrays["x.middle"])
 
 
 @pytest.mark.parametrize("lie", [None, Parcel(), Parcel({ADAPTER: adapter(math.inf, 0)})])

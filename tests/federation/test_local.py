@@ -147,6 +147,18 @@ def test_settings_come_back_from_flowers_configuration(settings):
         FederatedSettings.from_config({"model": "x"})
 
 
+def test_the_rate_falls_evenly_to_what_the_last_round_has(settings):
+    falling = settings(rounds=3, rate=0.4, rate_falls_to=0.5)
+    assert [falling.rate_in(number) for number in (1, 2, 3)] == pytest.approx([0.4, 0.3, 0.2])
+    assert settings(rounds=1, rate_falls_to=0.5).rate_in(1) == settings().rate
+    moved = []
+    for share in (1.0, 0.0):
+        first, last = rounds(settings(rounds=2, rate_falls_to=share))
+        names = first.arrays
+        moved.append(any((last.arrays[x] != first.arrays[x]).any() for x in names))
+    assert moved == [True, False]
+
+
 def test_settings_that_contradict_each_other_are_refused(settings):
     with pytest.raises(InputError, match="exact mean"):
         settings(Algorithm.EXACT, Kind.LORA)

@@ -6,9 +6,11 @@ import numpy as np
 
 from edgewise.federating.exchanges import ADAPTER, Ask, AskedFor, Parcel
 from edgewise.federating.traffic import RoundTraffic
-from edgewise.studies.federated.city import DISTRICTS, kinds_of
+from edgewise.models.tokenizer import load_tokenizer
+from edgewise.studies.federated.city import DISTRICTS, city_of, kinds_of
 from edgewise.studies.federated.faults import LIES, FaultyClients
 from edgewise.studies.federated.page import SETTINGS, federated_page
+from edgewise.studies.federated.runs import Trials
 
 START = {"x": np.ones(2, dtype=np.float32)}
 
@@ -42,6 +44,7 @@ def test_every_round_another_client_is_lost_or_lies():
 
 def test_the_study_in_miniature(tmp_path, monkeypatch):
     monkeypatch.setattr("edgewise.studies.federated.page.SWARM_ROUNDS", 2)
+    monkeypatch.setattr("edgewise.studies.federated.page.EXPERT_STEPS", 1)
     monkeypatch.setattr("edgewise.studies.federated.city.LEARNED", 4)
     monkeypatch.setattr("edgewise.studies.federated.city.HELD_OUT", 1)
     settings = replace(SETTINGS, blocks=1, rounds=2, steps=1, batch=1, rank=2)
@@ -53,6 +56,12 @@ def test_the_study_in_miniature(tmp_path, monkeypatch):
     assert [row[0] for row in by_name["Together, alone, at one place"].rows[1:5]] == [
         f"{district} alone" for district in DISTRICTS
     ]
+    lies = {row[0]: row[1:3] for row in by_name["Failures and lies"].rows}
+    lost = lies["one lost in each round"]
+    assert lies["one lies (flipped, times 3): without who moved far"] == lost
+    trials = Trials(replace(settings, model="demo"), city_of(load_tokenizer("demo"), 4))
+    refused = trials.together("", LIES["not a number"]).verdict
+    assert lost == (refused.loss, refused.right)
     sizes = [row[1] for row in by_name["Bytes of a round"].rows]
     assert sizes == sorted(sizes) and sizes[0] * 10 < sizes[1] < sizes[2] / 100
-    assert len(steps) == 19
+    assert len(steps) == 17

@@ -40,18 +40,16 @@ class Trials:
     def alone(self, district: str) -> FederatedRun:
         """A district's own data, and as many steps as it takes together."""
         own = {district: self.city.districts[district]}
-        return self._run(f"{district} alone", self.settings, own)
+        return self._run(f"{district} alone", self._apart(), own)
 
     def central(self) -> FederatedRun:
         """All data at one place: as many steps as all districts take, one after the other."""
-        settings = replace(self.settings, steps=self.settings.steps * len(self.city.districts))
+        settings = self._apart(steps=self.settings.steps * len(self.city.districts))
         return self._run("at one place", settings, {"all": (self.city.learned, [])})
 
-    def central_wide(self) -> FederatedRun:
-        """The same data in as many steps as one district takes, of batches as large as those of all
-        together: what averaging after every step would come to, but for the optimizer."""
-        settings = replace(self.settings, batch=self.settings.batch * len(self.city.districts))
-        return self._run("at one place, wide batches", settings, {"all": (self.city.learned, [])})
+    def _apart(self, **changes: Any) -> FederatedSettings:
+        """Where nothing is merged, there is no momentum of merging."""
+        return replace(self.settings, momentum=0.0, **changes)
 
     def untrained(self) -> FederatedRun:
         verdict = self.judged(self.settings, begin(self.settings))

@@ -216,4 +216,4 @@ def come_and_leave(address, times=4):
         place.start(NODES[0])
         place.close()
         ray.shutdown()
-        print(psutil.Process().num_fds(), flush=True)
+        os.write(1, b"%d\n" % psutil.Process().num_fds())

@@ -279,9 +279,8 @@ def test_nodes_are_devices(ray_cluster):
 
 
 def test_leaving_a_cluster_leaves_no_socket_open(ray_cluster):
-    code = (
-        f"from tests.runtime.places import come_and_leave; come_and_leave({ray_cluster.address!r})"
-    )
+    address = ray_cluster.address
+    code = f"from tests.runtime.places import come_and_leave; come_and_leave({address!r})"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5 * SECONDS)
     first, *others = map(int, done.stdout.split())

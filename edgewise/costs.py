@@ -53,14 +53,14 @@ HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
 def layer_bytes(model: ModelSpec, layer: int, scheme: str, workload: Workload) -> int:
     """Weights of one layer, its cache for the workload, and its room for adapters."""
     spec, stored = model.layers[layer], get_scheme(scheme)
-    cached = workload.context * workload.sequences * spec.cached_bytes(stored, workload.cache)
-    adapters = workload.adapter_bytes if spec.kind is LayerKind.BLOCK else 0
-    return spec.weight_bytes(stored) + cached + adapters
+    tokens = workload.context * workload.sequences * workload.streams
+    cached = tokens * spec.cached_bytes(stored, workload.cache)
+    return spec.weight_bytes(stored) + cached + workload.added_bytes(spec.kind)
 
 
 def workspace_bytes(model: ModelSpec, workload: Workload) -> int:
     """Activations of one prefill chunk: the widest product twice, and four hidden states."""
-    tokens = min(workload.prompt_tokens, PREFILL_CHUNK) * workload.batch
+    tokens = min(workload.prompt_tokens, PREFILL_CHUNK) * workload.batch * workload.streams
     widest = max(rows for spec in model.layers[1:-1] for rows, _ in spec.matrices)
     per_token = 2 * widest + 4 * model.hidden_size
     return ACTIVATION_BYTES * (tokens * per_token + workload.batch * model.vocab_size)

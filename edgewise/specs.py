@@ -152,7 +152,8 @@ class Workload:
 
     They travel the pipeline in `micro_batches` groups of equal size, one behind the other. `cache`
     says how their keys and values are kept, `wire` what their hidden states cross links in. Every
-    block has `adapter_bytes` of room for what adapters add to it.
+    block has `adapter_bytes` of room for what adapters add to it, and the head `exit_bytes` for
+    exits of windows: with these a sequence has a branch beside it, and twice the cache.
     """
 
     prompt_tokens: int = 128
@@ -162,6 +163,7 @@ class Workload:
     cache: CacheType = CacheType.FULL
     wire: Wire = Wire.FP32
     adapter_bytes: int = 0
+    exit_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "new_tokens", "sequences", "micro_batches"):
@@ -183,6 +185,25 @@ class Workload:
     def context(self) -> int:
         """Tokens a sequence holds at its end: what the cache must have room for."""
         return self.prompt_tokens + self.new_tokens
+
+    @property
+    def streams(self) -> int:
+        """What runs through blocks for a sequence, itself and maybe a branch."""
+        return 2 if self.exit_bytes else 1
+
+    def added_bytes(self, kind: LayerKind) -> int:
+        """Room in a layer for what adapters have there."""
+        return {LayerKind.BLOCK: self.adapter_bytes, LayerKind.HEAD: self.exit_bytes}.get(kind, 0)
+
+
+class Vote(StrEnum):
+    """How exits of windows agree on the next token. `confidence`: of every token, what the exit
+    says that is surest of it (Edge-LLM, 2406.15758). `average`: the mean of what they say. `last`:
+    the last one alone."""
+
+    CONFIDENCE = "confidence"
+    AVERAGE = "average"
+    LAST = "last"
 
 
 class Objective(StrEnum):

@@ -2,45 +2,65 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from torch import Tensor
 
-from edgewise.adapters.files import EXITS, read_adapter
+from edgewise.adapters.exits import read_exits
+from edgewise.adapters.files import read_adapter
 from edgewise.adapters.matrices import parts_of
 from edgewise.errors import InputError
 from edgewise.kernels import MOST_RANK, Addition
 from edgewise.models.adapting import BlockAdapter
 from edgewise.models.config import DecoderConfig
-from edgewise.tensor_files import read_tensors
+from edgewise.models.exits import Exits
+from edgewise.specs import Vote
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """By block, the first is 0; empty where nothing is added."""
+    """By block, the first is 0; empty where nothing is added. One of windows adds to branches what
+    it learned before the last window (models/branches.py), and has `exits`."""
 
     blocks: tuple[BlockAdapter, ...]
+    branch: tuple[BlockAdapter, ...] = ()
+    exits: Exits | None = None
 
     @property
     def block_bytes(self) -> int:
         """Memory that it takes in the block where it takes most."""
-        sizes = (sum(x.nbytes for parts in added.values() for x in parts) for added in self.blocks)
+        nothing: BlockAdapter = {}
+        both = zip_longest(self.blocks, self.branch, fillvalue=nothing)
+        sizes = (sum(_bytes(added) for added in block) for block in both)
         return max(sizes, default=0)
 
+    @property
+    def exit_bytes(self) -> int:
+        """Memory that it takes in the head."""
+        return 0 if self.exits is None else self.exits.nbytes
 
-def open_adapter(folder: Path, config: DecoderConfig, digest: str) -> Adapter:
-    """LoRA and private ones in PEFT's layout. Raises InputError as `read_adapter` does, and for
-    one of windows, which is right with its exits only."""
+
+def open_adapter(
+    folder: Path, config: DecoderConfig, digest: str, vote: Vote = Vote.CONFIDENCE
+) -> Adapter:
+    """LoRA and private ones in PEFT's layout, and those of windows, whose exits `vote`. Raises
+    InputError as `read_adapter` does, and where exits are not those of this model."""
     adapter, tensors = read_adapter(folder, config, digest)
-    if _has_exits(folder):
-        raise InputError(
-            f"{folder}: an adapter of windows, whose blocks are right with its exits only, which "
-            "are not served: train with --method lora or private"
-        )
     if adapter.rank > MOST_RANK:
         raise InputError(f"{folder}: rank {adapter.rank}; served are ranks up to {MOST_RANK}")
-    blocks = range(config.num_blocks)
-    return Adapter(tuple(_added(block, config, tensors, adapter.scale) for block in blocks))
+    blocks = tuple(
+        _added(block, config, tensors, adapter.scale) for block in range(config.num_blocks)
+    )
+    exits = read_exits(folder, config)
+    if not exits:
+        return Adapter(blocks)
+    *before, (first, _) = exits
+    own = tuple(added if block >= first else {} for block, added in enumerate(blocks))
+    if vote is Vote.LAST or not before:  # nothing is asked of the others: their blocks stay plain
+        return Adapter(own, exits=Exits((), vote, (exits[first, config.num_blocks],)))
+    ends = tuple(end for _, end in before)
+    return Adapter(own, blocks[:first], Exits(ends, vote, tuple(exits.values())))
 
 
 def _added(
@@ -56,6 +76,5 @@ def _added(
     return added
 
 
-def _has_exits(folder: Path) -> bool:
-    path = folder / EXITS
-    return path.exists() and bool(read_tensors(path)[1])
+def _bytes(added: BlockAdapter) -> int:
+    return sum(x.nbytes for parts in added.values() for x in parts)

@@ -15,9 +15,11 @@ from edgewise.cli.options import (
     PrivateFolder,
     Quality,
     Trace,
+    VoteOfExits,
     WireType,
 )
 from edgewise.schemes import CacheType, Wire
+from edgewise.specs import Vote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class RunOptions:
     ] = None
     quality: Quality = None
     adapter: AdapterFolder = None
+    vote: VoteOfExits = Vote.CONFIDENCE
     private: PrivateFolder = None
     kv_cache: KVCache = CacheType.FULL
     wire: WireType = Wire.FP32

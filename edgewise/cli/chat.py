@@ -36,7 +36,7 @@ def run_chat(options: ChatOptions) -> None:
     room = min(checkpoint.spec.max_context, CONTEXT)
     cluster = load_cluster(options.cluster) if options.cluster else this_machine()
     workload = Workload(room // 2, room - room // 2, KEPT)
-    adapters = open_adapters(named_adapter(options.adapter), checkpoint)
+    adapters = open_adapters(named_adapter(options.adapter), checkpoint, options.vote)
     how = None, options.scheme, options.quality
     wanted = Wanted(options.model, cluster, workload, *how, adapters=adapters)
     with closing(open_wanted(wanted, bars(quiet=False), lambda x: print_notes([x]))) as engine:

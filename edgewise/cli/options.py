@@ -8,6 +8,7 @@ import typer
 
 from edgewise.errors import InputError
 from edgewise.schemes import CANDIDATES, CacheType, Wire
+from edgewise.specs import Vote
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Model = Annotated[
@@ -34,6 +35,9 @@ Quality = Annotated[
 ]
 AdapterFolder = Annotated[
     Path | None, typer.Option("--adapter", help="Answer with this adapter, a folder as PEFT's.")
+]
+VoteOfExits = Annotated[
+    Vote, typer.Option("--vote", help="How the exits of an adapter of windows agree on a token.")
 ]
 PrivateFolder = Annotated[
     Path | None,

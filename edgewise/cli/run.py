@@ -38,7 +38,7 @@ def run_prompt(options: RunOptions) -> None:
         options.scheme,
         options.quality,
         options.private,
-        adapters=open_adapters(named_adapter(options.adapter), checkpoint),
+        adapters=open_adapters(named_adapter(options.adapter), checkpoint, options.vote),
     )
     recording = Recording()
     show, on_text = bars(options.as_json), _unheard if options.as_json else print_text

@@ -18,7 +18,7 @@ from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.opening.adapters import open_adapters, room_of
+from edgewise.opening.adapters import open_adapters, with_room
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.wanted import check_wish
 from edgewise.profiling import Grid
@@ -31,7 +31,7 @@ from edgewise.runtime.local import start_local
 from edgewise.runtime.workers import Workers
 from edgewise.schemes import Wire
 from edgewise.serving import AdapterShelf, Gate, HttpServer, Model, create_app
-from edgewise.specs import ModelSpec
+from edgewise.specs import ModelSpec, Vote, Workload
 from edgewise.units import format_bytes, parse_bytes
 
 REPEATS = 9  # of every timing: whoever joined is waited for
@@ -82,10 +82,10 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     checkpoint = open_checkpoint(options.model)
     print_notes(checkpoint.notes)
     spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)
-    named = open_adapters(named_folders(options.adapter or ()), checkpoint)
-    room = _adapter_room(options, spec.num_blocks, room_of(named.values()))
+    vote = options.vote or Vote.CONFIDENCE
+    named = open_adapters(named_folders(options.adapter or ()), checkpoint, vote)
     workload = workload_of(options, options.kv_cache, options.wire)
-    workload = replace(workload, adapter_bytes=room)
+    workload = _with_room(options, spec.num_blocks, with_room(workload, named.values()))
     limits = limits_of(workload, spec.max_context)
     screen = console(options.as_json)
 
@@ -104,11 +104,11 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         how = options.scheme, options.objective, POLICIES[options.policy], quality
         chooser = Chooser(workers, measured, spec, workload, *how, overview.say)
         what = options.model, workers, started.launcher, measured, chooser, workload, overview
-        host = Host(*what, Adapters(workers, room, named))
+        host = Host(*what, Adapters(workers, workload.adapter_bytes, named, workload.exit_bytes))
         key, gate = _key(http[0]), Gate()
         share = limits.cache_tokens // limits.sequences
         model = Model(options.model, tokenizer, limits.context, spec.vocab_size, share)
-        shelf = AdapterShelf(options.adapters_from, checkpoint.config, spec.digest)
+        shelf = AdapterShelf(options.adapters_from, checkpoint.config, spec.digest, vote)
         app = create_app(host, model, key, options.cors or (), gate, shelf)
         server = HttpServer(app, *http)
         try:
@@ -138,7 +138,15 @@ def _check_wish(options: ServingOptions) -> None:
         )
 
 
-def _adapter_room(options: ServingOptions, blocks: int, needed: int) -> int:
+def _with_room(options: ServingOptions, blocks: int, work: Workload) -> Workload:
+    """What those given need, and room for those that come later. Raises InputError."""
+    room = _block_room(options, blocks, work.adapter_bytes)
+    votes_later = options.vote is not None and options.adapters_from is not None
+    exits = work.exit_bytes + votes_later * LATER_BYTES
+    return replace(work, adapter_bytes=room, exit_bytes=exits)
+
+
+def _block_room(options: ServingOptions, blocks: int, needed: int) -> int:
     """Bytes for adapters in every block, where those given need so many. Raises InputError."""
     folder = options.adapters_from
     if folder is not None and not folder.is_dir():

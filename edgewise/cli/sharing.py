@@ -16,10 +16,11 @@ from edgewise.cli.options import (
     Model,
     Quality,
     Threads,
+    VoteOfExits,
     WireType,
 )
 from edgewise.schemes import CacheType, Wire
-from edgewise.specs import Objective
+from edgewise.specs import Objective, Vote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,13 @@ class ServingOptions:
     adapter: Annotated[
         list[str] | None,
         typer.Option(help="Serve an adapter too, NAME=FOLDER, as 'MODEL:NAME'; repeatable."),
+    ] = None
+    vote: Annotated[
+        Vote | None,
+        typer.Option(
+            help="How the exits of adapters of windows agree on a token; by default as "
+            "'confidence' says. Given, there is room for those that come later, too."
+        ),
     ] = None
     adapters_from: Annotated[
         Path | None,
@@ -119,6 +127,7 @@ class ChatOptions:
     ] = None
     quality: Quality = None
     adapter: AdapterFolder = None
+    vote: VoteOfExits = Vote.CONFIDENCE
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer at most.")] = (
         None
     )

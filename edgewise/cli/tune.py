@@ -17,6 +17,7 @@ from edgewise.cluster_files import load_cluster
 from edgewise.errors import DeviceError, InputError
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
+from edgewise.models.votes import VOTES
 from edgewise.runtime.local import start_local
 from edgewise.runtime.workers import Workers
 from edgewise.tuning import checkpoints
@@ -31,7 +32,6 @@ from edgewise.tuning.placing import WindowCost, WindowPlace, place
 from edgewise.tuning.recipe import Recipe, rate_of
 from edgewise.tuning.records import read_records
 from edgewise.tuning.training import Training, TrainingStep
-from edgewise.tuning.votes import VOTES
 from edgewise.units import format_bytes, parse_bytes
 
 KEPT_EVERY = 20.0  # seconds between checkpoints

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgewise.kernels import Addition, NativeAdapter, backend_of
+from edgewise.models.branches import branch_adapter
 from edgewise.models.cache import Segment
 from edgewise.models.decoder import Adapt, as_it_is
+from edgewise.models.exits import HeldExits
 
 # By a block's matrix, what is added to its parts.
 BlockAdapter = Mapping[str, Sequence[Addition]]
@@ -18,12 +20,14 @@ BlockAdapter = Mapping[str, Sequence[Addition]]
 class HeldAdapters:
     """Of a shard's blocks, by the numbers that segments name adapters by; 0 is none. Additions are
     made in float32, in torch segment by segment, so that a sequence's do not depend on its company.
-    """
+    `exits` are of those adapters that have windows; what they add to branches goes by numbers of
+    its own (branches.py)."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._held: dict[int, dict[int, BlockAdapter]] = {}  # by adapter, by block of the shard
         self._native: dict[int, dict[int, NativeAdapter | None]] = {}
+        self.exits: dict[int, HeldExits] = {}
 
     @property
     def nbytes(self) -> int:
@@ -42,9 +46,16 @@ class HeldAdapters:
         native = backend.adapter(here) if backend is not None and here else None
         self._native.setdefault(number, {})[block] = native
 
+    def ends(self, number: int) -> tuple[int, ...]:
+        """Of an adapter's windows but the last, by the model's number of the block behind each."""
+        exits = self.exits.get(number)
+        return exits.ends if exits is not None else ()
+
     def forget(self, number: int) -> None:
-        self._held.pop(number, None)
-        self._native.pop(number, None)
+        self.exits.pop(number, None)
+        for each in (number, branch_adapter(number)):
+            self._held.pop(each, None)
+            self._native.pop(each, None)
 
     def native(
         self, blocks: range, segments: Sequence[Segment]

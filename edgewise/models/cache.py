@@ -139,6 +139,10 @@ class KVCache:
             self._slots[sequence] = self._free.pop()
         return self._slots[sequence]
 
+    def has(self, sequence: int) -> bool:
+        """Whether something is kept of a sequence."""
+        return sequence in self._slots
+
     def drop(self, sequence: int) -> None:
         """Give a sequence's slot and its memory back. Unknown sequences are ignored."""
         slot = self._slots.pop(sequence, None)

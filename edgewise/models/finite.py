@@ -1,5 +1,7 @@
 """Numbers that are none, found where they arise instead of in an answer."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,3 +28,11 @@ def check_finite(numbers: Tensor, source: str) -> Tensor:
             "type is too narrow: try another scheme, such as bf16 or fp32"
         )
     return numbers
+
+
+def nan_where_infinite(products: Tensor, inputs: Tensor) -> Tensor:
+    """`products` [rows, ...], made NaN where the inputs [rows, ...] are not finite: packed matrices
+    are multiplied with integers, which would hide it."""
+    if not all_finite(inputs):
+        products[~inputs.isfinite().all(-1)] = math.nan
+    return products

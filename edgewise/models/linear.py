@@ -43,3 +43,10 @@ class Linear(nn.Linear):
         ]
         product = torch.cat(parts, dim=-1)
         return product if self.bias is None else product + self.bias.to(inputs.dtype)
+
+
+def frozen_linear(weight: Tensor) -> Linear:
+    """Of a weight that is not trained: a token is multiplied alike in any company."""
+    made = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    return made

@@ -39,6 +39,14 @@ class NativePart:
         """Of the blocks, in the shard."""
         return range(self.first, self.first + len(self.blocks))
 
+    def within(self, first: int, end: int) -> "NativePart":
+        """Those of the shard's blocks [first, end) that are among these, maybe none."""
+        if first <= self.first and self.numbers.stop <= end:
+            return self
+        start = min(max(first - self.first, 0), len(self.blocks))
+        own = slice(start, max(end - self.first, start))
+        return NativePart(self.first + start, self.most_tokens, self.blocks[own], self.native[own])
+
 
 def native_block(
     config: DecoderConfig, block: Block, window: int | None, cache: Stored

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from edgewise.errors import NonFinite, PlanError
-from edgewise.kernels import backend_of
 from edgewise.models.adapting import HeldAdapters
 from edgewise.models.blank import random_layer
+from edgewise.models.blocks import Blocks, positions_of
+from edgewise.models.branches import branch_of, courses_of, run_courses, said_of
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.company import Group, in_groups, owners
@@ -21,13 +22,10 @@ from edgewise.models.decoder import (
     Embedding,
     Head,
     Layer,
-    inverse_frequencies,
-    rotation,
 )
-from edgewise.models.finite import all_finite, check_finite
+from edgewise.models.finite import all_finite, check_finite, nan_where_infinite
 from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader
-from edgewise.models.native import NativePart, native_block
 from edgewise.models.wire import through
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.stacked import StackedLinear
@@ -70,11 +68,9 @@ class Shard:
             tokens,
         )
         self.adapters = HeldAdapters(self.device)
-        self._frequency = (
-            inverse_frequencies(config.rope, config.head_dim).to(self.device)
-            if config.rope
-            else None
-        )
+        first, marks = max(start - 1, 0), frozenset(self._rounded)
+        what = config, first, blocks, self.cache, self.adapters, self.device
+        self.blocks = Blocks(*what, self._arriving, marks)
 
     @property
     def end(self) -> int:
@@ -103,24 +99,34 @@ class Shard:
         """Run the tokens of `segments`, which lie one after the other in `inputs`.
 
         inputs: token ids int64 [tokens], or hidden states float32 [tokens, H]. Returns float32
-        [tokens, H], or logits [tokens, vocabulary], of the tokens `rows` only where given. With the
-        kernels a sequence's numbers are bitwise the same in any company; without them, torch's
-        products of more rows may differ in the last bits. Raises NonFinite, with the sequences
-        whose numbers are none; a call without those gives the others'.
+        [tokens, H], or logits [tokens, vocabulary], of the tokens `rows` only, ascending, where
+        given. With adapters of windows, segments have more rows of hidden states than tokens
+        (branches.py), and log-probabilities for logits. With the kernels a sequence's numbers are
+        bitwise the same in any company; without them, torch's products of more rows may differ in
+        the last bits. Raises NonFinite, with the sequences whose numbers are none; a call without
+        those gives the others'.
         """
         self.cache.check(segments)
-        if rows is None or not isinstance(self.layers[-1], Head):
+        if rows is None:
+            rows = range(sum(segment.length for segment in segments))
+        if any(segment.adapter in self.adapters.exits for segment in segments):
+            parts = self._run_courses(inputs, segments, rows)
+            of_rows = [s.sequence for s, part in zip(segments, parts, strict=True) for _ in part]
+            return self._checked(torch.cat(parts), of_rows)
+        if not isinstance(self.layers[-1], Head):
             rows = range(len(inputs))
         groups = in_groups(segments, self.most_tokens)
         if len(groups) == 1:
-            outputs = self._run(inputs, segments, rows)
-        else:
-            outputs = self._run_apart(inputs, groups, rows)
+            return self._checked(self._run(inputs, segments, rows), owners(segments, rows))
+        return self._checked(self._run_apart(inputs, groups, rows), owners(segments, rows))
+
+    def _checked(self, outputs: Tensor, of_rows: Sequence[int]) -> Tensor:
+        """The outputs themselves, whose rows are of these sequences. Raises NonFinite."""
         try:
             return check_finite(outputs, f"layers {self.start}-{self.end - 1}")
         except NonFinite as error:
-            of_rows = zip(owners(segments, rows), outputs, strict=True)
-            bad = dict.fromkeys(owner for owner, row in of_rows if not all_finite(row))
+            owned = zip(of_rows, outputs, strict=True)
+            bad = dict.fromkeys(owner for owner, row in owned if not all_finite(row))
             raise NonFinite(str(error), tuple(bad)) from None
 
     @torch.inference_mode()
@@ -132,7 +138,8 @@ class Shard:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [tokens, vocabulary], NaN where the hidden states are not finite."""
-        return _logits(self.layers[-1], self._arriving(hidden, self.end - 1))
+        hidden = self._arriving(hidden, self.end - 1)
+        return nan_where_infinite(self.layers[-1](hidden), hidden)
 
     def _run_apart(self, inputs: Tensor, groups: list[Group], rows: Sequence[int]) -> Tensor:
         """One group after the other; the results in the order of `rows`."""
@@ -148,69 +155,64 @@ class Shard:
         ordered[order] = outputs
         return ordered
 
+    def _run_courses(
+        self, inputs: Tensor, segments: list[Segment], rows: Sequence[int]
+    ) -> list[Tensor]:
+        """With adapters of windows: the outputs of each segment."""
+        courses, head = courses_of(segments, rows, self.adapters.ends), self.layers[-1]
+        states, first = self.entered(inputs, segments), self.blocks.first
+        parts = states.split([sum(course.rows_before(first)) for course in courses])
+        for course, part in zip(courses, parts, strict=True):
+            course.take(part, first)
+        run_courses(courses, first, self.blocks.end, self._blocks_apart)
+        if not isinstance(head, Head):
+            return [torch.cat(course.rows()) for course in courses]
+        at_once = self.most_tokens or len(rows) * len(self.layers) + 1
+        return said_of(courses, head, self.adapters.exits, self.logits, at_once)
+
+    def _blocks_apart(
+        self, states: Tensor, segments: list[Segment], first: int, end: int
+    ) -> Tensor:
+        """States [tokens, H] through blocks [first, end), each segment as it would go alone."""
+        through = torch.empty_like(states)
+        for group in in_groups(segments, self.most_tokens):
+            ran = self.blocks.run(states[group.tokens], group.segments, first, end)
+            through[group.tokens] = ran
+        return through
+
     def _run(self, inputs: Tensor, segments: list[Segment], rows: Sequence[int] | None) -> Tensor:
-        states = inputs.to(self.device)
-        positions = torch.cat([torch.arange(s.start, s.end) for s in segments]).to(self.device)
-        turn = None if self._frequency is None else rotation(self._frequency, positions)
-        first, last, backend = self.layers[0], self.layers[-1], backend_of(self.device)
-        if isinstance(first, Embedding):
-            states = first(states, positions)
-        for part in self._parts:
-            states = self._arriving(states, self._first_block + part.first + 1)
-            if backend is not None and len(states) <= part.most_tokens:
-                lanes = [(self.cache.slot(s.sequence), s.start, s.length) for s in segments]
-                added = self.adapters.native(part.numbers, segments)
-                states = backend.run(part.native, states, lanes, turn, added)
-                continue
-            for number, block in zip(part.numbers, part.blocks, strict=True):
-                window = self.config.windows[self._first_block + number]
-                attend = self.cache.attention(number, segments, window)
-                states = block(states, turn, attend, self.adapters.adapt(number, segments))
-        if rows is None or not isinstance(last, Head):
+        states = self.blocks.run(self.entered(inputs, segments), segments)
+        if rows is None or not isinstance(self.layers[-1], Head):
             return states
-        return _logits(last, self._arriving(states[list(rows)], self.end - 1))
+        return self.logits(states[list(rows)])
+
+    def entered(self, inputs: Tensor, segments: list[Segment]) -> Tensor:
+        """What the first block gets, float32 [tokens, H]."""
+        states, first = inputs.to(self.device), self.layers[0]
+        if isinstance(first, Embedding):
+            states = first(states, positions_of(segments).to(self.device))
+        return states
 
     def _arriving(self, states: Tensor, layer: int) -> Tensor:
         """What a layer gets of what the one before computed."""
         return through(states, self._rounded[layer]) if layer in self._rounded else states
 
-    @property
-    def _first_block(self) -> int:
-        """The model's number of the shard's first block."""
-        return max(self.start - 1, 0)
-
-    @cached_property
-    def _parts(self) -> list[NativePart]:
-        """The blocks as they are when first run, in stretches that run alike."""
-        parts: list[NativePart] = []
-        for number, block in enumerate(layer for layer in self.layers if isinstance(layer, Block)):
-            window = self.config.windows[self._first_block + number]
-            native = native_block(self.config, block, window, self.cache.stored(number))
-            most = native.most_tokens if native else 0
-            starts = self._first_block + number + 1 in self._rounded
-            if not parts or parts[-1].most_tokens != most or starts:
-                parts.append(NativePart(number, most, [], []))
-            parts[-1].blocks.append(block)
-            if native is not None:
-                parts[-1].native.append(native)
-        return parts
+    def rows_in(self, segments: Sequence[Segment], rows: Sequence[int]) -> list[int]:
+        """How many rows each of `segments` has in the inputs of a call for the tokens `rows`."""
+        courses = courses_of(segments, rows, self.adapters.ends)
+        return [sum(course.rows_before(self.blocks.first)) for course in courses]
 
     def drop(self, sequence: int) -> None:
         """Forget a sequence."""
         self.cache.drop(sequence)
+        self.cache.drop(branch_of(sequence))
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Let a sequence begin with the first `length` tokens of another one. Raises RuntimeError
         where that has no cache, or there is no room."""
         self.cache.copy(source, target, length)
-
-
-def _logits(head: Layer, states: Tensor) -> Tensor:
-    """Packed matrices are multiplied with integers, which would hide numbers that are none."""
-    logits: Tensor = head(states)
-    if not all_finite(states):
-        logits[~states.isfinite().all(-1)] = math.nan
-    return logits
+        if self.cache.has(branch_of(source)):
+            self.cache.copy(branch_of(source), branch_of(target), length)
 
 
 def _tensors(layer: Layer) -> Iterator[Tensor]:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgewise.adapters.served import Adapter, open_adapter
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint
+from edgewise.specs import Vote, Workload
 
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -21,15 +23,20 @@ def check_adapter_name(name: str) -> str:
     return name
 
 
-def open_adapters(folders: Mapping[str, str | Path], checkpoint: Checkpoint) -> dict[str, Adapter]:
-    """Raises InputError for names and folders that will not do."""
+def open_adapters(
+    folders: Mapping[str, str | Path], checkpoint: Checkpoint, vote: Vote = Vote.CONFIDENCE
+) -> dict[str, Adapter]:
+    """Where they are of windows, their exits `vote`. Raises InputError for names and folders that
+    will not do."""
     config, digest = checkpoint.config, checkpoint.spec.digest
     return {
-        check_adapter_name(name): open_adapter(Path(folder), config, digest)
+        check_adapter_name(name): open_adapter(Path(folder), config, digest, vote)
         for name, folder in folders.items()
     }
 
 
-def room_of(adapters: Iterable[Adapter]) -> int:
-    """Bytes that they need in a block."""
-    return sum(adapter.block_bytes for adapter in adapters)
+def with_room(workload: Workload, adapters: Iterable[Adapter]) -> Workload:
+    """The workload with what they need in every block, and in the head."""
+    held = list(adapters)
+    in_blocks, in_head = (sum(x.block_bytes for x in held), sum(x.exit_bytes for x in held))
+    return replace(workload, adapter_bytes=in_blocks, exit_bytes=in_head)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from edgewise.adapters.private import private_adapter
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.opening.adapters import room_of
+from edgewise.opening.adapters import with_room
 from edgewise.opening.by_fit import check_free, plan_by_fit
 from edgewise.opening.by_quality import plan_by_quality
 from edgewise.opening.default_scheme import ORDER, check_size
@@ -37,8 +37,8 @@ def open_wanted(
     if wanted.plan is not None:
         plan, asked = wanted.plan, wanted.workload
         wanted = replace(wanted, workload=replace(asked, cache=plan.cache, wire=plan.wire))
-    room = room_of(wanted.adapters.values())
-    wanted = replace(wanted, workload=replace(wanted.workload, adapter_bytes=room))
+    work = with_room(wanted.workload, wanted.adapters.values())
+    wanted, room = replace(wanted, workload=work), (work.adapter_bytes, work.exit_bytes)
     decided = _decided_before(wanted, spec, show, note)
     with ExitStack() as started:
         workers = started.enter_context(start_local(wanted.cluster))
@@ -56,7 +56,7 @@ def open_wanted(
                 wanted.workload,
                 private=private,
                 replan=None if problem is None else replanner(problem),
-                adapters=Adapters(workers, room, wanted.adapters),
+                adapters=Adapters(workers, room[0], wanted.adapters, room[1]),
                 on_layer=advance,
             )
         engine.listen(lambda event: _note_change(event, note))

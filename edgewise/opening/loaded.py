@@ -24,7 +24,7 @@ from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.stats import Stats
 from edgewise.schemes import CacheType, Wire
-from edgewise.specs import ModelSpec, Workload
+from edgewise.specs import ModelSpec, Vote, Workload
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,7 @@ def load(
     kv_cache: CacheType | str = CacheType.FULL,
     wire: Wire | str = Wire.FP32,
     adapters: Mapping[str, str | Path] | None = None,
+    vote: Vote | str = Vote.CONFIDENCE,
 ) -> LoadedModel:
     """A folder, a GGUF file, a hub's id or a name (`smollm2`, `demo`), ready to answer: on the
     devices of a cluster, by default on this machine.
@@ -142,7 +143,8 @@ def load(
     at a time, each of so many tokens in and out, or as many as the model's context allows. A device
     that is lost is planned around, but where `plan` or `private` was given: a folder of private
     adapters, of which M stays on the source, while blocks are on the other devices. `adapters` are
-    folders by the names that answers ask for them by. Raises EdgewiseError.
+    folders by the names that answers ask for them by; exits of those of windows `vote`:
+    "confidence", "average" or "last". Raises EdgewiseError.
     """
     model, checkpoint = str(model), open_checkpoint(str(model))
     spec = checkpoint.spec
@@ -152,7 +154,7 @@ def load(
         cluster = this_machine()
     try:
         kept = CacheType(kv_cache), Wire(wire)
-        workload = Workload(prompt_tokens, new_tokens, sequences, 1, *kept)
+        workload, how = Workload(prompt_tokens, new_tokens, sequences, 1, *kept), Vote(vote)
     except ValueError as error:
         raise InputError(str(error)) from None
     wanted = Wanted(
@@ -163,7 +165,7 @@ def load(
         scheme,
         quality,
         None if private is None else Path(private),
-        adapters=open_adapters(adapters or {}, checkpoint),
+        adapters=open_adapters(adapters or {}, checkpoint, how),
     )
     tokenizer = load_tokenizer(model)
     return LoadedModel(open_wanted(wanted, note=log.info), tokenizer, spec)

@@ -3,6 +3,7 @@
 import msgspec
 
 from edgewise.runtime.messages import Message
+from edgewise.specs import Vote
 
 
 class AddedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -16,9 +17,9 @@ class AddedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HoldAdapter(Message, frozen=True):
-    """Hold what an adapter adds to a block, 0 being the model's first. Tensor: of each part down
-    [rank, columns] and up [rank, rows], one behind the other, float32 [numbers]; none where nothing
-    is added."""
+    """Hold what an adapter adds to a block, 0 being the model's first; with a number below zero, to
+    branches there (models/branches.py). Tensor: of each part down [rank, columns] and up
+    [rank, rows], one behind the other, float32 [numbers]; none where nothing is added."""
 
     epoch: int
     adapter: int
@@ -30,6 +31,24 @@ class AdapterHeld(Message, frozen=True):
     epoch: int
     adapter: int
     block: int
+
+
+class HoldExit(Message, frozen=True):
+    """Hold exit `exit` of an adapter of windows. `ends`, the blocks behind all windows but the
+    last, and how exits `vote` are told to every stage. Tensor, for the one with the head: scale
+    [H] and below it turn, float32 [H + 1, H]."""
+
+    epoch: int
+    adapter: int
+    exit: int
+    ends: tuple[int, ...]
+    vote: Vote
+
+
+class ExitHeld(Message, frozen=True):
+    epoch: int
+    adapter: int
+    exit: int
 
 
 class ForgetAdapter(Message, frozen=True):

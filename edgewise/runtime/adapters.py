@@ -8,12 +8,23 @@ blocks that it holds, block by block, from here: a hundredth of the model's byte
 from collections.abc import Callable, Mapping
 from itertools import count
 
+import torch
+
 from edgewise.adapters.served import Adapter
 from edgewise.errors import InputError, PromptError
 from edgewise.models.adapting import BlockAdapter
-from edgewise.plans import Plan
-from edgewise.runtime.adapter_messages import AdapterHeld, ForgetAdapter, HoldAdapter
+from edgewise.models.branches import branch_adapter
+from edgewise.models.exits import Exits
+from edgewise.plans import Plan, Stage
+from edgewise.runtime.adapter_messages import (
+    AdapterHeld,
+    ExitHeld,
+    ForgetAdapter,
+    HoldAdapter,
+    HoldExit,
+)
 from edgewise.runtime.additions import packed_additions
+from edgewise.runtime.messages import Message
 from edgewise.runtime.workers import Workers
 from edgewise.units import format_bytes
 
@@ -24,11 +35,15 @@ class Adapters:
     """`names` may be read by any thread."""
 
     def __init__(
-        self, workers: Workers, room_bytes: int = 0, named: Mapping[str, Adapter] | None = None
+        self,
+        workers: Workers,
+        room_bytes: int = 0,
+        named: Mapping[str, Adapter] | None = None,
+        exit_bytes: int = 0,
     ) -> None:
-        """`named` are there from the first plan on. Every block has room for `room_bytes` of them
-        (Workload). Raises InputError where that does not do."""
-        self._workers, self._room_bytes = workers, room_bytes
+        """`named` are there from the first plan on. Every block has room for `room_bytes` of them,
+        the head for `exit_bytes` (Workload). Raises InputError where that does not do."""
+        self._workers, self._room_bytes, self._exit_bytes = workers, room_bytes, exit_bytes
         self._held: dict[int, Adapter] = {}
         self._leaving = set[int]()  # without a name, as soon as no row needs them
         self._numbers = count(1)
@@ -44,6 +59,10 @@ class Adapters:
             raise PromptError(f"there is no adapter '{name}'")
         return self.names[name] if name else 0
 
+    def votes(self, name: str) -> bool:
+        """Whether an adapter's exits vote."""
+        return bool(name) and self._held[self.number(name)].exits is not None
+
     def hold(self, adapter: Adapter) -> int:
         """Its number; nothing is sent before `send`, or the next plan. Raises InputError where
         there is no room for it, and DeviceLost."""
@@ -54,6 +73,11 @@ class Adapters:
                 f"an adapter of {format_bytes(adapter.block_bytes)} a block does not fit: adapters "
                 f"have {format_bytes(self._room_bytes)}, of which {format_bytes(taken)} are taken; "
                 "remove one, or start with more --adapter-room"
+            )
+        if sum(x.exit_bytes for x in self._held.values()) + adapter.exit_bytes > self._exit_bytes:
+            raise InputError(
+                f"an adapter of windows, whose exits of {format_bytes(adapter.exit_bytes)} do not "
+                f"fit: there is room for {format_bytes(self._exit_bytes)}; start with --vote"
             )
         number = next(self._numbers)
         self._held[number] = adapter
@@ -91,19 +115,32 @@ class Adapters:
             self.send(number)
 
     def send(self, number: int) -> None:
-        """Have every device hold its blocks of an adapter. Raises DeviceLost, DeviceTimeout."""
+        """Have every device hold its part of an adapter. Raises DeviceLost, DeviceTimeout."""
         assert self._plan is not None
+        adapter, numbers = self._held[number], (number, branch_adapter(number))
         for stage in self._plan.stages:
-            for block, added in enumerate(self._held[number].blocks):
-                if stage.start <= block + 1 < stage.end:
-                    self._send_block(stage.device, number, block, added)
+            for each, blocks in zip(numbers, (adapter.blocks, adapter.branch), strict=True):
+                for block, added in enumerate(blocks):
+                    if stage.start <= block + 1 < stage.end:
+                        self._send_block(stage.device, each, block, added)
+            if adapter.exits is not None:
+                self._send_exits(stage, number, adapter.exits)
 
     def _send_block(self, device: str, number: int, block: int, added: BlockAdapter) -> None:
         """And wait for it, so that little waits on links."""
         epoch, (parts, numbers) = self._workers.epoch, packed_additions(added)
-        hold = HoldAdapter(epoch, number, block, parts)
-        self._workers.send(device, hold, numbers)
-        while True:
-            held = self._workers.collect(AdapterHeld, [device], SEND_SECONDS)[device]
-            if held == AdapterHeld(epoch, number, block):
-                return
+        self._workers.send(device, HoldAdapter(epoch, number, block, parts), numbers)
+        self._await(device, AdapterHeld(epoch, number, block))
+
+    def _send_exits(self, stage: Stage, number: int, exits: Exits) -> None:
+        assert self._plan is not None
+        epoch, has_head = self._workers.epoch, stage.end == self._plan.num_layers
+        for exit, own in enumerate(exits.matrices):
+            hold = HoldExit(epoch, number, exit, exits.ends, exits.vote)
+            tensor = torch.cat([own.scale[None], own.turn]) if has_head else None
+            self._workers.send(stage.device, hold, tensor)
+            self._await(stage.device, ExitHeld(epoch, number, exit))
+
+    def _await(self, device: str, said: Message) -> None:
+        while self._workers.collect(type(said), [device], SEND_SECONDS)[device] != said:
+            pass  # of an earlier plan

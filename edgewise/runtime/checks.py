@@ -34,6 +34,15 @@ def check_request(request: Request, context: int, vocab_size: int, model: str) -
         )
 
 
+def check_votes(request: Request, votes: bool) -> None:
+    """Raise PromptError where exits vote on what they are not asked for."""
+    if votes and request.score_prompt:
+        raise PromptError(
+            f"a prompt is not scored with adapter '{request.adapter}': its exits vote on answers; "
+            "leave the adapter out, or the prompt's log-probabilities"
+        )
+
+
 def check_route(plan: Plan, cluster: Cluster) -> None:
     """Raise PlanError where prompts would leave the source, or where two neighbouring stages lie on
     devices that nothing connects."""

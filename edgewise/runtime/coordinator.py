@@ -18,7 +18,7 @@ from edgewise.plans import Plan
 from edgewise.runtime import messages
 from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.admission import FIRST_COME, Admission
-from edgewise.runtime.checks import check_request
+from edgewise.runtime.checks import check_request, check_votes
 from edgewise.runtime.engine import Request, Token, warm_up
 from edgewise.runtime.entering import back_of, step_of
 from edgewise.runtime.events import (
@@ -95,6 +95,7 @@ class Coordinator:
     def submit(self, request: Request, since: float | None = None) -> int:
         """Queue a request that came at `since`, else now: its number. Raises PromptError."""
         check_request(request, self._scheduler.limits.context, self._vocab_size, self.plan.model)
+        check_votes(request, self.adapters.votes(request.adapter))
         adapter, number = self.adapters.number(request.adapter), next(self._requests)
         at = time.monotonic() if since is None else since
         self._scheduler.submit(number, request, at, adapter)

@@ -10,13 +10,14 @@ from edgewise.costs import device_bytes
 from edgewise.errors import DeviceMemoryError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.download import Download
+from edgewise.models.exits import ExitMatrices, HeldExits
 from edgewise.models.layer_files import layer_folder, layers_from_files
 from edgewise.models.shape import ModelShape
 from edgewise.models.shard import Shard, load_shard
 from edgewise.plans import Stage
 from edgewise.quantization.store import Store
 from edgewise.runtime import messages
-from edgewise.runtime.adapter_messages import AdapterHeld, HoldAdapter
+from edgewise.runtime.adapter_messages import AdapterHeld, ExitHeld, HoldAdapter, HoldExit
 from edgewise.runtime.additions import unpacked_additions
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.messages import Message
@@ -69,6 +70,20 @@ class Holding:
             if shard.start <= hold.block + 1 < shard.end:
                 shard.adapters.hold(hold.adapter, hold.block + 1 - max(shard.start, 1), added)
         self._report(AdapterHeld(hold.epoch, hold.adapter, hold.block))
+
+    def hold_exit(self, hold: HoldExit, numbers: Tensor | None) -> None:
+        """Hold an exit of an adapter of windows. Raises ValueError where it is malformed."""
+        if hold.epoch != self.epoch:
+            return  # left over from a plan that is no longer loaded
+        for shard in self.shards.values():
+            width = shard.config.hidden_size
+            if numbers is not None and numbers.shape != (width + 1, width):
+                raise ValueError(f"an exit of shape {list(numbers.shape)} for a model of {width}")
+            exits = shard.adapters.exits.setdefault(hold.adapter, HeldExits(hold.ends, hold.vote))
+            if numbers is not None and shard.end == shard.config.num_layers:
+                own = numbers.clone()
+                exits.hold(hold.exit, ExitMatrices(own[0], own[1:]), shard.device)
+        self._report(ExitHeld(hold.epoch, hold.adapter, hold.exit))
 
     def forget(self, adapter: int) -> None:
         for shard in self.shards.values():
@@ -129,9 +144,9 @@ def _from_checkpoint(
         stage.end,
         stage.schemes,
         device=processor,
-        slots=limits.sequences,
+        slots=limits.sequences * load.workload.streams,
         context=limits.context,
-        tokens=limits.cache_tokens,
+        tokens=limits.cache_tokens * load.workload.streams,
         cache=load.workload.cache,
         method=load.rounding,
         store=Store.default(),
@@ -156,8 +171,8 @@ def _from_files(
         shape.config,
         stage.start,
         layers,
-        slots=limits.sequences,
+        slots=limits.sequences * load.workload.streams,
         context=limits.context,
-        tokens=limits.cache_tokens,
+        tokens=limits.cache_tokens * load.workload.streams,
         cache=load.workload.cache,
     )

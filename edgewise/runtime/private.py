@@ -21,7 +21,7 @@ from edgewise.clusters import Device
 from edgewise.errors import DeviceError, DeviceTimeout
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.decoder import Block
-from edgewise.models.linear import Linear
+from edgewise.models.linear import frozen_linear
 from edgewise.models.shard import Shard
 from edgewise.runtime import messages
 from edgewise.runtime.transport import Envelope, Transport
@@ -45,8 +45,8 @@ class Asking(nn.Module):
         self._places = [(first, first + rows) for _, first, rows in parts]
         drawn = [LowRank(adapter, f"{number}.{name}", rows, columns) for name, _, rows in parts]
         device = next(iter([*base.parameters(), *base.buffers()])).device
-        self._down = _linear(torch.cat([low.down.detach() for low in drawn])).to(device)
-        self._ups = nn.ModuleList(_linear(low.up.detach()) for low in drawn).to(device)
+        self._down = frozen_linear(torch.cat([low.down.detach() for low in drawn])).to(device)
+        self._ups = nn.ModuleList(frozen_linear(low.up.detach()) for low in drawn).to(device)
 
     def native(self) -> None:
         """The kernels cannot run a block that has to ask in the middle."""
@@ -60,13 +60,6 @@ class Asking(nn.Module):
         for (first, end), up, low in zip(self._places, self._ups, mixed, strict=True):
             products[..., first:end] += up(low.contiguous()).to(products.dtype)
         return products
-
-
-def _linear(weight: Tensor) -> Linear:
-    """Multiplied as the kernels do, a token alike in any company."""
-    made = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    return made
 
 
 class PrivateSplit:

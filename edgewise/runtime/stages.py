@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from edgewise.errors import NonFinite
+from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
 from edgewise.models.wire import from_wire, to_wire
 from edgewise.runtime import messages
@@ -46,7 +47,7 @@ class Stages:
                 if is_last:
                     back = self._finish(shard, states, step)
                 else:
-                    states, step = self._forward(shard, states, step, is_last)
+                    states, step = self._forward(shard, states, step)
                 finished_at(shard.device)
             seconds, asked = (*step.seconds, *taken), (*step.asked, *self._asked())
             if is_last:
@@ -67,7 +68,7 @@ class Stages:
         """The last stage: a token behind each span that samples, and scores of prompts."""
         self._sampler.prepare(step)
         prompts, rows = list[PromptScores](), list[tuple[Span, Tensor]]()
-        for span, part in _parts(states, step):
+        for span, part in _parts(shard, states, step):
             if not _scored(span):
                 continue
             try:
@@ -77,30 +78,27 @@ class Stages:
                 continue
             prompts.append(scores)
             rows += [] if logits is None else [(span, logits)]
-        states, step = _only(states, step, [not _scored(span) for span in step.spans])
-        states, step = self._forward(shard, states, step, is_last=True)
+        states, step = _only(shard, states, step, [not _scored(span) for span in step.spans])
+        states, step = self._forward(shard, states, step)
         sampling = [span for span in step.spans if span.sampling]
         rows += zip(sampling, states, strict=False)  # no spans, no logits
         tokens = tuple(self._sampler.sample(logits, span) for span, logits in rows)
         return messages.Tokens(step.epoch, step.number, tokens + step.failed, (), tuple(prompts))
 
     def _forward(
-        self, shard: Shard, states: Tensor, step: messages.Step, is_last: bool
+        self, shard: Shard, states: Tensor, step: messages.Step
     ) -> tuple[Tensor, messages.Step]:
         """What a shard makes of a step: hidden states, or logits behind each span that samples.
         Requests whose numbers are none leave the step, and the others go on."""
         while spans := step.spans:
-            segments = [span.segment for span in spans]
-            ends = list(accumulate(span.length for span in spans))
-            rows = [end - 1 for span, end in zip(spans, ends, strict=True) if span.sampling]
             try:
-                return shard.forward(states, segments, rows if is_last else None), step
+                return shard.forward(states, *_asked_for(spans)), step
             except NonFinite as error:
                 if not error.sequences:
                     raise
                 step = self._failed(step, error)
                 keep = [span.request not in error.sequences for span in spans]
-                states, step = _only(states, step, keep)
+                states, step = _only(shard, states, step, keep)
         return states, step
 
     def _failed(self, step: messages.Step, error: NonFinite) -> messages.Step:
@@ -124,18 +122,25 @@ def _scored(span: Span) -> bool:
     return span.wish is not None and bool(span.wish.targets)
 
 
-def _parts(states: Tensor, step: messages.Step) -> list[tuple[Span, Tensor]]:
-    """Spans, and the rows of each."""
-    lengths = [span.length for span in step.spans]
-    return list(zip(step.spans, states.split(lengths), strict=True))
+def _asked_for(spans: Sequence[Span]) -> tuple[list[Segment], list[int]]:
+    """Spans as a shard takes them, and those of their tokens behind which one is sampled."""
+    ends = accumulate(span.length for span in spans)
+    rows = [end - 1 for span, end in zip(spans, ends, strict=True) if span.sampling]
+    return [span.segment for span in spans], rows
+
+
+def _parts(shard: Shard, states: Tensor, step: messages.Step) -> list[tuple[Span, Tensor]]:
+    """Spans, and the rows of each as they come to a shard."""
+    rows = shard.rows_in(*_asked_for(step.spans))
+    return list(zip(step.spans, states.split(rows), strict=True))
 
 
 def _only(
-    states: Tensor, step: messages.Step, keep: Sequence[bool]
+    shard: Shard, states: Tensor, step: messages.Step, keep: Sequence[bool]
 ) -> tuple[Tensor, messages.Step]:
     """The spans to keep, and their rows."""
     if all(keep):
         return states, step
-    parts = list(compress(_parts(states, step), keep))
+    parts = list(compress(_parts(shard, states, step), keep))
     states = torch.cat([part for _, part in parts]) if parts else states[:0]
     return states, replace(step, spans=tuple(span for span, _ in parts))

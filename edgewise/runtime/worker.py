@@ -20,7 +20,7 @@ from torch import Tensor
 
 from edgewise.errors import DeviceError, EdgewiseError
 from edgewise.runtime import messages
-from edgewise.runtime.adapter_messages import ForgetAdapter, HoldAdapter
+from edgewise.runtime.adapter_messages import ForgetAdapter, HoldAdapter, HoldExit
 from edgewise.runtime.heart import Heart
 from edgewise.runtime.holding import Holding
 from edgewise.runtime.machine import code_name, free_bytes, machine_name, process_bytes
@@ -56,6 +56,7 @@ class Worker:
             messages.Load: self._load,
             messages.Piece: lambda _, message, tensor: self.holding.receive(message, tensor),
             HoldAdapter: lambda _, message, tensor: self.holding.adapt(message, tensor),
+            HoldExit: lambda _, message, tensor: self.holding.hold_exit(message, tensor),
             ForgetAdapter: lambda _, message, __: self.holding.forget(message.adapter),
             messages.Step: lambda _, message, tensor: self.stages.step(message, tensor),
             messages.Residual: self.private.answer,

@@ -19,6 +19,7 @@ from edgewise.models.config import DecoderConfig
 from edgewise.opening.adapters import check_adapter_name
 from edgewise.serving.errors import Refusal
 from edgewise.serving.schema import Body
+from edgewise.specs import Vote
 
 SWAP_SECONDS = 120.0
 
@@ -37,12 +38,13 @@ class UnloadBody(Body):
 
 @dataclass(frozen=True, slots=True)
 class AdapterShelf:
-    """The folder that adapters may come from while a server runs, None for none, and the model that
-    they must be for, by its layers' `digest`."""
+    """The folder that adapters may come from while a server runs, None for none; the model that
+    they must be for, by its layers' `digest`; and how exits of windows vote."""
 
     folder: Path | None
     config: DecoderConfig
     digest: str
+    vote: Vote = Vote.CONFIDENCE
 
     def open(self, path: str) -> Adapter:
         """Of a folder in the folder. Raises Refusal for any other, links out of it included, and
@@ -54,7 +56,7 @@ class AdapterShelf:
         parts = [asked, *(asked / name for name in (CONFIG, WEIGHTS, OURS, EXITS))]
         if "\0" in path or not all(part.resolve().is_relative_to(root) for part in parts):
             raise Refusal(403, "adapters come from the folder of --adapters-from only")
-        return open_adapter(asked, self.config, self.digest)
+        return open_adapter(asked, self.config, self.digest, self.vote)
 
 
 def adapter_of(asked: str, base: str, names: Mapping[str, int]) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgewise.models.votes import VOTES
 from edgewise.tuning.lessons import Lesson, LessonBatch, batch_of
 from edgewise.tuning.model import Tunable, Window
-from edgewise.tuning.votes import VOTES
 
 AT_ONCE = 8  # lessons
 

@@ -27,6 +27,7 @@ from edgewise.models.decoder import (
     inverse_frequencies,
     rotation,
 )
+from edgewise.models.exits import exit_inputs
 from edgewise.tuning.cross_entropy import head_cross_entropy
 from edgewise.tuning.frozen import Frozen
 
@@ -76,14 +77,10 @@ class Exit(nn.Module):
 
     def _moved(self, states: Tensor) -> Tensor:
         """What the head's matrix is multiplied with, float32 [..., H]."""
-        norm = self.norm
-        if isinstance(norm, nn.LayerNorm):
-            normal = F.layer_norm(states, norm.normalized_shape, eps=norm.eps)
-            moved = self.scale * normal + norm.bias.float()
-        else:
-            normal = F.rms_norm(states, norm.normalized_shape, eps=norm.eps)
-            moved = self.scale * normal
-        return moved + F.linear(normal, self.turn) / len(self.turn) ** 0.5
+        return exit_inputs(self.norm, states, self.scale, self._turned)
+
+    def _turned(self, normal: Tensor) -> Tensor:
+        return F.linear(normal, self.turn) / len(self.turn) ** 0.5
 
 
 class Tunable(nn.Module):

@@ -107,7 +107,7 @@ def exact(matrix):
 def expected_of(config, shard, context=32):
     """The same blocks in torch, in float32 throughout."""
     other = random_shard(config, 1, 4, "fp32", device="cpu", slots=3, context=context)
-    other._parts = [dataclasses.replace(part, most_tokens=0) for part in other._parts]
+    other.blocks.parts = [dataclasses.replace(part, most_tokens=0) for part in other.blocks.parts]
     for mine, theirs in zip(other.layers, shard.layers, strict=True):
         for name in ("qkv", "out", "up", "down"):
             setattr(mine, name, exact(getattr(theirs, name)))
@@ -124,7 +124,7 @@ def expected_of(config, shard, context=32):
 def test_blocks_equal_torch(shape, scheme):
     config = SHAPES[shape]
     shard = shard_of(config, scheme)
-    assert len(shard._parts) == 1 and len(shard._parts[0].native) == 3
+    assert len(shard.blocks.parts) == 1 and len(shard.blocks.parts[0].native) == 3
     exact = expected_of(config, shard)
     for segments in STEPS:
         states = torch.randn(sum(s.length for s in segments), config.hidden_size)
@@ -138,7 +138,7 @@ def test_blocks_equal_torch(shape, scheme):
 
 def by_torch(shard):
     """The same shard with nothing left to the kernels."""
-    shard._parts = [dataclasses.replace(part, most_tokens=0) for part in shard._parts]
+    shard.blocks.parts = [dataclasses.replace(part, most_tokens=0) for part in shard.blocks.parts]
     for layer in shard.layers:
         for name in ("qkv", "out", "up", "down"):
             matrix = getattr(layer, name)
@@ -158,7 +158,7 @@ def test_blocks_of_parts_in_different_schemes_equal_torch(shape):
             stack = [PackedLinear(quantize_matrix(x, get_scheme(scheme))) for x, scheme in parts]
             setattr(layer, name, Stack(stack))
     shard = Shard(config, 1, list(shard.layers), slots=3, context=32)
-    assert len(shard._parts) == 1 and len(shard._parts[0].native) == 3
+    assert len(shard.blocks.parts) == 1 and len(shard.blocks.parts[0].native) == 3
     exact = expected_of(config, shard)
     for segments in STEPS:
         states = torch.randn(sum(s.length for s in segments), config.hidden_size)
@@ -173,7 +173,7 @@ def test_a_cache_in_8_bits_holds_what_torch_puts_there(shape, scheme):
     config = SHAPES[shape]
     first, second = (shard_of(config, scheme, CacheType.INT8) for _ in range(2))
     by_torch(second)
-    assert len(first._parts[0].native) == 3
+    assert len(first.blocks.parts[0].native) == 3
     full, codes = shard_of(config, scheme), first.cache.stored(0).codes
     assert codes.dtype == torch.int8 and first.cache.bytes < 0.75 * full.cache.bytes
     for number, segments in enumerate(STEPS):
@@ -217,7 +217,7 @@ def test_what_the_kernels_do_not_know_torch_runs():
         (LLAMA, "t8"),
     ):
         shard = random_shard(config, 1, 4, scheme, device="cpu", slots=1, context=8)
-        assert not shard._parts[0].native
+        assert not shard.blocks.parts[0].native
         assert shard.forward(torch.randn(2, 64), [Segment(1, 0, 2)]).shape == (2, 64)
 
 
@@ -225,7 +225,7 @@ def test_what_the_kernels_do_not_know_torch_runs():
 def test_positions_outside_the_cache_are_refused(lane):
     """Slots 0 to 3 of 64 positions, one token."""
     shard = random_shard(LLAMA, 1, 2, "q4g32ad", device="cpu", slots=4, context=64)
-    (part,) = shard._parts
+    (part,) = shard.blocks.parts
     turn = (torch.ones(1, 16), torch.zeros(1, 16))
     with pytest.raises(ValueError, match="outside a cache"):
         run_blocks(part.native, torch.zeros(1, 64), [lane], turn)
@@ -234,7 +234,7 @@ def test_positions_outside_the_cache_are_refused(lane):
 def test_two_lanes_of_one_slot_are_refused():
     """They would read what the other one may not have written yet."""
     shard = random_shard(LLAMA, 1, 2, "q4g32ad", device="cpu", slots=4, context=64)
-    (part,) = shard._parts
+    (part,) = shard.blocks.parts
     turn = (torch.ones(8, 16), torch.zeros(8, 16))
     with pytest.raises(ValueError, match="two lanes of one slot"):
         run_blocks(part.native, torch.zeros(8, 64), [(0, 0, 5), (0, 5, 3)], turn)
@@ -242,7 +242,7 @@ def test_two_lanes_of_one_slot_are_refused():
 
 def test_a_block_that_the_kernels_do_not_know_is_refused():
     shard = random_shard(LLAMA, 1, 2, "q4g32ad", device="cpu", slots=1, context=64)
-    (part,) = shard._parts
+    (part,) = shard.blocks.parts
     part.native[0].struct.head_dim = 24
     turn = (torch.ones(1, 24), torch.zeros(1, 24))
     with pytest.raises(ValueError, match="a shape or type that they do not know"):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from edgewise.specs import Vote
+
 
 def by_confidence(logits: Tensor) -> Tensor:
     """v(t) = max over exits of p_e(t), renormalised (Edge-LLM, 2406.15758: of every token, what the
@@ -22,8 +24,8 @@ def by_last(logits: Tensor) -> Tensor:
     return logits[-1].log_softmax(-1)
 
 
-VOTES: dict[str, Callable[[Tensor], Tensor]] = {
-    "confidence": by_confidence,
-    "average": by_average,
-    "last": by_last,
+VOTES: dict[Vote, Callable[[Tensor], Tensor]] = {
+    Vote.CONFIDENCE: by_confidence,
+    Vote.AVERAGE: by_average,
+    Vote.LAST: by_last,
 }

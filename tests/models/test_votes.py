@@ -1,6 +1,6 @@
 import torch
 
-from edgewise.tuning.votes import by_average, by_confidence, by_last
+from edgewise.models.votes import by_average, by_confidence, by_last
 
 LOGITS = torch.tensor([[[0.9, 0.05, 0.05]], [[0.2, 0.5, 0.3]]]).log()
 

@@ -1,0 +1,87 @@
+"""A shard's blocks, one after the other, with their caches and what adapters add."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from edgewise.kernels import backend_of
+from edgewise.models.adapting import HeldAdapters
+from edgewise.models.cache import KVCache, Segment
+from edgewise.models.config import DecoderConfig
+from edgewise.models.decoder import Block, inverse_frequencies, rotation
+from edgewise.models.native import NativePart, native_block
+
+
+def positions_of(segments: Sequence[Segment]) -> Tensor:
+    """Of the tokens of segments that lie one after the other: int64 [tokens]."""
+    return torch.cat([torch.arange(s.start, s.end) for s in segments])
+
+
+class Blocks:
+    """`first` is the model's number of the first one; `arriving` says what a layer gets of what the
+    one before it computed, and the layers `rounded` get something else than that."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        first: int,
+        blocks: Sequence[Block],
+        cache: KVCache,
+        adapters: HeldAdapters,
+        device: torch.device,
+        arriving: Callable[[Tensor, int], Tensor],
+        rounded: frozenset[int],
+    ) -> None:
+        self.config, self.first, self._blocks = config, first, list(blocks)
+        self._cache, self._adapters = cache, adapters
+        self._arriving, self._rounded = arriving, rounded
+        self._frequency = (
+            inverse_frequencies(config.rope, config.head_dim).to(device) if config.rope else None
+        )
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self._blocks)
+
+    def run(
+        self, states: Tensor, segments: list[Segment], first: int | None = None,
+        end: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """States [tokens, H] through the model's blocks [first, end), all of these by default."""
+        wanted = range(self.first if first is None else first, self.end if end is None else end)
+        turn, backend = None, backend_of(states.device)
+        if self._frequency is not None:
+            turn = rotation(self._frequency, positions_of(segments).to(states.device))
+        for part in self.parts:
+            part = part.within(wanted.start - self.first, wanted.stop - self.first)
+            if not part.blocks:
+                continue
+            states = self._arriving(states, self.first + part.first + 1)
+            if backend is not None and len(states) <= part.most_tokens:
+                lanes = [(self._cache.slot(s.sequence), s.start, s.length) for s in segments]
+                added = self._adapters.native(part.numbers, segments)
+                states = backend.run(part.native, states, lanes, turn, added)
+                continue
+            for number, block in zip(part.numbers, part.blocks, strict=True):
+                window = self.config.windows[self.first + number]
+                attend = self._cache.attention(number, segments, window)
+                states = block(states, turn, attend, self._adapters.adapt(number, segments))
+        return states
+
+    @cached_property
+    def parts(self) -> list[NativePart]:
+        """The blocks as they are when first run, in stretches that run alike."""
+        parts: list[NativePart] = []
+        for number, block in enumerate(self._blocks):
+            window = self.config.windows[self.first + number]
+            native = native_block(self.config, block, window, self._cache.stored(number))
+            most = native.most_tokens if native else 0
+            starts = self.first + number + 1 in self._rounded
+            if not parts or parts[-1].most_tokens != most or starts:
+                parts.append(NativePart(number, most, [], []))
+            parts[-1].blocks.append(block)
+            if native is not None:
+                parts[-1].native.append(native)
+        return parts

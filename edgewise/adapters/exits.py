@@ -14,11 +14,11 @@ from edgewise.models.exits import ExitMatrices
 from edgewise.models.finite import all_finite
 from edgewise.tensor_files import read_tensors
 
-Blocks = tuple[int, int]  # [first, end)
+Stretch = tuple[int, int]  # [first, end)
 MOST_BYTES = 4 * 2**30
 
 
-def read_exits(folder: Path, config: DecoderConfig) -> dict[Blocks, ExitMatrices]:
+def read_exits(folder: Path, config: DecoderConfig) -> dict[Stretch, ExitMatrices]:
     """By window, in the order of the blocks; empty where there are none. Raises InputError where
     they are not of windows that make up the model, or not of its shapes."""
     path = folder / EXITS
@@ -42,7 +42,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise InputError(f"cannot read {path}: {error}") from None
 
 
-def _window(name: str, path: Path) -> Blocks:
+def _window(name: str, path: Path) -> Stretch:
     blocks, _, own = name.partition(".")
     first, _, end = blocks.partition("-")
     if own not in ("scale", "turn") or not (first.isdecimal() and end.isdecimal()):
@@ -51,7 +51,7 @@ def _window(name: str, path: Path) -> Blocks:
 
 
 def _matrices(
-    window: Blocks, tensors: Mapping[str, Tensor], hidden: int, path: Path
+    window: Stretch, tensors: Mapping[str, Tensor], hidden: int, path: Path
 ) -> ExitMatrices:
     read = []
     for own, shape in (("scale", (hidden,)), ("turn", (hidden, hidden))):

@@ -3,9 +3,12 @@
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from rich.console import Console
+
+from edgewise.adapters.private import PrivateAdapter, private_adapter
 from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
 from edgewise.cli.options import named_folders
@@ -16,11 +19,13 @@ from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
-from edgewise.models.checkpoint import open_checkpoint
+from edgewise.hosting.choosing import jointly
+from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.opening.adapters import open_adapters, with_room
 from edgewise.opening.by_quality import LossBudget
-from edgewise.opening.wanted import check_wish
+from edgewise.opening.private import planned_privately
+from edgewise.opening.wanted import check_private, check_wish
 from edgewise.profiling import Grid
 from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.launchers import Launcher
@@ -94,7 +99,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         if options.as_json:
             print_json(asdict(event))
 
-    quality = _quality_of(options, spec)
+    private, quality = _private_of(options, checkpoint), _quality_of(options, spec)
     started = start(device)
     with started.workers as workers:
         grid = replace(Grid.serving(workload), repeats=REPEATS)
@@ -102,9 +107,11 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         join = started.lines[-1] if started.lines else ""
         overview = Overview(options.model, spec, join, on_event)
         how = options.scheme, options.objective, POLICIES[options.policy], quality
-        chooser = Chooser(workers, measured, spec, workload, *how, overview.say)
+        planner = jointly if private is None else planned_privately
+        chooser = Chooser(workers, measured, spec, workload, *how, overview.say, planner)
         what = options.model, workers, started.launcher, measured, chooser, workload, overview
-        host = Host(*what, Adapters(workers, workload.adapter_bytes, named, workload.exit_bytes))
+        held = Adapters(workers, workload.adapter_bytes, named, workload.exit_bytes)
+        host = Host(*what, held, private and replace(private, source=workers.cluster.source))
         key, gate = _key(http[0]), Gate()
         share = limits.cache_tokens // limits.sequences
         model = Model(options.model, tokenizer, limits.context, spec.vocab_size, share)
@@ -114,12 +121,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         try:
             url = f"http://{http[0]}:{server.port}/v1"
             made = key if key != os.environ.get(KEY) else ""  # whoever chose one knows it
-            screen.print(f"[bold]{options.model}[/] at {url}" + (f", key {made}" if made else ""))
-            screen.print(f"What it does, and a chat: {url.removesuffix('/v1')}")
-            if started.lines:
-                screen.print("To lend another machine to it, run there:")
-            for line in started.lines:
-                screen.print(f"  [bold]{line}[/]", soft_wrap=True)
+            _print_address(screen, options.model, url, made, started.lines)
             if options.as_json:
                 print_json({"url": url, "join": join, "key": made})
             _on_interrupt(host, gate)
@@ -128,9 +130,20 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             server.close()
 
 
+def _print_address(screen: Console, model: str, url: str, key: str, lines: Sequence[str]) -> None:
+    screen.print(f"[bold]{model}[/] at {url}" + (f", key {key}" if key else ""))
+    screen.print(f"What it does, and a chat: {url.removesuffix('/v1')}")
+    if lines:
+        screen.print("To lend another machine to it, run there:")
+    for line in lines:
+        screen.print(f"  [bold]{line}[/]", soft_wrap=True)
+
+
 def _check_wish(options: ServingOptions) -> None:
     """Raises InputError where not all of it can be kept."""
     check_wish(None, options.scheme, options.quality)
+    if options.private is not None:
+        check_private(options.quality)
     if options.quality is not None and options.wire is not Wire.FP32:
         raise InputError(
             f"--wire {options.wire} loses by where a plan cuts the model, which changes with the "
@@ -142,7 +155,7 @@ def _with_room(options: ServingOptions, blocks: int, work: Workload) -> Workload
     """What those given need, and room for those that come later. Raises InputError."""
     room = _block_room(options, blocks, work.adapter_bytes)
     votes_later = options.vote is not None and options.adapters_from is not None
-    exits = work.exit_bytes + votes_later * LATER_BYTES
+    exits = max(work.exit_bytes, room * blocks) if votes_later else work.exit_bytes
     return replace(work, adapter_bytes=room, exit_bytes=exits)
 
 
@@ -163,6 +176,11 @@ def _block_room(options: ServingOptions, blocks: int, needed: int) -> int:
             f"{format_bytes(needed * blocks)}"
         )
     return room
+
+
+def _private_of(options: ServingOptions, checkpoint: Checkpoint) -> PrivateAdapter | None:
+    """Of a source that is not known yet. Raises InputError where it will not do."""
+    return None if options.private is None else private_adapter(options.private, checkpoint, "")
 
 
 def _quality_of(options: ServingOptions, spec: ModelSpec) -> LossBudget | None:

@@ -14,6 +14,7 @@ from edgewise.cli.options import (
     Memory,
     MicroBatches,
     Model,
+    PrivateFolder,
     Quality,
     Threads,
     VoteOfExits,
@@ -63,6 +64,7 @@ class ServingOptions:
         list[str] | None,
         typer.Option(help="Serve an adapter too, NAME=FOLDER, as 'MODEL:NAME'; repeatable."),
     ] = None
+    private: PrivateFolder = None
     vote: Annotated[
         Vote | None,
         typer.Option(

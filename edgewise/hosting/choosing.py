@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from edgewise.batching import Policy, fcfs
 from edgewise.batching.pace import pace_of
@@ -11,7 +10,7 @@ from edgewise.errors import DeviceMemoryError, Infeasible, InputError, NonFinite
 from edgewise.hosting.measured import Measured
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.default_scheme import check_size, first_that_fits
-from edgewise.planning import Objective, PlanResult, Problem
+from edgewise.planning import Objective, Planner, PlanResult, Problem
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
 from edgewise.runtime.admission import Admission
@@ -21,6 +20,11 @@ from edgewise.specs import ModelSpec, Workload
 
 SECONDS = 1.0  # for a plan
 GAIN = 0.1  # less is not worth that requests pause
+
+
+def jointly(problem: Problem) -> PlanResult:
+    """The best planner, for as long as requests may wait."""
+    return joint(problem, SECONDS)
 
 
 class Chooser:
@@ -39,8 +43,10 @@ class Chooser:
         policy: Policy = fcfs,
         quality: LossBudget | None = None,
         note: Callable[[str], None] = lambda text: None,
+        planner: Planner = jointly,
     ) -> None:
         """`note` is told what plans were measured to lose."""
+        self._planner = planner
         self._workers, self._measured, self._spec = workers, measured, spec
         self._workload, self._scheme, self._objective = workload, scheme, objective
         self._costs: dict[tuple[str, ...], CostModel] = {}  # last ones, by schemes
@@ -59,7 +65,7 @@ class Chooser:
         """The best plan in which every layer keeps its scheme: requests under way go on with it
         token for token."""
         problem = keeping_schemes(self._problem(_schemes_of(plan)), plan)
-        chosen = joint(problem, SECONDS)
+        chosen = self._planner(problem)
         return replace(chosen, plan=replace(chosen.plan, rounding=plan.rounding))
 
     def like(self, plan: Plan) -> PlanResult:
@@ -121,9 +127,7 @@ class Chooser:
     def _best_within(self, quality: LossBudget) -> PlanResult:
         problem = self._problem(quality.schemes)
         try:
-            chosen, problem = quality.best(
-                problem, self._note, planner=partial(joint, time_limit=SECONDS)
-            )
+            chosen, problem = quality.best(problem, self._note, planner=self._planner)
         except (InputError, NonFinite) as error:  # for lack of memory here, say
             raise Infeasible(f"what a plan loses cannot be measured: {error}") from None
         self._costs[_schemes_of(chosen.plan)] = problem.costs
@@ -131,7 +135,7 @@ class Chooser:
 
     def _best_in(self, scheme: str) -> PlanResult:
         check_size(self._spec, scheme, self._workers.cluster, self._workload)
-        return joint(self._problem((scheme,)), SECONDS)
+        return self._planner(self._problem((scheme,)))
 
     def _costs_of(self, plan: Plan) -> CostModel:
         """By which a plan was chosen."""

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from edgewise.adapters.private import PrivateAdapter
 from edgewise.errors import DeviceError, DeviceLost, DeviceMemoryError, DeviceTimeout, Infeasible
 from edgewise.hosting.choosing import Chooser
 from edgewise.hosting.measured import Measured
@@ -46,9 +47,10 @@ class Host:
         workload: Workload,
         overview: Overview,
         adapters: Adapters | None = None,
+        private: PrivateAdapter | None = None,
     ) -> None:
-        """Devices that join get their workers from `launcher`; `overview` is told what happens."""
-        self._overview = overview
+        """Devices that join get workers from `launcher`. A `private` adapter is in all answers."""
+        self._overview, self._private = overview, private
         self._model, self._workers, self._launcher = model, workers, launcher
         self._measured, self._chooser, self._workload = measured, chooser, workload
         self._engine: Coordinator | None = None
@@ -235,11 +237,9 @@ class Host:
         self._status("loading")
         what = self._workers, self._model, chosen.plan, self._workload
         self._engine = Coordinator(
-            *what,
-            replan=self._replan,
-            admission=self._chooser.admission,
-            adapters=self.swaps.adapters,
-        )
+            *what, private=self._private, replan=self._replan,
+            admission=self._chooser.admission, adapters=self.swaps.adapters,
+        )  # fmt: skip
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
         self._engine.listen(self._note_plan)
@@ -252,7 +252,7 @@ class Host:
         self._planned_for = set(self._workers.names)
         self._overview.chose(chosen, why)
 
-    def _replan(self, workers: Workers, plan: Plan) -> PlanResult:
+    def _replan(self, workers: Workers, plan: Plan) -> Plan:
         """On the devices that are left or came back. Called by the engine, too."""
         self._replanning = "planning for the devices that are there"
         lost = self._planned_for - set(workers.names)
@@ -260,7 +260,7 @@ class Host:
         why = f"without {', '.join(sorted(lost))}" if lost else "the devices suffice again"
         chosen = self._chooser.like(plan)
         self._overview.chose(chosen, why)
-        return chosen
+        return chosen.plan
 
     def _note_plan(self, event: Event) -> None:
         if isinstance(event, PlanInUse):

@@ -19,7 +19,7 @@ def positions_of(segments: Sequence[Segment]) -> Tensor:
     return torch.cat([torch.arange(s.start, s.end) for s in segments])
 
 
-class Blocks:
+class BlockStack:
     """`first` is the model's number of the first one; `arriving` says what a layer gets of what the
     one before it computed, and the layers `rounded` get something else than that."""
 

@@ -32,6 +32,15 @@ def branch_of(sequence: int) -> int:
     return ~sequence
 
 
+def rows_before(block: int, length: int, asked: int, ends: tuple[int, ...]) -> tuple[int, int, int]:
+    """How many rows a segment of `length` tokens has between layers, before a block: its own, its
+    branch's, and of what came out of windows, of the tokens that are `asked` for. `ends` are those
+    of its windows but the last."""
+    begins = block == 0 or block in ends
+    branches = bool(ends) and not begins and block < ends[-1]
+    return length, branches * length, sum(end <= block for end in ends) * asked
+
+
 @dataclass(slots=True)
 class Course:
     """A segment's rows on their way. `asked` are the tokens of it that something is asked of, by
@@ -45,12 +54,8 @@ class Course:
     outcomes: list[Tensor] = field(default_factory=list)
 
     def rows_before(self, block: int) -> tuple[int, int, int]:
-        """How many rows it has between layers, before a block: its own, its branch's, and of what
-        came out of windows."""
-        begins = block == 0 or block in self.ends
-        branches = bool(self.ends) and not begins and block < self.ends[-1]
-        outcomes = sum(end <= block for end in self.ends)
-        return self.segment.length, branches * self.segment.length, outcomes * len(self.asked)
+        """Between layers, before a block."""
+        return rows_before(block, self.segment.length, len(self.asked), self.ends)
 
     def take(self, rows: Tensor, block: int) -> None:
         """Its rows as they are before a block."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgewise.errors import NonFinite, PlanError
 from edgewise.models.adapting import HeldAdapters
 from edgewise.models.blank import random_layer
-from edgewise.models.blocks import Blocks, positions_of
+from edgewise.models.blocks import BlockStack, positions_of
 from edgewise.models.branches import branch_of, courses_of, run_courses, said_of
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
@@ -70,7 +70,7 @@ class Shard:
         self.adapters = HeldAdapters(self.device)
         first, marks = max(start - 1, 0), frozenset(self._rounded)
         what = config, first, blocks, self.cache, self.adapters, self.device
-        self.blocks = Blocks(*what, self._arriving, marks)
+        self.blocks = BlockStack(*what, self._arriving, marks)
 
     @property
     def end(self) -> int:

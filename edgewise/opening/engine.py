@@ -11,12 +11,12 @@ from edgewise.opening.adapters import with_room
 from edgewise.opening.by_fit import check_free, plan_by_fit
 from edgewise.opening.by_quality import plan_by_quality
 from edgewise.opening.default_scheme import ORDER, check_size
-from edgewise.opening.private import private_plan
+from edgewise.opening.private import private_plan, private_replanner
 from edgewise.opening.wanted import Decided, Wanted
 from edgewise.quality.rounding import Show, rounding_for, unseen
 from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.checks import check_route
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator import Coordinator, Replan
 from edgewise.runtime.events import Event, PlanInUse
 from edgewise.runtime.local import start_local
 from edgewise.runtime.machine import free_bytes, physical_cores
@@ -46,7 +46,7 @@ def open_wanted(
             decided = plan_by_fit(workers, wanted, spec, show, note)
         else:
             check_free(workers, spec, wanted.workload, decided.plan)
-        plan, problem = decided.plan, decided.problem
+        plan, replan = decided.plan, _replan_of(wanted, decided, spec)
         plan = replace(plan, rounding=rounding_for(wanted.model, plan.schemes, plan.rounding, show))
         with show("loading", spec.num_layers) as advance:
             engine = Coordinator(
@@ -55,13 +55,20 @@ def open_wanted(
                 plan,
                 wanted.workload,
                 private=private,
-                replan=None if problem is None else replanner(problem),
+                replan=replan,
                 adapters=Adapters(workers, room[0], wanted.adapters, room[1]),
                 on_layer=advance,
             )
         engine.listen(lambda event: _note_change(event, note))
         started.pop_all()
         return engine
+
+
+def _replan_of(wanted: Wanted, decided: Decided, spec: ModelSpec) -> Replan | None:
+    """Nobody but whoever gave a plan can say what goes instead of it."""
+    if wanted.private is not None and wanted.plan is None:
+        return private_replanner(spec, wanted.workload)
+    return None if decided.problem is None else replanner(decided.problem)
 
 
 def _note_change(event: Event, note: Callable[[str], None]) -> None:

@@ -1,41 +1,77 @@
-"""Where layers lie when adapters are private."""
+"""Where layers lie when adapters are private: embedding and head on the source, blocks on all other
+devices in proportion to their memory. The planners do not know what asking for M D x costs."""
 
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgewise.clusters import Cluster
+from edgewise.costs import CostModel
 from edgewise.errors import Infeasible, PlanError
+from edgewise.opening.by_fit import free_now
 from edgewise.opening.wanted import Wanted
+from edgewise.planning import PlanResult, Problem
+from edgewise.planning.problem import result
 from edgewise.planning.proportional import shares
-from edgewise.plans import Plan, Stage
+from edgewise.plans import Plan
+from edgewise.profiles import Profile
+from edgewise.runtime.coordinator import Replan
+from edgewise.runtime.workers import Workers
 from edgewise.schemes import STORED
-from edgewise.specs import ModelSpec
+from edgewise.specs import ModelSpec, Workload
 
 
 def private_plan(wanted: Wanted, spec: ModelSpec) -> Plan:
-    """The plan that is wanted, else embedding and head on the source and the blocks on all other
-    devices, in proportion to their memory: the planners do not know what asking for M D x costs.
-    Raises PlanError where a plan keeps the head elsewhere, which computes the answer, and
-    Infeasible where there is no other device."""
-    cluster, plan = wanted.cluster, wanted.plan
-    if plan is not None:
-        if (last := plan.stages[-1].device) != cluster.source:
-            raise PlanError(
-                f"this plan puts the head on '{last}', which would know what private adapters "
-                "answer: `edgewise plan --pin head=...` keeps it on the source"
-            )
-        return plan
-    others = [device for device in cluster.devices if device.name != cluster.source]
+    """The plan that is wanted, else blocks on the other devices. Raises PlanError where a plan
+    keeps the head elsewhere, which computes the answer, and Infeasible where there is no other
+    device."""
+    plan, source = wanted.plan, wanted.cluster.source
+    if plan is None:
+        nothing = Profile(spec.digest, (), (), ())
+        costs = CostModel(spec, wanted.cluster, nothing, wanted.workload)
+        return _placed(costs, (wanted.scheme or STORED,) * spec.num_layers)
+    if (last := plan.stages[-1].device) != source:
+        raise PlanError(
+            f"this plan puts the head on '{last}', which would know what private adapters "
+            "answer: `edgewise plan --pin head=...` keeps it on the source"
+        )
+    return plan
+
+
+def private_replanner(spec: ModelSpec, workload: Workload) -> Replan:
+    """On the devices that are left, in the schemes that layers have. It raises Infeasible where
+    their memory does not suffice, or where only the source is left."""
+
+    def replan(workers: Workers, plan: Plan) -> Plan:
+        costs = free_now(workers, spec, workload)
+        again = replace(_placed(costs, plan.schemes), rounding=plan.rounding)
+        costs.check_memory(again)
+        return again
+
+    return replan
+
+
+def planned_privately(problem: Problem) -> PlanResult:
+    """A planner: each layer in the scheme that loses least. Raises Infeasible."""
+    began, costs, layers = time.perf_counter(), problem.costs, range(problem.num_layers)
+    schemes = [min(problem.schemes, key=lambda name: costs.loss(i, name)) for i in layers]
+    devices = _devices(costs.cluster, costs.model.num_blocks)
+    why = "blocks in proportion to memory, away from the source"
+    return result(problem, "private", devices, schemes, status="fixed", began=began, why=why)
+
+
+def _placed(costs: CostModel, schemes: Sequence[str]) -> Plan:
+    return Problem(costs).plan(_devices(costs.cluster, costs.model.num_blocks), schemes)
+
+
+def _devices(cluster: Cluster, blocks: int) -> list[str]:
+    """Of every layer."""
+    source = cluster.source
+    others = [device for device in cluster.devices if device.name != source]
     if not others:
         raise Infeasible(
-            f"'{cluster.source}' is the only device: private adapters need another one for the "
-            "blocks; --cluster names more"
+            f"'{source}' is the only device: private adapters need another one for the blocks"
         )
-    counts = shares([float(device.memory_bytes) for device in others], spec.num_blocks)
-    names = [device.name for device, count in zip(others, counts, strict=True) if count]
-    ends = [1]
-    for count in filter(None, counts):
-        ends.append(ends[-1] + count)
-    scheme = wanted.scheme or STORED
-    placed = zip([cluster.source, *names, cluster.source], [0, *ends], [*ends, ends[-1] + 1],
-                 strict=True)  # fmt: skip
-    stages = tuple(Stage(name, a, b, (scheme,) * (b - a)) for name, a, b in placed)
-    work = wanted.workload
-    named = spec.name, spec.digest, spec.num_layers
-    return Plan(*named, stages, cache=work.cache, wire=work.wire)
+    counts = shares([float(device.memory_bytes) for device in others], blocks)
+    placed = zip(others, counts, strict=True)
+    return [source, *(device.name for device, count in placed for _ in range(count)), source]

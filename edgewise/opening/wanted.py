@@ -31,8 +31,8 @@ class Wanted:
 
     def __post_init__(self) -> None:
         check_wish(self.plan, self.scheme, self.quality)
-        if self.private is not None and self.quality is not None:
-            raise InputError("what private adapters lose is not measured: leave the quality out")
+        if self.private is not None:
+            check_private(self.quality)
 
 
 def check_wish(plan: Plan | None, scheme: str | None, quality: str | None) -> None:
@@ -43,6 +43,12 @@ def check_wish(plan: Plan | None, scheme: str | None, quality: str | None) -> No
         parse_quality(quality)
     if sum(x is not None for x in (plan, scheme, quality)) > 1:
         raise InputError("a plan file, a scheme and a quality decide alike: give one of them")
+
+
+def check_private(quality: str | None) -> None:
+    """Raises InputError where more is promised than is known of private adapters."""
+    if quality is not None:
+        raise InputError("what private adapters lose is not measured: leave the quality out")
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,11 @@ class Adapters:
         """Whether an adapter's exits vote."""
         return bool(name) and self._held[self.number(name)].exits is not None
 
+    def ends(self, number: int) -> tuple[int, ...]:
+        """Of the windows of one that is held, but the last."""
+        exits = self._held[number].exits if number else None
+        return exits.ends if exits is not None else ()
+
     def hold(self, adapter: Adapter) -> int:
         """Its number; nothing is sent before `send`, or the next plan. Raises InputError where
         there is no room for it, and DeviceLost."""

@@ -13,7 +13,6 @@ from itertools import count
 from edgewise.adapters.private import PrivateAdapter
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.planning import PlanResult
 from edgewise.plans import Plan
 from edgewise.runtime import messages
 from edgewise.runtime.adapters import Adapters
@@ -45,7 +44,7 @@ STEP_SECONDS = 60.0
 STILL_SECONDS = 5.0  # with steps in flight, after which one of their messages is taken for lost
 TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
-Replan = Callable[[Workers, Plan], PlanResult]
+Replan = Callable[[Workers, Plan], Plan]
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class Coordinator:
         self.apply(plan, on_layer)
         if self._scheduler.limits.context > 2:
             warm_up(self)
-        self._tally = Tally(config.hidden_size, time.monotonic())
+        self._tally = Tally(config.hidden_size, time.monotonic(), self.adapters.ends)
         self.listen(self._tally.listen)
 
     def submit(self, request: Request, since: float | None = None) -> int:
@@ -275,7 +274,7 @@ class Coordinator:
                     self.workers.remove(lost.device)
                 if held:
                     if not set(self.plan.devices) <= set(self.workers.names):
-                        self.plan = self._replan(self.workers, self.plan).plan
+                        self.plan = self._replan(self.workers, self.plan)
                     self._load(self.plan, why, since)
                 return
             except (DeviceLost, DeviceTimeout) as another:

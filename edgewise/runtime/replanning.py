@@ -20,13 +20,13 @@ def replanner(problem: Problem) -> Replan:
     within the budget. Pinned layers stay where they are, or there is no plan: it raises Infeasible,
     which names the devices that are missing."""
 
-    def replan(workers: Workers, plan: Plan) -> PlanResult:
+    def replan(workers: Workers, plan: Plan) -> Plan:
         there = _with_those_left(problem, workers)
         try:
             chosen = joint(keeping_schemes(there, plan), SECONDS)
         except Infeasible:
             chosen = _any_schemes(there, plan)
-        return replace(chosen, plan=replace(chosen.plan, rounding=plan.rounding))
+        return replace(chosen.plan, rounding=plan.rounding)
 
     return replan
 

@@ -4,10 +4,13 @@ engine runs, but for requests that are under way."""
 import logging
 from bisect import bisect_left
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from edgewise.models.branches import rows_before
 from edgewise.plans import Plan
+from edgewise.runtime.batches import Row
 from edgewise.runtime.engine import Token
 from edgewise.runtime.events import Cancelled, Entered, Event, PlanInUse, Returned, Submitted
 from edgewise.runtime.logs import fields
@@ -22,14 +25,23 @@ RECENT = 1000  # durations, of which the median is taken
 RATE_SECONDS, RATE_TOKENS = 10.0, 4096  # over which throughput is taken: the shorter
 LAST_REPLANS, LAST_FINISHED = 8, 20
 
+Ends = Callable[[int], tuple[int, ...]]
+
+
+def without_windows(adapter: int) -> tuple[int, ...]:
+    """Where no adapter has any."""
+    return ()
+
+
 log = logging.getLogger(__name__)
 
 
 class Tally:
     """Listens to a coordinator; the plan in use is the first that it is told."""
 
-    def __init__(self, hidden_size: int, now: float) -> None:
-        self._hidden_size, self._began = hidden_size, now
+    def __init__(self, hidden_size: int, now: float, ends: Ends = without_windows) -> None:
+        """`ends` are those of an adapter's windows but the last (models/branches.py)."""
+        self._hidden_size, self._began, self._ends = hidden_size, now, ends
         self._counts = Counter[str]()
         self._open: dict[int, _Open] = {}
         self._first, self._between = _Histogram(), _Histogram()
@@ -53,7 +65,7 @@ class Tally:
             case Cancelled():
                 self._counts["cancelled"] += self._open.pop(event.request, None) is not None
             case PlanInUse():
-                self._plan = _PlanTally(event, self._hidden_size)
+                self._plan = _PlanTally(event, self._hidden_size, self._ends)
                 if event.why:
                     self._counts["replans"] += 1
                     self._replans.append(Replanned(event.why, event.seconds))
@@ -147,10 +159,11 @@ class _Histogram:
 class _PlanTally:
     """What happens while one plan is in use."""
 
-    def __init__(self, use: PlanInUse, hidden_size: int) -> None:
-        self._plan = use.plan
+    def __init__(self, use: PlanInUse, hidden_size: int, ends: Ends) -> None:
+        self._plan, self._ends = use.plan, ends
         self._busy = [0.0] * len(use.plan.stages)
-        self._hops, self._source = _hops(use.plan, use.source, hidden_size), use.source
+        self._hops, self._source = _hops(use.plan, use.source), use.source
+        self._inner = _inner_hops(use.plan, hidden_size)
         self._bytes = Counter[tuple[str, str]]()
         self._in_flight, self._since, self._filled = 0, use.at, 0.0
 
@@ -170,9 +183,16 @@ class _PlanTally:
             sampled = sum(row.sampling is not None for row in rows)
             for source, target, each, each_sampled in self._hops:
                 self._bytes[source, target] += each * computed + each_sampled * sampled
+            for source, target, each, block in self._inner:
+                self._bytes[source, target] += each * sum(self._crossing(x, block) for x in rows)
         for device, sent, came in back.asked:
             self._bytes[device, self._source] += sent
             self._bytes[self._source, device] += came
+
+    def _crossing(self, row: Row, block: int) -> int:
+        """Hidden states that it has before a block."""
+        asked = row.sampling is not None
+        return sum(rows_before(block, len(row.tokens), asked, self._ends(row.adapter)))
 
     def stages(self, now: float) -> tuple[StageStats, ...]:
         filled = self._filled + (now - self._since if self._in_flight else 0.0)
@@ -185,12 +205,17 @@ class _PlanTally:
         return tuple(LinkStats(*ends, count) for ends, count in self._bytes.items())
 
 
-def _hops(plan: Plan, source: str, hidden_size: int) -> list[tuple[str, str, int, int]]:
-    """The links that a batch takes, and what each carries for a token that is computed and for one
-    that is sampled (CostModel.entry_hop, activation_hop, return_hop)."""
+def _hops(plan: Plan, source: str) -> list[tuple[str, str, int, int]]:
+    """The links that tokens take, and what each carries for one that is computed and for one that
+    is sampled (CostModel.entry_hop, return_hop)."""
     first, last = plan.stages[0].device, plan.stages[-1].device
-    inner = pairwise(stage.device for stage in plan.stages)
-    hops = [(source, first, TOKEN_BYTES, 0)]
-    hops += [(a, b, plan.wire.row_bytes(hidden_size), 0) for a, b in inner]
-    hops += [(last, source, 0, TOKEN_BYTES)]
+    hops = [(source, first, TOKEN_BYTES, 0), (last, source, 0, TOKEN_BYTES)]
+    return [hop for hop in hops if hop[0] != hop[1]]
+
+
+def _inner_hops(plan: Plan, hidden_size: int) -> list[tuple[str, str, int, int]]:
+    """The links that hidden states take, what each carries for one of them, and before which block
+    (CostModel.activation_hop)."""
+    each = plan.wire.row_bytes(hidden_size)
+    hops = [(a.device, b.device, each, b.start - 1) for a, b in pairwise(plan.stages)]
     return [hop for hop in hops if hop[0] != hop[1]]

@@ -94,7 +94,7 @@ class Scene:
         monkeypatch.setattr(
             module,
             "Coordinator",
-            lambda workers, model, plan, work, replan, admission, adapters: Engine(
+            lambda workers, model, plan, work, private, replan, admission, adapters: Engine(
                 self, plan, replan
             ),
         )

@@ -11,7 +11,6 @@ import pytest
 
 from edgewise.clusters import Device
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
-from edgewise.planning import PlanResult
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request
@@ -215,8 +214,7 @@ def test_nodes_come_and_go(ray_cluster, opened):
 def on_the_last(workers, plan):
     """All layers on one device that is there."""
     stage = Stage(workers.names[-1], 0, plan.num_layers, plan.schemes)
-    alone = Plan(plan.model, plan.digest, plan.num_layers, (stage,), plan.rounding)
-    return PlanResult("on the last", alone, None, "fixed", None, 0.0, "")
+    return Plan(plan.model, plan.digest, plan.num_layers, (stage,), plan.rounding)
 
 
 def test_answers_over_nodes_and_without_one(opened, checkpoint, prompt):

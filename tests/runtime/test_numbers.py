@@ -15,7 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.planning import PlanResult
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.batches import Batch, Row
 from edgewise.runtime.coordinator import Coordinator
@@ -272,9 +271,9 @@ def test_a_lost_device_is_in_numbers_logs_and_trace(checkpoint, prompt, caplog):
     model = checkpoint("llama")
     _, plan = plan_of(model, *THREE)
 
-    def on_two(cluster: Cluster, plan: Plan) -> PlanResult:
+    def on_two(cluster: Cluster, plan: Plan) -> Plan:
         _, left = plan_of(model, ("laptop", 3), ("pi", 6))
-        return PlanResult("two", left, None, "fixed", None, 0.0, "")
+        return left
 
     caplog.set_level(logging.DEBUG, logger="edgewise")
     with start_local(cluster()) as workers:

@@ -19,7 +19,6 @@ from edgewise.adapters.private import private_adapter
 from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import DeviceError, Infeasible, InputError, PlanError
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.planning import PlanResult
 from edgewise.runtime import messages
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.local import open_engine, start_local
@@ -142,7 +141,7 @@ def ends_on_the_source(workers, plan):
     ends = [round(1 + 4 * (i + 1) / len(others)) for i in range(len(others))]
     places = [(LAPTOP, 1), *zip(others, ends, strict=True), (LAPTOP, 6)]
     _, again = plan_of(plan.model, *places)
-    return PlanResult("ends", again, None, "fixed", None, 0.0, "")
+    return again
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])

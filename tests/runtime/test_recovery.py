@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 from edgewise.errors import DeviceLost
-from edgewise.planning import PlanResult
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import open_engine
@@ -30,8 +29,7 @@ def evenly(workers, plan):
         Stage(name, start, end, plan.schemes[start:end])
         for name, start, end in zip(names, [0, *ends], ends, strict=False)
     )
-    again = Plan(plan.model, plan.digest, count, stages, plan.rounding)
-    return PlanResult("evenly", again, None, "fixed", None, 0.0, "")
+    return Plan(plan.model, plan.digest, count, stages, plan.rounding)
 
 
 def requests_of(rng):

@@ -163,3 +163,15 @@ def test_python_takes_a_vote(tmp_path):
             assert text == model._tokenizer.decode(judged)
             said.add(text)
     assert len(said) > 1
+
+
+def test_what_crosses_links_is_counted(opened):
+    """Of each of seven tokens its own state, and that of its branch where one is under way; of the
+    five that something follows, what came out of windows."""
+    engine = opened([("laptop", 2), ("jetson", 6)])  # before block 1
+    for name, states in (("", 7), ("confidence", 7 + 5), ("average", 7 + 7), ("last", 7)):
+        before = {(x.source, x.target): x.bytes for x in engine.stats().links}
+        answers(engine, [Request((5, 9, 4), 5, adapter=name)])
+        after = {(x.source, x.target): x.bytes for x in engine.stats().links}
+        there = "laptop", "jetson"
+        assert after[there] - before.get(there, 0) == states * 32 * 4

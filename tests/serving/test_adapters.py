@@ -14,7 +14,9 @@ import safetensors.torch
 from openai import OpenAI
 
 from edgewise.adapters.files import CONFIG, EXITS, WEIGHTS
+from edgewise.models.tokenizer import load_tokenizer
 from tests.adapters.made import write_adapter
+from tests.adapters.windows import judged_answer, write_windows
 from tests.hosting.clusters import EDGEWISE, commands
 from tests.hosting.test_up import HERE, SMALL
 from tests.serving.test_served import CLUSTER, SERVE, SHORT, TEXTS, state_of, wait_until_ready
@@ -146,6 +148,37 @@ def test_swaps_under_load_lose_nothing(client, url):
     assert unload(url, "changing")[0] == 200
 
 
+def test_exits_vote_as_they_were_judged(tmp_path, client, url, shelf):
+    """Those given at the start, and, where --vote was given, those that come later; a batch of
+    them, too."""
+    made = {
+        name: write_windows(shelf / name, MODEL, size=size, window=window)
+        for name, window, size in (("early", 2, 0.3), ("later", 5, 0.15))
+    }
+    refused = load(url, "later", "later")
+    assert refused[0] == 400 and refused[1].endswith("start with --vote")
+    tokenizer, right = load_tokenizer(MODEL), {}
+    for name, tunable in made.items():
+        ids = tokenizer.encode(TEXTS[0])
+        right[name] = tokenizer.decode(judged_answer(tunable, ids, 12, "average"))
+    options = ("--adapter", f"early={shelf / 'early'}", "--adapters-from", str(shelf))
+    with commands(tmp_path) as started:
+        running = started.start(*SERVE, *SHORT, *ROOM, *options, "--vote", "average")
+        address = str(running.wait_for("url")["url"])
+        wait_until_ready(address)
+        assert load(address, "later", "later")[0] == 200
+        with OpenAI(base_url=address, api_key="none", max_retries=0, timeout=60) as here:
+            names = ["", "early", "later"] * 4
+            plain = said(here)
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                answers = list(pool.map(lambda name: said(here, name), names))
+            assert answers == [plain, right["early"], right["later"]] * 4
+            assert len({plain, *right.values()}) == 3
+            with pytest.raises(openai.BadRequestError, match="is not scored with adapter"):
+                said(here, "early", logprobs=1, echo=True)
+        assert running.end(signal.SIGTERM) == 0
+
+
 def broken(shelf, name, change):
     folder = write_adapter(shelf / name, MODEL)
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
@@ -181,7 +214,7 @@ BROKEN = [
     (narrower, "but this model needs"),
     (not_a_number, "no finite number"),
     (pickled, "is a pickle, which can run any code"),
-    (of_windows, "right with its exits only"),
+    (of_windows, "windows [(0, 2)] do not make up 12 blocks"),
     (with_other_switches, "use_dora = True is not supported"),
 ]
 

@@ -65,8 +65,8 @@ class Adapters:
 
     def ends(self, number: int) -> tuple[int, ...]:
         """Of the windows of one that is held, but the last."""
-        exits = self._held[number].exits if number else None
-        return exits.ends if exits is not None else ()
+        adapter = self._held.get(number)
+        return () if adapter is None or adapter.exits is None else adapter.exits.ends
 
     def hold(self, adapter: Adapter) -> int:
         """Its number; nothing is sent before `send`, or the next plan. Raises InputError where

@@ -211,6 +211,26 @@ def test_load_and_run_take_private_adapters(demo):
     assert json.loads(ran.stdout)["answer"] == truth
 
 
+def test_what_is_lost_is_planned_around(demo):
+    """Others take the blocks; the source never does."""
+    small = {"prompt_tokens": 32, "new_tokens": 32, "scheme": "fp32"}
+    asked = {"max_tokens": 24, "raw": True}
+    with edgewise.load(demo / "merged", **small) as merged:
+        truth = merged.generate(QUESTION, **asked)
+    where = {"cluster": demo / "cluster.toml", "private": demo / "adapter"}
+    with edgewise.load("demo", **where, **small) as split:
+        pieces, answer = split.stream(QUESTION, **asked), ""
+        for number, piece in enumerate(pieces):
+            answer += piece
+            if number == 2:
+                os.kill(split.engine.workers.process_ids[JETSON], signal.SIGKILL)
+        assert answer == truth
+        assert [x.device for x in split.plan.stages] == [LAPTOP, PI, LAPTOP]
+        os.kill(split.engine.workers.process_ids[PI], signal.SIGKILL)
+        with pytest.raises(Infeasible, match="'laptop' is the only device"):
+            split.generate(QUESTION, **asked)
+
+
 def test_what_private_adapters_cannot_do_is_said_before_anything_starts(demo):
     where = {"cluster": demo / "cluster.toml", "private": demo / "adapter"}
     _, plan = plan_of("demo", (LAPTOP, 1), (JETSON, open_checkpoint("demo").config.num_layers))

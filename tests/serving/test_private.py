@@ -53,9 +53,9 @@ def answer(up, text, patience=0.0):
 
 
 def answers(up):
-    """Of many who ask at the same time."""
+    """Of many who ask at the same time, and come back where there is no plan."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda text: answer(up, text), TEXTS * 3))
+        return list(pool.map(lambda text: answer(up, text, PATIENCE), TEXTS * 3))
 
 
 def places(up):

@@ -152,8 +152,8 @@ def test_exits_vote_as_they_were_judged(tmp_path, client, url, shelf):
     """Those given at the start, and, where --vote was given, those that come later; a batch of
     them, too."""
     made = {
-        name: write_windows(shelf / name, MODEL, size=size, window=window)
-        for name, window, size in (("early", 2, 0.3), ("later", 5, 0.15))
+        name: write_windows(shelf / name, MODEL, size=0.3, window=window, seed=seed)
+        for name, window, seed in (("early", 2, 5), ("later", 5, 2))
     }
     refused = load(url, "later", "later")
     assert refused[0] == 400 and refused[1].endswith("start with --vote")

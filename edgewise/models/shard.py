@@ -174,11 +174,11 @@ class Shard:
         self, states: Tensor, segments: list[Segment], first: int, end: int
     ) -> Tensor:
         """States [tokens, H] through blocks [first, end), each segment as it would go alone."""
-        through = torch.empty_like(states)
+        after = torch.empty_like(states)
         for group in in_groups(segments, self.most_tokens):
             ran = self.blocks.run(states[group.tokens], group.segments, first, end)
-            through[group.tokens] = ran
-        return through
+            after[group.tokens] = ran
+        return after
 
     def _run(self, inputs: Tensor, segments: list[Segment], rows: Sequence[int] | None) -> Tensor:
         states = self.blocks.run(self.entered(inputs, segments), segments)

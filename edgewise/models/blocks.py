@@ -1,6 +1,6 @@
 """A shard's blocks, one after the other, with their caches and what adapters add."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -12,6 +12,8 @@ from edgewise.models.cache import KVCache, Segment
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block, inverse_frequencies, rotation
 from edgewise.models.native import NativePart, native_block
+from edgewise.models.wire import through
+from edgewise.schemes import Wire
 
 
 def positions_of(segments: Sequence[Segment]) -> Tensor:
@@ -20,8 +22,8 @@ def positions_of(segments: Sequence[Segment]) -> Tensor:
 
 
 class BlockStack:
-    """`first` is the model's number of the first one; `arriving` says what a layer gets of what the
-    one before it computed, and the layers `rounded` get something else than that."""
+    """`first` is the model's number of the first one; the inputs of the layers `rounded` are as they
+    would be behind such links."""
 
     def __init__(
         self,
@@ -31,12 +33,10 @@ class BlockStack:
         cache: KVCache,
         adapters: HeldAdapters,
         device: torch.device,
-        arriving: Callable[[Tensor, int], Tensor],
-        rounded: frozenset[int],
+        rounded: Mapping[int, Wire],
     ) -> None:
         self.config, self.first, self._blocks = config, first, list(blocks)
-        self._cache, self._adapters = cache, adapters
-        self._arriving, self._rounded = arriving, rounded
+        self._cache, self._adapters, self._rounded = cache, adapters, rounded
         self._frequency = (
             inverse_frequencies(config.rope, config.head_dim).to(device) if config.rope else None
         )
@@ -58,7 +58,7 @@ class BlockStack:
             part = part.within(wanted.start - self.first, wanted.stop - self.first)
             if not part.blocks:
                 continue
-            states = self._arriving(states, self.first + part.first + 1)
+            states = self.arriving(states, self.first + part.first + 1)
             if backend is not None and len(states) <= part.most_tokens:
                 lanes = [(self._cache.slot(s.sequence), s.start, s.length) for s in segments]
                 added = self._adapters.native(part.numbers, segments)
@@ -69,6 +69,10 @@ class BlockStack:
                 attend = self._cache.attention(number, segments, window)
                 states = block(states, turn, attend, self._adapters.adapt(number, segments))
         return states
+
+    def arriving(self, states: Tensor, layer: int) -> Tensor:
+        """What a layer gets of what the one before computed."""
+        return through(states, self._rounded[layer]) if layer in self._rounded else states
 
     @cached_property
     def parts(self) -> list[NativePart]:

@@ -26,7 +26,6 @@ from edgewise.models.decoder import (
 from edgewise.models.finite import all_finite, check_finite, nan_where_infinite
 from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader
-from edgewise.models.wire import through
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.stacked import StackedLinear
 from edgewise.quantization.store import Store
@@ -55,7 +54,6 @@ class Shard:
         rounded: Mapping[int, Wire] | None = None,
     ) -> None:
         self.config, self.start, self.layers = config, start, layers
-        self._rounded = rounded or {}
         self.device = next(_tensors(layers[0])).device
         blocks = [layer for layer in layers if isinstance(layer, Block)]
         self.cache = KVCache(
@@ -68,9 +66,8 @@ class Shard:
             tokens,
         )
         self.adapters = HeldAdapters(self.device)
-        first, marks = max(start - 1, 0), frozenset(self._rounded)
-        what = config, first, blocks, self.cache, self.adapters, self.device
-        self.blocks = BlockStack(*what, self._arriving, marks)
+        what = config, max(start - 1, 0), blocks, self.cache, self.adapters, self.device
+        self.blocks = BlockStack(*what, rounded or {})
 
     @property
     def end(self) -> int:
@@ -138,7 +135,7 @@ class Shard:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [tokens, vocabulary], NaN where the hidden states are not finite."""
-        hidden = self._arriving(hidden, self.end - 1)
+        hidden = self.blocks.arriving(hidden, self.end - 1)
         return nan_where_infinite(self.layers[-1](hidden), hidden)
 
     def _run_apart(self, inputs: Tensor, groups: list[Group], rows: Sequence[int]) -> Tensor:
@@ -192,10 +189,6 @@ class Shard:
         if isinstance(first, Embedding):
             states = first(states, positions_of(segments).to(self.device))
         return states
-
-    def _arriving(self, states: Tensor, layer: int) -> Tensor:
-        """What a layer gets of what the one before computed."""
-        return through(states, self._rounded[layer]) if layer in self._rounded else states
 
     def rows_in(self, segments: Sequence[Segment], rows: Sequence[int]) -> list[int]:
         """How many rows each of `segments` has in the inputs of a call for the tokens `rows`."""

@@ -80,7 +80,7 @@ def test_torch_adds_the_same(monkeypatch):
     ours = shard.forward(states, segments)
     monkeypatch.setitem(kernels.BACKENDS, "cpu", lambda: None)
     other = holding(shard_of(config, "fp32"), config)
-    assert not other._parts[0].native
+    assert not other.blocks.parts[0].native
     torch.testing.assert_close(other.forward(states, segments), ours, rtol=1e-4, atol=1e-4)
 
 

@@ -68,6 +68,6 @@ def test_what_is_plugged_in_runs_blocks_and_products(monkeypatch):
     assert product.shape == (2, 64) and counting.asked["linear"] == 1
     monkeypatch.setitem(BACKENDS, "cpu", lambda: None)  # nobody: torch
     alone = shard_of(LLAMA, "q4g32")
-    assert not alone._parts[0].native
+    assert not alone.blocks.parts[0].native
     difference = alone.forward(states, [Segment(1, 0, 5)]) - expected
     assert difference.norm() < 0.02 * (expected - states).norm()

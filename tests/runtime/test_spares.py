@@ -93,6 +93,7 @@ def test_the_source_starts_again_in_it(checkpoint, prompt, kept):
     try:
         if kept:
             keep_spare(engine)
+            assert until(lambda: worker_pids() - set(workers.process_ids.values()))
         spares = worker_pids() - set(workers.process_ids.values())
         assert len(spares) == kept
 
@@ -102,7 +103,7 @@ def test_the_source_starts_again_in_it(checkpoint, prompt, kept):
 
         assert run(engine, requests, disturb) == [reference(model, x) for x in requests]
         assert (workers.process_ids[NAMES[0]] in spares) == kept
-        assert len(worker_pids()) == len(NAMES) + kept
+        assert until(lambda: len(worker_pids()) == len(NAMES) + kept)
     finally:
         engine.close()
     assert not worker_pids()

@@ -22,8 +22,8 @@ def positions_of(segments: Sequence[Segment]) -> Tensor:
 
 
 class BlockStack:
-    """`first` is the model's number of the first one; the inputs of the layers `rounded` are as they
-    would be behind such links."""
+    """`first` is the model's number of the first one. The inputs of the layers `rounded` are as
+    they would be behind such links."""
 
     def __init__(
         self,

@@ -12,7 +12,6 @@ root. `python benchmarks/entropy_coding.py [Mbps]`.
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from unittest.mock import patch
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 from claims import finish
-from private_wire import process
+from two_machines import joined
 
 from edgewise.cli.devices import describe_machine
 from edgewise.clusters import Device
@@ -35,7 +34,6 @@ from edgewise.plans import Plan, Stage
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.live import start_live
 from edgewise.specs import Workload
-from edgewise.studies.testbed.machines import Machine, Machines
 
 MODEL, SOURCE, DEVICE, BLOCKS = "smollm2", "laptop", "board", 8
 SCHEMES, ROUNDS = ("bf16", "q4g32ad"), 3
@@ -104,26 +102,11 @@ def inside() -> None:
 
 def main() -> None:
     mbps = float(sys.argv[1]) if len(sys.argv) > 1 else MBPS
-    load, machines = os.getloadavg()[0], [Machine(x, 1.0, "4 GB") for x in (SOURCE, DEVICE)]
-    with Machines(machines, "10.81.0") as made, tempfile.TemporaryDirectory() as folder:
-        mine, theirs = str(Path(folder) / "mine"), str(Path(folder) / "theirs")
-        for machine in machines:
-            rate = f"rate {mbps}mbit burst 4000 limit 10000000"
-            bucket = f"tc qdisc replace dev eth0 root tbf {rate}"
-            for command in ("ip link set eth0 mtu 1500", bucket):
-                subprocess.run(made.command(machine, *command.split()), check=True)
-        address = made.address(machines[0])
-        with process(
-            made.command(machines[0], sys.executable, __file__, "--inside"), mine
-        ) as source:
-            assert source.stdin is not None and source.stdout is not None
-            source.stdin.write(f"{address}\n{theirs}/edgewise/shards\n")
-            source.stdin.flush()
-            port, token = json.loads(source.stdout.readline())
-            join = [sys.executable, "-m", "edgewise", "join", f"{address}:{port}", "--token", token,
-                    "--name", DEVICE, "--memory", "4 GB", "--threads", "1"]  # fmt: skip
-            with process(made.command(machines[1], *join), theirs):
-                output, _ = source.communicate(timeout=SECONDS)
+    load, rates = os.getloadavg()[0], {SOURCE: mbps, DEVICE: mbps}
+    with tempfile.TemporaryDirectory() as folder:
+        caches = [f"{folder}/{name}" for name in rates]
+        told = [f"{caches[1]}/edgewise/shards"]
+        output = joined(__file__, rates, caches, told, SECONDS, "10.81.0")
     rows, failed = json.loads(output), []
     for row in rows:
         off = row["seconds"] / row["formula"] - 1

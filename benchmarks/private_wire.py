@@ -11,19 +11,17 @@ adapters of rank 192, whose 3 r numbers are as many as a hidden state has. Needs
 """
 # ruff: noqa: I001
 
-import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 from claims import finish
 from private import CLOUD, MODEL, PHONE, drawn
+from two_machines import joined
 
 from edgewise.adapters.private import private_adapter
 from edgewise.cli.devices import describe_machine
@@ -35,13 +33,12 @@ from edgewise.runtime.engine import Request
 from edgewise.runtime.live import start_live
 from edgewise.schemes import STORED
 from edgewise.specs import Workload
-from edgewise.studies.testbed.machines import Machine, Machines
 
 RANKS = (None, 8, 16, 192)
 COUNTS, TOKENS, SKIPPED = (1, 16), 32, 4
 MOST = {1: 1 / 6, 16: 1 / 16}
 SECONDS, JOIN_SECONDS = 280.0, 60.0
-MBPS = {PHONE: 60, CLOUD: 100}
+MBPS = {PHONE: 60.0, CLOUD: 100.0}
 STATISTICS = Path("/sys/class/net/eth0/statistics")
 
 
@@ -92,36 +89,10 @@ def inside() -> None:
     print(json.dumps(results), flush=True)
 
 
-@contextlib.contextmanager
-def process(command: list[str], cache: str) -> "Iterator[subprocess.Popen[str]]":
-    environment = {**os.environ, "XDG_CACHE_HOME": cache}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          env=environment) as started:  # fmt: skip
-        try:
-            yield started
-        finally:
-            started.terminate()
-
-
 def main() -> None:
-    load, machines = os.getloadavg()[0], [Machine(x, 1.0, "4 GB") for x in (PHONE, CLOUD)]
-    with Machines(machines, "10.80.0") as made, tempfile.TemporaryDirectory() as cache:
-        for machine in machines:
-            rate = f"rate {MBPS[machine.name]}mbit burst 4000 limit 10000000"
-            bucket = f"tc qdisc replace dev eth0 root tbf {rate}"
-            for command in ("ip link set eth0 mtu 1500", bucket):
-                subprocess.run(made.command(machine, *command.split()), check=True)
-        address = made.address(machines[0])
-        source = made.command(machines[0], sys.executable, __file__, "--inside")
-        with process(source, cache) as phone:
-            assert phone.stdin is not None and phone.stdout is not None
-            phone.stdin.write(address + "\n")
-            phone.stdin.flush()
-            port, token = json.loads(phone.stdout.readline())
-            join = [sys.executable, "-m", "edgewise", "join", f"{address}:{port}", "--token", token,
-                    "--name", CLOUD, "--memory", "4 GB", "--threads", "1"]  # fmt: skip
-            with process(made.command(machines[1], *join), cache):
-                output, _ = phone.communicate(timeout=SECONDS)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as cache:
+        output = joined(__file__, MBPS, (cache, cache), (), SECONDS, "10.80.0")
     rows = json.loads(output)
     for rank, count, sent, took in rows:
         print(f"rank {rank}, {count} requests: {sent:.0f} bytes and {took:.1f} ms a token")

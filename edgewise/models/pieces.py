@@ -3,10 +3,10 @@
 Over a link of B bytes a second a piece of S bytes, of which r S are left, which takes S / C seconds
 to compress and decompress, comes sooner where
 
-    (1 - r) S / B  >  S / C        (as in arXiv 2403.01384: reading against decoding)
+    (1 - r) S / B  >  S / C        (ours; the one of arXiv 2403.01384 was not read)
 
 zstd at level 1 codes bytes by how often they come (Huffman), and hardly looks for repetitions:
-weights have none. Of bf16 weights 0.70 to 0.78 are left, of packed ones 0.95 to 1: see
+weights have none. Of bf16 weights 0.69 are left, of packed ones 0.94 to 1: see
 docs/studies/compressibility.md.
 """
 
@@ -27,7 +27,7 @@ LEVEL = 1
 WINDOW: dict[int, int] = {
     zstd.DecompressionParameter.window_log_max: PIECE_BYTES.bit_length()
 }  # of memory
-CODING = 1e8  # C: half of what one core of the machine in dev/LOG.md does; others are slower
+CODING = 1e8  # C: a third of what one core of the machine in dev/LOG.md does; others are slower
 
 
 def compressed(piece: bytes, bytes_per_second: float) -> tuple[bytes, bool]:

@@ -182,7 +182,7 @@ def speeds(coded: Coded) -> tuple[float | None, float | None]:
 
 
 def pays_section(formats: list[Coded]) -> Section:
-    columns = ("format", "pays below, Mbps", "raw, s", "as it is sent, s", "saved")
+    columns = ("format", "pays below, Mbps", "raw, s", "the sooner way, s", "saved")
     rows = []
     for x in formats:
         raw, sent = x.size / LINK, x.seconds(LINK)

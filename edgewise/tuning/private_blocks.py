@@ -5,8 +5,8 @@ gradient of M D x goes there, and with it that of D x comes back:
 
     y = W x + U m      m = M D x      dL/dm = U^T dL/dy      dL/d(D x) = M^T dL/dm
 
-The source takes dL/dM = dL/dm (D x)^T from the two that it saw. No M comes here, nor a gradient of
-one, nor a token.
+The source takes dL/dM = dL/dm (D x)^T from the two that it saw. Neither an M nor a token is sent
+here; whoever looks can work both out (docs/security.md).
 """
 
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 """A model that is adapted by whoever has its records, with the blocks on other devices, which are
-given no M, no token, and no gradient of an M (PrivateLoRA, arXiv 2311.14030; private_blocks.py).
+sent no M and no token (PrivateLoRA, arXiv 2311.14030; private_blocks.py).
 
 The source enters a batch, answers what the blocks ask of every M on the way, and has the head: what
 it computes itself is the loss, and M's part in both directions.

@@ -42,7 +42,7 @@ class BlocksElsewhere:
         self._batch = messages.Through(told.epoch, 0, False)
         self._low: dict[str, Tensor] = {}  # D x of this batch, by "BLOCK.PART"
         self._gradients: dict[str, Tensor] = {}  # of every M
-        self._crossed = 0
+        self.crossed_bytes = 0  # of numbers that were sent, and came
 
     def forward(self, states: Tensor, learns: bool) -> Tensor:
         """What blocks make of states [B, T, H]. Raises DeviceError, DeviceTimeout."""
@@ -64,17 +64,12 @@ class BlocksElsewhere:
             raise DeviceError(self._told.first, f"asked nothing about {min(missing)}'s gradient")
         return [self._gradients[name] for name in self._middles]
 
-    def crossed(self) -> int:
-        """Bytes of numbers that were sent, and came, since this was asked last."""
-        crossed, self._crossed = self._crossed, 0
-        return crossed
-
     def _answered_until(self, end: Message) -> Tensor | None:
         """Answer questions about this batch until a message comes; its tensor."""
         while True:
             envelope = self._inbox.wait_for(self._told.last, self._is_ours, ANSWER_SECONDS)
             tensor = envelope.tensor
-            self._crossed += 0 if tensor is None else tensor.nbytes
+            self.crossed_bytes += 0 if tensor is None else tensor.nbytes
             if envelope.message == end:
                 return tensor
             if isinstance(envelope.message, messages.Mix):
@@ -114,7 +109,7 @@ class BlocksElsewhere:
         return gradient @ self._middles[name].detach()
 
     def _send(self, device: str, message: Message, tensor: Tensor) -> None:
-        self._crossed += tensor.nbytes
+        self.crossed_bytes += tensor.nbytes
         self._transport.send(device, message, tensor)
 
 

@@ -126,9 +126,14 @@ class TuningWorker(Worker):
             said = judge_window(learning.model, learning.windows[index], batch, states)
             return messages.Judged(message.epoch, message.step, index, said)
         number = message.step + message.windows.index(index)
-        step, model = learning.step(number, index, batch, states), learning.model
-        crossed = model.elsewhere.crossed() if isinstance(model, PrivateTunable) else 0
+        before = self._crossed()
+        step = learning.step(number, index, batch, states)
+        crossed = self._crossed() - before
         return messages.Learned(message.epoch, number, index, step.loss, step.tokens, crossed)
+
+    def _crossed(self) -> int:
+        model = self._learning.model if self._learning else None
+        return model.elsewhere.crossed_bytes if isinstance(model, PrivateTunable) else 0
 
     def _give(self) -> None:
         assert self._learning is not None

@@ -14,8 +14,8 @@ from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.runtime import inbox as inboxes
-from edgewise.runtime import messages
-from edgewise.runtime.adapter_messages import Residual, private
+from edgewise.runtime import messages, private
+from edgewise.runtime.adapter_messages import Residual
 from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.private import PrivateSplit
 from edgewise.runtime.transport.zeromq import ZeroMQ

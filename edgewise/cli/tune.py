@@ -29,6 +29,7 @@ from edgewise.tuning.loading import load_tunable, save_tuned
 from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.model import Tunable, Window
 from edgewise.tuning.placing import WindowCost, WindowPlace, place
+from edgewise.tuning.private_devices import PrivateTraining
 from edgewise.tuning.recipe import Recipe, rate_of
 from edgewise.tuning.records import read_records
 from edgewise.tuning.training import Training, TrainingStep
@@ -54,10 +55,12 @@ def run_tune(options: TuneOptions) -> None:
     console(quiet).print(_table(before, after))
     console(quiet).print(f"adapters: {options.out}")
     places = training.places if isinstance(training, TrainingOnDevices) else ()
+    blocks = training.blocks if isinstance(training, PrivateTraining) else {}
     if quiet:
         print_json({
             "model": options.model, "learned": len(learned), "held_out": len(held_out),
             "places": [asdict(placed) for placed in places],
+            "blocks": {name: [x.start, x.stop] for name, x in blocks.items()},
             "steps": [asdict(step) for step in steps], "out": str(options.out),
             "before": {name: asdict(x) for name, x in before.items()},
             "after": {name: asdict(x) for name, x in after.items()},
@@ -79,21 +82,38 @@ def begun(
         return
     if options.keep is not None:
         raise InputError("--keep is for one device: leave --cluster out, or make windows smaller")
-    cluster, batch = load_cluster(options.cluster), drawn(learned, recipe.batch, 0, recipe.seed)
+    with start_local(load_cluster(options.cluster), PROGRAM) as workers:
+        if options.method is TuningMethod.PRIVATE:
+            told = checkpoint.spec, options.model, options.scheme, recipe
+            private = PrivateTraining(workers, *told, learned, _said)
+            console(quiet).print(_blocks(private, recipe))
+            yield private
+        else:
+            yield _on_devices(workers, options, checkpoint, recipe, learned)
+
+
+def _on_devices(
+    workers: Workers,
+    options: TuneOptions,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    learned: Sequence[Lesson],
+) -> TrainingOnDevices:
+    """Windows where they are quickest, by a step of each device."""
+    windows, quiet = recipe.windows(checkpoint.config.num_blocks), options.as_json
     told = options.model, options.scheme, recipe
-    with start_local(cluster, PROGRAM) as workers:
-        with progress("timing a window", len(cluster.devices), quiet) as advance:
-            costs = rehearse(workers, *told, windows[-1], batch, advance)
-        states = 4 * batch_of(batch).tokens.numel() * checkpoint.config.hidden_size
+    batch = drawn(learned, recipe.batch, 0, recipe.seed)
+    with progress("timing a window", len(workers.names), quiet) as advance:
+        costs = rehearse(workers, *told, windows[-1], batch, advance)
+    states = 4 * batch_of(batch).tokens.numel() * checkpoint.config.hidden_size
 
-        def places(workers: Workers) -> Sequence[WindowPlace]:
-            there = {name: costs[name] for name in workers.names}
-            places, seconds = place(there, workers.cluster, len(windows), states)
-            console(quiet).print(_places(places, windows, there, seconds))
-            return places
+    def places(workers: Workers) -> Sequence[WindowPlace]:
+        there = {name: costs[name] for name in workers.names}
+        places, seconds = place(there, workers.cluster, len(windows), states)
+        console(quiet).print(_places(places, windows, there, seconds))
+        return places
 
-        training = TrainingOnDevices(workers, places, *told, windows, learned, _said)
-        yield training
+    return TrainingOnDevices(workers, places, *told, windows, learned, _said)
 
 
 def recipe_of(options: TuneOptions) -> Recipe:
@@ -163,6 +183,16 @@ def _places(
         blocks = f"{windows[placed.first].first}-{windows[placed.end - 1].end - 1}"
         there = costs[placed.device].seconds(placed.end - placed.first)
         table.add_row(placed.device, blocks, f"{there:.2f} s")
+    return table
+
+
+def _blocks(training: PrivateTraining, recipe: Recipe) -> Table:
+    """Where blocks are, and what that costs the links."""
+    numbers = len(recipe.adapter.matrices) * recipe.adapter.rank
+    title = f"M stays on the source; {numbers} numbers a block and token cross, four times a step"
+    table = Table("device", "blocks", title=title)
+    for device, blocks in training.blocks.items():
+        table.add_row(device, f"{blocks.start}-{blocks.stop - 1}")
     return table
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 from edgewise.profiling.grid import Grid, Shape
-from edgewise.runtime import messages
+from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
 from edgewise.runtime.workers import Workers
 
 TIME_SECONDS = 300.0
@@ -40,9 +40,9 @@ class Bench:
     def run(self, scheme: str, start: int, end: int, shapes: Sequence[Shape]) -> dict[str, Run]:
         """Layers [start, end) per shape, by device, the devices taking turns."""
         slots, context = self.grid.sequences, self.grid.context
-        layers = messages.Prepare(self.shape, start, end, scheme, slots, context)
+        layers = Prepare(self.shape, start, end, scheme, slots, context)
         weight_bytes = {
-            name: self.workers.call(name, layers, messages.Prepared, TIME_SECONDS).size
+            name: self.workers.call(name, layers, Prepared, TIME_SECONDS).size
             for name in self.names
         }
         seconds: dict[str, dict[Shape, float]] = {name: {} for name in self.names}
@@ -63,8 +63,8 @@ class Bench:
         return ratios
 
     def _time(self, name: str, shape: Shape) -> float:
-        once = messages.Time(*shape)
-        return self.workers.call(name, once, messages.Timed, TIME_SECONDS).seconds
+        once = Time(*shape)
+        return self.workers.call(name, once, Timed, TIME_SECONDS).seconds
 
     def _rounds(self, shape: Shape, most: int) -> list[dict[str, float]]:
         """Seconds of a step on every device, one device after the other: round by round until all

@@ -55,3 +55,15 @@ class ForgetAdapter(Message, frozen=True):
     """No row of an adapter comes any more."""
 
     adapter: int
+
+
+class Residual(Message, frozen=True):
+    """To the source: D x of a block's matrix that has a private adapter; the same message comes
+    back with M D x. Tensor: float32 [tokens, numbers]."""
+
+    is_traffic = True
+
+    epoch: int
+    exchange: int
+    block: int
+    matrix: str

@@ -5,6 +5,8 @@ Encoded as MessagePack with the class's name as tag; decoding checks every field
 handler never sees a malformed message.
 """
 
+from typing import ClassVar
+
 import msgspec
 
 from edgewise.adapters.private import PrivateAdapter
@@ -19,7 +21,12 @@ EVERYWHERE = "0.0.0.0"
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Base of them all."""
+    """Base of them all. `is_traffic`: it travels between devices once a plan runs, or measures how
+    that will be; others only set up, and do not wait for emulated links. `ends_steps`: behind it,
+    no step of before is waited for by anybody."""
+
+    is_traffic: ClassVar[bool] = False
+    ends_steps: ClassVar[bool] = False
 
 
 class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,6 +123,8 @@ class Beat(Message, frozen=True):
 class Ended(Message, frozen=True):
     """A participant's process is gone: how it ended, and the last line that it wrote."""
 
+    ends_steps = True
+
     name: str
     how: str
     last_line: str = ""
@@ -123,6 +132,8 @@ class Ended(Message, frozen=True):
 
 class Stop(Message, frozen=True):
     """End."""
+
+    ends_steps = True
 
 
 class Failed(Message, frozen=True):
@@ -144,6 +155,8 @@ class Load(Message, frozen=True):
     plans; leftovers of earlier ones are told by it. For a worker that has no copy of the model,
     `shape` says what it is (ModelShape, as JSON), and `files` are its own layers. `private`: what
     blocks add, with M's folder for the source alone."""
+
+    ends_steps = True
 
     epoch: int
     model: str
@@ -191,6 +204,8 @@ class Step(Message, frozen=True):
     in the batch, and cannot be computed; `asked`: of devices that asked the source for M D x, how
     many bytes they sent there and got."""
 
+    is_traffic = True
+
     epoch: int
     number: int
     stage: int
@@ -204,22 +219,14 @@ class Step(Message, frozen=True):
 class Tokens(Message, frozen=True):
     """A batch is through: a token for every row that samples. Its place in the pipeline is free."""
 
+    is_traffic = True
+
     epoch: int
     number: int
     tokens: tuple[Sampled, ...]
     seconds: tuple[float, ...]
     prompts: tuple[PromptScores, ...] = ()
     asked: tuple[tuple[str, int, int], ...] = ()
-
-
-class Residual(Message, frozen=True):
-    """To the source: D x of a block's matrix that has a private adapter; the same message comes
-    back with M D x. Tensor: float32 [tokens, numbers]."""
-
-    epoch: int
-    exchange: int
-    block: int
-    matrix: str
 
 
 # Measuring.
@@ -238,36 +245,6 @@ class Described(Message, frozen=True):
     code: str
 
 
-class Prepare(Message, frozen=True):
-    """Make layers [start, end) of a model with random weights, to be timed. `shape` is a ModelShape
-    as JSON."""
-
-    shape: str
-    start: int
-    end: int
-    scheme: str
-    slots: int
-    context: int
-
-
-class Prepared(Message, frozen=True):
-    """So many bytes of weights."""
-
-    size: int
-
-
-class Time(Message, frozen=True):
-    """Run what was prepared once: so many sequences of so many tokens after `past` others."""
-
-    sequences: int
-    tokens: int
-    past: int
-
-
-class Timed(Message, frozen=True):
-    seconds: float
-
-
 class Probe(Message, frozen=True):
     """Time a round trip to `target`, `size` bytes on the way there."""
 
@@ -282,11 +259,13 @@ class Probed(Message, frozen=True):
 class Echo(Message, frozen=True):
     """To be answered at once, or as soon as the caches are `cold`. Tensor: any bytes."""
 
+    is_traffic = True
+
     cold: bool = False
 
 
 class Echoed(Message, frozen=True):
-    pass
+    is_traffic = True
 
 
 class Ping(Message, frozen=True):

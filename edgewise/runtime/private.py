@@ -7,7 +7,6 @@ the source send nothing.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -18,18 +17,18 @@ from edgewise.adapters import AdapterConfig, LowRank
 from edgewise.adapters.matrices import Part, columns_of
 from edgewise.adapters.private import PrivateAdapter, read_middles
 from edgewise.clusters import Device
-from edgewise.errors import DeviceError, DeviceTimeout
+from edgewise.errors import DeviceError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.decoder import Block
 from edgewise.models.linear import frozen_linear
 from edgewise.models.shard import Shard
 from edgewise.runtime import messages
+from edgewise.runtime.adapter_messages import Residual
+from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.transport import Envelope, Transport
-from edgewise.runtime.waiting import computing_clock, wait_until
+from edgewise.runtime.waiting import wait_until
 
 ANSWER_SECONDS = 30.0
-MOST_KEPT = 1024  # messages, while an answer is waited for
-ENDS = (messages.Load, messages.Stop, messages.Ended)  # after which no answer is needed
 
 # D x of a matrix [tokens, numbers] is sent; what is returned waits for M D x, of the same shape.
 Ask = Callable[[int, str, Tensor], Callable[[], Tensor]]
@@ -39,14 +38,15 @@ class Asking(nn.Module):
     """A block's frozen matrix, and what is added to its parts with the help of whoever has M."""
 
     def __init__(self, base: nn.Module, number: int, matrix: str, parts: Sequence[Part],
-                 columns: int, adapter: AdapterConfig, ask: Ask) -> None:  # fmt: skip
+                 columns: int, adapter: AdapterConfig, ask: Ask,
+                 drawn_matrix: Callable[[Tensor], nn.Module] = frozen_linear) -> None:  # fmt: skip
         super().__init__()
         self.base, self._number, self._matrix, self._ask = base, number, matrix, ask
         self._places = [(first, first + rows) for _, first, rows in parts]
         drawn = [LowRank(adapter, f"{number}.{name}", rows, columns) for name, _, rows in parts]
         device = next(iter([*base.parameters(), *base.buffers()])).device
-        self._down = frozen_linear(torch.cat([low.down.detach() for low in drawn])).to(device)
-        self._ups = nn.ModuleList(frozen_linear(low.up.detach()) for low in drawn).to(device)
+        self._down = drawn_matrix(torch.cat([low.down.detach() for low in drawn])).to(device)
+        self._ups = nn.ModuleList(drawn_matrix(low.up.detach()) for low in drawn).to(device)
 
     def native(self) -> None:
         """The kernels cannot run a block that has to ask in the middle."""
@@ -63,25 +63,16 @@ class Asking(nn.Module):
 
 
 class PrivateSplit:
-    """A worker's side of it. `kept` gets what comes while an answer is waited for, to be handled
-    afterwards; only who may be talked to is `introduced` at once."""
+    """A worker's side of it; answers come through its `inbox`."""
 
-    def __init__(
-        self,
-        device: Device,
-        transport: Transport,
-        kept: deque[Envelope],
-        introduce: Callable[[Envelope], None],
-    ) -> None:
-        self._name, self._transport, self._kept = device.name, transport, kept
-        self._slowdown, self._clock = device.slowdown, computing_clock(device)
-        self._introduce = introduce
+    def __init__(self, device: Device, transport: Transport, inbox: Inbox) -> None:
+        self._name, self._transport, self._inbox = device.name, transport, inbox
+        self._slowdown = device.slowdown
         self._adapter: PrivateAdapter | None = None
         self._epoch, self._exchanges = -1, 0
         self._middles: Mapping[str, Tensor] = {}
         self._parts: Mapping[str, tuple[Part, ...]] = {}
         self._sent = self._came = 0
-        self._waited = self._waited_by_clock = 0.0
 
     def attach(self, load: messages.Load, shard: Shard) -> None:
         """Have a plan's shard add what its private adapter says, or nothing without one. On the
@@ -119,47 +110,20 @@ class PrivateSplit:
         if source == self._name:
             return lambda: self._mixed(block, matrix, low.cpu())
         self._exchanges += 1
-        question = messages.Residual(self._epoch, self._exchanges, block, matrix)
+        question = Residual(self._epoch, self._exchanges, block, matrix)
         self._transport.send(source, question, low)
         self._sent += low.nbytes
-        return lambda: self._timed_answer(source, question, low)
+        return lambda: self._answer(source, question, low)
 
-    def _timed_answer(self, source: str, question: messages.Residual, low: Tensor) -> Tensor:
-        began, by_clock = time.monotonic(), self._clock()
-        try:
-            return self._answer(source, question, low)
-        finally:
-            self._waited += time.monotonic() - began
-            self._waited_by_clock += self._clock() - by_clock
+    def _answer(self, source: str, question: Residual, low: Tensor) -> Tensor:
+        def is_answer(envelope: Envelope) -> bool:
+            return envelope.message == question and envelope.sender == source
 
-    def _answer(self, source: str, question: messages.Residual, low: Tensor) -> Tensor:
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while True:
-            envelope = self._transport.receive(max(deadline - time.monotonic(), 0))
-            if envelope is None:
-                raise DeviceTimeout(source, f"did not answer within {ANSWER_SECONDS:g} s")
-            message, tensor = envelope.message, envelope.tensor
-            if message == question and envelope.sender == source:
-                if tensor is None or tensor.shape != low.shape or tensor.dtype != low.dtype:
-                    raise DeviceError(source, "answered with something else than what was asked")
-                self._came += tensor.nbytes
-                return tensor
-            self._keep(envelope, source)
-
-    def _keep(self, envelope: Envelope, source: str) -> None:
-        """For later. Raises DeviceError where nobody waits for this step any more, and where too
-        much is kept."""
-        if isinstance(envelope.message, messages.Residual):
-            return  # the answer to a step that was given up
-        if isinstance(envelope.message, messages.Peers):
-            self._introduce(envelope)  # who was lost may be there again, and waits to be known
-        elif isinstance(envelope.message, ENDS):
-            self._kept.appendleft(envelope)  # before steps of the plan that it ends
-            raise DeviceError(source, "did not answer before something else was to be done")
-        elif len(self._kept) == MOST_KEPT:
-            raise DeviceError(envelope.sender, f"sent {MOST_KEPT} messages during one step")
-        else:
-            self._kept.append(envelope)
+        tensor = self._inbox.wait_for(source, is_answer, ANSWER_SECONDS).tensor
+        if tensor is None or tensor.shape != low.shape or tensor.dtype != low.dtype:
+            raise DeviceError(source, "answered with something else than what was asked")
+        self._came += tensor.nbytes
+        return tensor
 
     def crossed(self) -> tuple[int, int]:
         """Bytes of numbers that went to the source, and came from it, since this was asked last."""
@@ -167,16 +131,9 @@ class PrivateSplit:
         self._sent = self._came = 0
         return crossed
 
-    def waited(self) -> tuple[float, float]:
-        """Seconds that answers were waited for since this was asked last, and how many of them the
-        device's clock takes for computing."""
-        waited = self._waited, self._waited_by_clock
-        self._waited = self._waited_by_clock = 0.0
-        return waited
-
     # Where M is
 
-    def answer(self, sender: str, question: messages.Residual, low: Tensor | None) -> None:
+    def answer(self, sender: str, question: Residual, low: Tensor | None) -> None:
         """M D x, to whoever sent D x. Raises DeviceError for what is none of this plan's."""
         began = time.monotonic()
         if question.epoch != self._epoch or not self._middles:

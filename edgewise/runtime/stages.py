@@ -13,6 +13,7 @@ from edgewise.models.shard import Shard
 from edgewise.models.wire import from_wire, to_wire
 from edgewise.runtime import messages
 from edgewise.runtime.holding import Holding
+from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.last_stage import Sampler, score_prompt
 from edgewise.runtime.pacing import Pacer
 from edgewise.runtime.processors import finished_at
@@ -27,10 +28,12 @@ COORDINATOR = ""
 class Stages:
     """Runs steps at this device's speed."""
 
-    def __init__(self, settings: Settings, holding: Holding, transport: Transport) -> None:
+    def __init__(
+        self, settings: Settings, holding: Holding, transport: Transport, inbox: Inbox
+    ) -> None:
         self._device, self._holding, self._transport = settings.device, holding, transport
         self._sampler = Sampler()
-        self._pace = Pacer(settings, holding.private.waited)
+        self._pace = Pacer(settings, inbox.waited)
 
     def step(self, step: messages.Step, states: Tensor | None) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""

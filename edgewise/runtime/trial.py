@@ -15,6 +15,7 @@ from edgewise.runtime import messages
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Transport
+from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
 from edgewise.runtime.waiting import computing_clock, wait_until
 
 PROBE_SECONDS = 30.0
@@ -32,7 +33,7 @@ class Trial:
     def forget(self) -> None:
         self._shard = None
 
-    def prepare(self, message: messages.Prepare) -> messages.Prepared:
+    def prepare(self, message: Prepare) -> Prepared:
         self.forget()
         shape = ModelShape.from_json(message.shape)
         self._shard = random_shard(
@@ -45,18 +46,18 @@ class Trial:
             context=message.context,
             spec=shape.spec,
         )
-        return messages.Prepared(self._shard.weight_bytes)
+        return Prepared(self._shard.weight_bytes)
 
-    def time(self, message: messages.Time) -> messages.Timed:
+    def time(self, message: Time) -> Timed:
         """Run the prepared layers once, as a step of the pipeline would."""
         assert self._shard is not None
         began = time.monotonic()
         seconds = self.device.slowdown * _time_once(self._shard, message, self._clock)
         wait_until(began + seconds)
-        return messages.Timed(seconds)
+        return Timed(seconds)
 
 
-def _time_once(shard: Shard, shape: messages.Time, clock: Callable[[], float]) -> float:
+def _time_once(shard: Shard, shape: Time, clock: Callable[[], float]) -> float:
     """Seconds by `clock` of one step through a shard, and of sampling where that ends in the
     head."""
     config, tokens, past = shard.config, shape.tokens, shape.past

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,9 +19,10 @@ from torch import Tensor
 
 from edgewise.errors import DeviceError, EdgewiseError
 from edgewise.runtime import messages
-from edgewise.runtime.adapter_messages import ForgetAdapter, HoldAdapter, HoldExit
+from edgewise.runtime.adapter_messages import ForgetAdapter, HoldAdapter, HoldExit, Residual
 from edgewise.runtime.heart import Heart
 from edgewise.runtime.holding import Holding
+from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.machine import code_name, free_bytes, machine_name, process_bytes
 from edgewise.runtime.messages import Message
 from edgewise.runtime.private import PrivateSplit
@@ -32,6 +32,7 @@ from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.transport.emulation import Emulated
 from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
 from edgewise.runtime.trial import Trial, answer_echo, round_trip_seconds
+from edgewise.runtime.trial_messages import Prepare, Time
 
 COORDINATOR = ""  # no device can be called that
 IDLE_SECONDS = 60.0
@@ -45,10 +46,10 @@ class Worker:
     def __init__(self, settings: Settings, transport: Transport) -> None:
         self.name, self.transport = settings.device.name, transport
         self.coordinator_host = urlsplit(settings.coordinator.address).hostname or ""
-        self.kept = deque[Envelope]()  # came while a step waited for something else
-        self.private = PrivateSplit(settings.device, transport, self.kept, self._handle)
+        self.inbox = Inbox(settings.device, transport, self._handle)
+        self.private = PrivateSplit(settings.device, transport, self.inbox)
         self.holding = Holding(settings.device, self._report, self.private)
-        self.stages = Stages(settings, self.holding, transport)
+        self.stages = Stages(settings, self.holding, transport, self.inbox)
         self.trial = Trial(settings.device)
         self.ended = False
         self.handlers: dict[type[Message], Handler] = {
@@ -59,10 +60,10 @@ class Worker:
             HoldExit: lambda _, message, tensor: self.holding.hold_exit(message, tensor),
             ForgetAdapter: lambda _, message, __: self.holding.forget(message.adapter),
             messages.Step: lambda _, message, tensor: self.stages.step(message, tensor),
-            messages.Residual: self.private.answer,
+            Residual: self.private.answer,
             messages.Describe: self._describe,
-            messages.Prepare: lambda _, message, __: self._report(self.trial.prepare(message)),
-            messages.Time: lambda _, message, __: self._report(self.trial.time(message)),
+            Prepare: lambda _, message, __: self._report(self.trial.prepare(message)),
+            Time: lambda _, message, __: self._report(self.trial.time(message)),
             messages.Probe: self._probe,
             messages.Echo: lambda sender, echo, _: answer_echo(transport, sender, echo),
             messages.Ping: lambda sender, _, __: transport.send(sender, messages.Pong()),
@@ -75,8 +76,7 @@ class Worker:
         self._report(messages.Ready(self.transport.peer))
         heart = Heart(self.transport, COORDINATOR)
         while not self.ended:
-            kept = self.kept.popleft() if self.kept else None
-            envelope = kept or self.transport.receive(IDLE_SECONDS)
+            envelope = self.inbox.next(IDLE_SECONDS)
             if envelope is not None:
                 with heart.busy():
                     self._handle(envelope)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
+from edgewise.runtime.messages import Message
 from edgewise.runtime.transport import Envelope
 from edgewise.runtime.workers import Workers
 from edgewise.tuning import messages
@@ -82,12 +83,19 @@ class TrainingOnDevices:
         """Have the devices that are there hold the windows, as they are before they learn."""
         workers, self.places = self._workers, tuple(self._find_places(self._workers))
         workers.epoch += 1
-        onward = [*(placed.device for placed in self.places[1:]), ""]
+        told = self._told(workers.epoch)
+        for device, message in told.items():
+            workers.send(device, message)
+        workers.collect(messages.Held, list(told), LOAD_SECONDS)
+
+    def _told(self, epoch: int) -> dict[str, Message]:
+        """What devices are to hold."""
+        told, onward = dict[str, Message](), [*self._devices[1:], ""]
         for placed, after in zip(self.places, onward, strict=True):
             mine = tuple(range(placed.first, placed.end))
             what = self._model, self._scheme, self.recipe, self.windows, mine, after
-            workers.send(placed.device, messages.Hold(workers.epoch, *what))
-        workers.collect(messages.Held, self._devices, LOAD_SECONDS)
+            told[placed.device] = messages.Hold(epoch, *what)
+        return told
 
     @property
     def _devices(self) -> list[str]:
@@ -201,7 +209,9 @@ class TrainingOnDevices:
             if isinstance(said, messages.Learned) and said.epoch == self._workers.epoch:
                 self._pending.discard(said.step)
                 if said.step >= self.done:
-                    step = TrainingStep(said.step, said.window, said.loss, said.tokens)
+                    step = TrainingStep(
+                        said.step, said.window, said.loss, said.tokens, said.crossed_bytes
+                    )
                     self._arrived[said.step] = step
 
     def _next(self, deadline: float) -> Envelope:

@@ -1,6 +1,6 @@
 """A model from its files, ready to be adapted."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -29,13 +29,25 @@ def load_tunable(
     """What some windows, one behind the other, need of a model, in one scheme, on the CPU: their
     blocks, the head, and the embedding where they begin with the first block. Raises ModelError,
     QuantizationError, ValueError."""
+    blocks = range(windows[0].first + 1, windows[-1].end + 1)
+    numbers = *([0] if blocks[0] == 1 else []), *blocks, checkpoint.config.num_layers - 1
+    layers = load_layers(checkpoint, scheme, numbers, on_layer)
+    return Tunable(checkpoint.config, layers, adapter, windows)
+
+
+def load_layers(
+    checkpoint: Checkpoint,
+    scheme: str,
+    numbers: Iterable[int],
+    on_layer: Callable[[int], None] = lambda layer: None,
+) -> dict[int, Layer]:
+    """Some of a model's layers in one scheme, on the CPU. Raises ModelError, QuantizationError."""
     loader = Loader(checkpoint, torch.device("cpu"), None, Store.default())
     layers = dict[int, Layer]()
-    blocks = range(windows[0].first + 1, windows[-1].end + 1)
-    for number in (*([0] if blocks[0] == 1 else []), *blocks, checkpoint.config.num_layers - 1):
+    for number in numbers:
         layers[number] = loader.layer(number, get_scheme(scheme), layers.get(0))
         on_layer(number)
-    return Tunable(checkpoint.config, layers, adapter, windows)
+    return layers
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What is said between whoever adapts a model and the devices that hold its windows."""
 
+from edgewise.adapters import AdapterConfig
 from edgewise.runtime.messages import Message
 from edgewise.tuning.judging import ExitScore
 from edgewise.tuning.lessons import Lesson
@@ -52,6 +53,8 @@ class Learn(Message, frozen=True):
     they say what they know of it instead. Tensor: what comes out of the block before the first one
     here, float32 [B, T, H]; none for the device that holds the first."""
 
+    is_traffic = True
+
     epoch: int
     step: int
     windows: tuple[int, ...]
@@ -60,13 +63,15 @@ class Learn(Message, frozen=True):
 
 
 class Learned(Message, frozen=True):
-    """A window has."""
+    """A window has. So many bytes of numbers went to other devices meanwhile, and came from them,
+    where the window's blocks are elsewhere."""
 
     epoch: int
     step: int
     window: int
     loss: float
     tokens: int
+    crossed_bytes: int = 0
 
 
 class Judged(Message, frozen=True):
@@ -90,3 +95,73 @@ class Given(Message, frozen=True):
 
 class GaveAll(Message, frozen=True):
     """That was all of it. A device answers with the same."""
+
+
+# Of a training whose M stay on the source (private_source.py, private_blocks.py).
+
+
+class HoldMiddles(Message, frozen=True):
+    """Hold the embedding, the head and every M from now on; blocks are elsewhere, the first of them
+    on one device and the last on another. `epoch` as above."""
+
+    ends_steps = True
+
+    epoch: int
+    model: str
+    scheme: str
+    recipe: Recipe
+    first: str
+    last: str
+
+
+class HoldBlocks(Message, frozen=True):
+    """Hold blocks [first, end) from now on, with what is frozen of their adapters. States come from
+    one device and go on to another; the source, which has every M, is both at the ends."""
+
+    ends_steps = True
+
+    epoch: int
+    model: str
+    scheme: str
+    adapter: AdapterConfig
+    source: str
+    first: int
+    end: int
+    previous: str
+    next: str
+
+
+class Through(Message, frozen=True):
+    """A batch is to pass through blocks; `learns`: gradients will come back. Tensor: what comes out
+    of the block before them, float32 [B, T, H]."""
+
+    is_traffic = True
+
+    epoch: int
+    number: int
+    learns: bool
+
+
+class Back(Message, frozen=True):
+    """The same batch's gradients. Tensor: of what the last block here has made, float32 [B, T, H];
+    to the source, none: that was all."""
+
+    is_traffic = True
+
+    epoch: int
+    number: int
+
+
+class Mix(Message, frozen=True):
+    """To the source, of a block's matrix in batch `number`: D x, float32 [B, T, r for each adapted
+    part], and the same message comes back with M D x. `back`: g, the gradient of M D x, and M^T g
+    comes back; `learns`: that will be asked."""
+
+    is_traffic = True
+
+    epoch: int
+    number: int
+    block: int
+    matrix: str
+    learns: bool
+    back: bool = False

@@ -83,7 +83,38 @@ class Exit(nn.Module):
         return F.linear(normal, self.turn) / len(self.turn) ** 0.5
 
 
-class Tunable(nn.Module):
+class FrozenBlocks(nn.Module):
+    """Those among a model's `layers`, by number, and gradients go through them."""
+
+    def __init__(self, config: DecoderConfig, layers: Mapping[int, Layer]) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = {i - 1: block for i, block in layers.items() if isinstance(block, Block)}
+        for block in self.blocks.values():
+            for matrix in parts_of(config):
+                setattr(block, matrix, Frozen(getattr(block, matrix)))
+        rope = config.rope
+        self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)
+
+    def through(self, states: Tensor, first: int, end: int, again: int = 0) -> Tensor:
+        """States [B, T, H] through blocks [first, end), with their adapters. Of the first `again`
+        nothing is kept for the backward pass but what they got: they run again then."""
+        turn = self._turn(states.shape[1])
+        for number in range(first, end):
+            block, attend = self.blocks[number], causal_attention(self.config.windows[number])
+            if number < first + again:
+                states = checkpoint(block, states, turn, attend, use_reentrant=False)
+            else:
+                states = block(states, turn, attend)
+        return states
+
+    def _turn(self, length: int) -> Rotation | None:
+        """Positions 0 to length - 1, of which all rows have the same."""
+        frequency = self._frequency
+        return None if frequency is None else rotation(frequency, torch.arange(length)[None])
+
+
+class Tunable(FrozenBlocks):
     """`layers` of a model by number, frozen, become blocks with adapters of `adapter`, and an exit
     behind each of `windows`. They are all that the windows consist of, and the head; the embedding
     where tokens shall enter. Raises ValueError for models whose head is not a norm and a matrix."""
@@ -95,24 +126,18 @@ class Tunable(nn.Module):
         adapter: AdapterConfig,
         windows: Sequence[Window],
     ) -> None:
-        super().__init__()
+        super().__init__(config, layers)
         head = layers[config.num_layers - 1]
         if not isinstance(head, Head) or head.norm is None or head.project is not None:
             raise ValueError("only models whose head is a norm and a matrix can be tuned so far")
-        self.config, self.windows = config, tuple(windows)
-        self.embedding = layers.get(0)
-        self.blocks = {i - 1: block for i, block in layers.items() if isinstance(block, Block)}
+        self.windows, self.embedding = tuple(windows), layers.get(0)
         self.added: list[dict[str, LowRank]] = [{} for _ in range(config.num_blocks)]
         for number, block in self.blocks.items():
-            for matrix in parts_of(config):
-                setattr(block, matrix, Frozen(getattr(block, matrix)))
             self.added[number] = attach(block, config, number, adapter)
         norm, out = head.norm, Frozen(head.out)
         self.exits = nn.ModuleList(Exit(norm, out, config.hidden_size) for _ in windows)
         if self.windows == (Window(0, config.num_blocks),):
             self.exits.requires_grad_(False)  # with the model's own head the adapters are whole
-        rope = config.rope
-        self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)
 
     def trained(self, window: Window) -> dict[str, nn.Parameter]:
         """What a window trains, by name: its blocks' adapters, and its exit."""
@@ -144,18 +169,6 @@ class Tunable(nn.Module):
         states: Tensor = self.embedding(tokens, torch.arange(tokens.shape[1]).expand(tokens.shape))
         return states
 
-    def through(self, states: Tensor, first: int, end: int, again: int = 0) -> Tensor:
-        """States [B, T, H] through blocks [first, end), with their adapters. Of the first `again`
-        nothing is kept for the backward pass but what they got: they run again then."""
-        turn = self._turn(states.shape[1])
-        for number in range(first, end):
-            block, attend = self.blocks[number], causal_attention(self.config.windows[number])
-            if number < first + again:
-                states = checkpoint(block, states, turn, attend, use_reentrant=False)
-            else:
-                states = block(states, turn, attend)
-        return states
-
     @torch.no_grad()
     def plain(self, states: Tensor, first: int, end: int) -> Tensor:
         """What the model as it is makes of states in blocks [first, end)."""
@@ -163,11 +176,6 @@ class Tunable(nn.Module):
             with without_adapters(self.blocks[number]):
                 states = self.through(states, number, number + 1)
         return states
-
-    def _turn(self, length: int) -> Rotation | None:
-        """Positions 0 to length - 1, of which all rows have the same."""
-        frequency = self._frequency
-        return None if frequency is None else rotation(frequency, torch.arange(length)[None])
 
 
 @contextmanager

@@ -20,12 +20,14 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """What a step did: the window that it trained, and nats per token that was to be learned."""
+    """What a step did: the window that it trained, nats per token that was to be learned, and bytes
+    of numbers that crossed between a source and its blocks elsewhere."""
 
     number: int
     window: int
     loss: float
     tokens: int
+    crossed_bytes: int = 0
 
 
 def loss_of(

@@ -21,19 +21,26 @@ from edgewise.tuning.kept import bytes_of, kept_by
 from edgewise.tuning.lessons import batch_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.model import Exit, Tunable
+from edgewise.tuning.private_blocks import PrivateBlocks
+from edgewise.tuning.private_source import PrivateTunable
 from edgewise.tuning.training import Learning
 
 
 class TuningWorker(Worker):
     def __init__(self, settings: Settings, transport: Transport) -> None:
         super().__init__(settings, transport)
-        self._pace = Pacer(settings)
+        self._pace = Pacer(settings, self.inbox.waited)
+        self._blocks = PrivateBlocks(transport, self.inbox)
         self._learning: Learning | None = None
         self._next = ""
         self._given = dict[str, Tensor]()
         self.handlers |= {
             messages.Rehearse: lambda _, message, __: self._report(self._rehearse(message)),
             messages.Hold: lambda _, message, __: self._hold(message),
+            messages.HoldMiddles: lambda _, message, __: self._hold_middles(message),
+            messages.HoldBlocks: lambda _, message, __: self._hold_blocks(message),
+            messages.Through: lambda _, message, states: self._through(message, states),
+            messages.Back: lambda _, message, gradient: self._back(message, gradient),
             messages.Learn: lambda _, message, states: self._learn(message, states),
             messages.Give: lambda *_: self._give(),
             messages.Given: lambda _, message, tensor: self._take(message, tensor),
@@ -73,6 +80,28 @@ class TuningWorker(Worker):
         self._next, self._given = message.next, {}
         self._report(messages.Held())
 
+    def _hold_middles(self, message: messages.HoldMiddles) -> None:
+        self.holding.epoch, self._learning = message.epoch, None
+        checkpoint = open_checkpoint(message.model)
+        model = PrivateTunable(checkpoint, message, self.transport, self.inbox)
+        self._learning = Learning(model, message.recipe, model.windows)
+        self._given = {}
+        self._report(messages.Held())
+
+    def _hold_blocks(self, message: messages.HoldBlocks) -> None:
+        self.holding.epoch, self._learning = message.epoch, None
+        self._blocks.hold(message)
+        self._report(messages.Held())
+
+    def _through(self, message: messages.Through, states: Tensor | None) -> None:
+        if states is not None:
+            with self._pace.paced(states.shape[0] * states.shape[1]):
+                self._blocks.forward(message, states)
+
+    def _back(self, message: messages.Back, gradient: Tensor | None) -> None:
+        with self._pace.paced(0):
+            self._blocks.backward(message, gradient)
+
     def _learn(self, message: messages.Learn, states: Tensor | None) -> None:
         """Through all windows here, and on, as long as others wait for what comes out."""
         learning, batch = self._learning, batch_of(message.lessons)
@@ -97,8 +126,14 @@ class TuningWorker(Worker):
             said = judge_window(learning.model, learning.windows[index], batch, states)
             return messages.Judged(message.epoch, message.step, index, said)
         number = message.step + message.windows.index(index)
+        before = self._crossed()
         step = learning.step(number, index, batch, states)
-        return messages.Learned(message.epoch, number, index, step.loss, step.tokens)
+        crossed = self._crossed() - before
+        return messages.Learned(message.epoch, number, index, step.loss, step.tokens, crossed)
+
+    def _crossed(self) -> int:
+        model = self._learning.model if self._learning else None
+        return model.elsewhere.crossed_bytes if isinstance(model, PrivateTunable) else 0
 
     def _give(self) -> None:
         assert self._learning is not None

@@ -53,6 +53,18 @@ def test_on_two_devices_it_learns_what_it_learns_on_one(tuned, two):
         assert verdict == pytest.approx(one["after"][name], abs=1e-5)
 
 
+def test_privately_with_blocks_on_another_device_it_learns_what_it_learns_on_one(tuned, two):
+    told = "--method", "private"
+    one, away = tuned("one", *told), tuned("away", *told, "--cluster", two)
+    assert away["blocks"].keys() == {"b"} and away["places"][0]["device"] == "a"
+    assert [x["loss"] for x in away["steps"]] == pytest.approx(
+        [x["loss"] for x in one["steps"]], abs=0.02
+    )
+    assert all(x["crossed_bytes"] > 0 for x in away["steps"])
+    (exit,) = away["after"]
+    assert away["after"][exit]["loss"] == pytest.approx(one["after"][exit]["loss"], abs=0.02)
+
+
 def test_a_run_that_ended_has_nothing_left_to_do(tuned):
     first, again = tuned("one"), tuned("one")
     assert len(first["steps"]) == 6 and again["steps"] == []

@@ -13,11 +13,11 @@ from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, DeviceLost, ModelError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shape import ModelShape
-from edgewise.runtime import messages
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.runtime.signs import SILENT_SECONDS
+from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of
 from tests.seeds import THOROUGH, cases
 
@@ -70,11 +70,11 @@ def test_a_worker_that_computes_for_long_is_not_lost(real_model):
     shape = ModelShape.of(open_checkpoint(real_model)).to_json()
     with start_local(Cluster.of_this_machine(8 * 10**9, 1)) as workers:
         (name,) = workers.names
-        layers = messages.Prepare(shape, 1, 31, "fp32", 1, 8192)
-        workers.call(name, layers, messages.Prepared, 60)
+        layers = Prepare(shape, 1, 31, "fp32", 1, 8192)
+        workers.call(name, layers, Prepared, 60)
 
         def seconds(tokens):
-            return workers.call(name, messages.Time(1, tokens, 0), messages.Timed, 600).seconds
+            return workers.call(name, Time(1, tokens, 0), Timed, 600).seconds
 
         seconds(128)
         took = seconds(min(round(1024 * wanted / seconds(1024)), 8192))  # at least: attention
@@ -108,7 +108,7 @@ def test_what_a_worker_raises_is_raised_here(checkpoint, tmp_path):
 
 def test_an_unforeseen_error_in_a_worker_comes_with_its_trace():
     with start_local(cluster(names=("solo",))) as devices:
-        devices.send("solo", messages.Time(1, 1, 0))  # nothing was prepared
+        devices.send("solo", Time(1, 1, 0))  # nothing was prepared
         with pytest.raises(DeviceError, match=r"(?s)device 'solo' failed: Assertion.*Traceback"):
             devices.receive(5)
 

@@ -1,7 +1,6 @@
 """The link between blocks and M, over real sockets, where one side does what it should not."""
 
 import time
-from collections import deque
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,10 @@ from edgewise.errors import DeviceError, DeviceTimeout
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
+from edgewise.runtime import inbox as inboxes
 from edgewise.runtime import messages, private
+from edgewise.runtime.adapter_messages import Residual
+from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.private import PrivateSplit
 from edgewise.runtime.transport.zeromq import ZeroMQ
 from edgewise.specs import Workload
@@ -38,11 +40,13 @@ def sides(checkpoint, tmp_path):
     blocks.introduce({SOURCE: source.peer})
     load = messages.Load(7, opened.model, (), None, Workload(), private=told)
     shard = load_shard(opened, 1, 3, "fp32", context=16)
-    kept, introduced = deque(), []
-    PrivateSplit(Device(BLOCKS, 10**9), blocks, kept, introduced.append).attach(load, shard)
-    answering = PrivateSplit(Device(SOURCE, 10**9), source, deque(), lambda x: None)
+    device, introduced = Device(BLOCKS, 10**9), []
+    inbox = Inbox(device, blocks, introduced.append)
+    PrivateSplit(device, blocks, inbox).attach(load, shard)
+    here = Device(SOURCE, 10**9)
+    answering = PrivateSplit(here, source, Inbox(here, source, lambda x: None))
     answering.attach(load, load_shard(opened, 0, 1, "fp32", context=16))
-    yield SimpleNamespace(source=source, blocks=blocks, kept=kept, introduced=introduced,
+    yield SimpleNamespace(source=source, blocks=blocks, kept=inbox.kept, introduced=introduced,
                           shard=shard, answering=answering)  # fmt: skip
     source.close()
     blocks.close()
@@ -67,7 +71,7 @@ def test_another_plan_ends_the_wait_and_comes_first(sides):
 
 
 def test_no_more_is_kept_than_some_messages(sides, monkeypatch):
-    monkeypatch.setattr(private, "MOST_KEPT", 3)
+    monkeypatch.setattr(inboxes, "MOST_KEPT", 3)
     for _ in range(4):
         sides.source.send(BLOCKS, messages.Ping())
     with pytest.raises(DeviceError, match="sent 3 messages during one step"):
@@ -78,8 +82,8 @@ def test_no_more_is_kept_than_some_messages(sides, monkeypatch):
 @pytest.mark.parametrize("tensor", [None, torch.zeros(3, 5), torch.zeros(3, 12).long()])
 def test_answers_of_another_shape_are_refused(sides, tensor):
     # What a step that was given up has left does not count.
-    sides.source.send(BLOCKS, messages.Residual(6, 1, 0, "qkv"), torch.ones(3, 12))
-    sides.source.send(BLOCKS, messages.Residual(7, 1, 0, "qkv"), tensor)
+    sides.source.send(BLOCKS, Residual(6, 1, 0, "qkv"), torch.ones(3, 12))
+    sides.source.send(BLOCKS, Residual(7, 1, 0, "qkv"), tensor)
     with pytest.raises(DeviceError, match="something else than what was asked"):
         sides.shard.forward(STATES, TOKENS)
 
@@ -99,11 +103,11 @@ def test_answers_of_another_shape_are_refused(sides, tensor):
 )
 def test_questions_about_what_is_not_adapted_are_refused(sides, block, matrix, low):
     with pytest.raises(DeviceError, match="'blocks' asked for what is not adapted"):
-        sides.answering.answer(BLOCKS, messages.Residual(7, 1, block, matrix), low)
+        sides.answering.answer(BLOCKS, Residual(7, 1, block, matrix), low)
 
 
 def test_questions_of_another_plan_get_no_answer(sides):
-    sides.answering.answer(BLOCKS, messages.Residual(6, 1, 0, "qkv"), torch.zeros(1, 12))
+    sides.answering.answer(BLOCKS, Residual(6, 1, 0, "qkv"), torch.zeros(1, 12))
     assert sides.blocks.receive(0.2) is None
-    sides.answering.answer(BLOCKS, messages.Residual(7, 1, 0, "qkv"), torch.zeros(1, 12))
+    sides.answering.answer(BLOCKS, Residual(7, 1, 0, "qkv"), torch.zeros(1, 12))
     assert sides.blocks.receive(10) is not None

@@ -11,14 +11,10 @@ from itertools import count
 from torch import Tensor
 
 from edgewise.clusters import Link
-from edgewise.runtime.messages import Echo, Echoed, Message, Peer, Residual, Step, Stop, Tokens
+from edgewise.runtime.messages import Message, Peer, Stop
 from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.transport.interface import MAX_WAITING_MESSAGES, Interface, WayOut
 from edgewise.runtime.waiting import SPIN_SECONDS, wait_until
-
-# What travels between devices once a plan runs, or measures how that will be. Everything else only
-# sets up, and does not wait for emulated links.
-TRAFFIC = (Step, Tokens, Residual, Echo, Echoed)
 
 MAX_WAITING_BYTES = 2**26
 _IDLE_SECONDS = 60.0
@@ -67,7 +63,7 @@ class Emulated:
         self._transport.introduce(peers)
 
     def send(self, target: str, message: Message, tensor: Tensor | None = None) -> None:
-        if self._way_out and tensor is not None and isinstance(message, TRAFFIC):
+        if self._way_out and tensor is not None and message.is_traffic:
             self._way_out.put(target, message, tensor)
         else:
             self._transport.send(target, message, tensor)
@@ -120,7 +116,7 @@ class Emulated:
     def _delivery(self, envelope: Envelope, arrived: float) -> float:
         """When the sender's link delivers what has arrived now."""
         link = self._links.get(envelope.sender)
-        if link is None or not isinstance(envelope.message, TRAFFIC):
+        if link is None or not envelope.message.is_traffic:
             return arrived
         size = _size(envelope)
         begins = self._way_in.begins(arrived, size) if size else arrived

@@ -1,0 +1,67 @@
+"""What a worker is told, one message after the other, while a step may wait for one of them."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from edgewise.clusters import Device
+from edgewise.errors import DeviceError, DeviceTimeout
+from edgewise.runtime import messages
+from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.waiting import computing_clock
+
+MOST_KEPT = 1024  # messages, while one is waited for
+
+
+class Inbox:
+    """What comes while a step waits is kept, to be handled afterwards; only who may be talked to is
+    `introduced` at once."""
+
+    def __init__(
+        self, device: Device, transport: Transport, introduce: Callable[[Envelope], None]
+    ) -> None:
+        self._transport, self._introduce = transport, introduce
+        self._clock, self.kept = computing_clock(device), deque[Envelope]()
+        self._waited = self._waited_by_clock = 0.0
+
+    def next(self, timeout_seconds: float) -> Envelope | None:
+        """What was kept first, else what comes in time."""
+        return self.kept.popleft() if self.kept else self._transport.receive(timeout_seconds)
+
+    def wait_for(
+        self, device: str, wanted: Callable[[Envelope], bool], timeout_seconds: float
+    ) -> Envelope:
+        """What a step cannot go on without, from a device that is known to work on it. Raises
+        DeviceTimeout, and DeviceError where nobody waits for this step any more, and where too much
+        came meanwhile."""
+        began, by_clock = time.monotonic(), self._clock()
+        try:
+            while True:
+                left = began + timeout_seconds - time.monotonic()
+                envelope = self._transport.receive(max(left, 0))
+                if envelope is None:
+                    raise DeviceTimeout(device, f"did not answer within {timeout_seconds:g} s")
+                if wanted(envelope):
+                    return envelope
+                self._keep(envelope, device)
+        finally:
+            self._waited += time.monotonic() - began
+            self._waited_by_clock += self._clock() - by_clock
+
+    def waited(self) -> tuple[float, float]:
+        """Seconds that steps waited since this was asked last, and how many of them the device's
+        clock takes for computing."""
+        waited = self._waited, self._waited_by_clock
+        self._waited = self._waited_by_clock = 0.0
+        return waited
+
+    def _keep(self, envelope: Envelope, device: str) -> None:
+        if isinstance(envelope.message, messages.Peers):
+            self._introduce(envelope)  # who was lost may be there again, and waits to be known
+        elif envelope.message.ends_steps:
+            self.kept.appendleft(envelope)  # before steps of the plan that it ends
+            raise DeviceError(device, "did not answer before something else was to be done")
+        elif len(self.kept) == MOST_KEPT:
+            raise DeviceError(envelope.sender, f"sent {MOST_KEPT} messages during one step")
+        else:
+            self.kept.append(envelope)

@@ -1,0 +1,81 @@
+"""A training whose records, head and M are on the source, and whose blocks are on other devices."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from edgewise.clusters import Cluster
+from edgewise.errors import DeviceError, Infeasible
+from edgewise.planning.proportional import shares
+from edgewise.runtime.messages import Message
+from edgewise.runtime.workers import Workers
+from edgewise.schemes import get_scheme
+from edgewise.specs import ModelSpec
+from edgewise.tuning import messages
+from edgewise.tuning.devices import TrainingOnDevices
+from edgewise.tuning.lessons import Lesson
+from edgewise.tuning.placing import WindowPlace
+from edgewise.tuning.recipe import Recipe
+from edgewise.units import format_bytes
+
+
+class PrivateTraining(TrainingOnDevices):
+    """As on one device; a device with blocks that is lost is gone on without, from the last
+    `state`."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        spec: ModelSpec,
+        model: str,
+        scheme: str,
+        recipe: Recipe,
+        lessons: Sequence[Lesson],
+        on_loss: Callable[[DeviceError], None] = lambda lost: None,
+    ) -> None:
+        self._spec = spec
+        self.blocks: dict[str, range] = {}  # by device, in their order
+        windows = recipe.windows(spec.num_blocks)
+        super().__init__(workers, self._place, model, scheme, recipe, windows, lessons, on_loss)
+
+    def _place(self, workers: Workers) -> Sequence[WindowPlace]:
+        self.blocks = block_places(self._spec, self._scheme, workers.cluster)
+        return (WindowPlace(workers.cluster.source, 0, 1),)
+
+    def _told(self, epoch: int) -> dict[str, Message]:
+        source, names = self._workers.cluster.source, list(self.blocks)
+        way = [source, *names, source]
+        what = self._model, self._scheme
+        told: dict[str, Message] = {
+            source: messages.HoldMiddles(epoch, *what, self.recipe, names[0], names[-1])
+        }
+        for before, (name, after) in zip(way, pairwise(way[1:]), strict=False):
+            blocks = self.blocks[name]
+            told[name] = messages.HoldBlocks(
+                epoch, *what, self.recipe.adapter, source, blocks.start, blocks.stop, before, after
+            )
+        return told
+
+
+def block_places(spec: ModelSpec, scheme: str, cluster: Cluster) -> dict[str, range]:
+    """All blocks on the devices that are not the source, in proportion to their memory. Raises
+    Infeasible where there is none, or where weights alone do not fit."""
+    others = [device for device in cluster.devices if device.name != cluster.source]
+    if not others:
+        raise Infeasible(
+            f"'{cluster.source}' is the only device: to train privately, blocks have to be on "
+            "another one; leave --cluster out to train here alone"
+        )
+    counts = shares([float(device.memory_bytes) for device in others], spec.num_blocks)
+    places, first = dict[str, range](), 0
+    for device, count in zip(others, counts, strict=True):
+        layers = spec.layers[first + 1 : first + count + 1]
+        size = sum(layer.weight_bytes(get_scheme(scheme)) for layer in layers)
+        if size > device.memory_bytes:
+            raise Infeasible(
+                f"{count} blocks take {format_bytes(size)} of '{device.name}', which has "
+                f"{format_bytes(device.memory_bytes)}: use fewer bits, or more devices"
+            )
+        if count:
+            places[device.name] = range(first, first + count)
+        first += count
+    return places

@@ -236,7 +236,7 @@ class CostModel:
         busy = busy_seconds(stages, back)
         disks = (seconds for use, seconds in busy.items() if use.way == DISK)
         way = sum(s.decode_seconds + s.hop_seconds for s in stages) + back.seconds
-        decode = max(way, *disks)
+        decode = max((way, *disks))
         prefill = last_chunk_seconds(stages) + back.seconds
         return Estimate(
             stages=stages,

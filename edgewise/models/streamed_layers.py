@@ -49,7 +49,7 @@ class StreamedLayers:
         self.layers, self.stream = layers, stream
         self._places = {number: place for place, number in enumerate(layers)}
         views = [torch.frombuffer(memory, dtype=torch.uint8) for memory in stream.buffers]
-        self._addresses = {view.data_ptr() for view in views}
+        self._addresses = [range(x.data_ptr(), x.data_ptr() + x.nbytes) for x in views]
 
     def there(self, number: int) -> contextlib.AbstractContextManager[None]:
         """While a layer computes; any other layer's weights are there anyway. Raises DiskError."""
@@ -58,7 +58,7 @@ class StreamedLayers:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in a buffer."""
-        return tensor.untyped_storage().data_ptr() in self._addresses
+        return any(tensor.data_ptr() in addresses for addresses in self._addresses)
 
 
 def streamed_layers(

@@ -79,11 +79,11 @@ class PlanLoader:
 
     def _reads(self, plan: Plan) -> float:
         """Seconds of reading in a step of a plan, at the rates that disks are said to have."""
-        spec, seconds = self._checkpoint.spec, 0.0
+        seconds, cluster = 0.0, self._workers.cluster
         for stage in plan.stages:
-            device = self._workers.cluster.device(stage.device)
-            rate = device.disk_bytes_per_second or math.inf
-            seconds += sum(streamed_bytes(spec, stage)) / rate
+            if stage.streamed:
+                rate = cluster.device(stage.device).disk_bytes_per_second or math.inf
+                seconds += sum(streamed_bytes(self._checkpoint.spec, stage)) / rate
         return seconds
 
     def _order(

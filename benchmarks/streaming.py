@@ -8,7 +8,7 @@ that page cache has no part in it, layers are read past it, and the kernel's cou
 came from the disk is printed. The bound is that of reading the same files with nothing else to do,
 by turns with the answers. On one device a request is answered at a time; three have one each under
 way, and a third of the disk. Answers are compared with their log-probabilities. Needs Linux, root,
-control groups of version 1, and 6 GB on disk where temporary files are. `python benchmarks/streaming.py`.
+control groups of version 1, and 6 GB on disk for temporary files. `python benchmarks/streaming.py`.
 """
 # ruff: noqa: I001
 

@@ -49,7 +49,7 @@ from edgewise.plans import Plan, Stage
 from edgewise.profiles import Key, Profile
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import TOKEN_BYTES, LayerKind, ModelSpec, Workload
-from edgewise.streaming import step_seconds, streamed_bytes
+from edgewise.streaming import overlapped_seconds, streamed_bytes
 from edgewise.units import format_bytes
 
 HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
@@ -280,8 +280,8 @@ class CostModel:
         chunks = zip(*(self.chunk_seconds(i, name, scheme) for i, scheme in layers), strict=True)
         return StageEstimate(
             stage=stage,
-            decode_seconds=step + step_seconds(zip(token, reads, strict=True)),
-            chunk_seconds=tuple(step + step_seconds(zip(x, reads, strict=True)) for x in chunks),
+            decode_seconds=step + overlapped_seconds(token, reads),
+            chunk_seconds=tuple(step + overlapped_seconds(x, reads) for x in chunks),
             hop=arrive(1),
             chunk_hops=tuple(arrive(tokens) for tokens in self.chunks),
             read_seconds=sum(reads),

@@ -3,12 +3,12 @@ with them.
 
 Two buffers take the layers in turns. While the layer in one of them computes the next one is read
 into the other, so a step takes max(seconds read, seconds computed), as Edge-LLM's equation 3 has it
-(arXiv 2406.15758), and what does not overlap, which `step_seconds` finds by going through the step.
-Between steps both buffers are filled again. Layers in memory lie evenly between the others, so that
-the disk always has a buffer to read into.
+(arXiv 2406.15758), and what does not overlap, which `overlapped_seconds` finds by going through the
+step. Between steps both buffers are filled again. Layers in memory lie evenly between the others,
+so that the disk always has a buffer to read into.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from edgewise.plans import Stage
 from edgewise.schemes import get_scheme
@@ -30,16 +30,16 @@ def streamed_bytes(model: ModelSpec, stage: Stage) -> list[int]:
     ]
 
 
-def step_seconds(layers: Iterable[tuple[float, float]]) -> float:
-    """Of a step through layers, each of which takes so many seconds to compute, and to be read: 0
-    where it is in memory. Where it begins, the first ones are in the buffers."""
+def overlapped_seconds(computing: Sequence[float], reading: Sequence[float]) -> float:
+    """Of a step through layers that take so many seconds each to compute, and to be read: 0 where
+    they are in memory. Where it begins, the first ones are in the buffers."""
     now, read = 0.0, 0.0
     ends = list[float]()  # of layers from disk: then their buffers may be read into
-    for computing, reading in layers:
-        if reading and len(ends) >= BUFFERS:
-            read = max(read, ends[-BUFFERS]) + reading
+    for computes, reads in zip(computing, reading, strict=True):
+        if reads and len(ends) >= BUFFERS:
+            read = max(read, ends[-BUFFERS]) + reads
             now = max(now, read)
-        now += computing
-        if reading:
+        now += computes
+        if reads:
             ends.append(now)
     return now

@@ -25,7 +25,7 @@ def aligned_bytes(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
-class Pace:
+class ReadPace:
     """Reads no faster than so many bytes a second, as a device's disk is said to be."""
 
     def __init__(self, bytes_per_second: float) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from edgewise.errors import DiskError
-from edgewise.models.direct_reads import DirectFile, Pace, aligned_bytes
+from edgewise.models.direct_reads import DirectFile, ReadPace, aligned_bytes
 from edgewise.streaming import BUFFERS
 
 STILL_SECONDS = 30.0  # without a piece read, after which a disk is taken to be gone
@@ -25,7 +25,7 @@ class LayerStream:
     from the first `there` on until `close`. One thread at a time may ask."""
 
     def __init__(self, files: Sequence[DirectFile], bytes_per_second: float) -> None:
-        self._files, self._pace = list(files), Pace(bytes_per_second)
+        self._files, self._pace = list(files), ReadPace(bytes_per_second)
         size = aligned_bytes(max(file.size for file in files))
         self.buffers = [mmap.mmap(-1, size) for _ in range(min(BUFFERS, len(files)))]
         self._waited = 0.0

@@ -3,6 +3,7 @@ are read."""
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from edgewise.profiles import Profile
 from edgewise.schemes import get_scheme
 from edgewise.simulation import Arrival, simulate_plan
 from edgewise.specs import LayerKind
-from edgewise.streaming import spread, step_seconds
+from edgewise.streaming import overlapped_seconds, spread
 from tests.planning.problems import random_problem
 from tests.seeds import seeds
 
@@ -78,7 +79,7 @@ def test_disks_are_for_what_fits_nowhere(seed, share, name):
     costs.check_memory(found.plan)
     assert any(stage.streamed for stage in found.plan.stages)
     assert "layers are on disk" in found.explanation
-    reads = {name: 0.0 for name in found.plan.devices}
+    reads = dict.fromkeys(found.plan.devices, 0.0)
     for stage in found.plan.stages:
         for layer in stage.streamed:
             assert costs.model.layers[layer].kind is LayerKind.BLOCK
@@ -109,19 +110,19 @@ def test_too_little_memory_for_what_cannot_be_on_disk():
 
 def test_a_step_by_hand():
     """Two are in the buffers; a third is read when the first has computed, and so on."""
-    assert step_seconds([(1.0, 3.0)] * 4) == 8.0  # 1, 2; read 1-4, computed 5; read 4-7, 8
-    assert step_seconds([(2.0, 1.0)] * 4) == 8.0  # computing is all
-    assert step_seconds([(1.0, 0.0), (1.0, 2.0)] * 3) == 6.0  # read 2-4, in time for it at 5
-    assert step_seconds([(1.0, 0.0)] * 5) == 5.0
-    assert step_seconds([(1.0, 9.0)] * 2) == 2.0
+    assert overlapped_seconds([1.0] * 4, [3.0] * 4) == 8.0  # 1, 2; read 1-4, computed 5; 4-7, 8
+    assert overlapped_seconds([2.0] * 4, [1.0] * 4) == 8.0  # computing is all
+    assert overlapped_seconds([1.0] * 6, [0.0, 2.0] * 3) == 6.0  # read 2-4, in time for it at 5
+    assert overlapped_seconds([1.0] * 5, [0.0] * 5) == 5.0
+    assert overlapped_seconds([1.0] * 2, [9.0] * 2) == 2.0
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(0, 5)), max_size=12))
 def test_a_step_is_no_shorter_than_either_and_no_longer_than_both(layers):
-    computing = math.fsum(x for x, _ in layers)
-    reading = math.fsum([x for _, x in layers if x][2:])
-    seconds = step_seconds(layers)
-    assert max(computing, reading) - 1e-9 <= seconds <= computing + reading + 1e-9
+    computing, reading = [x for x, _ in layers], [x for _, x in layers]
+    read = math.fsum([x for x in reading if x][2:])
+    seconds, computed = overlapped_seconds(computing, reading), math.fsum(computing)
+    assert max(computed, read) - 1e-9 <= seconds <= computed + read + 1e-9
 
 
 @given(st.integers(1, 40), st.data())
@@ -129,7 +130,7 @@ def test_layers_in_memory_lie_evenly_between_those_on_disk(count, data):
     blocks = range(1, count + 1)
     chosen = spread(blocks, data.draw(st.integers(1, count)))
     assert sorted(set(chosen)) == list(chosen) and set(chosen) <= set(blocks)
-    gaps = [b - a for a, b in zip(chosen, chosen[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(chosen)]
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
@@ -144,5 +145,5 @@ def test_one_lane_takes_what_is_estimated(name):
     times = simulate_plan(costs, found.plan, asked).requests[0].token_seconds
     estimate = found.estimate
     assert times[0] == pytest.approx(estimate.prefill_seconds)
-    for a, b in zip(times[1:], times[2:], strict=False):
+    for a, b in pairwise(times[1:]):
         assert b - a == pytest.approx(estimate.decode_seconds)

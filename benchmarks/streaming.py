@@ -28,6 +28,7 @@ from statistics import median
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import torch
 from claims import finish
+from limited_worker import GROUPS, LIMIT, group_of
 from safetensors.torch import save_file
 
 from edgewise.cli.devices import describe_machine
@@ -60,9 +61,8 @@ CONFIG = {
 SCHEME, KIND, NAMES = "bf16", "board", ("a", "b", "c")
 PROMPT, NEW, ROUNDS = 8, 8, 3
 SHARE, WITHIN = 0.8, 0.15
-PROCESS_BYTES = 220 * 10**6  # Python, torch and what they take to run, of a worker's memory
+PROCESS_BYTES = 200 * 10**6  # Python, torch and what they take to run, of a worker's memory
 UNLIMITED = 1e11  # bytes a second: the disk's own rate, as it is measured
-GROUPS = Path("/sys/fs/cgroup/memory")
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -121,22 +121,17 @@ def said(answer: Sequence[Token]) -> list[object]:
 
 
 @contextlib.contextmanager
-def limited(workers: Workers, most: int) -> Iterator[dict[str, Path]]:
-    """Every worker in a control group of its own, with what it has by now. By device, where the
-    kernel says what it took."""
-    groups = {name: GROUPS / f"edgewise-{pid}" for name, pid in workers.process_ids.items()}
-    for name, group in groups.items():
-        group.mkdir()
-        (group / "memory.move_charge_at_immigrate").write_text("3")
-        (group / "memory.limit_in_bytes").write_text(str(most))
-        (group / "cgroup.procs").write_text(str(workers.process_ids[name]))
+def limited(here: Cluster, most: int) -> Iterator[tuple[Workers, dict[str, Path]]]:
+    """Workers that may take so much memory each; by device, where the kernel says what it took."""
+    os.environ[LIMIT] = str(most)
+    workers = start_local(here, "limited_worker")
+    pids = set(workers.process_ids.values())
     try:
-        yield groups
+        yield workers, {name: group_of(pid) for name, pid in workers.process_ids.items()}
     finally:
+        pids |= set(workers.process_ids.values())
         workers.close()
-        for group in groups.values():
-            for pid in (group / "cgroup.procs").read_text().split():
-                (GROUPS / "cgroup.procs").write_text(pid)
+        for group in map(group_of, pids):
             group.rmdir()
 
 
@@ -195,21 +190,20 @@ class Bench:
         """A device that has half of the memory that the model takes."""
         most, work = self.whole // 2, Workload(PROMPT, NEW)
         here = cluster("a", most - PROCESS_BYTES, UNLIMITED)
-        with start_local(here) as workers:
+        with limited(here, most) as (workers, groups):
             planned = self.planned(workers, profile, work, "solo")
             streamed = planned.plan.stages[0].streamed
             size = sum(streamed_bytes(self.spec, planned.plan.stages[0]))
-            with limited(workers, most) as groups:
-                engine = Coordinator(workers, self.model, planned.plan, work)
-                pid, shares, seconds = workers.process_ids["a"], [], []
-                before, same = read_by(pid), True
-                for request, wanted in zip(requests(ROUNDS), expected, strict=True):
-                    rate = reading_rate([self.paths[x] for x in streamed])
-                    given = answers(engine, [request])[0]
-                    same = same and said(given) == wanted
-                    seconds.append(per_token(given))
-                    shares.append(size / rate / seconds[-1])
-                came, took = read_by(pid) - before, peak(groups["a"])
+            engine = Coordinator(workers, self.model, planned.plan, work)
+            pid, shares, seconds = workers.process_ids["a"], list[float](), list[float]()
+            before, same = read_by(pid), True
+            for request, wanted in zip(requests(ROUNDS), expected, strict=True):
+                rate = reading_rate([self.paths[x] for x in streamed])
+                given = answers(engine, [request])[0]
+                same = same and said(given) == wanted
+                seconds.append(per_token(given))
+                shares.append(size / rate / seconds[-1])
+            came, took = read_by(pid) - before, peak(groups["a"])
         self.check("one device", same, median(shares))
         off = median(seconds) / planned.estimate.decode_seconds - 1
         if abs(off) > WITHIN:
@@ -239,19 +233,18 @@ class Bench:
             costs = CostModel(self.spec, workers.cluster, profile, work)
             return spilled(costs, self.plan(workers.names))
 
-        with start_local(here) as workers:
+        with limited(here, most) as (workers, groups):
             plan = evenly(workers)
             estimate = CostModel(self.spec, here, profile, work).estimate(plan)
-            with limited(workers, most) as groups:
-                engine = Coordinator(workers, self.model, plan, work, replan=evenly)
-                given = answers(engine, requests(3))
-                begun, ended = max(x[0].at for x in given), min(x[-1].at for x in given)
-                count = sum(begun < token.at <= ended for row in given for token in row)
-                bound = max(sum(streamed_bytes(self.spec, x)) for x in plan.stages) / rate
-                round_seconds = (ended - begun) / count
-                took = {name: peak(group) for name, group in groups.items()}
-                killed = answers(engine, requests(3), kill=workers.process_ids["b"])
-                left = workers.names
+            engine = Coordinator(workers, self.model, plan, work, replan=evenly)
+            given = answers(engine, requests(3))
+            begun, ended = max(x[0].at for x in given), min(x[-1].at for x in given)
+            count = sum(begun < token.at <= ended for row in given for token in row)
+            bound = max(sum(streamed_bytes(self.spec, x)) for x in plan.stages) / rate
+            round_seconds = (ended - begun) / count
+            took = {name: peak(group) for name, group in groups.items()}
+            killed = answers(engine, requests(3), kill=workers.process_ids["b"])
+            left = workers.names
         same = [said(x) for x in given] == expected
         self.check("three devices", same, bound / round_seconds)
         if [said(x) for x in killed] != expected or left != ("a", "c"):
@@ -273,6 +266,7 @@ def main() -> None:
         sys.exit("needs Linux, root, and control groups of version 1 (memory)")
     with tempfile.TemporaryDirectory(prefix="edgewise-streaming-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])
         write_checkpoint(Path(folder))
         bench = Bench(folder)
         profile, expected, seconds = bench.in_memory()

@@ -17,7 +17,8 @@ from edgewise.models.layer_store import LayerFiles
 from edgewise.opening.engine import open_wanted
 from edgewise.opening.wanted import Wanted
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.local import open_engine
+from edgewise.profiling import read_memory
+from edgewise.runtime.local import open_engine, start_local
 from edgewise.specs import Workload
 from tests.conftest import FAMILIES
 from tests.runtime.conftest import NAMES, cluster, reference
@@ -153,3 +154,12 @@ def test_what_fits_nowhere_runs_from_disk(model, expected, names):
         assert run(engine, REQUESTS, lambda step: None) == expected
     finally:
         engine.close()
+
+
+def test_a_disk_is_measured_with_the_profile():
+    with start_local(with_disks(names=NAMES[:1])) as workers:
+        (reading,) = read_memory(workers)
+    assert reading.disk_bytes_per_second > 1e6
+    with start_local(cluster(names=NAMES[:1])) as workers:
+        (reading,) = read_memory(workers)
+    assert reading.disk_bytes_per_second == 0

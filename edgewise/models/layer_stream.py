@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from edgewise.errors import DiskError
-from edgewise.models.direct_reads import DirectFile, ReadPace, aligned_bytes
+from edgewise.models.direct_reads import DirectFile, ReadPace, aligned_bytes, anonymous_memory
 from edgewise.streaming import BUFFERS
 
 STILL_SECONDS = 30.0  # without a piece read, after which a disk is taken to be gone
@@ -27,7 +27,7 @@ class LayerStream:
     def __init__(self, files: Sequence[DirectFile], bytes_per_second: float) -> None:
         self._files, self._pace = list(files), ReadPace(bytes_per_second)
         size = aligned_bytes(max(file.size for file in files))
-        self.buffers = [mmap.mmap(-1, size) for _ in range(min(BUFFERS, len(files)))]
+        self.buffers = [anonymous_memory(size) for _ in range(min(BUFFERS, len(files)))]
         self._waited = 0.0
         self._loaded: list[int | None] = [None] * len(self.buffers)
         self._free = [True] * len(self.buffers)  # to be read into: its layer has computed

@@ -134,7 +134,7 @@ class Chooser:
         check_size(self._spec, scheme, cluster, self._workload)
         problem = self._problem((scheme,))
         problem = replace(problem, costs=replace(problem.costs, cluster=cluster), pins=problem.pins)
-        return with_disks(self._planner)(problem)
+        return with_disks(self._planner, self._planner)(problem)
 
     def _costs_of(self, plan: Plan) -> CostModel:
         """By which a plan was chosen."""

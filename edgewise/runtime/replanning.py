@@ -30,7 +30,7 @@ def replanner(problem: Problem) -> Replan:
 
 def _first_found(kept: Problem, free: Problem, plan: Plan) -> PlanResult:
     error = Infeasible("")
-    disks = (quick_joint, with_disks(quick_joint))[: 1 + free.costs.cluster.has_disks]
+    disks = (quick_joint, with_disks(quick_joint, quick_joint))[: 1 + free.costs.cluster.has_disks]
     for planner, problem in product(disks, (kept, free)):
         try:
             return planner(problem)

@@ -88,6 +88,15 @@ def test_disks_are_for_what_fits_nowhere(seed, share, name):
     assert estimate.bottleneck_seconds >= max(reads.values()) * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.2])
+@pytest.mark.parametrize("seed", seeds(3, 12))
+def test_the_joint_planner_is_as_good_as_any(seed, share):
+    problem = deep(random_problem(seed, all_linked=True), share)
+    found = [outcome(name, problem) for name in (*NAMES, "even", "speed", "cloud-edge-opt")]
+    scores = [math.inf if isinstance(x, Infeasible) else problem.score(x.estimate) for x in found]
+    assert scores[NAMES.index("joint")] <= min(scores) * 1.01
+
+
 @pytest.mark.parametrize("share", [0.25, 0.4, 0.55, 0.8, 0.99])
 def test_no_more_is_on_disk_than_must_be(share):
     costs = deep(random_problem(1, all_linked=True), share).costs

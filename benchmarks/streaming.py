@@ -6,9 +6,10 @@ A Llama-shaped model of 1.2 billion random weights in bf16. Workers are in contr
 them if they take more than half of what their layers do, Python, torch and page cache included; so
 that page cache has no part in it, layers are read past it, and the kernel's count of the bytes that
 came from the disk is printed. The bound is that of reading the same files with nothing else to do,
-by turns with the answers. On one device a request is answered at a time; three have one each under
-way, and a third of the disk. Answers are compared with their log-probabilities. Needs Linux, root,
-control groups of version 1, and 6 GB on disk for temporary files. `python benchmarks/streaming.py`.
+by turns with the answers, and what is predicted at that rate. On one device a request is answered
+at a time; three have one each under way, and a third of the disk. Answers are compared with their
+log-probabilities. Needs Linux, root, control groups of version 1, and 6 GB on disk for temporary
+files. `python benchmarks/streaming.py`.
 """
 # ruff: noqa: I001
 
@@ -37,7 +38,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.direct_reads import DirectFile, aligned_bytes, anonymous_memory
 from edgewise.models.layer_files import layer_path
 from edgewise.models.layer_store import LayerFiles
-from edgewise.planning import PLANNERS, PlanResult, Problem
+from edgewise.planning import PLANNERS, Problem
 from edgewise.planning.spilling import spilled
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
@@ -191,10 +192,11 @@ class Bench:
         most, work = self.whole // 2, Workload(PROMPT, NEW)
         here = cluster("a", most - PROCESS_BYTES, UNLIMITED)
         with limited(here, most) as (workers, groups):
-            planned = self.planned(workers, profile, work, "solo")
-            streamed = planned.plan.stages[0].streamed
-            size = sum(streamed_bytes(self.spec, planned.plan.stages[0]))
-            engine = Coordinator(workers, self.model, planned.plan, work)
+            (reading,) = read_memory(workers)
+            costs = self.costs(here, profile, work, reading.disk_bytes_per_second)
+            plan = PLANNERS["solo"](Problem(costs, (SCHEME,))).plan
+            streamed, size = plan.stages[0].streamed, sum(streamed_bytes(self.spec, plan.stages[0]))
+            engine = Coordinator(workers, self.model, plan, work)
             pid, shares, seconds = workers.process_ids["a"], list[float](), list[float]()
             before, same = read_by(pid), True
             files = [self.paths[x] for x in streamed]
@@ -207,23 +209,23 @@ class Bench:
                 shares.append(size / fmean(rates[-2:]) / seconds[-1])
             came, took = read_by(pid) - before, peak(groups["a"])
         self.check("one device", same, median(shares))
-        off = median(seconds) / planned.estimate.decode_seconds - 1
+        before, after = (
+            self.costs(here, profile, work, rate).estimate(plan).decode_seconds
+            for rate in (reading.disk_bytes_per_second, fmean(rates))
+        )
+        off = median(seconds) / after - 1
         if abs(off) > WITHIN:
             self.failed.append(f"one device: {off:+.0%} beside what was predicted")
         return {"limit": most, "peak": took, "streamed": len(streamed), "bytes": size,
                 "came_per_step": came / (ROUNDS * NEW), "rates": rates, "share": shares,
                 "seconds_per_token": seconds,
-                "predicted": planned.estimate.decode_seconds, "same": same}  # fmt: skip
+                "predicted": before, "predicted_at_rates": after, "same": same}  # fmt: skip
 
-    def planned(
-        self, workers: Workers, profile: Profile, work: Workload, planner: str
-    ) -> PlanResult:
-        """What is planned for these devices, whose disk is timed now."""
-        (reading,) = read_memory(workers)
+    def costs(self, here: Cluster, profile: Profile, work: Workload, rate: float) -> CostModel:
+        """For devices whose disk is read at a rate."""
         (known,) = profile.devices
-        known = replace(known, disk_bytes_per_second=reading.disk_bytes_per_second)
-        costs = CostModel(self.spec, workers.cluster, replace(profile, devices=(known,)), work)
-        return PLANNERS[planner](Problem(costs, (SCHEME,)))
+        known = replace(known, disk_bytes_per_second=rate)
+        return CostModel(self.spec, here, replace(profile, devices=(known,)), work)
 
     def three(self, profile: Profile, expected: list[list[object]]) -> dict[str, object]:
         """Devices that have half of the memory that the model takes together, one killed later."""
@@ -249,6 +251,8 @@ class Bench:
             left = workers.names
         same = [said(x) for x in given] == expected
         self.check("three devices", same, bound / round_seconds)
+        if abs(round_seconds * estimate.tokens_per_second - 1) > WITHIN:
+            self.failed.append("three devices: not as predicted")
         if [said(x) for x in killed] != expected or left != ("a", "c"):
             self.failed.append(f"killed: other tokens, or devices {left} are left")
         return {"limit": most, "peak": took, "streamed": [len(x.streamed) for x in plan.stages],

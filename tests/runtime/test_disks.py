@@ -1,5 +1,6 @@
 """Devices with layers on disk: the tokens of those that have all in memory, whatever happens."""
 
+import contextlib
 import os
 import random
 import signal
@@ -18,10 +19,12 @@ from edgewise.opening.engine import open_wanted
 from edgewise.opening.wanted import Wanted
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import read_memory
+from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.specs import Workload
 from tests.conftest import FAMILIES
 from tests.runtime.conftest import NAMES, cluster, reference
+from tests.runtime.places import NODES, Place
 from tests.runtime.test_recovery import requests_of, run
 
 WORK = Workload(prompt_tokens=20, new_tokens=30, sequences=4, micro_batches=2)
@@ -154,6 +157,16 @@ def test_what_fits_nowhere_runs_from_disk(model, expected, names):
         assert run(engine, REQUESTS, lambda step: None) == expected
     finally:
         engine.close()
+
+
+def test_a_device_that_joined_streams_what_it_is_sent(model, expected):
+    """It has no copy of the model: its layers come as files, some of which stay on its disk."""
+    plan = streaming_plan(model, ("here", NODES[0]))
+    with contextlib.closing(Place("agent")) as place:
+        place.start_source()
+        place.start(NODES[0])
+        engine = Coordinator(place.workers, model, plan, WORK)
+        assert run(engine, REQUESTS, lambda step: None) == expected
 
 
 def test_a_disk_is_measured_with_the_profile():

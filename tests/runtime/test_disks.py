@@ -146,9 +146,9 @@ def test_a_device_refuses_more_than_memory_holds(model):
 def test_what_fits_nowhere_runs_from_disk(model, expected, names):
     """As `edgewise run` opens it, in one scheme: not without disks, and with them the same
     tokens."""
-    spec = open_checkpoint(model).spec
-    whole = device_bytes(spec, [Stage("", 0, BLOCKS + 2, ("fp32",) * (BLOCKS + 2))], WORK)
-    wanted = Wanted(model, with_disks(whole * 6 // 10 // len(names), names), WORK, scheme="fp32")
+    spec, stages = open_checkpoint(model).spec, streaming_plan(model, names).stages
+    memory = max(device_bytes(spec, [stage], WORK) for stage in stages) * 11 // 10
+    wanted = Wanted(model, with_disks(memory, names), WORK, scheme="fp32")
     with pytest.raises(Infeasible):
         open_wanted(replace(wanted, cluster=wanted.cluster.without_disks()))
     engine = open_wanted(wanted)

@@ -55,7 +55,8 @@ class DirectFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = os.fdopen(_opened(path), "rb", buffering=0)
+            number, self._direct = _opened(path)
+            self._file = os.fdopen(number, "rb", buffering=0)
             self._known = self._stamp()
         except OSError as error:
             raise DiskError(f"{path}: cannot be opened: {error.strerror}") from None
@@ -82,7 +83,7 @@ class DirectFile:
         try:
             self._file.seek(at)
             count = self._file.readinto(piece)
-            if not _DIRECT and hasattr(os, "posix_fadvise"):
+            if not self._direct and hasattr(os, "posix_fadvise"):  # at least let go of at once
                 os.posix_fadvise(self._file.fileno(), at, len(piece), os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise DiskError(
@@ -107,12 +108,13 @@ class DirectFile:
         self._file.close()
 
 
-def _opened(path: Path) -> int:
-    """Past the page cache, where the file system can do that. Raises OSError."""
-    try:
-        return os.open(path, os.O_RDONLY | _BINARY | _DIRECT)
-    except OSError:
-        return os.open(path, os.O_RDONLY | _BINARY)
+def _opened(path: Path) -> tuple[int, bool]:
+    """A descriptor, and whether reads go past the page cache: not all file systems can do that.
+    Raises OSError."""
+    if _DIRECT:
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY | _DIRECT), True
+    return os.open(path, os.O_RDONLY | _BINARY), False
 
 
 @cache

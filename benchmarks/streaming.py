@@ -62,6 +62,7 @@ SCHEME, KIND, NAMES = "bf16", "board", ("a", "b", "c")
 PROMPT, NEW, FEW, ROUNDS = 8, 8, 5, 3  # tokens: of a third of the disk, few
 SHARE, WITHIN = 0.8, 0.15
 PROCESS_BYTES = 220 * 10**6  # Python, torch and what they take to run, of a worker's memory
+SLACK = 0.07  # of it, that allocation leaves unused
 UNLIMITED = 1e11  # bytes a second: the disk's own rate, as it is measured
 
 
@@ -96,6 +97,11 @@ def cluster(names: Sequence[str], memory: int, rate: float = 0.0) -> Cluster:
     devices = tuple(Device(name, memory, kind=KIND, disk_bytes_per_second=rate) for name in names)
     links = tuple(Link(a, b, 1e9, 1e-4) for a in names for b in names if a != b)
     return Cluster(devices, links, names[0])
+
+
+def room(most: int) -> int:
+    """For layers, of a worker that may take so much."""
+    return round(most * (1 - SLACK)) - PROCESS_BYTES
 
 
 def requests(count: int, new: int = NEW) -> list[Request]:
@@ -190,7 +196,7 @@ class Bench:
     def one(self, profile: Profile, expected: list[list[object]]) -> dict[str, object]:
         """A device that has half of the memory that the model takes."""
         most, work = self.whole // 2, Workload(PROMPT, NEW)
-        here = cluster("a", most - PROCESS_BYTES, UNLIMITED)
+        here = cluster("a", room(most), UNLIMITED)
         with limited(here, most) as (workers, groups):
             (reading,) = read_memory(workers)
             costs = self.costs(here, profile, work, reading.disk_bytes_per_second)
@@ -231,7 +237,7 @@ class Bench:
         """Devices that have half of the memory that the model takes together, one killed later."""
         most, work = self.whole // 6, Workload(PROMPT, NEW, sequences=3, micro_batches=3)
         rate = reading_rate(list(self.paths.values())) / 3.5
-        here = cluster(NAMES, most - PROCESS_BYTES, rate)
+        here = cluster(NAMES, room(most), rate)
 
         def evenly(workers: Workers, _: object = None) -> Plan:
             costs = CostModel(self.spec, workers.cluster, profile, work)

@@ -166,7 +166,7 @@ class SafetensorsCheckpoint:
         """A tensor's name and file, for messages."""
         return f"'{tensor}' in {self.files[self.name(tensor)]}"
 
-    def stored(self, tensor: str) -> Tensor:
+    def stored(self, tensor: str) -> Tensor | Packed:
         """One matrix as the files have it."""
         return self.read(tensor)
 

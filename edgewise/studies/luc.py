@@ -6,7 +6,7 @@ Their cells: published/luc.toml; how to read the page: docs/studies/luc.md.
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def luc_page(
 def _texts(model: str, text: str, measured_on: int) -> Texts:
     """Of one text, no sequence twice."""
     ids = sequences(model, Calibration(text, CALIBRATED_ON + measured_on, LENGTH))
-    calibration, measured = ids.split((CALIBRATED_ON, measured_on))
+    calibration, measured = ids[:CALIBRATED_ON], ids[CALIBRATED_ON:]
     return Texts(calibration, calibration[:CHOSEN_ON], measured)
 
 
@@ -177,7 +177,7 @@ def believed_section(trials: dict[int, list[Trial]], theirs: Table) -> Section:
     """Perplexities over that of all blocks alike: the models are not the same."""
     comparisons = []
     for bits, tried in trials.items():
-        row = theirs.get(f"{bits} bits")
+        row = theirs.get(f"{bits} bits", {})
         for policy in (RANDOM, LUC) if row else ():
             ours = [x.perplexity for x in tried if x.policy == policy]
             ratio = sum(ours) / len(ours) / tried[0].perplexity
@@ -192,7 +192,7 @@ def believed_section(trials: dict[int, list[Trial]], theirs: Table) -> Section:
     return comparison_section("Beside Table 2", caption, comparisons)
 
 
-def _ratio(row: dict[str, Cell], policy: str) -> Cell:
+def _ratio(row: Mapping[str, Cell], policy: str) -> Cell:
     """A cell of theirs over the row's uniform one."""
     cell, uniform = row[policy], row[UNIFORM]
     value = round(float(cell.value) / float(uniform.value), 3)

@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgewise import kernels
 from edgewise.errors import InputError, QuantizationError
+from edgewise.kernels import backend_of
 from edgewise.quantization import quantize_matrix
+from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.packed import rows_of
 from edgewise.quantization.rounding.gptq import gptq
 from edgewise.quantization.rounding.sparsegpt import (
@@ -140,6 +143,20 @@ def test_what_is_pruned_decodes_to_zero(bits: int, share: float) -> None:
     decoded = gptq(weight, get_scheme(f"q{bits}g32d"), moments, pruned).dequantized()
     assert (decoded[~pruned.keep] == 0).all()
     assert (pruned.weight[~pruned.keep] == 0).all()
+
+
+@pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_the_kernels_decode_it_to_zero_too(bits: int) -> None:
+    weight, moments = problem(20, 96)
+    pruned = prune(weight, moments, HALF)
+    linear = PackedLinear(gptq(weight, get_scheme(f"q{bits}g32d"), moments, pruned))
+    backend, native = backend_of(torch.device("cpu")), linear.native()
+    assert backend is not None and native is not None
+    assert (backend.whole(native, 0, 20)[~pruned.keep] == 0).all()
+    # In integers, one column at a time: nothing of a pruned weight is in the product.
+    products = torch.stack([linear(x.bfloat16()) for x in torch.eye(96)], dim=1)
+    assert (products[~pruned.keep] == 0).all()
 
 
 def test_two_of_four_neighbours_are_zero() -> None:

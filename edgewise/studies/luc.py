@@ -33,8 +33,7 @@ from edgewise.studies.published import Cell, Table, load_published
 
 WIDTHS, SPARSITY, SEEDS = (5, 4, 3), 0.5, 3
 LENGTH = 128  # tokens of a sequence, as in the paper
-CALIBRATED_ON, CHOSEN_ON, MEASURED_ON = 32, 8, 64  # sequences
-SIZED = 4  # bits, in which patterns are compared
+CALIBRATED_ON, CHOSEN_ON, MEASURED_ON = 16, 8, 48  # sequences
 ALWAYS = 1.0  # bytes a second of a link over which everything that gets smaller pays
 UNIFORM, RANDOM, LUC = "uniform", "random", "LUC"
 TEXT = (
@@ -88,11 +87,11 @@ def luc_page(
     texts = _texts(model, text, measured_on)
     errors = measure_block_errors(model, texts.choosing, widths, SPARSITIES, on_step)
     trials = {bits: trials_of(model, texts, errors, bits, seeds, on_step) for bits in widths}
-    own = text_losses(model, texts.measured)
+    own, middle = text_losses(model, texts.measured), widths[len(widths) // 2]
     sections = (
         perplexity_section(trials),
         believed_section(trials, load_published("luc")["perplexity"]),
-        size_section(model, texts, on_step),
+        size_section(model, texts, middle, trials[middle][0], on_step),
         errors_section(errors, trials),
     )
     words = TEXT.format(
@@ -199,24 +198,25 @@ def _ratio(row: Mapping[str, Cell], policy: str) -> Cell:
     return replace(cell, value=value, remark=f"{cell.value} / {uniform.value}")
 
 
-def size_section(model: str, texts: Texts, on_step: OnStep) -> Section:
-    """Dense, pruned anywhere, pruned two of four: what is lost, and what is left to store."""
-    blocks, pattern = open_checkpoint(model).config.num_blocks, SEMI_STRUCTURED
-    ways = {"none": (0.0, 0), "50 %, anywhere": (SPARSITY, 0), "2:4": (SPARSITY, pattern.among)}
-    rows = []
-    for name, (share, among) in ways.items():
-        way = uniform_compression(blocks, SIZED, share)
-        trial = try_out(model, texts, name, way, among)
-        rows.append((name, trial.perplexity, trial.size / 1e6, trial.left / 1e6,
-                     trial.left / trial.size))  # fmt: skip
-        on_step(f"{SIZED} bits, zeros: {name}")
+def size_section(model: str, texts: Texts, bits: int, anywhere: Trial, on_step: OnStep) -> Section:
+    """Dense, pruned `anywhere`, pruned two of four: what is lost, and what is left to store."""
+    blocks, among = open_checkpoint(model).config.num_blocks, SEMI_STRUCTURED.among
+    dense = try_out(model, texts, "none", uniform_compression(blocks, bits, 0.0))
+    on_step(f"{bits} bits, no zeros")
+    pattern = try_out(model, texts, "2:4", uniform_compression(blocks, bits, SPARSITY), among)
+    on_step(f"{bits} bits, 2:4")
+    ways = {"none": dense, "50 %, anywhere": anywhere, "2:4": pattern}
+    rows = tuple(
+        (name, x.perplexity, x.size / 1e6, x.left / 1e6, x.left / x.size)
+        for name, x in ways.items()
+    )
     caption = (
-        f"All blocks in {SIZED} bits. Packed codes are as long for zeros as for others, and no "
+        f"All blocks in {bits} bits. Packed codes are as long for zeros as for others, and no "
         "kernel here skips them: zeros make what is shipped or kept smaller, by zstd, and nothing "
         "quicker."
     )
     columns = ("zeros", "perplexity", "MB", "MB by zstd", "left")
-    return Section("What zeros save", caption, columns, tuple(rows))
+    return Section("What zeros save", caption, columns, rows)
 
 
 def errors_section(errors: BlockErrors, trials: dict[int, list[Trial]]) -> Section:

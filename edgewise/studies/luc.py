@@ -54,7 +54,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Trial:
+class CompressedTrial:
     """What a compressed model loses: `losses` float64 [B] of every sequence, nats per token; bytes
     of its blocks, and what zstd leaves of them."""
 
@@ -68,7 +68,7 @@ class Trial:
     def perplexity(self) -> float:
         return math.exp(float(self.losses.mean()))
 
-    def beyond(self, other: "Trial") -> tuple[float, float]:
+    def beyond(self, other: "CompressedTrial") -> tuple[float, float]:
         """How much more it loses than another, sequence by sequence: mean and standard error."""
         more = self.losses - other.losses
         return float(more.mean()), float(more.std() / len(more) ** 0.5)
@@ -90,7 +90,7 @@ def luc_page(
     own, middle = text_losses(model, texts.measured), widths[len(widths) // 2]
     sections = (
         perplexity_section(trials),
-        believed_section(trials, load_published("luc")["perplexity"]),
+        table_2_section(trials, load_published("luc")["perplexity"]),
         size_section(model, texts, middle, trials[middle][0], on_step),
         errors_section(errors, trials),
     )
@@ -111,7 +111,7 @@ def _texts(model: str, text: str, measured_on: int) -> Texts:
 
 def trials_of(
     model: str, texts: Texts, errors: BlockErrors, bits: int, seeds: int, on_step: OnStep
-) -> list[Trial]:
+) -> list[CompressedTrial]:
     """All blocks alike, LUC, and LUC's bits and zeros by lot, so many times."""
     chosen = luc_compression(errors.by_bits[bits], errors.of_pruning, bits, SPARSITY)
     ways = [
@@ -126,7 +126,9 @@ def trials_of(
     return trials
 
 
-def try_out(model: str, texts: Texts, policy: str, chosen: Compression, among: int = 0) -> Trial:
+def try_out(
+    model: str, texts: Texts, policy: str, chosen: Compression, among: int = 0
+) -> CompressedTrial:
     """Write a model, and measure what was written."""
     with tempfile.TemporaryDirectory(prefix="edgewise-luc-") as parent:
         folder = Path(parent) / "model"
@@ -138,7 +140,7 @@ def try_out(model: str, texts: Texts, policy: str, chosen: Compression, among: i
             size += len(stored)
             for start in range(0, len(stored), PIECE_BYTES):
                 left += len(compressed(stored[start : start + PIECE_BYTES], ALWAYS)[0])
-    return Trial(policy, chosen, losses, size, left)
+    return CompressedTrial(policy, chosen, losses, size, left)
 
 
 def text_losses(model: str, ids: Tensor) -> Tensor:
@@ -152,7 +154,7 @@ def text_losses(model: str, ids: Tensor) -> Tensor:
     return torch.stack(losses)
 
 
-def perplexity_section(trials: dict[int, list[Trial]]) -> Section:
+def perplexity_section(trials: dict[int, list[CompressedTrial]]) -> Section:
     rows: list[tuple[Value, ...]] = []
     for bits, tried in trials.items():
         best = tried[-1]
@@ -172,7 +174,7 @@ def perplexity_section(trials: dict[int, list[Trial]]) -> Section:
     return Section("Perplexity", caption, columns, tuple(rows))
 
 
-def believed_section(trials: dict[int, list[Trial]], theirs: Table) -> Section:
+def table_2_section(trials: dict[int, list[CompressedTrial]], theirs: Table) -> Section:
     """Perplexities over that of all blocks alike: the models are not the same."""
     comparisons = []
     for bits, tried in trials.items():
@@ -198,7 +200,9 @@ def _ratio(row: Mapping[str, Cell], policy: str) -> Cell:
     return replace(cell, value=value, remark=f"{cell.value} / {uniform.value}")
 
 
-def size_section(model: str, texts: Texts, bits: int, anywhere: Trial, on_step: OnStep) -> Section:
+def size_section(
+    model: str, texts: Texts, bits: int, anywhere: CompressedTrial, on_step: OnStep
+) -> Section:
     """Dense, pruned `anywhere`, pruned two of four: what is lost, and what is left to store."""
     blocks, among = open_checkpoint(model).config.num_blocks, SEMI_STRUCTURED.among
     dense = try_out(model, texts, "none", uniform_compression(blocks, bits, 0.0))
@@ -219,7 +223,7 @@ def size_section(model: str, texts: Texts, bits: int, anywhere: Trial, on_step: 
     return Section("What zeros save", caption, columns, rows)
 
 
-def errors_section(errors: BlockErrors, trials: dict[int, list[Trial]]) -> Section:
+def errors_section(errors: BlockErrors, trials: dict[int, list[CompressedTrial]]) -> Section:
     """By which LUC chose, and what."""
     widths = tuple(trials)
     chosen = {bits: tried[-1].chosen for bits, tried in trials.items()}

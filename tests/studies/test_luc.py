@@ -16,16 +16,23 @@ from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.quality.streaming import cross_entropy, run_in_parts, run_layer
 from edgewise.schemes import get_scheme
 from edgewise.studies import write_study
-from edgewise.studies.luc import Texts, Trial, believed_section, luc_page, text_losses, try_out
+from edgewise.studies.luc import (
+    CompressedTrial,
+    Texts,
+    luc_page,
+    table_2_section,
+    text_losses,
+    try_out,
+)
 from edgewise.studies.published import load_published
 from tests.seeds import THOROUGH
 
 thorough = pytest.mark.skipif(not THOROUGH, reason="minutes on the real model: make test-slow")
 
 
-def trial(policy: str, losses: list[float]) -> Trial:
+def trial(policy: str, losses: list[float]) -> CompressedTrial:
     chosen = uniform_compression(2, 4, 0.5)
-    return Trial(policy, chosen, torch.tensor(losses, dtype=torch.float64), 100, 50)
+    return CompressedTrial(policy, chosen, torch.tensor(losses, dtype=torch.float64), 100, 50)
 
 
 def test_losses_beyond_another_are_taken_sequence_by_sequence() -> None:
@@ -40,7 +47,7 @@ def test_losses_beyond_another_are_taken_sequence_by_sequence() -> None:
 def test_beside_table_2_stand_ratios() -> None:
     tried = [trial("uniform", [2.0, 2.0]), trial("random", [1.0, 1.0]), trial("random", [2.0, 2.0]),
              trial("LUC", [1.5, 1.5])]  # fmt: skip
-    section = believed_section({4: tried}, load_published("luc")["perplexity"])
+    section = table_2_section({4: tried}, load_published("luc")["perplexity"])
     random, luc = (dict(zip(section.columns, row, strict=True)) for row in section.rows)
     assert random["ours"] == pytest.approx((math.exp(-1) + 1) / 2)
     assert luc["ours"] == pytest.approx(math.exp(-0.5))

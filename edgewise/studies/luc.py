@@ -46,8 +46,10 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Texts:
-    """Token ids [B, T]: what matrices are made by, what LUC chooses by, what is measured on."""
+    """Sequences [B, T] of a text: what matrices are made by, what LUC chooses by, what is measured
+    on."""
 
+    name: str
     calibration: Tensor
     choosing: Tensor
     measured: Tensor
@@ -74,17 +76,24 @@ class CompressedTrial:
         return float(more.mean()), float(more.std() / len(more) ** 0.5)
 
 
-def luc_page(
+def luc_page(model: str, on_step: OnStep, *, text: str = ENGLISH) -> Page:
+    """Compresses `model` in every way, and measures each. Raises InputError, ModelError."""
+    ids = sequences(model, Calibration(text, CALIBRATED_ON + MEASURED_ON, LENGTH))
+    calibration, measured = ids[:CALIBRATED_ON], ids[CALIBRATED_ON:]
+    name = "Python's documentation" if text == ENGLISH else Path(text).name
+    texts = Texts(name, calibration, calibration[:CHOSEN_ON], measured)
+    return compression_page(model, texts, on_step)
+
+
+def compression_page(
     model: str,
+    texts: Texts,
     on_step: OnStep,
     *,
-    text: str = ENGLISH,
     widths: Sequence[int] = WIDTHS,
     seeds: int = SEEDS,
-    measured_on: int = MEASURED_ON,
 ) -> Page:
-    """Compresses `model` in every way, and measures each. Raises InputError, ModelError."""
-    texts = _texts(model, text, measured_on)
+    """The same on texts that are there already."""
     errors = measure_block_errors(model, texts.choosing, widths, SPARSITIES, on_step)
     trials = {bits: trials_of(model, texts, errors, bits, seeds, on_step) for bits in widths}
     own, middle = text_losses(model, texts.measured), widths[len(widths) // 2]
@@ -95,18 +104,14 @@ def luc_page(
         errors_section(errors, trials),
     )
     words = TEXT.format(
-        model=open_checkpoint(model).spec.name, tokens=texts.measured.numel(),
-        text="Python's documentation" if text == ENGLISH else Path(text).name,
-        length=LENGTH, seen=texts.calibration.numel(), own=math.exp(float(own.mean())),
-    )  # fmt: skip
+        model=open_checkpoint(model).spec.name,
+        tokens=texts.measured.numel(),
+        text=texts.name,
+        length=texts.measured.shape[1],
+        seen=texts.calibration.numel(),
+        own=math.exp(float(own.mean())),
+    )
     return Page("luc", "Layer-wise unified compression (arXiv 2406.15758)", words, sections)
-
-
-def _texts(model: str, text: str, measured_on: int) -> Texts:
-    """Of one text, no sequence twice."""
-    ids = sequences(model, Calibration(text, CALIBRATED_ON + measured_on, LENGTH))
-    calibration, measured = ids[:CALIBRATED_ON], ids[CALIBRATED_ON:]
-    return Texts(calibration, calibration[:CHOSEN_ON], measured)
 
 
 def trials_of(

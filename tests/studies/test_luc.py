@@ -1,7 +1,8 @@
-"""The page of LUC: its arithmetic by hand, and the demo model's page; the real model in full."""
+"""The page of LUC: its arithmetic by hand, and a small model's page; the real model in full."""
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,13 @@ from edgewise.studies import write_study
 from edgewise.studies.luc import (
     CompressedTrial,
     Texts,
-    luc_page,
+    compression_page,
     table_2_section,
     text_losses,
     try_out,
 )
 from edgewise.studies.published import load_published
+from tests.conftest import VOCABULARY
 from tests.seeds import THOROUGH
 
 thorough = pytest.mark.skipif(not THOROUGH, reason="minutes on the real model: make test-slow")
@@ -54,20 +56,24 @@ def test_beside_table_2_stand_ratios() -> None:
     assert luc["believed"] == pytest.approx(18.58 / 19.86, abs=1e-3)
 
 
-def test_the_page_of_the_demo_model(tmp_path: Path) -> None:
-    page = luc_page("demo", lambda step: None, widths=(4,), seeds=1, measured_on=4)
-    files = page.write(tmp_path)
-    document = json.loads(files[1].read_text())
+def test_the_page_of_a_small_model(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(VOCABULARY, (12, 16), generator=generator)
+    texts = Texts("chance", ids[:8], ids[:4], ids[8:])
+    folder = str(checkpoint("llama"))
+    page = compression_page(folder, texts, lambda step: None, widths=(4, 3), seeds=2)
+    document = json.loads(page.write(tmp_path)[1].read_text())
     perplexity, believed, sizes, blocks = (x["rows"] for x in document["sections"])
-    assert [row["policy"] for row in perplexity] == ["uniform", "random", "LUC"]
-    assert perplexity[0]["average bits"] == 4 < perplexity[1]["average bits"]
-    assert perplexity[1]["average bits"] == perplexity[2]["average bits"]
+    assert [row["policy"] for row in perplexity] == ["uniform", "random", "random", "LUC"] * 2
+    uniform, *others = perplexity[:4]
+    assert uniform["average bits"] == 4 < others[0]["average bits"]
+    assert len({row["average bits"] for row in others}) == 1
     assert {row["zeros"] for row in perplexity} == {"50%"}
     dense, anywhere, pattern = sizes
-    assert dense["perplexity"] < anywhere["perplexity"] < pattern["perplexity"]
+    assert dense["MB"] == anywhere["MB"] == pattern["MB"]
     assert dense["left"] > anywhere["left"]
-    assert len(blocks) == open_checkpoint("demo").config.num_blocks
-    assert len(believed) == 2
+    assert len(blocks) == open_checkpoint(folder).config.num_blocks
+    assert len(believed) == 4
 
 
 def test_texts_are_for_studies_that_read_them(tmp_path: Path) -> None:
@@ -80,7 +86,7 @@ def test_on_the_real_model_sparsegpt_beats_dropping_what_is_small(real_model: Pa
     """Half of all weights of the blocks, 4 bits; against transformers-free magnitude pruning."""
     model = str(real_model)
     ids = sequences(model, Calibration(ENGLISH, 40))
-    texts = Texts(ids[:16], ids[:8], ids[16:])
+    texts = Texts("text", ids[:16], ids[:8], ids[16:])
     blocks = open_checkpoint(model).config.num_blocks
     dense = try_out(model, texts, "dense", uniform_compression(blocks, 4, 0.0))
     pruned = try_out(model, texts, "pruned", uniform_compression(blocks, 4, 0.5))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.adapting import AdviseOptions, FederateOptions, TuneOptions
+from edgewise.cli.adapting import AdviseOptions, CompressOptions, FederateOptions, TuneOptions
 from edgewise.cli.answering import DemoOptions, RunOptions
 from edgewise.cli.options import (
     CANDIDATE_NAMES,
@@ -149,7 +149,7 @@ class StudyOptions:
         str,
         typer.Argument(
             help="edgeshard, dilemma, llm-pq, dftsp, edge-llm, private-lora, federated, "
-            "compressibility, guidelines or quality."
+            "compressibility, streamline, guidelines or quality."
         ),
     ]
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")]
@@ -234,6 +234,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "study": (StudyOptions, "edgewise.cli.study:run_study"),
     "sensitivity": (SensitivityOptions, "edgewise.cli.sensitivity:run_sensitivity"),
     "quantize": (QuantizeOptions, "edgewise.cli.quantize:run_quantize"),
+    "compress": (CompressOptions, "edgewise.cli.compress:run_compress"),
     "tune": (TuneOptions, "edgewise.cli.tune:run_tune"),
     "federate": (FederateOptions, "edgewise.cli.federate:run_federate"),
     "advise": (AdviseOptions, "edgewise.cli.advise:run_advise"),

@@ -24,8 +24,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure
-from edgewise.quality.calibration import Calibration, sequences
-from edgewise.texts import ENGLISH
+from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.quality.plan_loss import plan_losses
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.schemes import STORED, Wire

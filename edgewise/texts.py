@@ -5,7 +5,6 @@ from pathlib import Path
 from edgewise.errors import InputError
 
 MOST_BYTES = 512 * 2**20
-ENGLISH = "english"  # prose that every Python comes with: its own documentation
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:

@@ -10,7 +10,6 @@ from edgewise.advice.facts import Task
 from edgewise.cli.options import ClusterOrNone, Json, Model
 from edgewise.federating.algorithms import Algorithm
 from edgewise.schemes import STORED
-from edgewise.texts import ENGLISH
 from edgewise.tuning.method import TuningMethod, WindowOrder
 
 
@@ -116,32 +115,6 @@ class FederateOptions:
         Path | None, typer.Option(help="Folder for logs and certificates; else they are removed.")
     ] = None
     seed: Annotated[int, typer.Option(help="Of the order of records, and of adapters.")] = 0
-    as_json: Json = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompressOptions:
-    """Make a model smaller: drop the blocks that do least, and let one learn what they did."""
-
-    model: Model
-    drop_layers: Annotated[int, typer.Option(help="How many blocks fewer the model shall have.")]
-    out: Annotated[Path, typer.Option(help="Folder for the new checkpoint; there must be none.")]
-    steps: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Batches by which a block learns what went before its place; 0: none does."
-        ),
-    ] = 400
-    word_steps: Annotated[
-        int, typer.Option(min=0, help="Batches by which it then learns the next token.")
-    ] = 0
-    text: Annotated[
-        str, typer.Option(help="Text to learn from, a file or a data set; else Python's manual.")
-    ] = ENGLISH
-    batch: Annotated[int, typer.Option(min=1, help="Pieces of text of a step.")] = 4
-    length: Annotated[int, typer.Option(min=2, help="Tokens of a piece.")] = 256
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="At most.")] = 5e-4
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of pieces.")] = 0
     as_json: Json = False
 
 

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.adapting import AdviseOptions, CompressOptions, FederateOptions, TuneOptions
+from edgewise.cli.adapting import AdviseOptions, FederateOptions, TuneOptions
 from edgewise.cli.answering import DemoOptions, RunOptions
+from edgewise.cli.compressing import CompressOptions
 from edgewise.cli.options import (
     CANDIDATE_NAMES,
     ClusterFile,

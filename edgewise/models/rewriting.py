@@ -28,7 +28,7 @@ GGUF_TYPE = torch.bfloat16  # of what is read from blocks of few bits
 OnLayer = Callable[[str], None]
 
 
-def check_free(folder: Path) -> None:
+def check_vacant(folder: Path) -> None:
     """Raise InputError where something is there already."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name a folder that is not, or is empty")
@@ -61,7 +61,7 @@ def write_checkpoint(
     its own weights or with those of `changed`, between the same embedding and head. Numbers keep
     the types that a safetensors checkpoint has them in; of a GGUF file they become bf16. The folder
     appears whole or not at all. Raises InputError, ModelError, OSError."""
-    check_free(folder)
+    check_vacant(folder)
     check_rewritable(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

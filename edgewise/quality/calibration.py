@@ -18,11 +18,12 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.digests import tensor_digests
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.quality.writing import write
-from edgewise.texts import ENGLISH, read_text
+from edgewise.texts import read_text
 
 WRITING = 2  # version of how models write
 MOST_BYTES = 64 * 2**20  # of a text file
 MOST_TOKENS = 2**22  # of a text that is taken whole
+ENGLISH = "english"  # prose that every Python comes with: its own documentation
 _DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)*")
 
 

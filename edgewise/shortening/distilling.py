@@ -30,6 +30,7 @@ from edgewise.models.decoder import (
     inverse_frequencies,
     rotation,
 )
+from edgewise.models.finite import all_finite
 from edgewise.models.loading import Loader
 from edgewise.schemes import get_scheme
 from edgewise.shortening.recipe import DistillationRecipe
@@ -58,7 +59,7 @@ class FrozenModel:
     """Layers of a model by number, which gradients go through, if any come."""
 
     def __init__(self, config: DecoderConfig, layers: Mapping[int, Layer]) -> None:
-        self.config, self._layers = config, layers
+        self.config, self.layers = config, layers
         for layer in layers.values():
             _freeze(layer, config)
         rope = config.rope
@@ -67,7 +68,7 @@ class FrozenModel:
     @torch.no_grad()
     def entered(self, tokens: Tensor) -> Tensor:
         """tokens [B, T] -> what the first block gets, float32 [B, T, H]."""
-        embedding = self._layers[0]
+        embedding = self.layers[0]
         assert isinstance(embedding, Embedding)
         states: Tensor = embedding(tokens, torch.arange(tokens.shape[1]).expand(tokens.shape))
         return states
@@ -75,7 +76,7 @@ class FrozenModel:
     def through(self, states: Tensor, span: BlockSpan) -> Tensor:
         """States [B, T, H] through the blocks of a span."""
         for number in range(span.first, span.end):
-            states = self.block(self._layers[number + 1], number, states)
+            states = self.block(self.layers[number + 1], number, states)
         return states
 
     def block(self, block: nn.Module, number: int, states: Tensor) -> Tensor:
@@ -87,11 +88,12 @@ class FrozenModel:
 
     def nats(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of what follows in tokens [B, T], of states behind all blocks."""
-        head = self._layers[self.config.num_layers - 1]
+        head = self.layers[self.config.num_layers - 1]
         assert isinstance(head, Head)
         inputs = head.inputs(states[:, :-1].flatten(0, 1))
         matrix = head.out.matrix if isinstance(head.out, Frozen) else head.out
-        return head_cross_entropy(inputs, tokens[:, 1:].flatten(), matrix, torch.bfloat16)
+        dtype = getattr(torch, FROZEN.compute)
+        return head_cross_entropy(inputs, tokens[:, 1:].flatten(), matrix, dtype)
 
     def _turn(self, length: int) -> Rotation | None:
         frequency = self._frequency
@@ -107,20 +109,26 @@ def _freeze(layer: Layer, config: DecoderConfig) -> None:
 
 
 class Distillation:
-    """A block in training, which begins as the span's first one: `student` is in float32."""
+    """A `student` in training: a block that begins as the span's first one, in float32."""
 
     def __init__(
-        self, checkpoint: Checkpoint, span: BlockSpan, recipe: DistillationRecipe, pieces: Tensor
+        self,
+        checkpoint: Checkpoint,
+        span: BlockSpan,
+        recipe: DistillationRecipe,
+        pieces: Tensor,
+        student: Layer | None = None,
     ) -> None:
         """Text is pieces [N, T] of token ids. Of the model as much is loaded, in bf16, as the
-        recipe needs."""
+        recipe needs. Another `student` gets what a block gets."""
         config, loader = checkpoint.config, Loader(checkpoint, torch.device("cpu"))
         last = config.num_layers if recipe.word_steps else span.end + 1
         layers = dict[int, Layer]()
         for number in range(last):
             layers[number] = loader.layer(number, FROZEN, layers.get(0))
         self.model, self.span, self.recipe = FrozenModel(config, layers), span, recipe
-        self.student = loader.layer(span.first + 1, LEARNING).requires_grad_(True)
+        student = loader.layer(span.first + 1, LEARNING) if student is None else student
+        self.student = student.requires_grad_(True)
         self._batches = recipe.batches(pieces)
 
     def steps(self) -> Iterator[DistillationStep]:
@@ -128,11 +136,11 @@ class Distillation:
         yield from self._phase(self.recipe.steps, by_words=False)
         yield from self._phase(self.recipe.word_steps, by_words=True)
 
-    def learned(self) -> Block:
-        """The block as it is now, which does not change any more."""
-        block = deepcopy(self.student).requires_grad_(False)
-        assert isinstance(block, Block)
-        return block
+    def learned(self) -> Layer:
+        """The student as it is now, which does not change any more. Raises NonFinite."""
+        if not all(all_finite(weights) for weights in self.student.parameters()):
+            raise self._diverged("weights are no numbers any more")
+        return deepcopy(self.student).requires_grad_(False)
 
     def _phase(self, steps: int, *, by_words: bool) -> Iterator[DistillationStep]:
         optimizer = torch.optim.AdamW(
@@ -142,13 +150,9 @@ class Distillation:
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.rate_at(number, steps)
-            loss = self._loss(tokens, by_words)
+            loss = self.loss(tokens, by_words)
             if not math.isfinite(loss.item()):
-                raise NonFinite(
-                    f"the loss was {loss.item()} at step {number} of {steps} of {self.span}: most "
-                    f"likely the learning rate, {self.recipe.rate:g}, is too high; nothing was "
-                    "written"
-                )
+                raise self._diverged(f"the loss was {loss.item()} at step {number} of {steps}")
             loss.backward()
             nn.utils.clip_grad_norm_(self.student.parameters(), LONGEST_GRADIENT)
             optimizer.step()
@@ -156,7 +160,14 @@ class Distillation:
             spent = time.perf_counter() - began
             yield DistillationStep(number, by_words, loss.item(), tokens.numel(), spent)
 
-    def _loss(self, tokens: Tensor, by_words: bool) -> Tensor:
+    def _diverged(self, what: str) -> NonFinite:
+        return NonFinite(
+            f"{what}, of what takes the place of {self.span}: most likely the learning rate, "
+            f"{self.recipe.rate:g}, is too high; nothing was written"
+        )
+
+    def loss(self, tokens: Tensor, by_words: bool) -> Tensor:
+        """Of a batch [B, T], by which the block has gradients."""
         model, span, end = self.model, self.span, self.model.config.num_blocks
         with torch.no_grad():
             before = model.through(model.entered(tokens), BlockSpan(0, span.first))

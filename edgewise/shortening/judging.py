@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edgewise.models.checkpoint import Checkpoint
-from edgewise.models.decoder import Block, Layer
+from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader
 from edgewise.quality.streaming import run_in_parts, run_layer
 from edgewise.schemes import get_scheme
@@ -22,7 +22,7 @@ def token_nats(
     scheme: str = PRECISION,
     method: str | None = None,
     blocks: Sequence[int] | None = None,
-    changed: Mapping[int, Block] | None = None,
+    changed: Mapping[int, Layer] | None = None,
     first: int = 1,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Tensor:
@@ -34,7 +34,7 @@ def token_nats(
     wanted, changed = range(config.num_blocks) if blocks is None else blocks, changed or {}
     states = ids
     for number in (0, *(block + 1 for block in wanted)):
-        own: Layer | None = changed.get(number - 1)
+        own = changed.get(number - 1)
         layer = loader.layer(number, get_scheme(scheme)) if own is None else own
         states = run_in_parts(config, number, layer, states)
         on_step(f"layer {number}")

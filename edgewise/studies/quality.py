@@ -11,7 +11,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning.highs import Program
 from edgewise.planning.tables import Floats
 from edgewise.plots import save_lines, save_scatter
-from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.quality.evaluate import measure_quality
 from edgewise.quality.examples import load_examples
 from edgewise.quality.plan_loss import plan_losses
@@ -22,7 +22,6 @@ from edgewise.quantization.store import Store
 from edgewise.schemes import CANDIDATES, RECIPES, Family, get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.studies.page import Figure, OnStep, Page, Section, Value, quietly
-from edgewise.texts import ENGLISH
 
 MODEL, BUILT_IN = "smollm2", "demo"
 RECIPES_SHOWN = ("bf16", "stored", *RECIPES)

@@ -1,4 +1,4 @@
-"""Checkpoints made of another one's blocks, against transformers and against layers moved by hand."""
+"""Checkpoints of another one's blocks, against transformers and layers moved by hand."""
 
 import json
 
@@ -101,9 +101,7 @@ def test_nothing_is_written_over(checkpoint, tmp_path):
 
 def test_unlike_blocks_are_refused(checkpoint, tmp_path):
     with pytest.raises(ModelError, match=r"not alike \(they see 5 tokens, all tokens\)"):
-        write_checkpoint(
-            open_checkpoint(checkpoint("qwen2-window")), KEPT, {}, tmp_path / "new"
-        )
+        write_checkpoint(open_checkpoint(checkpoint("qwen2-window")), KEPT, {}, tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
 

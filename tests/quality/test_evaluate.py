@@ -11,7 +11,7 @@ from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.loading import Loader
 from edgewise.models.shard import load_shard
-from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.quality.evaluate import greedy, measure_quality
 from edgewise.quality.examples import Example, load_examples
 from edgewise.quality.plan_loss import full_states, plan_losses
@@ -20,7 +20,6 @@ from edgewise.quality.streaming import run_observed
 from edgewise.quantization import Store
 from edgewise.quantization.rounding import quantize_matrix
 from edgewise.schemes import get_scheme
-from edgewise.texts import ENGLISH
 from tests.seeds import THOROUGH
 
 SQUAD = {

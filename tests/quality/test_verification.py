@@ -5,11 +5,10 @@ import torch
 
 from edgewise.errors import InputError
 from edgewise.quality import verification
-from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.quality.plan_loss import Loss
 from edgewise.quality.verification import text_of, verify
 from edgewise.schemes import Wire
-from edgewise.texts import ENGLISH
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
-from edgewise.models.decoder import Block
-from edgewise.quality.calibration import Calibration
+from edgewise.models.decoder import Block, Layer
+from edgewise.quality.calibration import ENGLISH, Calibration
 from edgewise.quality.rounding import collected
 from edgewise.quantization.rounding import calibrated
-from edgewise.schemes import RECIPES
+from edgewise.schemes import RECIPES, get_scheme
 from edgewise.shortening.distilling import Distillation, DistillationStep
 from edgewise.shortening.judging import PRECISION, token_nats
 from edgewise.shortening.recipe import DistillationRecipe
@@ -23,18 +23,19 @@ from edgewise.shortening.spans import BlockSpan, kept_blocks, most_similar, span
 from edgewise.specs import LayerKind, ModelSpec
 from edgewise.studies.page import OnStep
 from edgewise.studies.streamline.choices import CONTEXT, OPTIONS, stability
+from edgewise.studies.streamline.mlp import PlainMlp
 from edgewise.studies.streamline.texts import StudyTexts
-from edgewise.texts import ENGLISH
 
 SMALLER_BY = 0.25  # of all parameters
-FEW_BITS = "4bit"
+FEW_BITS, TOLD_EVERY = "4bit", 10
 ROUNDED_BY = Calibration(ENGLISH, 32, 128, seed=1)  # text that weights are rounded by
 FULL, DISTILLED, THEN_WORDS = "full", "one learns by states", "then by words"
+MLP = "an MLP learns by states"
 STILL, GONE = "the first of them alone", "that span without replacement"
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedModel:
     """A model's blocks and bytes, and what it says: nats a token on text like what was learned and
     on other text; the share of questions answered rightly, how stable that is, and how often it is
     right where the full model is, and wrong where that is."""
@@ -59,7 +60,7 @@ class Streamlined:
     dropped: int
     span: BlockSpan
     similarities: Mapping[int, list[float]]
-    judged: list[Judged] = field(default_factory=list)
+    judged: list[JudgedModel] = field(default_factory=list)
     steps: list[DistillationStep] = field(default_factory=list)
     memory: tuple[int, int] = (0, 0)
     questions: float = 0.0
@@ -99,7 +100,7 @@ class Judge:
         name: str,
         checkpoint: Checkpoint,
         blocks: list[int] | None = None,
-        changed: Mapping[int, Block] | None = None,
+        changed: Mapping[int, Layer] | None = None,
         scheme: str = PRECISION,
         method: str | None = None,
     ) -> None:
@@ -113,13 +114,17 @@ class Judge:
                 method=method,
             )  # fmt: skip
 
+        size = shorter_spec(spec, count).weight_bytes([scheme] * (count + 2))
+        for number, layer in (changed or {}).items():
+            own = sum(x.numel() for x in layer.parameters()) * get_scheme(scheme).bits // 8
+            size += own - spec.layers[number + 1].weight_bytes(get_scheme(scheme))
         said = nats(texts.choices.ids.flatten(0, 1), CONTEXT).mean(1).view(-1, OPTIONS)
         if not len(self._original):
             self._original = said
         was_right, right = (texts.choices.are_right(x) for x in (self._original, said))
         stable, self.result.questions = stability(self._original, was_right, right)
-        self.result.judged.append(Judged(
-            name, count, shorter_spec(spec, count).weight_bytes([scheme] * (count + 2)),
+        self.result.judged.append(JudgedModel(
+            name, count, size,
             float(nats(texts.own).mean()), float(nats(texts.other).mean()),
             float(right.double().mean()), stable, float((was_right == right).double().mean()),
         ))  # fmt: skip
@@ -144,6 +149,7 @@ def streamlined(
     judge.judge(f"{span}: {STILL}", checkpoint, kept_blocks(config, span, True))
     for name, other in other_spans(config.num_blocks, dropped, similarities[dropped]).items():
         judge.judge(f"without {other}, {name}", checkpoint, kept_blocks(config, other, False))
+    by_mlp(checkpoint, judge, recipe, texts.learned)
     shorter = distilled(checkpoint, judge, recipe, texts.learned)
     with tempfile.TemporaryDirectory() as folder:
         shorter.write(Path(folder) / "shorter")
@@ -162,6 +168,20 @@ def other_spans(blocks: int, length: int, similarities: list[float]) -> dict[str
     }
 
 
+def by_mlp(
+    checkpoint: Checkpoint, judge: Judge, recipe: DistillationRecipe, pieces: Tensor
+) -> None:
+    """What an MLP makes of the same steps by states."""
+    span, mlp = judge.result.span, PlainMlp(checkpoint.config.hidden_size)
+    by_states = replace(recipe, word_steps=0)
+    distillation = Distillation(checkpoint, span, by_states, pieces, mlp)
+    for step in distillation.steps():
+        if step.number % TOLD_EVERY == 0:
+            judge.on_step(f"MLP, step {step.number}, loss {step.loss:.3f}")
+    blocks = kept_blocks(checkpoint.config, span, True)
+    judge.judge(f"{span}: {MLP}", checkpoint, blocks, {span.first: distillation.learned()})
+
+
 def distilled(
     checkpoint: Checkpoint, judge: Judge, recipe: DistillationRecipe, pieces: Tensor
 ) -> ShorterModel:
@@ -169,20 +189,21 @@ def distilled(
     result, process = judge.result, psutil.Process()
     span, before = result.span, process.memory_info().rss
     distillation, most = Distillation(checkpoint, span, recipe, pieces), before
-    blocks, changed = kept_blocks(checkpoint.config, span, True), {}
+    blocks = kept_blocks(checkpoint.config, span, True)
     for step in distillation.steps():
         result.steps.append(step)
         most = max(most, process.memory_info().rss)
-        if step.number % 10 == 0:
+        if step.number % TOLD_EVERY == 0:
             judge.on_step(f"step {step.number}, loss {step.loss:.3f}")
         if not step.by_words and step.number == recipe.steps - 1:
-            changed = {span.first: distillation.learned()}
-            judge.judge(f"{span}: {DISTILLED}", checkpoint, blocks, changed)
+            learned = distillation.learned()
+            judge.judge(f"{span}: {DISTILLED}", checkpoint, blocks, {span.first: learned})
     result.memory = before, most
+    block = distillation.learned()
+    assert isinstance(block, Block)
     if recipe.word_steps:
-        changed = {span.first: distillation.learned()}
-        judge.judge(f"{span}: {THEN_WORDS}", checkpoint, blocks, changed)
-    return ShorterModel(checkpoint, span, blocks, [], changed)
+        judge.judge(f"{span}: {THEN_WORDS}", checkpoint, blocks, {span.first: block})
+    return ShorterModel(checkpoint, span, blocks, [], {span.first: block})
 
 
 def compare_bits(model: str, shorter: str, judge: Judge) -> None:

@@ -17,12 +17,12 @@ from edgewise.studies.page import (
     Value,
     comparison_section,
 )
-from edgewise.studies.published import load_published
+from edgewise.studies.published import column_name, load_published
 from edgewise.studies.streamline.measured import (
     DISTILLED,
     FULL,
     THEN_WORDS,
-    Judged,
+    JudgedModel,
     Streamlined,
     parameters,
     shorter_spec,
@@ -62,7 +62,7 @@ def page_of(found: Streamlined) -> Page:
     )  # fmt: skip
     sections = (
         judged_section(found), similarity_section(found), learning_section(found),
-        kept_section(found),
+        kept_section(found), tasks_section(),
     )  # fmt: skip
     return Page("streamline", "LLM-Streamline (arXiv 2403.19135)", text, sections)
 
@@ -145,5 +145,21 @@ def kept_section(found: Streamlined) -> Section:
     return comparison_section("Beside the published values", caption, comparisons)
 
 
-def _judged(found: Streamlined, name: str) -> Judged | None:
+def tasks_section() -> Section:
+    """Theirs: nothing of ours stands beside it."""
+    tasks = load_published("streamline")["tasks"]
+    columns = ("task", *(
+        column_name(what, (row[key] for row in tasks.values()))
+        for what, key in (("Llama-2-7B", "full"), ("30 % fewer parameters", "shorter"))
+    ))  # fmt: skip
+    rows: tuple[tuple[Value, ...], ...] = tuple(
+        (name, row["full"].value, row["shorter"].value) for name, row in tasks.items()
+    )
+    caption = (
+        "Accuracy in percent, of models that were not run here: what is lost depends on the task."
+    )
+    return Section("Their tasks", caption, columns, rows)
+
+
+def _judged(found: Streamlined, name: str) -> JudgedModel | None:
     return next((x for x in found.judged if x.name.endswith(name)), None)

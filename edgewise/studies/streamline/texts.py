@@ -10,10 +10,9 @@ from torch import Tensor
 
 from edgewise.errors import InputError
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quality.calibration import ENGLISH, Calibration, sequences
 from edgewise.shortening.shorten import TextSplit
 from edgewise.studies.streamline.choices import CONTEXT, CONTINUATION, Choices
-from edgewise.texts import ENGLISH
 
 HANDBOOK = Path("/usr/share/doc/debian-handbook/html/en-US")
 HELD_OUT = 5  # of the pages one is

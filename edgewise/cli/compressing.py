@@ -1,0 +1,36 @@
+"""The options of `edgewise compress`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgewise.cli.options import Json, Model, Text, TextLength, TextSeed
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """Make a model smaller: a folder that loads like any other model."""
+
+    model: Model
+    out: Annotated[Path, typer.Option(help="Folder for the smaller model; it must not be there.")]
+    drop_layers: Annotated[
+        int | None,
+        typer.Option(help="How many blocks fewer: those that change least, in a row."),
+    ] = None
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Batches by which a block learns what those did; 0: they are left out."
+        ),
+    ] = 400
+    word_steps: Annotated[
+        int, typer.Option(min=0, help="Batches by which it then learns the next token.")
+    ] = 0
+    batch: Annotated[int, typer.Option(min=1, help="Pieces of text of a batch.")] = 8
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 5e-4
+    text: Text = None
+    length: TextLength = 128
+    seed: TextSeed = 1
+    as_json: Json = False

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgewise.errors import ModelError, PromptError
 from edgewise.models.checkpoint import file_source, gguf_file, read_json
-from edgewise.models.gguf.tokenizer import gguf_tokenizer
+from edgewise.models.gguf.tokenizer import gguf_tokenizer, has_tokenizer
 from edgewise.models.grammar import Grammars
 from edgewise.models.hub import CONFIG
 
@@ -163,6 +163,8 @@ def copy_tokenizer(model: str | Path, folder: Path) -> None:
     """Put the tokenizer of a model, if it has one, into a folder, and at which tokens answers end.
     Raises ModelError, OSError."""
     if (path := gguf_file(str(model))) is not None:
+        if not has_tokenizer(path):
+            return
         hf, stop_ids = gguf_tokenizer(path)
         hf.save_pretrained(folder)
         ends = json.dumps({"eos_token_id": sorted(stop_ids)}) + "\n"

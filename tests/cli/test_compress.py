@@ -6,11 +6,15 @@ import pytest
 import torch
 import transformers
 
+from edgewise.cli import shortening
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
+from edgewise.quality.calibration import Calibration, sequences
+from edgewise.shortening.judging import token_nats
+from edgewise.shortening.shorten import TextSplit
 from tests.seeds import THOROUGH
 
 SHORT = ("--length", "32", "--batch", "2")
@@ -48,6 +52,25 @@ def test_a_shorter_demo(command, text, tmp_path, steps):
         truth = model.eval()(ids[None]).logits[0]
     assert (logits(out, ids) - truth).abs().max() < 1e-3
     assert command("run", out, "Where is the library?", "--max-tokens", "3").code == 0
+
+
+def test_without_a_text_it_learns_from_what_it_writes_itself(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(shortening, "WRITTEN", 20)
+    told = ("compress", "demo", "--drop-layers", "1", *SHORT, "--steps", "3", "--json")
+    result = command(*told, "--out", tmp_path / "new")
+    assert result.code == 0, result.err
+    said = json.loads(result.out)
+    written = sequences("demo", Calibration(None, 20, 32, 1))
+    held_out = TextSplit.of(written, "").held_out
+    source = open_checkpoint("demo")
+    assert said["loss_before"] == pytest.approx(float(token_nats(source, held_out).mean()))
+    nats = token_nats(open_checkpoint(tmp_path / "new"), held_out)
+    assert said["loss"] == pytest.approx(float(nats.mean()), abs=0.01)
+
+
+def test_nothing_that_is_asked_for(command, tmp_path):
+    result = command("compress", "demo", "--out", tmp_path / "new")
+    assert result.code == 2 and "say how to make it smaller" in result.err
 
 
 def test_what_people_read(command, text, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -17,6 +18,7 @@ from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.schemes import get_scheme
 from tests.conftest import FAMILIES, VOCABULARY, random_model
+from tests.models.gguf_files import write_gguf
 
 KEPT, LENGTH = [0, 3], 23
 TOKENS = torch.randint(VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1))
@@ -34,9 +36,12 @@ def theirs(folder, tokens=TOKENS):
         return model.eval()(tokens[None]).logits[0]
 
 
-def moved(family):
-    """transformers' own model of the family, with the blocks taken out by hand."""
+def moved(family, dtype=torch.float32):
+    """transformers' own model of the family, with the blocks taken out by hand, and its weights
+    rounded."""
     model = random_model(family)
+    for weights in model.parameters():
+        weights.data = weights.data.to(dtype).float()
     decoder = getattr(model.model, "decoder", model.model)
     decoder.layers = torch.nn.ModuleList(decoder.layers[number] for number in KEPT)
     with torch.inference_mode():
@@ -103,6 +108,22 @@ def test_unlike_blocks_are_refused(checkpoint, tmp_path):
     with pytest.raises(ModelError, match=r"not alike \(they see 5 tokens, all tokens\)"):
         write_checkpoint(open_checkpoint(checkpoint("qwen2-window")), KEPT, {}, tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "mistral-window", "qwen2", "qwen3"])
+def test_of_a_gguf_file_weights_become_bf16(family, tmp_path):
+    write_gguf(tmp_path / "model.gguf", random_model(family))
+    write_checkpoint(open_checkpoint(tmp_path / "model.gguf"), KEPT, {}, tmp_path / "new")
+    truth = moved(family, torch.bfloat16)
+    assert (ours(tmp_path / "new") - truth).abs().max() < 1e-4
+    assert (theirs(tmp_path / "new") - truth).abs().max() < 1e-4
+
+
+def test_rotary_factors_one_by_one_are_refused(tmp_path):
+    factors = {"rope_freqs.weight": np.ones(4, np.float32)}
+    write_gguf(tmp_path / "model.gguf", random_model("llama"), extra=factors)
+    with pytest.raises(ModelError, match="give the model's original checkpoint"):
+        write_checkpoint(open_checkpoint(tmp_path / "model.gguf"), KEPT, {}, tmp_path / "new")
 
 
 def test_of_a_file_in_blocks_of_few_bits(real_model, tmp_path):

@@ -109,26 +109,20 @@ def _freeze(layer: Layer, config: DecoderConfig) -> None:
 
 
 class Distillation:
-    """A `student` in training: a block that begins as the span's first one, in float32."""
+    """A block in training, which begins as the span's first one: `student` is in float32."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        span: BlockSpan,
-        recipe: DistillationRecipe,
-        pieces: Tensor,
-        student: Layer | None = None,
+        self, checkpoint: Checkpoint, span: BlockSpan, recipe: DistillationRecipe, pieces: Tensor
     ) -> None:
         """Text is pieces [N, T] of token ids. Of the model as much is loaded, in bf16, as the
-        recipe needs. Another `student` gets what a block gets."""
+        recipe needs."""
         config, loader = checkpoint.config, Loader(checkpoint, torch.device("cpu"))
         last = config.num_layers if recipe.word_steps else span.end + 1
         layers = dict[int, Layer]()
         for number in range(last):
             layers[number] = loader.layer(number, FROZEN, layers.get(0))
         self.model, self.span, self.recipe = FrozenModel(config, layers), span, recipe
-        student = loader.layer(span.first + 1, LEARNING) if student is None else student
-        self.student = student.requires_grad_(True)
+        self.student = loader.layer(span.first + 1, LEARNING).requires_grad_(True)
         self._batches = recipe.batches(pieces)
 
     def steps(self) -> Iterator[DistillationStep]:
@@ -136,11 +130,13 @@ class Distillation:
         yield from self._phase(self.recipe.steps, by_words=False)
         yield from self._phase(self.recipe.word_steps, by_words=True)
 
-    def learned(self) -> Layer:
-        """The student as it is now, which does not change any more. Raises NonFinite."""
+    def learned(self) -> Block:
+        """The block as it is now, which does not change any more. Raises NonFinite."""
         if not all(all_finite(weights) for weights in self.student.parameters()):
             raise self._diverged("weights are no numbers any more")
-        return deepcopy(self.student).requires_grad_(False)
+        block = deepcopy(self.student).requires_grad_(False)
+        assert isinstance(block, Block)
+        return block
 
     def _phase(self, steps: int, *, by_words: bool) -> Iterator[DistillationStep]:
         optimizer = torch.optim.AdamW(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edgewise.models.checkpoint import Checkpoint
-from edgewise.models.decoder import Layer
+from edgewise.models.decoder import Block
 from edgewise.models.loading import Loader
 from edgewise.quality.streaming import run_in_parts, run_layer
 from edgewise.schemes import get_scheme
@@ -22,7 +22,7 @@ def token_nats(
     scheme: str = PRECISION,
     method: str | None = None,
     blocks: Sequence[int] | None = None,
-    changed: Mapping[int, Layer] | None = None,
+    changed: Mapping[int, Block] | None = None,
     first: int = 1,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Tensor:

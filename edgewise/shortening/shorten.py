@@ -107,6 +107,4 @@ def learn(shorter: ShorterModel, recipe: DistillationRecipe, pieces: Tensor, sho
             shorter.steps.append(step)
             rate, memory = step.tokens / step.seconds, format_bytes(process.memory_info().rss)
             advance(f"loss {step.loss:.3f}, {rate:.0f} tokens/s, {memory}")
-    block = distillation.learned()
-    assert isinstance(block, Block)
-    shorter.changed[shorter.span.first] = block
+    shorter.changed[shorter.span.first] = distillation.learned()

@@ -29,6 +29,9 @@ from edgewise.studies.streamline.page import page_of
 from edgewise.studies.streamline.texts import handbook_pages, study_texts
 from tests.conftest import random_model
 
+PAGE = """<h1>no</h1><div class="para">A &amp;
+  <b>b</b></div><div>no</div><div class="para">c</div>"""
+
 
 def test_stability_is_the_papers_formula() -> None:
     nats = torch.tensor([[1.0, 2.0], [0.5, 0.5], [1.0, 1.2]], dtype=torch.float64)
@@ -83,7 +86,7 @@ def test_a_quarter_of_the_real_model_is_ten_blocks(real_model) -> None:
 
 
 def test_paragraphs_of_pages(tmp_path: Path) -> None:
-    (tmp_path / "a.html").write_text("<h1>no</h1><p class='x'>A &amp;\n <b>b</b></p><p>c</p>")
+    (tmp_path / "a.html").write_text(PAGE)
     assert handbook_pages(tmp_path) == ["A & b\n\nc"]
     with pytest.raises(InputError, match="apt-get install debian-handbook"):
         handbook_pages(tmp_path / "none")

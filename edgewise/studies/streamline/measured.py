@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
-from edgewise.models.decoder import Block, Layer
+from edgewise.models.decoder import Block
 from edgewise.quality.calibration import ENGLISH, Calibration
 from edgewise.quality.rounding import collected
 from edgewise.quantization.rounding import calibrated
-from edgewise.schemes import RECIPES, get_scheme
+from edgewise.schemes import RECIPES
 from edgewise.shortening.distilling import Distillation, DistillationStep
 from edgewise.shortening.judging import PRECISION, token_nats
 from edgewise.shortening.recipe import DistillationRecipe
@@ -23,14 +23,12 @@ from edgewise.shortening.spans import BlockSpan, kept_blocks, most_similar, span
 from edgewise.specs import LayerKind, ModelSpec
 from edgewise.studies.page import OnStep
 from edgewise.studies.streamline.choices import CONTEXT, OPTIONS, stability
-from edgewise.studies.streamline.mlp import PlainMlp
 from edgewise.studies.streamline.texts import StudyTexts
 
 SMALLER_BY = 0.25  # of all parameters
 FEW_BITS, TOLD_EVERY = "4bit", 10
 ROUNDED_BY = Calibration(ENGLISH, 32, 128, seed=1)  # text that weights are rounded by
 FULL, DISTILLED, THEN_WORDS = "full", "one learns by states", "then by words"
-MLP = "an MLP learns by states"
 STILL, GONE = "the first of them alone", "that span without replacement"
 
 
@@ -100,7 +98,7 @@ class Judge:
         name: str,
         checkpoint: Checkpoint,
         blocks: list[int] | None = None,
-        changed: Mapping[int, Layer] | None = None,
+        changed: Mapping[int, Block] | None = None,
         scheme: str = PRECISION,
         method: str | None = None,
     ) -> None:
@@ -115,9 +113,6 @@ class Judge:
             )  # fmt: skip
 
         size = shorter_spec(spec, count).weight_bytes([scheme] * (count + 2))
-        for number, layer in (changed or {}).items():
-            own = sum(x.numel() for x in layer.parameters()) * get_scheme(scheme).bits // 8
-            size += own - spec.layers[number + 1].weight_bytes(get_scheme(scheme))
         said = nats(texts.choices.ids.flatten(0, 1), CONTEXT).mean(1).view(-1, OPTIONS)
         if not len(self._original):
             self._original = said
@@ -149,7 +144,6 @@ def streamlined(
     judge.judge(f"{span}: {STILL}", checkpoint, kept_blocks(config, span, True))
     for name, other in other_spans(config.num_blocks, dropped, similarities[dropped]).items():
         judge.judge(f"without {other}, {name}", checkpoint, kept_blocks(config, other, False))
-    by_mlp(checkpoint, judge, recipe, texts.learned)
     shorter = distilled(checkpoint, judge, recipe, texts.learned)
     with tempfile.TemporaryDirectory() as folder:
         shorter.write(Path(folder) / "shorter")
@@ -166,20 +160,6 @@ def other_spans(blocks: int, length: int, similarities: list[float]) -> dict[str
         "the middle": BlockSpan(middle, middle + length),
         "the last": BlockSpan(blocks - length, blocks),
     }
-
-
-def by_mlp(
-    checkpoint: Checkpoint, judge: Judge, recipe: DistillationRecipe, pieces: Tensor
-) -> None:
-    """What an MLP makes of the same steps by states."""
-    span, mlp = judge.result.span, PlainMlp(checkpoint.config.hidden_size)
-    by_states = replace(recipe, word_steps=0)
-    distillation = Distillation(checkpoint, span, by_states, pieces, mlp)
-    for step in distillation.steps():
-        if step.number % TOLD_EVERY == 0:
-            judge.on_step(f"MLP, step {step.number}, loss {step.loss:.3f}")
-    blocks = kept_blocks(checkpoint.config, span, True)
-    judge.judge(f"{span}: {MLP}", checkpoint, blocks, {span.first: distillation.learned()})
 
 
 def distilled(
@@ -200,7 +180,6 @@ def distilled(
             judge.judge(f"{span}: {DISTILLED}", checkpoint, blocks, {span.first: learned})
     result.memory = before, most
     block = distillation.learned()
-    assert isinstance(block, Block)
     if recipe.word_steps:
         judge.judge(f"{span}: {THEN_WORDS}", checkpoint, blocks, {span.first: block})
     return ShorterModel(checkpoint, span, blocks, [], {span.first: block})

@@ -15,6 +15,7 @@ from edgewise.shortening.shorten import TextSplit
 from edgewise.studies.streamline.choices import CONTEXT, CONTINUATION, Choices
 
 HANDBOOK = Path("/usr/share/doc/debian-handbook/html/en-US")
+PARAGRAPH = re.compile(r'<div class="para">(.*?)</div>', re.DOTALL)
 HELD_OUT = 5  # of the pages one is
 
 
@@ -36,8 +37,7 @@ def handbook_pages(folder: Path = HANDBOOK) -> list[str]:
     pages = [path.read_text("utf-8") for path in sorted(folder.glob("*.html"))]
     if not pages:
         raise InputError(f"{folder}: no pages; on Debian, `apt-get install debian-handbook`")
-    paragraph = re.compile(r"<p[ >].*?</p>", re.DOTALL)
-    return ["\n\n".join(map(_plain, paragraph.findall(page))) for page in pages]
+    return ["\n\n".join(map(_plain, PARAGRAPH.findall(page))) for page in pages]
 
 
 def _plain(markup: str) -> str:

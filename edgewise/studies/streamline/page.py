@@ -31,7 +31,7 @@ from edgewise.studies.streamline.measured import (
 from edgewise.studies.streamline.texts import handbook_pages, study_texts
 from edgewise.units import format_bytes
 
-RECIPE = DistillationRecipe(steps=400, word_steps=200, batch=4, length=256)
+RECIPE = DistillationRecipe(steps=250, word_steps=100, batch=4, length=256)
 QUESTIONS, ROWS, ROW_LENGTH = 200, 32, 128
 CHANCE = 0.25
 TEXT = (

@@ -22,12 +22,14 @@ class CompressOptions:
     steps: Annotated[
         int,
         typer.Option(
-            min=0, help="Batches by which a block learns what those did; 0: they are left out."
+            min=0,
+            help="Batches by which one block learns what those did; 0, like --word-steps: none "
+            "does, they are left out.",
         ),
-    ] = 400
+    ] = 200
     word_steps: Annotated[
         int, typer.Option(min=0, help="Batches by which it then learns the next token.")
-    ] = 0
+    ] = 100
     batch: Annotated[int, typer.Option(min=1, help="Pieces of text of a batch.")] = 8
     learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 5e-4
     text: Text = None

@@ -18,7 +18,7 @@ class DistillationRecipe:
     """`steps` by the states behind the span, then `word_steps` by the next token, each of `batch`
     pieces of text of `length` tokens."""
 
-    steps: int = 400
+    steps: int = 200
     word_steps: int = 0
     batch: int = 4
     length: int = 256

@@ -56,7 +56,18 @@ def test_a_shorter_demo(command, text, tmp_path, steps):
 
 def test_without_a_text_it_learns_from_what_it_writes_itself(command, tmp_path, monkeypatch):
     monkeypatch.setattr(shortening, "WRITTEN", 20)
-    told = ("compress", "demo", "--drop-layers", "1", *SHORT, "--steps", "3", "--json")
+    told = (
+        "compress",
+        "demo",
+        "--drop-layers",
+        "1",
+        *SHORT,
+        "--steps",
+        "3",
+        "--word-steps",
+        "1",
+        "--json",
+    )
     result = command(*told, "--out", tmp_path / "new")
     assert result.code == 0, result.err
     said = json.loads(result.out)
@@ -76,7 +87,7 @@ def test_nothing_that_is_asked_for(command, tmp_path):
 def test_what_people_read(command, text, tmp_path):
     out = tmp_path / "new"
     told = ("compress", "demo", "--drop-layers", "1", "--text", text, "--out", out, *SHORT)
-    result = command(*told, "--steps", "2")
+    result = command(*told, "--steps", "2", "--word-steps", "0")
     assert result.code == 0
     assert "one that learned what blocks" in result.out and "perplexity" in result.out
 
@@ -119,11 +130,11 @@ def test_a_rate_that_is_too_high_writes_nothing(command, text, tmp_path):
 
 @pytest.mark.skipif(not THOROUGH, reason="the real model learns for a minute: make test-slow")
 def test_the_real_model_learns_what_was_dropped(command, real_model, tmp_path):
-    told = ("compress", real_model, "--drop-layers", "3", "--batch", "2", "--json")
+    told = ("compress", real_model, "--drop-layers", "3", "--batch", "4", "--json")
     losses = {}
     for steps in (0, 40):
         out = tmp_path / f"{steps}"
-        result = command(*told, "--steps", steps, "--out", out)
+        result = command(*told, "--steps", steps, "--word-steps", steps // 4, "--out", out)
         assert result.code == 0, result.err
         said = json.loads(result.out)
         losses[steps] = said["loss"]

@@ -47,9 +47,9 @@ def test_stability_is_the_papers_formula() -> None:
 
 
 def test_questions_have_one_true_continuation() -> None:
-    text = torch.arange(64 * 9)
+    text = torch.arange(48 * 9)
     choices = Choices.drawn(text, 8, seed=1)
-    assert choices.ids.shape == (8, OPTIONS, 64)
+    assert choices.ids.shape == (8, OPTIONS, 48)
     for options, right in zip(choices.ids, choices.right, strict=True):
         goes_on = [int(x[CONTEXT]) == int(x[CONTEXT - 1]) + 1 for x in options]
         assert goes_on == [number == int(right) for number in range(OPTIONS)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgewise.errors import InputError
 
-OPTIONS, CONTEXT, CONTINUATION = 4, 48, 16  # tokens
+OPTIONS, CONTEXT, CONTINUATION = 4, 32, 16  # tokens
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from edgewise.studies.streamline.measured import (
 from edgewise.studies.streamline.texts import handbook_pages, study_texts
 from edgewise.units import format_bytes
 
-RECIPE = DistillationRecipe(steps=250, word_steps=100, batch=4, length=256)
-QUESTIONS, ROWS, ROW_LENGTH = 200, 32, 128
+RECIPE = DistillationRecipe(steps=200, word_steps=60, batch=4, length=256)
+QUESTIONS, ROWS, ROW_LENGTH = 120, 24, 128
 CHANCE = 0.25
 TEXT = (
     "{model}, {blocks} blocks, of which {dropped} are to go: the fewest that are a quarter of its "

@@ -130,7 +130,7 @@ def test_a_rate_that_is_too_high_writes_nothing(command, text, tmp_path):
 
 @pytest.mark.skipif(not THOROUGH, reason="the real model learns for a minute: make test-slow")
 def test_the_real_model_learns_what_was_dropped(command, real_model, tmp_path):
-    told = ("compress", real_model, "--drop-layers", "3", "--batch", "4", "--json")
+    told = ("compress", real_model, "--drop-layers", "3", "--text", "english", "--json")
     losses = {}
     for steps in (0, 40):
         out = tmp_path / f"{steps}"

@@ -43,7 +43,7 @@ TEXT = (
 
 
 def streamline_page(model: str, on_step: OnStep) -> Page:
-    """Some ten minutes on two cores. Raises InputError where the handbook is not there."""
+    """Half an hour of one core. Raises InputError where the handbook is not there."""
     texts = study_texts(
         model, handbook_pages(), length=RECIPE.length, rows=ROWS, row_length=ROW_LENGTH,
         questions=QUESTIONS,

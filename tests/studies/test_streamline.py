@@ -83,6 +83,7 @@ def test_a_quarter_of_the_real_model_is_ten_blocks(real_model) -> None:
     assert widest_within(spec, size) == "5bit"
     assert widest_within(spec, size - 1) == "4bit"
     assert widest_within(spec, 1) is None
+    assert [blocks_to_drop(shorter_spec(spec, n)) for n in (1, 2, 3)] == [1, 1, 2]
 
 
 def test_paragraphs_of_pages(tmp_path: Path) -> None:

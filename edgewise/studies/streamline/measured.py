@@ -19,7 +19,13 @@ from edgewise.shortening.distilling import Distillation, DistillationStep
 from edgewise.shortening.judging import PRECISION, token_nats
 from edgewise.shortening.recipe import DistillationRecipe
 from edgewise.shortening.shorten import ShorterModel
-from edgewise.shortening.spans import BlockSpan, kept_blocks, most_similar, span_similarities
+from edgewise.shortening.spans import (
+    BlockSpan,
+    check_dropped,
+    kept_blocks,
+    most_similar,
+    span_similarities,
+)
 from edgewise.specs import LayerKind, ModelSpec
 from edgewise.studies.page import OnStep
 from edgewise.studies.streamline.choices import CONTEXT, OPTIONS, stability
@@ -78,12 +84,10 @@ def shorter_spec(spec: ModelSpec, blocks: int) -> ModelSpec:
 
 
 def blocks_to_drop(spec: ModelSpec) -> int:
-    """The fewest that are a quarter of all parameters; two stay at least."""
+    """The fewest that are a quarter of all parameters; one stays at least."""
     most, blocks = (1 - SMALLER_BY) * parameters(spec), spec.num_blocks
-    counts = range(1, blocks - 2)
-    return next(
-        (n for n in counts if parameters(shorter_spec(spec, blocks - n)) <= most), counts[-1]
-    )
+    enough = (n for n in range(1, blocks) if parameters(shorter_spec(spec, blocks - n)) <= most)
+    return next(enough, max(blocks - 1, 1))
 
 
 class Judge:
@@ -129,10 +133,11 @@ class Judge:
 def streamlined(
     model: str, texts: StudyTexts, recipe: DistillationRecipe, on_step: OnStep
 ) -> Streamlined:
-    """Every way."""
+    """Every way. Raises InputError, ModelError where no block can be dropped."""
     checkpoint = open_checkpoint(model)
     config, spec = checkpoint.config, checkpoint.spec
     dropped = blocks_to_drop(spec)
+    check_dropped(checkpoint, dropped)
     lengths = (1, dropped, dropped + 1)
     similarities = span_similarities(checkpoint, texts.looked_at, lengths)
     on_step("similarities")

@@ -150,7 +150,7 @@ class StudyOptions:
         str,
         typer.Argument(
             help="edgeshard, dilemma, llm-pq, dftsp, edge-llm, private-lora, federated, "
-            "luc, compressibility, guidelines or quality."
+            "luc, streamline, compressibility, guidelines or quality."
         ),
     ]
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")]

@@ -15,6 +15,23 @@ class CompressOptions:
 
     model: Model
     out: Annotated[Path, typer.Option(help="Folder for the smaller model; it must not be there.")]
+    drop_layers: Annotated[
+        int | None,
+        typer.Option(help="How many blocks fewer: those that change least, in a row."),
+    ] = None
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Batches by which one block learns what those did; 0, like --word-steps: none "
+            "does, they are left out.",
+        ),
+    ] = 200
+    word_steps: Annotated[
+        int, typer.Option(min=0, help="Batches by which it then learns the next token.")
+    ] = 100
+    batch: Annotated[int, typer.Option(min=1, help="Pieces of text of a batch.")] = 8
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 5e-4
     luc: Annotated[
         bool,
         typer.Option("--luc", help="More bits, and fewer zeros, where a block feels it most."),

@@ -20,6 +20,7 @@ from edgewise.studies.luc import luc_page
 from edgewise.studies.page import OnStep, Page, quietly
 from edgewise.studies.private_lora.page import private_lora_page
 from edgewise.studies.quality import MODEL, quality_page
+from edgewise.studies.streamline.page import streamline_page
 from edgewise.studies.testbed.page import testbed_page
 
 STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
@@ -31,6 +32,7 @@ STUDIES: dict[str, Callable[[str | None, OnStep], Page]] = {
     "edge-llm": lambda model, on_step: edge_llm_page(model or MODEL, on_step),
     "compressibility": lambda model, on_step: compressibility_page(model or MODEL, on_step),
     "luc": lambda model, on_step: luc_page(model or MODEL, on_step),
+    "streamline": lambda model, on_step: streamline_page(model or MODEL, on_step),
     "guidelines": lambda model, on_step: guidelines_page(),
     "federated": lambda model, on_step: federated_page(model or MODEL, on_step),
     "private-lora": lambda model, on_step: private_lora_page(),

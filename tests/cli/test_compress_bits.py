@@ -49,8 +49,9 @@ def test_all_blocks_alike(command, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "say what to compress to: --bits 4"),
-        (("--sparsity", "0.5"), "say what to compress to: --bits 4"),
+        ((), "say how to make it smaller"),
+        (("--sparsity", "0.5"), "or --bits 4"),
+        (("--bits", "4", "--drop-layers", "1"), "drop first"),
         (("--bits", "4", "--sparsity", "-0.1"), "sparsity -0.1: give the share"),
         (("--bits", "4", "--sparsity", "1"), "sparsity 1: give the share"),
         (("--bits", "4", "--sparsity", "1.5"), "sparsity 1.5: give the share"),

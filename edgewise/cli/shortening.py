@@ -9,7 +9,7 @@ from torch import Tensor
 from edgewise.cli.compressing import CompressOptions
 from edgewise.cli.terminal import bars, console, print_json
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.models.rewriting import check_vacant
+from edgewise.models.new_folder import check_vacant
 from edgewise.quality.calibration import Calibration, sequences, text_pieces
 from edgewise.quality.rounding import Show
 from edgewise.shortening.judging import token_nats

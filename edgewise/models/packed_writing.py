@@ -1,24 +1,21 @@
 """Writes checkpoints of packed matrices (packed_checkpoint.py), one layer in memory at a time."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
-from edgewise.errors import InputError, ModelError
+from edgewise.errors import ModelError
 from edgewise.models.checkpoint import HEAD, INDEX, Checkpoint
 from edgewise.models.config import PACKED
 from edgewise.models.decoder import build_layer
 from edgewise.models.hub import CONFIG
 from edgewise.models.loading import matrix_modules
 from edgewise.models.names import tensor_names
+from edgewise.models.new_folder import check_vacant, new_folder, write_json
 from edgewise.models.packed_checkpoint import (
     COMPUTE,
     FORMAT,
@@ -38,8 +35,7 @@ Tensors = Mapping[str, Tensor | Packed]  # by the checkpoint's names
 
 def check_packable(checkpoint: Checkpoint, folder: Path) -> None:
     """Raise ModelError for a model, InputError for a folder, that `write_packed` refuses."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already; name a folder that is not, or is empty")
+    check_vacant(folder)
     if checkpoint.config.embed_size != checkpoint.config.hidden_size:
         raise ModelError(
             f"{checkpoint.model}: embeddings narrower than hidden states cannot be written packed"
@@ -71,9 +67,7 @@ def write_packed(source: Checkpoint, layers: Iterable[Tensors], folder: Path) ->
     may be packed. Returns the bytes of all tensors. The folder appears whole or not at all. Raises
     InputError, ModelError, OSError."""
     check_packable(source, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as partial:
         places, matrices, total = dict[str, str](), dict[str, PackedMatrix](), 0
         for number, tensors in enumerate(layers):
             file = f"layer-{number:05}.safetensors"
@@ -82,16 +76,9 @@ def write_packed(source: Checkpoint, layers: Iterable[Tensors], folder: Path) ->
             places |= dict.fromkeys(parts, file)
             matrices |= found
             total += sum(part.nbytes for part in parts.values())
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        _write_json(partial / INDEX, index)
-        _write_json(partial / CONFIG, _config(source, matrices))
+        write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(partial / CONFIG, _config(source, matrices))
         copy_tokenizer(source.model, partial)
-        partial.chmod(0o755)
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return total
 
 
@@ -118,7 +105,3 @@ def _config(source: Checkpoint, matrices: dict[str, PackedMatrix]) -> dict[str, 
         "dtype": str(COMPUTED).removeprefix("torch."),
         "quantization_config": msgspec.to_builtins(described),
     }
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

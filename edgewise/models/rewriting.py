@@ -1,24 +1,21 @@
 """A checkpoint made of another one's blocks, in Hugging Face's layout whatever it was read from: it
 loads like any other, here and in transformers."""
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgewise.errors import InputError, ModelError
+from edgewise.errors import ModelError
 from edgewise.models.checkpoint import HEAD, INDEX, SINGLE, Checkpoint, split_parameter
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block, build_layer
 from edgewise.models.gguf.checkpoint import GgufCheckpoint
 from edgewise.models.hub import CONFIG
 from edgewise.models.names import tensor_names
+from edgewise.models.new_folder import new_folder, write_json
 from edgewise.models.tokenizer import copy_tokenizer
 from edgewise.tensor_files import write_tensors
 
@@ -26,12 +23,6 @@ FILE_BYTES = 2**31  # of weights, after which another file begins
 GGUF_TYPE = torch.bfloat16  # of what is read from blocks of few bits
 
 OnLayer = Callable[[str], None]
-
-
-def check_vacant(folder: Path) -> None:
-    """Raise InputError where something is there already."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already; name a folder that is not, or is empty")
 
 
 def check_rewritable(checkpoint: Checkpoint) -> None:
@@ -61,21 +52,11 @@ def write_checkpoint(
     its own weights or with those of `changed`, between the same embedding and head. Numbers keep
     the types that a safetensors checkpoint has them in; of a GGUF file they become bf16. The folder
     appears whole or not at all. Raises InputError, ModelError, OSError."""
-    check_vacant(folder)
     check_rewritable(source)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        config = rewritten_config(source, len(blocks))
-        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with new_folder(folder) as partial:
+        write_json(partial / CONFIG, rewritten_config(source, len(blocks)))
         _write_weights(_tensors(source, blocks, changed, on_layer), partial)
         copy_tokenizer(source.model, partial)
-        partial.chmod(0o755)
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def rewritten_config(source: Checkpoint, blocks: int) -> dict[str, Any]:
@@ -149,4 +130,4 @@ def _write_weights(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
         (folder / files.pop()).rename(folder / SINGLE)
         return
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, index)

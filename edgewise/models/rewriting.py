@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise.errors import ModelError
 from edgewise.models.checkpoint import HEAD, INDEX, SINGLE, Checkpoint, split_parameter
-from edgewise.models.config import DecoderConfig
+from edgewise.models.config import DecoderConfig, is_packed
 from edgewise.models.decoder import Block, build_layer
 from edgewise.models.gguf.checkpoint import GgufCheckpoint
 from edgewise.models.hub import CONFIG
@@ -28,6 +28,11 @@ OnLayer = Callable[[str], None]
 def check_rewritable(checkpoint: Checkpoint) -> None:
     """Raise ModelError where a checkpoint of fewer blocks could not say what the model computes."""
     config = checkpoint.config
+    if is_packed(checkpoint.hf_config):
+        raise ModelError(
+            f"{checkpoint.model}: its matrices are packed; drop blocks of the model that it was made "
+            "of, then compress what that makes"
+        )
     if len(kinds := set(config.windows)) > 1:
         told = ", ".join(sorted("all tokens" if x is None else f"{x} tokens" for x in kinds))
         raise ModelError(

@@ -33,6 +33,8 @@ def test_luc_writes_a_model_that_answers(command, folder, question):
     answer = json.loads(command("run", folder, question, "--json").out)
     theirs = json.loads(command("run", "demo", question, "--json").out)
     assert answer["answer"] == theirs["answer"]
+    refused = command("compress", folder, "--drop-layers", 1, "--out", folder.parent / "y")
+    assert refused.code == 2 and "its matrices are packed; drop blocks" in refused.err
 
 
 def test_all_blocks_alike(command, tmp_path):

@@ -30,8 +30,8 @@ def check_rewritable(checkpoint: Checkpoint) -> None:
     config = checkpoint.config
     if is_packed(checkpoint.hf_config):
         raise ModelError(
-            f"{checkpoint.model}: its matrices are packed; drop blocks of the model that it was made "
-            "of, then compress what that makes"
+            f"{checkpoint.model}: its matrices are packed; drop blocks of the model that it was "
+            "made of, then compress what that makes"
         )
     if len(kinds := set(config.windows)) > 1:
         told = ", ".join(sorted("all tokens" if x is None else f"{x} tokens" for x in kinds))

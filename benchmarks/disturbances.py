@@ -57,9 +57,10 @@ def disturb(engine: Coordinator, place: Place, what: str, rng: random.Random) ->
         "apply": [],
     }[what]
     what = "kill source" if what == "kill" and victims == [source] else what
-    what = "apply" if what == "join" and not place.join() else what
+    pids = [pid for name in victims if (pid := place.process_id(name)) is not None]
+    nobody = bool(victims) and not pids  # they died of the last one, and nobody knows yet
+    what = "apply" if nobody or (what == "join" and not place.join()) else what
     done = Disturbance(what, tuple(victims), time.monotonic(), engine.workers.epoch)
-    pids = [place.process_id(name) for name in victims]
     if what == "apply":
         engine.apply(random_plan(engine.workers.names, engine.plan, rng))
     elif what == "cut":

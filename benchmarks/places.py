@@ -40,11 +40,12 @@ Agent(address, Invitation.parse(token), Device(name, int(memory), kind="any")).r
 
 class Place(Protocol):
     """`workers` of a cluster. `join` has another device come, and says whether there is one;
-    `let_in` takes in those that came or came back, while requests `go_on`."""
+    `let_in` takes in those that came or came back, while requests `go_on`. A device whose worker
+    is just ending, or beginning, has no process."""
 
     workers: Workers
 
-    def process_id(self, device: str) -> int: ...
+    def process_id(self, device: str) -> int | None: ...
     def join(self) -> bool: ...
     def let_in(self, engine: Coordinator, go_on: GoOn) -> None: ...
     def close(self) -> None: ...
@@ -60,7 +61,7 @@ class Local:
             dict(self.workers._settings),
         )
 
-    def process_id(self, device: str) -> int:
+    def process_id(self, device: str) -> int | None:
         return self.workers.process_ids[device]
 
     def join(self) -> bool:
@@ -153,11 +154,10 @@ class Agents(Live):
         assert stdin is not None
         stdin.close()
 
-    def process_id(self, device: str) -> int:
+    def process_id(self, device: str) -> int | None:
         if device == self.workers.cluster.source:
             return self.workers.process_ids[device]
-        (worker,) = psutil.Process(self._agents[device].pid).children()
-        return worker.pid
+        return _only(psutil.Process(self._agents[device].pid).children())
 
     def join(self) -> bool:
         if not self._late:
@@ -191,11 +191,11 @@ class RayNodes(Live):
             self.close()
             raise
 
-    def process_id(self, device: str) -> int:
+    def process_id(self, device: str) -> int | None:
         if device == self.workers.cluster.source:
             return self.workers.process_ids[device]
-        (worker,) = (x for x in self._nodes[device].children(recursive=True) if _is_worker(x))
-        return worker.pid
+        children = self._nodes[device].children(recursive=True)
+        return _only([x for x in children if _is_worker(x)])
 
     def join(self) -> bool:
         self.workers.arrivals.extend(self._late)
@@ -210,6 +210,10 @@ class RayNodes(Live):
 
     def close(self) -> None:
         self.workers.close()
+
+
+def _only(workers: Sequence[psutil.Process]) -> int | None:
+    return workers[0].pid if len(workers) == 1 else None
 
 
 @cache

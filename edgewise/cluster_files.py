@@ -10,7 +10,7 @@ from edgewise import units
 from edgewise.clusters import Cluster, Device, Link, Network
 from edgewise.errors import ClusterError
 
-_DEVICE_KEYS = ("name", "memory", "threads", "slowdown", "processor", "interface", "count")
+_DEVICE_KEYS = ("name", "memory", "threads", "slowdown", "processor", "interface", "disk", "count")
 _LINK_KEYS = ("from", "to", "between", "bandwidth", "latency")
 _NETWORK_KEYS = ("devices", "bandwidth", "latency")
 MAX_COUNT = 10_000
@@ -66,7 +66,8 @@ def _devices(entry: Mapping[str, Any], number: int) -> list[Device]:
         raise ClusterError(f"{where}: key '{missing[0]}' is missing")
     optional = {key: entry[key] for key in ("threads", "slowdown", "processor") if key in entry}
     _typed(optional, {"threads": int, "slowdown": (int, float), "processor": str}, where)
-    _typed(entry, {"name": str, "memory": (int, str), "interface": str, "count": int}, where)
+    others = {"name": str, "memory": (int, str), "interface": str, "disk": str, "count": int}
+    _typed(entry, others, where)
     try:
         memory = units.parse_bytes(entry["memory"])
     except ValueError as error:
@@ -76,6 +77,11 @@ def _devices(entry: Mapping[str, Any], number: int) -> list[Device]:
             optional["interface_bytes_per_second"] = units.parse_rate(entry["interface"])
         except ValueError as error:
             raise ClusterError(f"{where}: interface {error}") from None
+    if "disk" in entry:
+        try:
+            optional["disk_bytes_per_second"] = units.parse_disk_rate(entry["disk"])
+        except ValueError as error:
+            raise ClusterError(f"{where}: disk {error}") from None
     name, count = entry["name"], entry.get("count", 1)
     if not 1 <= count <= MAX_COUNT:
         raise ClusterError(f"{where}: count must be between 1 and {MAX_COUNT}, not {count}")

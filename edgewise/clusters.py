@@ -15,7 +15,8 @@ class Device:
     than the machine's own make it an emulated device, for trying things out: every computation then
     takes `slowdown` times as long. All that it sends to others leaves its network interface at no
     more than `interface_bytes_per_second`, and all that it receives from them, at the same time,
-    comes in at no more than that.
+    comes in at no more than that. Layers that find no room in its memory may live on its disk,
+    which is read at no more than `disk_bytes_per_second`; 0: it has none for them.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Device:
     processor: str = "cpu"
     kind: str = ""
     interface_bytes_per_second: float = math.inf
+    disk_bytes_per_second: float = 0.0
 
     def __post_init__(self) -> None:
         what = f"device '{self.name}'"
@@ -39,6 +41,11 @@ class Device:
         if not self.interface_bytes_per_second > 0:
             rate = self.interface_bytes_per_second
             raise ClusterError(f"{what}: interface must be faster than 0 bps, not {rate * 8:g} bps")
+        disk = self.disk_bytes_per_second
+        if not (math.isfinite(disk) and disk >= 0):
+            raise ClusterError(f"{what}: disk must be read at 0 or more bytes a second, not {disk}")
+        if disk and self.processor != "cpu":
+            raise ClusterError(f"{what}: only processor 'cpu' computes layers from disk")
         if not self.kind:
             object.__setattr__(self, "kind", self.name)
 
@@ -195,6 +202,16 @@ class Cluster:
             for network in self.networks
         )
         return Cluster(devices, links, self.source, networks)
+
+    @property
+    def has_disks(self) -> bool:
+        """Whether layers may live on the disk of some device."""
+        return any(device.disk_bytes_per_second for device in self.devices)
+
+    def without_disks(self) -> "Cluster":
+        """The same where layers live in memory only."""
+        devices = tuple(replace(device, disk_bytes_per_second=0.0) for device in self.devices)
+        return Cluster(devices, self.links, self.source, self.networks)
 
     def joined_by(self, device: Device) -> "Cluster":
         """With one device more, that reaches all others. Raises ClusterError where its name is

@@ -1,4 +1,4 @@
-"""THE cost model: the only place where seconds and bytes are added up.
+"""THE cost model: the only place, with memory.py, where seconds and bytes are added up.
 
 Planners, simulator, tables and the worker that refuses an oversized stage all ask here.
 
@@ -20,17 +20,20 @@ Prompts travel in chunks, one behind the other: the time to the first token is w
 is through, all of these serving chunks first come, first served.
 
 Memory of a device: weights at their schemes + cache for the workload + workspace. That is what its
-cap is for; the process that holds them is counted against what the machine has free.
+cap is for; the process that holds them is counted against what the machine has free. Layers on its
+disk take two buffers instead (streaming.py): their disk is busy for what is read, once a step, and
+no round trip is shorter.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from edgewise.clusters import Cluster, Link, fair_share
 from edgewise.errors import Infeasible
 from edgewise.estimates import (
+    DISK,
     Estimate,
     Hop,
     StageEstimate,
@@ -38,54 +41,31 @@ from edgewise.estimates import (
     last_chunk_seconds,
     total_seconds,
 )
+from edgewise.memory import PREFILL_CHUNK as PREFILL_CHUNK
+from edgewise.memory import device_bytes as device_bytes
+from edgewise.memory import layer_bytes as layer_bytes
+from edgewise.memory import workspace_bytes as workspace_bytes
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Key, Profile
-from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import ACTIVATION_BYTES, TOKEN_BYTES, LayerKind, ModelSpec, Workload
+from edgewise.specs import TOKEN_BYTES, LayerKind, ModelSpec, Workload
+from edgewise.streaming import overlapped_seconds, streamed_bytes
 from edgewise.units import format_bytes
 
-PREFILL_CHUNK = 256  # tokens of a prompt that travel together
-UNKNOWN = 0.1  # share of the layers' seconds whose error need not be known
 HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
-
-
-def layer_bytes(model: ModelSpec, layer: int, scheme: str, workload: Workload) -> int:
-    """Weights of one layer, its cache for the workload, and its room for adapters."""
-    spec, stored = model.layers[layer], get_scheme(scheme)
-    tokens = workload.context * workload.sequences * workload.streams
-    cached = tokens * spec.cached_bytes(stored, workload.cache)
-    return spec.weight_bytes(stored) + cached + workload.added_bytes(spec.kind)
-
-
-def workspace_bytes(model: ModelSpec, workload: Workload) -> int:
-    """Activations of one prefill chunk: the widest product twice, and four hidden states."""
-    tokens = min(workload.prompt_tokens, PREFILL_CHUNK) * workload.batch * workload.streams
-    widest = max(rows for spec in model.layers[1:-1] for rows, _ in spec.matrices)
-    per_token = 2 * widest + 4 * model.hidden_size
-    return ACTIVATION_BYTES * (tokens * per_token + workload.batch * model.vocab_size)
-
-
-def device_bytes(model: ModelSpec, stages: Sequence[Stage], workload: Workload) -> int:
-    """Memory that these stages take together on one device."""
-    total = workspace_bytes(model, workload)
-    for stage in stages:
-        for number, scheme in zip(range(stage.start, stage.end), stage.schemes, strict=True):
-            total += layer_bytes(model, number, scheme, workload)
-        if stage.end - stage.start == model.num_layers:
-            total -= model.shared_bytes(stage.schemes)
-    return total
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Answers what things cost for one model, cluster, profile and workload."""
+    """Answers what things cost for one model, cluster, profile and workload. `on_disk`: so many
+    bytes of layers, for planners, find room on a device beside its memory."""
 
     model: ModelSpec
     cluster: Cluster
     profile: Profile
     workload: Workload
     sensitivity: Sensitivity | None = None
+    on_disk: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def decode_seconds(self, layer: int, device: str, scheme: str) -> float:
         """One layer, one token of each sequence of a lane, midway through the answer (LLM-PQ)."""
@@ -213,8 +193,18 @@ class CostModel:
         return min(this.memory_bytes, fair_share(caps, max(round(free * (1 - HEADROOM)), 0)))
 
     def capacity_bytes(self, device: str) -> int:
-        """Memory of a device that is left for layers."""
-        return self.memory_limit(device) - workspace_bytes(self.model, self.workload)
+        """Memory of a device that is left for layers, and what of its disk is for them."""
+        room = self.memory_limit(device) - workspace_bytes(self.model, self.workload)
+        return room + self.on_disk.get(device, 0)
+
+    def disk_rate(self, device: str) -> float:
+        """Bytes a second that a device reads layers at: as measured, no faster than is said of it;
+        0 where it has no disk for them."""
+        this = self.cluster.device(device)
+        if not this.disk_bytes_per_second:
+            return 0.0
+        measured = self.profile.reading(this.kind).disk_bytes_per_second
+        return min(this.disk_bytes_per_second, measured or math.inf)
 
     def memory_bytes(self, plan: Plan) -> dict[str, int]:
         """Memory that a plan takes on each device it uses."""
@@ -243,14 +233,17 @@ class CostModel:
             self._stage(before, stage) for before, stage in pairwise((None, *plan.stages)) if stage
         )
         back = self.return_hop(plan.stages[-1].device)
-        decode = sum(s.decode_seconds + s.hop_seconds for s in stages) + back.seconds
+        busy = busy_seconds(stages, back)
+        disks = (seconds for use, seconds in busy.items() if use.way == DISK)
+        way = sum(s.decode_seconds + s.hop_seconds for s in stages) + back.seconds
+        decode = max((way, *disks))
         prefill = last_chunk_seconds(stages) + back.seconds
         return Estimate(
             stages=stages,
             back=back,
             decode_seconds=decode,
             prefill_seconds=prefill,
-            bottleneck_seconds=max(busy_seconds(stages, back).values()),
+            bottleneck_seconds=max(busy.values()),
             workload=self.workload,
             memory_bytes=self.memory_bytes(plan),
             loss=sum(self.loss(i, scheme) for i, scheme in enumerate(plan.schemes)),
@@ -261,10 +254,8 @@ class CostModel:
     def _error(
         self, plan: Plan, seconds: Callable[[int, str, str], float], decode: bool, whole: float
     ) -> float | None:
-        """The relative error to expect of the whole seconds, of which steps and links are taken to
-        be right. Layers of one class in one scheme on one kind of device err alike, so their
-        errors add up; those of others do so as squares. A layer whose error is not known may be off
-        by all it takes; None where such layers take more than a tenth."""
+        """The relative error to expect of the whole seconds, of which steps, links and disks are
+        taken to be right."""
         alike: dict[Key, float] = {}
         for stage in plan.stages:
             kind = self.cluster.device(stage.device).kind
@@ -272,12 +263,7 @@ class CostModel:
                 decodes = decode or self.model.layers[i].kind is LayerKind.HEAD
                 key = kind, self.model.classes[i], scheme, decodes
                 alike[key] = alike.get(key, 0.0) + seconds(i, stage.device, scheme)
-        known = {key: self.profile.error(key) for key in alike}
-        layers = sum(alike.values())
-        if sum(alike[key] for key, error in known.items() if error is None) > layers * UNKNOWN:
-            return None
-        off = (alike[key] * (1.0 if error is None else error) for key, error in known.items())
-        return math.hypot(*off) / max(layers, whole) if layers else 0.0
+        return self.profile.expected_error(alike, whole)
 
     def _stage(self, before: Stage | None, stage: Stage) -> StageEstimate:
         layers = list(zip(range(stage.start, stage.end), stage.schemes, strict=True))
@@ -288,12 +274,15 @@ class CostModel:
                 return self.entry_hop(name, tokens)
             return self.activation_hop(before.device, name, tokens)
 
-        decode = step + sum(self.decode_seconds(i, name, scheme) for i, scheme in layers)
+        rate = self.disk_rate(name) if stage.streamed else math.inf
+        reads = [count / rate for count in streamed_bytes(self.model, stage)]
+        token = [self.decode_seconds(i, name, scheme) for i, scheme in layers]
         chunks = zip(*(self.chunk_seconds(i, name, scheme) for i, scheme in layers), strict=True)
         return StageEstimate(
             stage=stage,
-            decode_seconds=decode,
-            chunk_seconds=tuple(step + sum(layers) for layers in chunks),
+            decode_seconds=step + overlapped_seconds(token, reads),
+            chunk_seconds=tuple(step + overlapped_seconds(x, reads) for x in chunks),
             hop=arrive(1),
             chunk_hops=tuple(arrive(tokens) for tokens in self.chunks),
+            read_seconds=sum(reads),
         )

@@ -13,6 +13,7 @@ EdgewiseError                  exit 1
 |       +-- Unattainable                a deadline or a quality that cannot be met
 +-- Infeasible                 exit 3   no plan satisfies the constraints
 +-- NonFinite                  exit 1   layers computed infinities or NaN
++-- DiskError                  exit 1   layers that live on disk cannot be read from there
 +-- DeviceError                exit 4   a device could not do its part; knows which one
     +-- DeviceMemoryError               its memory does not hold what it was given
     +-- DeviceLost                      its process ended
@@ -79,6 +80,10 @@ class NonFinite(EdgewiseError):
     def __init__(self, message: str, sequences: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.sequences = sequences
+
+
+class DiskError(EdgewiseError):
+    pass
 
 
 class DeviceError(EdgewiseError):

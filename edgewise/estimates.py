@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from edgewise.plans import Stage
 from edgewise.specs import Workload
 
+DISK = "disk of"  # a device, in place of an interface's way
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What does one thing at a time: a device (neither `target` nor `way`), a directed link, or a
-    network interface on its `way` "out of" or "into" a device.
+    """What does one thing at a time: a device (neither `target` nor `way`), a directed link, a
+    network interface on its `way` "out of" or "into" a device, or the "disk of" one.
 
     The coordinator, which sits on the source, has the name "": from there tokens enter the first
     stage, and there they return, where that stage is on the source itself.
@@ -34,6 +36,8 @@ class Resource:
         return self.device or self.target or ""
 
     def __str__(self) -> str:
+        if self.way == DISK:
+            return f"{self.way} {self.device}"
         if self.way:
             return f"interface {self.way} {self.device}"
         if self.target is None:
@@ -89,13 +93,14 @@ class Hop:
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
     """One stage: how its input arrives and how long it computes, per token and for each chunk of
-    the prompt."""
+    the prompt, waiting for its disk; which reads its layers there for `read_seconds` a step."""
 
     stage: Stage
     decode_seconds: float
     chunk_seconds: tuple[float, ...]
     hop: Hop
     chunk_hops: tuple[Hop, ...]
+    read_seconds: float = 0.0
 
     @property
     def hop_seconds(self) -> float:
@@ -153,7 +158,9 @@ def way(stages: Sequence[StageEstimate], chunk: int | None = None) -> tuple[Use,
     for part in stages:
         hop = part.hop if chunk is None else part.chunk_hops[chunk]
         seconds = part.decode_seconds if chunk is None else part.chunk_seconds[chunk]
-        uses += [*hop.uses, Use(Resource(part.stage.device), seconds)]
+        disk = Use(Resource(part.stage.device, way=DISK), part.read_seconds, at_once=True)
+        reads = [disk] if part.read_seconds else []
+        uses += [*hop.uses, *reads, Use(Resource(part.stage.device), seconds)]
     return tuple(uses)
 
 

@@ -21,16 +21,19 @@ Named = TypeVar("Named", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Layers [start, end) on one device, `schemes[i]` storing layer start + i."""
+    """Layers [start, end) on one device, `schemes[i]` storing layer start + i. The blocks
+    `streamed`, ascending, live on its disk: they are read for every step."""
 
     device: str
     start: int
     end: int
     schemes: tuple[str, ...]
+    streamed: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         kinds = [f"{name} x{len(list(run))}" for name, run in groupby(self.schemes)]
-        return f"{self.device}: layers {self.start}-{self.end - 1} ({', '.join(kinds)})"
+        disk = f", {len(self.streamed)} of them from disk" if self.streamed else ""
+        return f"{self.device}: layers {self.start}-{self.end - 1} ({', '.join(kinds)}){disk}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,17 @@ class Plan:
                 )
             for scheme in stage.schemes:
                 get_scheme(scheme)
+            self._check_streamed(stage, where)
             at = stage.end
         if at != self.num_layers:
             raise PlanError(f"the stages end at layer {at}, the model at layer {self.num_layers}")
+
+    def _check_streamed(self, stage: Stage, where: str) -> None:
+        blocks = range(max(stage.start, 1), min(stage.end, self.num_layers - 1))
+        if outside := [layer for layer in stage.streamed if layer not in blocks]:
+            raise PlanError(f"{where}: layer {outside[0]} from disk is none of its blocks")
+        if list(stage.streamed) != sorted(set(stage.streamed)):
+            raise PlanError(f"{where}: its layers from disk must ascend: {stage.streamed}")
 
     @property
     def schemes(self) -> tuple[str, ...]:
@@ -93,9 +104,16 @@ class Plan:
         self.check_model(model)
         for name in self.devices:
             try:
-                cluster.device(name)
+                device = cluster.device(name)
             except ClusterError as error:
                 raise PlanError(f"this plan is for other devices: {error}") from None
+            if not device.disk_bytes_per_second and any(
+                stage.streamed for stage in self.stages if stage.device == name
+            ):
+                raise PlanError(
+                    f"this plan has layers on the disk of '{name}', but the cluster says of none: "
+                    'give the device a rate, such as disk = "500 MB/s"'
+                )
 
     def check_model(self, model: ModelSpec) -> None:
         """Raise PlanError where this plan was made for another model."""
@@ -107,10 +125,7 @@ class Plan:
             )
 
     def to_json(self) -> str:
-        stages = [
-            {"device": s.device, "start": s.start, "end": s.end, "schemes": s.schemes}
-            for s in self.stages
-        ]
+        stages = [_stage_json(stage) for stage in self.stages]
         document: dict[str, object] = {
             "version": VERSION,
             "model": self.model,
@@ -163,9 +178,20 @@ class Plan:
 
 
 def _stage(entry: Mapping[str, Any]) -> Stage:
-    _only(entry, ("device", "start", "end", "schemes"), "stage")
-    _typed(entry, {"device": str, "start": int, "end": int, "schemes": list}, "stage")
-    return Stage(entry["device"], entry["start"], entry["end"], tuple(entry["schemes"]))
+    _only(entry, ("device", "start", "end", "schemes"), "stage", optional=("streamed",))
+    streamed = entry.get("streamed", [])
+    types = {"device": str, "start": int, "end": int, "schemes": list, "streamed": list}
+    _typed({**entry, "streamed": streamed}, types, "stage")
+    if wrong := [x for x in streamed if not isinstance(x, int) or isinstance(x, bool)]:
+        raise PlanError(f"stage: 'streamed' must list layers by number, not {wrong[0]!r}")
+    place = entry["device"], entry["start"], entry["end"]
+    return Stage(*place, tuple(entry["schemes"]), tuple(streamed))
+
+
+def _stage_json(stage: Stage) -> dict[str, object]:
+    entry: dict[str, object] = {"device": stage.device, "start": stage.start, "end": stage.end}
+    entry["schemes"] = stage.schemes
+    return {**entry, "streamed": stage.streamed} if stage.streamed else entry
 
 
 def _named(what: str, kind: type[Named], name: str) -> Named:

@@ -18,6 +18,8 @@ from edgewise.regressions import Fit, fit
 
 VERSION = 4
 
+UNKNOWN = 0.1  # share of the layers' seconds whose error need not be known
+
 Key = tuple[str, str, str, bool]  # device, class of layer, scheme, decoding
 
 
@@ -48,7 +50,8 @@ class DeviceReading:
     """What a step costs a kind of device however many layers it runs (waking up with cold caches),
     what its machine has free without any worker, 0 where nobody knows, which machine that is, and
     what a worker takes of it before it loads anything: the interpreter, torch. Where it never waits
-    for its next step, decoding takes `busy_ratio` of what it takes after a pause."""
+    for its next step, decoding takes `busy_ratio` of what it takes after a pause. Its disk is read
+    past the page cache at `disk_bytes_per_second`, 0 where that was not measured."""
 
     device: str
     step_seconds: float
@@ -56,6 +59,7 @@ class DeviceReading:
     machine: str = ""
     process_bytes: int = 0
     busy_ratio: float = 1.0
+    disk_bytes_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,17 @@ class Profile:
     def error(self, key: Key) -> float | None:
         """The relative error to expect of what is looked up; None where it is not known."""
         return self._fit(*key).error
+
+    def expected_error(self, seconds: Mapping[Key, float], whole: float) -> float | None:
+        """The relative error to expect of `whole` seconds, of which layers take these. Those of one
+        key err alike, so their errors add up; those of others do so as squares. A layer whose error
+        is not known may be off by all it takes; None where such layers take more than a tenth."""
+        known = {key: self.error(key) for key in seconds}
+        layers = sum(seconds.values())
+        if sum(seconds[key] for key, error in known.items() if error is None) > layers * UNKNOWN:
+            return None
+        off = (seconds[key] * (1.0 if error is None else error) for key, error in known.items())
+        return math.hypot(*off) / max(layers, whole) if layers else 0.0
 
     @property
     def errors(self) -> dict[Key, float]:
@@ -231,6 +246,9 @@ def _check(profile: Profile) -> None:
                 f"profile: '{reading.device}' takes {reading.busy_ratio} of its time when it never "
                 "waits, not more than 0 and at most 1"
             )
+        disk = reading.disk_bytes_per_second
+        if not (math.isfinite(disk) and disk >= 0):
+            raise ProfileError(f"profile: the disk of '{reading.device}' gives {disk} bytes/s")
         for count in (reading.free_bytes, reading.process_bytes):
             if not (isinstance(count, int) and count >= 0):
                 raise ProfileError(

@@ -42,6 +42,14 @@ def parse_rate(text: str) -> float:
     return _parse(text, _RATES, "bit rate", "50 Mbps") / 8
 
 
+def parse_disk_rate(text: str) -> float:
+    """Bytes per second from '800 MB/s', as disks are sold. Raises ValueError."""
+    count, slash, second = text.rpartition("/")
+    if not slash or second.strip().lower() != "s":
+        raise ValueError(f"'{text}' is not a disk's rate; write it like '800 MB/s'")
+    return float(parse_bytes(count))
+
+
 def parse_seconds(text: str) -> float:
     """Seconds from '2 ms', '150 us' or '1.5 s'. Raises ValueError."""
     return _parse(text, _SECONDS, "time", "2 ms")

@@ -41,6 +41,7 @@ def plans(draw: st.DrawFn) -> Plan:
             start,
             end,
             tuple(draw(st.lists(schemes, min_size=end - start, max_size=end - start))),
+            tuple(x for x in range(max(start, 1), min(end, num_layers - 1)) if draw(st.booleans())),
         )
         for start, end in pairwise(bounds)
     ]
@@ -55,6 +56,33 @@ class TestTiling:
         assert str(made) == (
             "a: layers 0-0 (fp32 x1); b: layers 1-4 (bf16 x4); a: layers 5-5 (fp32 x1)"
         )
+
+    def test_a_stage_says_how_many_layers_are_on_disk(self) -> None:
+        mixed = Stage("a", 0, 6, ("fp32",) * 6, (1, 3, 4))
+        assert str(mixed) == "a: layers 0-5 (fp32 x6), 3 of them from disk"
+        assert plan(mixed).stages == (mixed,)
+
+    @pytest.mark.parametrize(
+        ("streamed", "why"),
+        [
+            ((0,), "layer 0 from disk is none of its blocks"),
+            ((1, 5), "layer 5 from disk is none of its blocks"),
+            ((2, 1), "must ascend"),
+            ((2, 2), "must ascend"),
+            ((-1,), "layer -1 from disk"),
+        ],
+    )
+    def test_only_blocks_are_on_disk(self, streamed: tuple[int, ...], why: str) -> None:
+        with pytest.raises(PlanError, match=why):
+            plan(Stage("a", 0, 6, ("fp32",) * 6, streamed))
+
+    @pytest.mark.parametrize("streamed", ["1", [True], [1.0], ["1"], None])
+    def test_a_files_layers_on_disk_are_numbers(self, streamed: object) -> None:
+        document = json.loads(plan(Stage("a", 0, 6, ("fp32",) * 6, (1, 3))).to_json())
+        assert document["stages"][0]["streamed"] == [1, 3]
+        document["stages"][0]["streamed"] = streamed
+        with pytest.raises(PlanError, match=r"^here: .*'streamed'"):
+            Plan.from_json(json.dumps(document), "here")
 
     def test_a_stage_shows_its_schemes_in_order(self) -> None:
         mixed = Stage("a", 2, 6, ("bf16", "fp32", "fp32", "bf16"))
@@ -328,7 +356,10 @@ class TestFile:
     @pytest.mark.parametrize(
         ("key", "message"),
         [
-            ("schemas", "stage: unknown key 'schemas'; known keys: device, start, end, schemes"),
+            (
+                "schemas",
+                "stage: unknown key 'schemas'; known keys: device, start, end, schemes, streamed",
+            ),
             ("", "stage: key 'end' is missing"),
         ],
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Callable
 from itertools import permutations
@@ -286,6 +287,29 @@ class TestAGoodFile:
         text = A + 'threads = 6\nslowdown = 2.5\nprocessor = "gpu"\n'
         assert load_cluster(write(text)).device("a") == Device("a", 10**9, 6, 2.5, "gpu")
 
+    def test_a_disk_has_a_rate_in_bytes(self, write: Write) -> None:
+        cluster = load_cluster(write(A + 'disk = "800 MB/s"'))
+        assert cluster.device("a").disk_bytes_per_second == 8e8
+        assert cluster.has_disks and not cluster.without_disks().has_disks
+        assert not load_cluster(write(A)).has_disks
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ('disk = "800 Mbps"', "not a disk's rate; write it like '800 MB/s'"),
+            ('disk = "MB/s"', "is not a size"),
+            ('disk = "-1 MB/s"', "at 0 or more bytes a second"),
+            ("disk = 800", "key 'disk' has the wrong type"),
+            (
+                'disk = "1 GB/s"\nprocessor = "cuda"',
+                "only processor 'cpu' computes layers from disk",
+            ),
+        ],
+    )
+    def test_a_wrong_disk_is_named(self, write: Write, line: str, why: str) -> None:
+        with pytest.raises(ClusterError, match=re.escape(why)):
+            load_cluster(write(A + line))
+
     def test_memory_may_be_a_plain_number_of_bytes(self, write: Write) -> None:
         cluster = load_cluster(write(A.replace('"1 GB"', "12345")))
         assert cluster.device("a").memory_bytes == 12345
@@ -377,7 +401,7 @@ class TestAGoodFile:
 
 
 NETWORK_KEYS = "devices, bandwidth, latency"
-DEVICE_KEYS = "name, memory, threads, slowdown, processor, interface, count"
+DEVICE_KEYS = "name, memory, threads, slowdown, processor, interface, disk, count"
 LINK_KEYS = "from, to, between, bandwidth, latency"
 BAD = {
     "an unknown key in the file": (

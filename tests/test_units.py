@@ -11,6 +11,7 @@ from edgewise.units import (
     format_rate,
     format_seconds,
     parse_bytes,
+    parse_disk_rate,
     parse_rate,
     parse_seconds,
     round_up,
@@ -105,6 +106,19 @@ def test_what_is_no_bit_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_rate(text)
     assert str(caught.value) == f"'{text}' is not a bit rate; write it like '50 Mbps'"
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("800 MB/s", 8e8), ("1.5GB/s", 1.5e9), ("64 MiB/S", 2**26), ("9/s", 9)]
+)
+def test_a_disks_rate(text: str, rate: float) -> None:
+    assert parse_disk_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "800", "800 MB", "800 MB/min", "MB/s", "8 Mbps/s"])
+def test_what_is_no_disks_rate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write it like '8"):
+        parse_disk_rate(text)
 
 
 def test_a_rate_in_bytes_is_not_taken_for_bits() -> None:

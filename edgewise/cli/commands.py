@@ -12,6 +12,7 @@ import typer
 
 from edgewise.cli.adapting import AdviseOptions, FederateOptions, TuneOptions
 from edgewise.cli.answering import DemoOptions, RunOptions
+from edgewise.cli.compressing import CompressOptions
 from edgewise.cli.options import (
     CANDIDATE_NAMES,
     ClusterFile,
@@ -149,13 +150,17 @@ class StudyOptions:
         str,
         typer.Argument(
             help="edgeshard, dilemma, llm-pq, dftsp, edge-llm, private-lora, federated, "
-            "compressibility, guidelines or quality."
+            "luc, streamline, compressibility, guidelines or quality."
         ),
     ]
     out: Annotated[Path, typer.Option(help="Folder to write the page and its figures to.")]
     model: Annotated[
         str | None,
         typer.Option(help="What to quantize; by default demo for dilemma, smollm2 for quality."),
+    ] = None
+    text: Annotated[
+        str | None,
+        typer.Option(help="luc: what to measure on, a file; by default Python's documentation."),
     ] = None
     testbed: Annotated[
         bool,
@@ -234,6 +239,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "study": (StudyOptions, "edgewise.cli.study:run_study"),
     "sensitivity": (SensitivityOptions, "edgewise.cli.sensitivity:run_sensitivity"),
     "quantize": (QuantizeOptions, "edgewise.cli.quantize:run_quantize"),
+    "compress": (CompressOptions, "edgewise.cli.compress:run_compress"),
     "tune": (TuneOptions, "edgewise.cli.tune:run_tune"),
     "federate": (FederateOptions, "edgewise.cli.federate:run_federate"),
     "advise": (AdviseOptions, "edgewise.cli.advise:run_advise"),

@@ -11,7 +11,9 @@ def run_join(options: JoinOptions) -> None:
     """Until interrupted."""
     host, port = parse_address(options.address, "ADDRESS")
     invitation = Invitation.parse(options.token)
-    device = this_device(options.name, options.memory, options.threads, options.slowdown)
+    device = this_device(
+        options.name, options.memory, options.threads, options.slowdown, options.disk
+    )
     screen = console(options.as_json)
 
     def say(text: str) -> None:

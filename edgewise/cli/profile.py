@@ -3,6 +3,8 @@
 import json
 from statistics import median
 
+from rich.markup import escape
+
 from edgewise.cli.commands import ProfileOptions
 from edgewise.cli.options import split_names
 from edgewise.cli.terminal import bars, console, print_json, profile_table
@@ -11,6 +13,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.engine import this_machine
 from edgewise.opening.profile import WIDE_CONTEXT, cached_profile
 from edgewise.specs import LayerKind
+from edgewise.units import format_bytes
 
 
 def run_profile(options: ProfileOptions) -> None:
@@ -27,6 +30,9 @@ def run_profile(options: ProfileOptions) -> None:
     error = median(errors) if errors else None
     screen = console(as_json)
     screen.print(profile_table(profile, min(spec.max_context, WIDE_CONTEXT) // 2))
+    for reading in profile.devices:
+        if rate := reading.disk_bytes_per_second:
+            screen.print(f"Disk of '{escape(reading.device)}': {format_bytes(rate)}/s")
     source = "from the cache" if cached else "measured now"
     shown = "-" if error is None else f"{error:.1%} in the median, {max(errors):.1%} at most"
     screen.print(f"Error of the blocks' regressions: {shown} ({source}: {path or 'not kept'})")

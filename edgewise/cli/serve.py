@@ -19,13 +19,13 @@ from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
-from edgewise.hosting.choosing import jointly
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.opening.adapters import open_adapters, with_room
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.private import planned_privately
 from edgewise.opening.wanted import check_private, check_wish
+from edgewise.planning.joint import quick_joint
 from edgewise.profiling import Grid
 from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.launchers import Launcher
@@ -107,7 +107,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         join = started.lines[-1] if started.lines else ""
         overview = Overview(options.model, spec, join, on_event)
         how = options.scheme, options.objective, POLICIES[options.policy], quality
-        planner = jointly if private is None else planned_privately
+        planner = quick_joint if private is None else planned_privately
         chooser = Chooser(workers, measured, spec, workload, *how, overview.say, planner)
         what = options.model, workers, started.launcher, measured, chooser, workload, overview
         held = Adapters(workers, workload.adapter_bytes, named, workload.exit_bytes)

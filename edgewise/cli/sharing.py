@@ -159,6 +159,10 @@ class JoinOptions:
     slowdown: Annotated[
         float, typer.Option(min=1, help="Take so many times as long: to try slow devices out.")
     ] = 1.0
+    disk: Annotated[
+        str | None,
+        typer.Option(help='Rate at which layers may be read from disk, "800 MB/s"; else never.'),
+    ] = None
     host: Annotated[
         str, typer.Option(help="Where other devices reach this one; else where it connects from.")
     ] = ""

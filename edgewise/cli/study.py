@@ -10,7 +10,12 @@ def run_study(options: StudyOptions) -> None:
     screen, testbed = console(options.as_json), options.testbed
     with progress(f"study '{options.name}'", None, options.as_json) as advance:
         page, files = write_study(
-            options.name, options.out, options.model, advance, testbed=testbed
+            options.name,
+            options.out,
+            options.model,
+            advance,
+            testbed=testbed,
+            text=options.text,
         )
     if options.as_json:
         print_text(page.to_json() + "\n")

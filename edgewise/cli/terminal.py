@@ -115,9 +115,10 @@ def cluster_table(cluster: Cluster) -> Table:
             if link.source == device.name
         ]
         star = " (source)" if device.name == cluster.source else ""
+        disk = device.disk_bytes_per_second
         table.add_row(
             escape(device.name) + star,
-            format_bytes(device.memory_bytes),
+            format_bytes(device.memory_bytes) + (f", disk {format_bytes(disk)}/s" if disk else ""),
             str(device.threads),
             f"{device.slowdown:g}x",
             "\n".join(links),
@@ -188,7 +189,13 @@ def comparison_json(outcomes: dict[str, PlanResult | Infeasible]) -> list[dict[s
             "planning_seconds": outcome.seconds,
             "explanation": outcome.explanation,
             "stages": [
-                {"device": s.device, "start": s.start, "end": s.end, "schemes": list(s.schemes)}
+                {
+                    "device": s.device,
+                    "start": s.start,
+                    "end": s.end,
+                    "schemes": list(s.schemes),
+                    "streamed": list(s.streamed),
+                }
                 for s in outcome.plan.stages
             ],
         }

@@ -5,26 +5,22 @@ from dataclasses import replace
 
 from edgewise.batching import Policy, fcfs
 from edgewise.batching.pace import pace_of
+from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
 from edgewise.errors import DeviceMemoryError, Infeasible, InputError, NonFinite
 from edgewise.hosting.measured import Measured
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.default_scheme import check_size, first_that_fits
 from edgewise.planning import Objective, Planner, PlanResult, Problem
-from edgewise.planning.joint import joint
+from edgewise.planning.disks import with_disks
+from edgewise.planning.joint import quick_joint
 from edgewise.plans import Plan
 from edgewise.runtime.admission import Admission
 from edgewise.runtime.replanning import keeping_schemes
 from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
-SECONDS = 1.0  # for a plan
 GAIN = 0.1  # less is not worth that requests pause
-
-
-def jointly(problem: Problem) -> PlanResult:
-    """The best planner, for as long as requests may wait."""
-    return joint(problem, SECONDS)
 
 
 class Chooser:
@@ -43,9 +39,10 @@ class Chooser:
         policy: Policy = fcfs,
         quality: LossBudget | None = None,
         note: Callable[[str], None] = lambda text: None,
-        planner: Planner = jointly,
+        planner: Planner = quick_joint,
     ) -> None:
-        """`note` is told what plans were measured to lose."""
+        """`note` is told what plans were measured to lose. Layers are on disk only where nothing
+        else fits, whatever the schemes."""
         self._planner = planner
         self._workers, self._measured, self._spec = workers, measured, spec
         self._workload, self._scheme, self._objective = workload, scheme, objective
@@ -58,7 +55,7 @@ class Chooser:
         if self._quality is not None:
             return self._best_within(self._quality)
         if self._scheme is not None:
-            return self._best_in(self._scheme)
+            return self._best_in(self._scheme, cluster)
         return first_that_fits(self._spec, cluster, self._workload, self._best_in)[0]
 
     def keeping(self, plan: Plan) -> PlanResult:
@@ -133,9 +130,11 @@ class Chooser:
         self._costs[_schemes_of(chosen.plan)] = problem.costs
         return chosen
 
-    def _best_in(self, scheme: str) -> PlanResult:
-        check_size(self._spec, scheme, self._workers.cluster, self._workload)
-        return self._planner(self._problem((scheme,)))
+    def _best_in(self, scheme: str, cluster: Cluster) -> PlanResult:
+        check_size(self._spec, scheme, cluster, self._workload)
+        problem = self._problem((scheme,))
+        problem = replace(problem, costs=replace(problem.costs, cluster=cluster), pins=problem.pins)
+        return with_disks(self._planner, self._planner)(problem)
 
     def _costs_of(self, plan: Plan) -> CostModel:
         """By which a plan was chosen."""

@@ -40,7 +40,7 @@ class NativeMatrix:
         dtype = None if bits else codes.dtype
         kind = PACKED if dtype is None else TYPES[dtype]
         self.shape, self.source, self.most_tokens = shape, codes.data_ptr(), most_tokens(dtype)
-        self.parts: tuple[NativeMatrix, ...] = (self,)
+        self._parts: tuple[NativeMatrix, ...] = ()
         pointers = {name: x.data_ptr() for name, x in kept.items()}
         rows, columns = shape
         sides = TYPES[kept["scale"].dtype] if bits else 0
@@ -48,6 +48,11 @@ class NativeMatrix:
             **pointers, rows=rows, columns=columns, bits=bits, group=group, type=kind, sides=sides
         )
         self._kept: object = kept
+
+    @property
+    def parts(self) -> tuple["NativeMatrix", ...]:
+        # No matrix refers to itself: its weights would stay until the collector comes.
+        return self._parts or (self,)
 
     @staticmethod
     def stacked(parts: Sequence["NativeMatrix"], bias: Tensor | None = None) -> "NativeMatrix":
@@ -68,7 +73,7 @@ class NativeMatrix:
         whole = copy(parts[0])
         whole.shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
         whole.most_tokens = min(part.most_tokens for part in parts)
-        whole.parts = tuple(x for part in parts for x in part.parts)
+        whole._parts = tuple(x for part in parts for x in part.parts)
         whole.struct, whole._kept = structs[0], (structs, floats, list(parts))
         return whole
 

@@ -1,5 +1,6 @@
 """A shard's blocks, one after the other, with their caches and what adapters add."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -10,8 +11,9 @@ from edgewise.kernels import backend_of
 from edgewise.models.adapting import HeldAdapters
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, inverse_frequencies, rotation
+from edgewise.models.decoder import Block, Rotation, inverse_frequencies, rotation
 from edgewise.models.native import NativePart, native_block
+from edgewise.models.streamed_layers import StreamedLayers
 from edgewise.models.wire import through
 from edgewise.schemes import Wire
 
@@ -23,7 +25,7 @@ def positions_of(segments: Sequence[Segment]) -> Tensor:
 
 class BlockStack:
     """`first` is the model's number of the first one. The inputs of the layers `rounded` are as
-    they would be behind such links."""
+    they would be behind such links. Those that are `streamed` are there while they compute."""
 
     def __init__(
         self,
@@ -34,8 +36,10 @@ class BlockStack:
         adapters: HeldAdapters,
         device: torch.device,
         rounded: Mapping[int, Wire],
+        streamed: StreamedLayers | None = None,
     ) -> None:
         self.config, self.first, self._blocks = config, first, list(blocks)
+        self._streamed = streamed
         self._cache, self._adapters, self._rounded = cache, adapters, rounded
         self._frequency = (
             inverse_frequencies(config.rope, config.head_dim).to(device) if config.rope else None
@@ -51,24 +55,33 @@ class BlockStack:
     ) -> Tensor:  # fmt: skip
         """States [tokens, H] through the model's blocks [first, end), all of these by default."""
         wanted = range(self.first if first is None else first, self.end if end is None else end)
-        turn, backend = None, backend_of(states.device)
+        turn = None
         if self._frequency is not None:
             turn = rotation(self._frequency, positions_of(segments).to(states.device))
         for part in self.parts:
             part = part.within(wanted.start - self.first, wanted.stop - self.first)
-            if not part.blocks:
-                continue
-            states = self.arriving(states, self.first + part.first + 1)
-            if backend is not None and len(states) <= part.most_tokens:
-                lanes = [(self._cache.slot(s.sequence), s.start, s.length) for s in segments]
-                added = self._adapters.native(part.numbers, segments)
-                states = backend.run(part.native, states, lanes, turn, added)
-                continue
-            for number, block in zip(part.numbers, part.blocks, strict=True):
-                window = self.config.windows[self.first + number]
-                attend = self._cache.attention(number, segments, window)
-                states = block(states, turn, attend, self._adapters.adapt(number, segments))
+            if part.blocks:
+                layer = self.first + part.first + 1
+                with self._there(layer):
+                    states = self._through(part, self.arriving(states, layer), segments, turn)
         return states
+
+    def _through(
+        self, part: NativePart, states: Tensor, segments: list[Segment], turn: Rotation | None
+    ) -> Tensor:
+        backend = backend_of(states.device)
+        if backend is not None and len(states) <= part.most_tokens:
+            lanes = [(self._cache.slot(s.sequence), s.start, s.length) for s in segments]
+            added = self._adapters.native(part.numbers, segments)
+            return backend.run(part.native, states, lanes, turn, added)
+        for number, block in zip(part.numbers, part.blocks, strict=True):
+            window = self.config.windows[self.first + number]
+            attend = self._cache.attention(number, segments, window)
+            states = block(states, turn, attend, self._adapters.adapt(number, segments))
+        return states
+
+    def _there(self, layer: int) -> contextlib.AbstractContextManager[None]:
+        return self._streamed.there(layer) if self._streamed else contextlib.nullcontext()
 
     def arriving(self, states: Tensor, layer: int) -> Tensor:
         """What a layer gets of what the one before computed."""
@@ -82,10 +95,15 @@ class BlockStack:
             window = self.config.windows[self.first + number]
             native = native_block(self.config, block, window, self._cache.stored(number))
             most = native.most_tokens if native else 0
-            starts = self.first + number + 1 in self._rounded
+            layer = self.first + number + 1
+            starts = layer in self._rounded or not self._stay(layer - 1, layer)
             if not parts or parts[-1].most_tokens != most or starts:
                 parts.append(NativePart(number, most, [], []))
             parts[-1].blocks.append(block)
             if native is not None:
                 parts[-1].native.append(native)
         return parts
+
+    def _stay(self, *layers: int) -> bool:
+        """Whether none of these is streamed: each that is goes alone."""
+        return self._streamed is None or not any(x in self._streamed.layers for x in layers)

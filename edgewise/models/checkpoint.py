@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import ModelError
-from edgewise.models.config import DecoderConfig
+from edgewise.models.config import DecoderConfig, is_packed
 from edgewise.models.decoder import Decoder, Layer
 from edgewise.models.gguf.checkpoint import GgufCheckpoint
 from edgewise.models.hub import CONFIG, HUB_ID, hub_file
@@ -47,6 +47,11 @@ class Checkpoint(Protocol):
     @property
     def spec(self) -> ModelSpec:
         """The model's shape, with what the scheme `stored` means in it. Raises ModelError."""
+        ...
+
+    @property
+    def hf_config(self) -> Mapping[str, Any]:
+        """What `config.json` says, or would say."""
         ...
 
     @property
@@ -91,7 +96,8 @@ class SafetensorsCheckpoint:
         self.model = model
         self._fetch = fetch
         self.config_path = fetch(CONFIG)
-        self.config = DecoderConfig.from_dict(read_json(self.config_path), str(self.config_path))
+        self.hf_config = read_json(self.config_path)
+        self.config = DecoderConfig.from_dict(self.hf_config, str(self.config_path))
         self.files = self._tensor_files()
         self._table = table_name(self.config.names)
         if self.config.tied and self._has_own_head():
@@ -140,8 +146,7 @@ class SafetensorsCheckpoint:
     @cached_property
     def spec(self) -> ModelSpec:
         """The model's shape; `stored` means the checkpoint's own type. Raises ModelError."""
-        hf = read_json(self.config_path)
-        name = hf.get("dtype") or hf.get("torch_dtype")
+        name = self.hf_config.get("dtype") or self.hf_config.get("torch_dtype")
         scheme = OWN_TYPES.get(str(name).removeprefix("torch."))
         if scheme is None:  # the configuration does not say: the embedding's type
             scheme = self._table_type()
@@ -161,7 +166,7 @@ class SafetensorsCheckpoint:
         """A tensor's name and file, for messages."""
         return f"'{tensor}' in {self.files[self.name(tensor)]}"
 
-    def stored(self, tensor: str) -> Tensor:
+    def stored(self, tensor: str) -> Tensor | Packed:
         """One matrix as the files have it."""
         return self.read(tensor)
 
@@ -221,7 +226,11 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     """
     if (path := gguf_file(str(model))) is not None:
         return GgufCheckpoint(str(model), path)
-    return SafetensorsCheckpoint(str(model), file_source(str(model)))
+    from edgewise.models.packed_checkpoint import PackedCheckpoint  # on top of this file
+
+    fetch = file_source(str(model))
+    kind = PackedCheckpoint if is_packed(read_json(fetch(CONFIG))) else SafetensorsCheckpoint
+    return kind(str(model), fetch)
 
 
 def gguf_file(model: str) -> Path | None:
@@ -274,13 +283,13 @@ def save_checkpoint(decoder: Decoder, folder: Path, dtype: torch.dtype) -> None:
             names = tensor_names(config.names, layer.kind, parameter, number - 1)
             if config.tied and names == (HEAD,):
                 continue
-            for name, part in zip(names, _parts(config, parameter, weights), strict=True):
+            for name, part in zip(names, split_parameter(config, parameter, weights), strict=True):
                 tensors[name] = part.detach().to(dtype).contiguous()
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
 
 
-def _parts(config: DecoderConfig, parameter: str, weights: Tensor) -> tuple[Tensor, ...]:
-    """Take a fused parameter apart again (see names.py)."""
+def split_parameter(config: DecoderConfig, parameter: str, weights: Tensor) -> tuple[Tensor, ...]:
+    """A fused parameter in the parts that a file keeps apart (names.py)."""
     if parameter.startswith("qkv."):
         kv = config.num_kv_heads * config.head_dim
         return weights.split((config.num_heads * config.head_dim, kv, kv))

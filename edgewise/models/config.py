@@ -14,6 +14,7 @@ from edgewise.schemes import DEFAULT
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec
 
 # By layer, by matrix: (rows, scheme) of its parts.
+PACKED = "edgewise"  # what `quantization_config` names the matrices of packed_checkpoint.py
 Stored = Sequence[tuple[tuple[tuple[int, str], ...], ...]]
 
 
@@ -73,7 +74,7 @@ class DecoderConfig:
         """From the contents of a `config.json`. Raises ModelError, which names `where`."""
         names = hf.get("architectures") or []
         names = [names] if isinstance(names, str) else names
-        if "quantization_config" in hf:
+        if "quantization_config" in hf and not is_packed(hf):
             raise ModelError(f"{where}: quantized checkpoints are not supported; give the original")
         known = next((n for n in names if n in ARCHITECTURES), None)
         if known is None:
@@ -148,6 +149,12 @@ class DecoderConfig:
             tied=self.tied,
             computation=hashlib.sha256(repr(self).encode()).hexdigest()[:16],
         )
+
+
+def is_packed(hf: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is of a checkpoint of packed matrices (packed_checkpoint.py)."""
+    described = hf.get("quantization_config")
+    return isinstance(described, dict) and described.get("quant_method") == PACKED
 
 
 def _rope(hf: Mapping[str, Any]) -> Rope:

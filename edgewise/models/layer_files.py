@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import torch
@@ -85,15 +86,22 @@ def load_layer(
     tensors = {name: tensor.to(device) for name, tensor in _read(path).items()}
     if isinstance(layer, Head) and not any(name.startswith(MATRIX) for name in tensors):
         tensors |= _table(expected, scheme, tied, path)
-    wrong = [name for name, tensor in expected.items() if not _alike(tensor, tensors.get(name))]
-    if wrong := sorted({*wrong, *tensors.keys() - expected.keys()}):
-        raise ModelError(
-            f"{path}: is not layer {number} of {shape.name} in {scheme.name}, or damaged: tensor "
-            f"'{wrong[0]}' is missing, of another type or size, or does not belong there"
-        )
+    check_parts(expected, tensors, path, f"{number} of {shape.name} in {scheme.name}")
     layer.load_state_dict(tensors, assign=True)
     layer.origin = Origin(path.name, number, scheme.name, None, str(device))
     return layer.requires_grad_(False)
+
+
+def check_parts(
+    expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, layer: str
+) -> None:
+    """Raises ModelError where a file's tensors are not those that the layer has."""
+    wrong = [name for name, tensor in expected.items() if not _alike(tensor, tensors.get(name))]
+    if wrong := sorted({*wrong, *tensors.keys() - expected.keys()}):
+        raise ModelError(
+            f"{path}: is not layer {layer}, or damaged: tensor '{wrong[0]}' is missing, of another "
+            "type or size, or does not belong there"
+        )
 
 
 def layers_from_files(
@@ -104,14 +112,18 @@ def layers_from_files(
     folder: Path,
     *,
     device: str = "cpu",
+    there: Mapping[int, Layer] = MappingProxyType({}),
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> list[Layer]:
     """Layers [start, start + len(schemes)), what `load_shard` loads from a checkpoint, from files
-    of a folder. Raises ModelError; a damaged file is no more there then, so that it can be fetched
-    again."""
+    of a folder, but for those that are `there`. Raises ModelError; a damaged file is deleted then,
+    so that it can be fetched again."""
     known = {file.layer: file.key for file in files}
     layers: list[Layer] = []
     for number, scheme in enumerate(map(get_scheme, schemes), start):
+        if number in there:
+            layers.append(there[number])
+            continue
         if number not in known:
             raise ModelError(f"layer {number} of {shape.name} has no file")
         path = layer_path(folder, known[number])

@@ -17,15 +17,11 @@ from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.company import Group, in_groups, owners
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import (
-    Block,
-    Embedding,
-    Head,
-    Layer,
-)
+from edgewise.models.decoder import Block, Embedding, Head, Layer
 from edgewise.models.finite import all_finite, check_finite, nan_where_infinite
 from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader
+from edgewise.models.streamed_layers import StreamedLayers
 from edgewise.quantization.linear import PackedLinear
 from edgewise.quantization.stacked import StackedLinear
 from edgewise.quantization.store import Store
@@ -38,7 +34,8 @@ class Shard:
 
     `forward` takes token ids if the shard holds layer 0, hidden states otherwise, and returns
     logits if it holds the last layer, hidden states otherwise. The inputs of the layers `rounded`
-    are as they would be behind such links.
+    are as they would be behind such links. Of those `streamed` it holds the weights while they
+    compute, until it is closed.
     """
 
     def __init__(
@@ -52,8 +49,10 @@ class Shard:
         cache: CacheType = CacheType.FULL,
         tokens: int | None = None,
         rounded: Mapping[int, Wire] | None = None,
+        streamed: StreamedLayers | None = None,
     ) -> None:
         self.config, self.start, self.layers = config, start, layers
+        self.streamed = streamed
         self.device = next(_tensors(layers[0])).device
         blocks = [layer for layer in layers if isinstance(layer, Block)]
         self.cache = KVCache(
@@ -67,7 +66,7 @@ class Shard:
         )
         self.adapters = HeldAdapters(self.device)
         what = config, max(start - 1, 0), blocks, self.cache, self.adapters, self.device
-        self.blocks = BlockStack(*what, rounded or {})
+        self.blocks = BlockStack(*what, rounded or {}, streamed)
 
     @property
     def end(self) -> int:
@@ -85,9 +84,11 @@ class Shard:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights, shared ones once."""
-        sizes = {x.data_ptr(): x.nbytes for layer in self.layers for x in _tensors(layer)}
-        return sum(sizes.values())
+        """Bytes of all weights in memory, shared ones once."""
+        streamed, tensors = self.streamed, [x for layer in self.layers for x in _tensors(layer)]
+        held = [x for x in tensors if streamed is None or not streamed.holds(x)]
+        buffers = streamed.stream.bytes if streamed else 0
+        return buffers + sum({x.data_ptr(): x.nbytes for x in held}.values())
 
     @torch.inference_mode()
     def forward(
@@ -207,6 +208,11 @@ class Shard:
         if self.cache.has(branch_of(source)):
             self.cache.copy(branch_of(source), branch_of(target), length)
 
+    def close(self) -> None:
+        """End the thread that reads streamed layers."""
+        if self.streamed is not None:
+            self.streamed.stream.close()
+
 
 def _tensors(layer: Layer) -> Iterator[Tensor]:
     """Weights as they are stored: parameters, and the buffers of packed matrices."""
@@ -229,15 +235,17 @@ def load_shard(
     method: str | None = None,
     store: Store | None = None,
     held: Iterable[Layer] = (),
+    streamed: StreamedLayers | None = None,
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> Shard:
     """Load layers [start, end) of a model, reading only their tensors.
 
     `schemes` is one scheme, or one per layer; `method` rounds what they quantize, while it is read,
-    and `store` keeps the result. What is among the layers `held` already, of the same origin, is
-    taken from there. The cache has room for `slots` sequences of up to `context` tokens (default:
-    the model's maximum), `tokens` in all (default: `slots * context`), kept as `cache` says.
-    `rounded`: see Shard. Raises ModelError, PlanError, QuantizationError, SchemeError.
+    and `store` keeps the result. What is `streamed`, or among the layers `held` already, of the
+    same origin, is taken from there. The cache has room for `slots` sequences of up to `context`
+    tokens (default: the model's maximum), `tokens` in all (default: `slots * context`), kept as
+    `cache` says. `rounded`: see Shard. Raises ModelError, PlanError, QuantizationError,
+    SchemeError.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, str | Path) else model
     config = checkpoint.config
@@ -252,23 +260,19 @@ def load_shard(
     layers: list[Layer] = []
     for number, scheme in zip(range(start, end), map(get_scheme, names), strict=True):
         table = layers[0] if start == 0 and layers else known.get(loader.origin(0, scheme))
+        if streamed is not None and number in streamed.layers:
+            layers.append(streamed.layers[number])
+            continue
         layer = known.get(loader.origin(number, scheme))
         # A tied head is made anew where the table is there: they are to share the matrix.
         if layer is None or loader.shares(number, scheme, table):
             layer = loader.layer(number, scheme, table)
         layers.append(layer)
         on_layer(number)
-    room = context or config.max_context
     return Shard(
-        config,
-        start,
-        layers,
-        slots=slots,
-        context=room,
-        cache=cache,
-        tokens=tokens,
-        rounded=rounded,
-    )
+        config, start, layers, slots=slots, context=context or config.max_context, cache=cache,
+        tokens=tokens, rounded=rounded, streamed=streamed,
+    )  # fmt: skip
 
 
 def random_shard(

@@ -4,6 +4,8 @@ They raise whatever they like, plain `Exception` and the template language's err
 it becomes ours here. Python code that comes with a model is not run, and nobody is asked about it.
 """
 
+import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from inspect import signature
@@ -13,7 +15,7 @@ from typing import Any
 
 from edgewise.errors import ModelError, PromptError
 from edgewise.models.checkpoint import file_source, gguf_file, read_json
-from edgewise.models.gguf.tokenizer import gguf_tokenizer
+from edgewise.models.gguf.tokenizer import gguf_tokenizer, has_tokenizer
 from edgewise.models.grammar import Grammars
 from edgewise.models.hub import CONFIG
 
@@ -26,6 +28,7 @@ FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+GENERATION = "generation_config.json"
 
 
 class Tokenizer:
@@ -156,6 +159,23 @@ def load_tokenizer(model: str | Path) -> Tokenizer:
     return Tokenizer(hf, _stop_ids(fetch, hf.eos_token_id))
 
 
+def copy_tokenizer(model: str | Path, folder: Path) -> None:
+    """Put the tokenizer of a model, if it has one, into a folder, and at which tokens answers end.
+    Raises ModelError, OSError."""
+    if (path := gguf_file(str(model))) is not None:
+        if not has_tokenizer(path):
+            return
+        hf, stop_ids = gguf_tokenizer(path)
+        hf.save_pretrained(folder)
+        ends = json.dumps({"eos_token_id": sorted(stop_ids)}) + "\n"
+        (folder / GENERATION).write_text(ends, encoding="utf-8")
+        return
+    fetch = file_source(str(model))
+    for name in (*FILES, GENERATION):
+        if _has(fetch, name):
+            shutil.copyfile(fetch(name), folder / name)
+
+
 def _has(fetch: Callable[[str], Path], name: str) -> bool:
     try:
         fetch(name)
@@ -166,7 +186,7 @@ def _has(fetch: Callable[[str], Path], name: str) -> bool:
 
 def _stop_ids(fetch: Callable[[str], Path], eos: int | None) -> frozenset[int]:
     ids = {eos}
-    for name in (CONFIG, "generation_config.json"):
+    for name in (CONFIG, GENERATION):
         if _has(fetch, name):
             end = read_json(fetch(name)).get("eos_token_id")
             ids.update(end if isinstance(end, list) else [end])

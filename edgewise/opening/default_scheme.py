@@ -52,25 +52,35 @@ def schemes_that_fit(spec: ModelSpec, cluster: Cluster, workload: Workload) -> I
 
 
 def first_that_fits(
-    spec: ModelSpec, cluster: Cluster, workload: Workload, plan_in: Callable[[str], T]
+    spec: ModelSpec, cluster: Cluster, workload: Workload, plan_in: Callable[[str, Cluster], T]
 ) -> tuple[T, str]:
-    """What `plan_in` makes of the first scheme in which it finds a plan, and that scheme. Raises
-    Infeasible where not even the fewest bits fit."""
+    """What `plan_in` makes of the first scheme in which it finds a plan, and that scheme; where not
+    even the fewest bits fit, of these with layers on disks. Raises Infeasible where that is no
+    plan either."""
     reason: Infeasible | None = None
     for name in schemes_that_fit(spec, cluster, workload):
         try:
-            return plan_in(name), name
+            return plan_in(name, cluster.without_disks()), name
         except Infeasible as error:  # enough memory in all, but not where it is needed
             reason = error
+    if cluster.has_disks:
+        return plan_in(ORDER[-1], cluster), ORDER[-1]
     raise reason or too_large(spec, ORDER[-1], cluster, workload)
 
 
-def description(spec: ModelSpec, name: str, workload: Workload, devices: int) -> str:
+def description(
+    spec: ModelSpec, name: str, workload: Workload, devices: int, *, on_disk: bool = False
+) -> str:
     """What was chosen, and what it costs."""
     size = format_bytes(needed_bytes(spec, name, workload, devices))
     if name == STORED:
         return f"{spec.name} runs as its file has it ({size})"
     blocks = spec.layers[1].concrete(get_scheme(name)).name
+    if on_disk:
+        return (
+            f"{spec.name} does not fit in memory: it runs in {name} ({size}; blocks in {blocks}) "
+            "with layers on disk, which are read for every token"
+        )
     return (
         f"{spec.name} runs in {name} ({size}; blocks in {blocks}), the most bits that fit; "
         "--quality 1% chooses bits by what they cost"
@@ -78,10 +88,10 @@ def description(spec: ModelSpec, name: str, workload: Workload, devices: int) ->
 
 
 def check_size(spec: ModelSpec, name: str, cluster: Cluster, workload: Workload) -> None:
-    """Raises Infeasible where the devices have too little memory in all for a scheme: what nobody
-    has to measure or plan for."""
+    """Raises Infeasible where the devices have too little memory in all for a scheme, and no disks:
+    what nobody has to measure or plan for."""
     has = sum(device.memory_bytes for device in cluster.devices)
-    if needed_bytes(spec, name, workload, len(cluster.devices)) > has:
+    if not cluster.has_disks and needed_bytes(spec, name, workload, len(cluster.devices)) > has:
         raise too_large(spec, name, cluster, workload)
 
 
@@ -93,6 +103,6 @@ def too_large(spec: ModelSpec, name: str, cluster: Cluster, workload: Workload) 
     return Infeasible(
         f"'{spec.name}' needs {format_bytes(needed)} in {name}, but {where} {format_bytes(has)}: "
         f"{format_bytes(max(needed - has, 0))} too little; add devices with --cluster, or store "
-        "fewer bits",
+        "fewer bits, or say in a cluster file how fast a disk is read for layers",
         shortage_bytes=max(needed - has, 0),
     )

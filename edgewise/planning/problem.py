@@ -8,6 +8,7 @@ from itertools import groupby, pairwise
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible, PlanError
 from edgewise.estimates import Estimate
+from edgewise.planning.spilling import spilled
 from edgewise.plans import Plan, Stage
 from edgewise.schemes import DEFAULT
 from edgewise.specs import Objective as Objective
@@ -81,7 +82,7 @@ class Problem:
 
     def plan(self, devices: Sequence[str], schemes: Sequence[str]) -> Plan:
         """The plan that puts layer i on devices[i] in schemes[i], neighbours on one device forming
-        a stage."""
+        a stage. Where layers may be on disk, those are that find no room in memory."""
         stages, at = [], 0
         for device, run in groupby(devices):
             end = at + len(list(run))
@@ -90,7 +91,8 @@ class Problem:
         model = self.costs.model
         work = self.costs.workload
         named = model.name, model.digest, self.num_layers
-        return Plan(*named, tuple(stages), cache=work.cache, wire=work.wire)
+        plan = Plan(*named, tuple(stages), cache=work.cache, wire=work.wire)
+        return spilled(self.costs, plan) if self.costs.on_disk else plan
 
     def check(self, plan: Plan, estimate: Estimate) -> None:
         """Raise Infeasible, naming the constraint, where a plan breaks one."""

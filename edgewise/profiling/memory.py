@@ -1,4 +1,4 @@
-"""What memory the devices' machines have free."""
+"""What memory the devices' machines have free, and how fast their disks are read."""
 
 from edgewise.profiles import DeviceReading
 from edgewise.profiling.bench import TIME_SECONDS
@@ -25,6 +25,7 @@ def read_memory(workers: Workers) -> tuple[DeviceReading, ...]:
             free_bytes=its.free_bytes + taken[its.machine],
             machine=its.machine,
             process_bytes=its.process_bytes,
+            disk_bytes_per_second=its.disk_bytes_per_second,
         )
         for kind, its in said.items()
     )

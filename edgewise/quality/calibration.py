@@ -22,6 +22,7 @@ from edgewise.texts import read_text
 
 WRITING = 2  # version of how models write
 MOST_BYTES = 64 * 2**20  # of a text file
+MOST_TOKENS = 2**22  # of a text that is taken whole
 ENGLISH = "english"  # prose that every Python comes with: its own documentation
 _DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)*")
 
@@ -82,6 +83,18 @@ def sequences(
         f"{asked.text}: {len(ids)} tokens of text, but {asked.count} sequences of {asked.length} "
         f"need {wanted}; ask for fewer, or give more text"
     )
+
+
+def text_pieces(model: str, text: str, length: int) -> Tensor:
+    """A whole text, as it may be named in a Calibration, in pieces: ids int64 [N, length]. Of one
+    longer than MOST_TOKENS the beginning. Raises InputError."""
+    encode, ids = load_tokenizer(model).encode, list[int]()
+    for part in [_english()] if text == ENGLISH else _texts(text):
+        ids += encode(part)
+        if len(ids) > MOST_TOKENS:
+            break
+    count = min(len(ids), MOST_TOKENS) // length
+    return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)
 
 
 def written_by(

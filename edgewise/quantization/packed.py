@@ -203,6 +203,21 @@ def joined(parts: list[Packed]) -> Packed:
     return Packed(parts[0].scheme, (rows, parts[0].shape[1]), **stacked)
 
 
+def rows_of(whole: Packed, start: int, end: int) -> Packed:
+    """Rows [start, end) of a matrix in a grouped scheme, filled up anew to whole tiles: the same
+    numbers."""
+    filled = start + -(-(end - start) // ROWS) * ROWS
+    row = torch.arange(start, filled, device=whole.codes.device).clamp(max=end - 1)
+    codes = unpack(whole.codes, whole.scheme.bits)[row].to(torch.int32)
+    parts = {"codes": pack(codes, whole.scheme.bits)}
+    for name, side in whole.tensors.items():
+        if name in ("scale", "minimum"):
+            parts[name] = by_block(by_row(side)[row])
+        elif name != "codes":
+            parts[name] = side.reshape(-1)[row].view(-1, ROWS)
+    return Packed(whole.scheme, (end - start, whole.shape[1]), **parts)
+
+
 def empty_packed(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Packed:
     """Tensors of the types and sizes that a matrix has, whatever is in them."""
 

@@ -195,7 +195,8 @@ class Coordinator:
     def _next_back(self) -> messages.Tokens:
         # A prompt may rightly take longer than a token: a slow device needs seconds for each of it.
         entered = sum(len(row.tokens) for one in self._in_flight.values() for row in one.batch.rows)
-        allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1)
+        reading = self._loader.read_seconds * len(self._in_flight)
+        allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1) + reading
         deadline = time.monotonic() + allowed
         while True:
             left = max(deadline - time.monotonic(), 0)

@@ -1,7 +1,8 @@
 """What a worker holds: the shards of its stages, loaded from its copy of the model, or from files
 that it asks the coordinator for."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -9,11 +10,14 @@ from edgewise.clusters import Device
 from edgewise.costs import device_bytes
 from edgewise.errors import DeviceMemoryError
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.decoder import Layer
 from edgewise.models.download import Download
 from edgewise.models.exits import ExitMatrices, HeldExits
-from edgewise.models.layer_files import layer_folder, layers_from_files
+from edgewise.models.layer_files import LayerFile, layer_folder, layers_from_files
+from edgewise.models.layer_store import LayerFiles
 from edgewise.models.shape import ModelShape
 from edgewise.models.shard import Shard, load_shard
+from edgewise.models.streamed_layers import StreamedLayers, streamed_layers
 from edgewise.plans import Stage
 from edgewise.quantization.store import Store
 from edgewise.runtime import messages
@@ -89,6 +93,11 @@ class Holding:
         for shard in self.shards.values():
             shard.adapters.forget(adapter)
 
+    def disk_waited(self) -> float:
+        """Seconds that layers from disk were waited for since this was asked last."""
+        streams = [shard.streamed.stream for shard in self.shards.values() if shard.streamed]
+        return sum(stream.waited() for stream in streams)
+
     def _go_on(self) -> None:
         """Ask for the next piece, or load once everything is there."""
         missing = next((x for x in self._downloads if not x.done), None)
@@ -99,16 +108,22 @@ class Holding:
             self._hold(load)
 
     def _hold(self, load: messages.Load) -> None:
-        held, self.wire = self.shards, load.workload.wire
-        self.shards, self.route = {}, tuple(stage.device for stage in load.stages)
+        held = [layer for shard in self.shards.values() for layer in _in_memory(shard)]
+        self._let_go()
+        self.wire, self.route = load.workload.wire, tuple(stage.device for stage in load.stages)
         build = _from_files if load.shape else _from_checkpoint
         for number, stage in self._mine(load).items():
             self.shards[number] = build(
-                load, stage, self.device.processor, held, lambda layer: self._loaded(load, layer)
+                load, stage, self.device, held, lambda layer: self._loaded(load, layer)
             )
             self.private.attach(load, self.shards[number])
         total = sum(shard.weight_bytes + shard.cache.bytes for shard in self.shards.values())
         self._report(messages.Loaded(load.epoch, total))
+
+    def _let_go(self) -> None:
+        for shard in self.shards.values():
+            shard.close()
+        self.shards = {}
 
     def _loaded(self, load: messages.Load, layer: int) -> None:
         self._report(messages.LayerLoaded(load.epoch, layer))
@@ -132,25 +147,30 @@ class Holding:
 def _from_checkpoint(
     load: messages.Load,
     stage: Stage,
-    processor: str,
-    held: Mapping[int, Shard],
+    device: Device,
+    held: Sequence[Layer],
     on_layer: Callable[[int], None],
 ) -> Shard:
     checkpoint = open_checkpoint(load.model)
-    limits = limits_of(load.workload, checkpoint.config.max_context)
+    limits, files = limits_of(load.workload, checkpoint.config.max_context), list[LayerFile]()
+    if stage.streamed:
+        store = LayerFiles(checkpoint, load.rounding)
+        files = [store.file(x, stage.schemes[x - stage.start]) for x in stage.streamed]
+    shape = ModelShape.of(checkpoint)
     return load_shard(
         checkpoint,
         stage.start,
         stage.end,
         stage.schemes,
-        device=processor,
+        device=device.processor,
         slots=limits.sequences * load.workload.streams,
         context=limits.context,
         tokens=limits.cache_tokens * load.workload.streams,
         cache=load.workload.cache,
         method=load.rounding,
         store=Store.default(),
-        held=[layer for shard in held.values() for layer in shard.layers],
+        held=held,
+        streamed=_streamed(shape, stage, files, device, on_layer),
         on_layer=on_layer,
     )
 
@@ -158,14 +178,22 @@ def _from_checkpoint(
 def _from_files(
     load: messages.Load,
     stage: Stage,
-    processor: str,
-    held: Mapping[int, Shard],
+    device: Device,
+    held: Sequence[Layer],
     on_layer: Callable[[int], None],
 ) -> Shard:
     shape, folder = ModelShape.from_json(load.shape), layer_folder()
     limits = limits_of(load.workload, shape.config.max_context)
+    streamed = _streamed(shape, stage, load.files, device, on_layer)
     layers = layers_from_files(
-        shape, stage.start, stage.schemes, load.files, folder, device=processor, on_layer=on_layer
+        shape,
+        stage.start,
+        stage.schemes,
+        load.files,
+        folder,
+        device=device.processor,
+        there=streamed.layers if streamed else {},
+        on_layer=on_layer,
     )
     return Shard(
         shape.config,
@@ -175,4 +203,26 @@ def _from_files(
         context=limits.context,
         tokens=limits.cache_tokens * load.workload.streams,
         cache=load.workload.cache,
+        streamed=streamed,
     )
+
+
+def _in_memory(shard: Shard) -> list[Layer]:
+    """The layers whose weights always are."""
+    streamed = list(shard.streamed.layers.values()) if shard.streamed else []
+    return [layer for layer in shard.layers if layer not in streamed]
+
+
+def _streamed(
+    shape: ModelShape,
+    stage: Stage,
+    files: Sequence[LayerFile],
+    device: Device,
+    on_layer: Callable[[int], None],
+) -> StreamedLayers | None:
+    """Those that live on the device's disk, read no faster than that is said to be."""
+    if not stage.streamed:
+        return None
+    schemes = {number: stage.schemes[number - stage.start] for number in stage.streamed}
+    rate = device.disk_bytes_per_second or math.inf
+    return streamed_layers(shape, schemes, files, layer_folder(), rate, on_layer)

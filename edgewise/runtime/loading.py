@@ -1,5 +1,6 @@
 """A plan into its workers."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,11 @@ from edgewise.runtime import messages
 from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
+from edgewise.streaming import streamed_bytes
 
 LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
 CLOCK = 1e-3  # seconds that every clock tells apart from none
+SLOW_DISK = 4.0  # times what reading should take, after which a device is taken to be stuck
 FIRST_PACE = 1.25e8  # bytes a second that a link is taken to carry before any were seen: a gigabit
 
 OnLayer = Callable[[int], None]
@@ -38,6 +41,7 @@ class PlanLoader:
     ) -> None:
         self._workers, self._model = workers, model
         self._adapters, self._private = adapters, private
+        self.read_seconds = 0.0  # that a step may take for layers on disks
         self._paces: dict[str, float] = {}  # bytes a second that the last pieces came at
         self._sent: dict[str, tuple[float, int]] = {}  # when the last piece left, and its bytes
 
@@ -70,7 +74,17 @@ class PlanLoader:
             elif isinstance(message, messages.Loaded) and message.epoch == workers.epoch:
                 sizes[sender] = message.size
         self._adapters.load(plan)
+        self.read_seconds = SLOW_DISK * self._reads(plan)
         return {name: sizes[name] for name in plan.devices}
+
+    def _reads(self, plan: Plan) -> float:
+        """Seconds of reading in a step of a plan, at the rates that disks are said to have."""
+        seconds, cluster = 0.0, self._workers.cluster
+        for stage in plan.stages:
+            if stage.streamed:
+                rate = cluster.device(stage.device).disk_bytes_per_second or math.inf
+                seconds += sum(streamed_bytes(self._checkpoint.spec, stage)) / rate
+        return seconds
 
     def _order(
         self, name: str, plan: Plan, workload: Workload, files: LayerFiles | None

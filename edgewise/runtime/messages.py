@@ -237,12 +237,14 @@ class Describe(Message, frozen=True):
 
 
 class Described(Message, frozen=True):
-    """`code` names what is timed there: version, instruction set, library."""
+    """`code` names what is timed there: version, instruction set, library. The disk's rate is 0
+    where none is for layers."""
 
     machine: str
     free_bytes: int
     process_bytes: int
     code: str
+    disk_bytes_per_second: float = 0.0
 
 
 class Probe(Message, frozen=True):

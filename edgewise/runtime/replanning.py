@@ -1,44 +1,45 @@
 """Another plan while one runs: for the devices that are there now."""
 
 from dataclasses import replace
+from itertools import product
 
 from edgewise.errors import Infeasible
 from edgewise.planning import PlanResult, Problem
-from edgewise.planning.joint import joint
+from edgewise.planning.disks import with_disks
+from edgewise.planning.joint import quick_joint
 from edgewise.plans import Plan
 from edgewise.runtime.coordinator import Coordinator, Replan
 from edgewise.runtime.events import Event, PlanInUse
 from edgewise.runtime.workers import Workers
 from edgewise.sensitivities import Sensitivity
 
-SECONDS = 1.0
-
 
 def replanner(problem: Problem) -> Replan:
     """Plans anew as `problem` was planned, on the devices that are left. Layers keep their schemes
     where that fits, for then answers under way go on as they were; else they have any schemes
-    within the budget. Pinned layers stay where they are, or there is no plan: it raises Infeasible,
-    which names the devices that are missing."""
+    within the budget; and only where none fit, layers are on disk. Pinned layers stay where they
+    are, or there is no plan: it raises Infeasible, which names the devices that are missing."""
 
     def replan(workers: Workers, plan: Plan) -> Plan:
         there = _with_those_left(problem, workers)
-        try:
-            chosen = joint(keeping_schemes(there, plan), SECONDS)
-        except Infeasible:
-            chosen = _any_schemes(there, plan)
+        chosen = _first_found(keeping_schemes(there, plan), there, plan)
         return replace(chosen.plan, rounding=plan.rounding)
 
     return replan
 
 
-def _any_schemes(there: Problem, plan: Plan) -> PlanResult:
-    try:
-        return joint(there, SECONDS)
-    except Infeasible as error:
-        names = [device.name for device in there.costs.cluster.devices]
-        lost = ", ".join(f"'{x}'" for x in dict.fromkeys(plan.devices) if x not in names)
-        text = f"no plan is left without {lost}: {error}" if lost else str(error)
-        raise Infeasible(text, shortage_bytes=error.shortage_bytes) from None
+def _first_found(kept: Problem, free: Problem, plan: Plan) -> PlanResult:
+    error = Infeasible("")
+    disks = (quick_joint, with_disks(quick_joint, quick_joint))[: 1 + free.costs.cluster.has_disks]
+    for planner, problem in product(disks, (kept, free)):
+        try:
+            return planner(problem)
+        except Infeasible as reason:
+            error = reason
+    names = [device.name for device in free.costs.cluster.devices]
+    lost = ", ".join(f"'{x}'" for x in dict.fromkeys(plan.devices) if x not in names)
+    text = f"no plan is left without {lost}: {error}" if lost else str(error)
+    raise Infeasible(text, shortage_bytes=error.shortage_bytes)
 
 
 def _with_those_left(problem: Problem, workers: Workers) -> Problem:

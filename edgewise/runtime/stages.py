@@ -1,13 +1,15 @@
 """Steps on a worker: a batch through its stages, and on to whoever is next."""
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, compress
 
 import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from edgewise.errors import NonFinite
+from edgewise.errors import DeviceLost, DiskError, NonFinite
 from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
 from edgewise.models.wire import from_wire, to_wire
@@ -21,6 +23,7 @@ from edgewise.runtime.scores import PromptScores
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.spans import Sampled, Span
 from edgewise.runtime.transport import Transport
+from edgewise.runtime.waiting import computing_clock
 
 COORDINATOR = ""
 
@@ -33,7 +36,7 @@ class Stages:
     ) -> None:
         self._device, self._holding, self._transport = settings.device, holding, transport
         self._sampler = Sampler()
-        self._pace = Pacer(settings, inbox.waited)
+        self._inbox, self._pace = inbox, Pacer(settings, self._waited)
 
     def step(self, step: messages.Step, states: Tensor | None) -> None:
         """Run one stage, and on to the next: here, on the next device, or back as tokens."""
@@ -45,7 +48,7 @@ class Stages:
             states = from_wire(states, self._holding.wire, hidden_size)
         while True:
             shard, is_last = self._holding.shards[step.stage], step.stage + 1 == len(route)
-            with self._pace.paced(len(states)) as taken:
+            with self._disk(), self._pace.paced(len(states)) as taken:
                 _prepare_cache(shard, step)
                 if is_last:
                     back = self._finish(shard, states, step)
@@ -61,6 +64,21 @@ class Stages:
                 sent = to_wire(states, self._holding.wire)
                 self._transport.send(route[step.stage], step, sent)
                 return
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """A device that cannot read its layers is lost, as one that is gone: others may have theirs
+        in memory, and where it is started again it reads, or makes, its files anew."""
+        try:
+            yield
+        except DiskError as error:
+            raise DeviceLost(self._device.name, f"lost its disk: {error}") from error
+
+    def _waited(self) -> tuple[float, float]:
+        """For the pacer: a disk is as fast as it is whatever the device computes like."""
+        seconds, by_clock = self._inbox.waited()
+        counts = computing_clock(self._device) is time.monotonic
+        return seconds, by_clock + self._holding.disk_waited() * counts
 
     def _asked(self) -> list[tuple[str, int, int]]:
         """What this stage has asked the source for."""

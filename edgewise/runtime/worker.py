@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from edgewise.errors import DeviceError, EdgewiseError
+from edgewise.models.direct_reads import disk_rate
+from edgewise.models.layer_files import layer_folder
 from edgewise.runtime import messages
 from edgewise.runtime.adapter_messages import ForgetAdapter, HoldAdapter, HoldExit, Residual
 from edgewise.runtime.heart import Heart
@@ -108,8 +110,11 @@ class Worker:
         self.holding.load(message)
 
     def _describe(self, *_: object) -> None:
-        """Say what this machine is, what memory it has free, and what this process takes."""
-        self._report(messages.Described(machine_name(), free_bytes(), process_bytes(), code_name()))
+        """Say what this machine is, what memory it has free, what this process takes, and how fast
+        its disk is read."""
+        disk = disk_rate(layer_folder()) if self.holding.device.disk_bytes_per_second else 0.0
+        sizes = free_bytes(), process_bytes()
+        self._report(messages.Described(machine_name(), *sizes, code_name(), disk))
 
     def _probe(self, _: str, message: messages.Probe, __: Tensor | None) -> None:
         seconds = round_trip_seconds(self.transport, message)

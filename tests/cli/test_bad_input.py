@@ -97,7 +97,7 @@ def test_cluster_file_with_an_unknown_key(fails, cluster_file):
     path = cluster_file(extra="memmory = 3")
     assert fails("run", "demo", "hello", "--cluster", path) == (
         f"{path}: device 1: unknown key 'memmory'; "
-        "known keys: name, memory, threads, slowdown, processor, interface, count"
+        "known keys: name, memory, threads, slowdown, processor, interface, disk, count"
     )
 
 

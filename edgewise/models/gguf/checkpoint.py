@@ -30,8 +30,8 @@ class GgufCheckpoint:
         self.model, self._path = model, path
         self.header = read_header(path)
         self._architecture = architecture(self.header, str(path))
-        config = hf_config(self.header, self._rope_divisors(), str(path))
-        self.config = DecoderConfig.from_dict(config, str(path))
+        self.hf_config = hf_config(self.header, self._rope_divisors(), str(path))
+        self.config = DecoderConfig.from_dict(self.hf_config, str(path))
         self.spec = gguf_spec(model, self.config, self.header, str(path))
 
     @property

@@ -49,8 +49,10 @@ def hf_config(header: Header, divisors: Sequence[float] | None, where: str) -> d
         raise ModelError(f"{where}: {blocks} blocks, but only {len(header.tensors)} tensors")
     window = keys.size("attention.sliding_window", 0) or None
     bias = "blk.0.attn_q.bias" in header.tensors
+    model_class = _class(name, window)
     return {
-        "architectures": [_class(name, window)],
+        "architectures": [model_class],
+        "model_type": model_class.removesuffix("ForCausalLM").lower(),
         "vocab_size": table.shape[0],
         "hidden_size": hidden,
         "intermediate_size": keys.size("feed_forward_length"),

@@ -15,7 +15,7 @@ from edgewise.specs import LayerKind, ModelSpec
 FLOATS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 OTHER = "bf16"  # what types that have no scheme of ours are kept as
 # In the order of LayerSpec.matrices.
-_MATRICES = {
+MATRICES = {
     LayerKind.EMBEDDING: ("tokens",),
     LayerKind.BLOCK: ("qkv", "out", "up", "down"),
     LayerKind.HEAD: ("out",),
@@ -58,7 +58,7 @@ def _parts(
     config: DecoderConfig, kind: LayerKind, number: int, header: Header, where: str
 ) -> Iterator[list[TensorEntry]]:
     """The tensors of every matrix of a layer."""
-    for matrix in _MATRICES[kind]:
+    for matrix in MATRICES[kind]:
         names = parameter_names(config, kind, f"{matrix}.weight", number - 1)
         yield [tensor_entry(header, name, where) for name in names]
 

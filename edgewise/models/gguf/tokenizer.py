@@ -6,8 +6,14 @@ from typing import Any
 from edgewise.errors import ModelError
 from edgewise.models.gguf.header import read_header
 
+MODEL_KEY = "tokenizer.ggml.model"
 # The end of a text, of a turn, of a message (before a tool is called).
 STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether a file carries one. Raises ModelError."""
+    return MODEL_KEY in read_header(path).metadata
 
 
 def gguf_tokenizer(path: Path) -> tuple[Any, frozenset[int]]:
@@ -17,8 +23,8 @@ def gguf_tokenizer(path: Path) -> tuple[Any, frozenset[int]]:
 
     # Reading the header first also holds its counts against the file, which transformers does not.
     metadata = read_header(path).metadata
-    if "tokenizer.ggml.model" not in metadata:
-        raise ModelError(f"{path}: has no tokenizer (key 'tokenizer.ggml.model' is missing)")
+    if MODEL_KEY not in metadata:
+        raise ModelError(f"{path}: has no tokenizer (key '{MODEL_KEY}' is missing)")
     try:
         # Not AutoTokenizer, which would parse the file three times, for seconds.
         hf = PreTrainedTokenizerFast.from_pretrained(

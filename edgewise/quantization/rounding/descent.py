@@ -27,11 +27,17 @@ AT_ONCE = 64  # columns, after which the rest of the matrix is brought up to dat
 
 
 def descend(
-    columns: Tensor, codes: Tensor, sides: Sides, moments: Tensor, scheme: Scheme
+    columns: Tensor,
+    codes: Tensor,
+    sides: Sides,
+    moments: Tensor,
+    scheme: Scheme,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Sides]:
     """Better codes [C, R] and sides [R, G] than these for `columns` [C, R], the transpose of a
-    matrix, whose columns lie together in memory; moments [C, C]. All float32."""
-    stand = _Stand(columns, codes, sides, moments, scheme)
+    matrix, whose columns lie together in memory; moments [C, C]. All float32. Codes not to `keep`
+    [C, R] are 0 and stay so."""
+    stand = _Stand(columns, codes, sides, moments, scheme, keep)
     for _ in range(ROUNDS):
         stand.improve_codes()
         stand.improve_sides()
@@ -44,9 +50,15 @@ class _Stand:
     unit that each value grows."""
 
     def __init__(
-        self, columns: Tensor, codes: Tensor, sides: Sides, moments: Tensor, scheme: Scheme
+        self,
+        columns: Tensor,
+        codes: Tensor,
+        sides: Sides,
+        moments: Tensor,
+        scheme: Scheme,
+        keep: Tensor | None,
     ) -> None:
-        self.scheme, self.allowed = scheme, code_range(scheme)
+        self.scheme, self.allowed, self.keep = scheme, code_range(scheme), keep
         self.moments = moments + SHRINKING * torch.diag(moments.diagonal())
         self.units = (_unit(sides.row_scale), _unit(sides.row_minimum))
         self.codes, self.scale = codes.clone(), sides.steps.T.contiguous()
@@ -75,6 +87,8 @@ class _Stand:
                 scale, minimum = (x[j // self.scheme.group] for x in (self.scale, self.minimum))
                 wanted = torch.add(self.values[j], pull[i], alpha=1.0 / float(own[j]))
                 codes = wanted.sub_(minimum).mul_(inverse(scale)).round_().clamp_(*self.allowed)
+                if self.keep is not None:
+                    codes.mul_(self.keep[j])
                 rounded = torch.addcmul(minimum, codes, scale)
                 torch.sub(rounded, self.values[j], out=moved[i])
                 self.codes[j], self.values[j] = codes, rounded

@@ -1,0 +1,21 @@
+"""`edgewise compress`: write a smaller model."""
+
+from edgewise.cli.compressing import CompressOptions
+from edgewise.cli.luc import run_luc
+from edgewise.cli.shortening import run_shortening
+from edgewise.errors import InputError
+
+
+def run_compress(options: CompressOptions) -> None:
+    """Hand the options to what they ask for. Raises InputError where that is nothing, or both."""
+    if options.drop_layers is not None and options.bits is not None:
+        raise InputError("--drop-layers or --bits: drop first, then compress what that has made")
+    if options.drop_layers is not None:
+        run_shortening(options, options.drop_layers)
+    elif options.bits is not None:
+        run_luc(options, options.bits)
+    else:
+        raise InputError(
+            "say how to make it smaller: --drop-layers 4, or --bits 4, with --sparsity 0.5 and "
+            "--luc or not"
+        )

@@ -1,0 +1,1 @@
+"""LLM-Streamline's study: what a model of a quarter fewer parameters still knows."""

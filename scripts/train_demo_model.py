@@ -27,10 +27,10 @@ from tokenizers import Tokenizer
 
 from edgewise.demo import MODEL_FOLDER
 from edgewise.demo.questions import draw_questions
-from edgewise.models.checkpoint import SINGLE as WEIGHTS
 from edgewise.models.checkpoint import save_checkpoint
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Decoder
+from edgewise.models.safetensors_checkpoint import SINGLE as WEIGHTS
 
 MAX_CONTEXT: Final = 512
 EVALUATION_SEED: Final = 2_026

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgewise.errors import ModelError
-from edgewise.models.checkpoint import HEAD, INDEX, Checkpoint
+from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import PACKED
 from edgewise.models.decoder import build_layer
 from edgewise.models.hub import CONFIG
@@ -22,6 +22,7 @@ from edgewise.models.packed_checkpoint import (
     PackedDescription,
     PackedMatrix,
 )
+from edgewise.models.safetensors_checkpoint import HEAD, INDEX
 from edgewise.models.tokenizer import copy_tokenizer
 from edgewise.quantization.packed import Packed, shape_of
 from edgewise.schemes import get_scheme

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from edgewise.errors import ModelError
-from edgewise.models.checkpoint import HEAD, INDEX, SINGLE, Checkpoint, split_parameter
+from edgewise.models.checkpoint import Checkpoint, split_parameter
 from edgewise.models.config import DecoderConfig, is_packed
 from edgewise.models.decoder import Block, build_layer
 from edgewise.models.gguf.checkpoint import GgufCheckpoint
 from edgewise.models.hub import CONFIG
 from edgewise.models.names import tensor_names
 from edgewise.models.new_folder import new_folder, write_json
+from edgewise.models.safetensors_checkpoint import HEAD, INDEX, SINGLE
 from edgewise.models.tokenizer import copy_tokenizer
 from edgewise.tensor_files import write_tensors
 

@@ -14,10 +14,11 @@ from types import MappingProxyType
 from typing import Any
 
 from edgewise.errors import ModelError, PromptError
-from edgewise.models.checkpoint import file_source, gguf_file, read_json
+from edgewise.models.checkpoint import file_source, gguf_file
 from edgewise.models.gguf.tokenizer import gguf_tokenizer, has_tokenizer
 from edgewise.models.grammar import Grammars
 from edgewise.models.hub import CONFIG
+from edgewise.models.safetensors_checkpoint import read_json
 
 FILES = (
     "tokenizer.json",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgewise.models.cache import Segment
-from edgewise.models.checkpoint import SafetensorsCheckpoint as Checkpoint
+from edgewise.models.safetensors_checkpoint import SafetensorsCheckpoint as Checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.quantization.linear import PackedModule
 from tests.conftest import VOCABULARY

@@ -7,11 +7,11 @@ import torch
 
 from edgewise.errors import QuantizationError
 from edgewise.models.cache import Segment
-from edgewise.models.checkpoint import SafetensorsCheckpoint as Checkpoint
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.decoder import Block, Head
 from edgewise.models.linear import Linear
 from edgewise.models.loading import matrix_modules
+from edgewise.models.safetensors_checkpoint import SafetensorsCheckpoint as Checkpoint
 from edgewise.models.shard import load_shard, random_shard
 from edgewise.quantization import Store
 from edgewise.quantization.linear import PackedLinear

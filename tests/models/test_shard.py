@@ -7,8 +7,8 @@ import torch
 
 from edgewise.errors import PlanError, SchemeError
 from edgewise.models.cache import Segment
-from edgewise.models.checkpoint import SafetensorsCheckpoint as Checkpoint
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.safetensors_checkpoint import SafetensorsCheckpoint as Checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.quality.streaming import run_layer
 from edgewise.schemes import CacheType, get_scheme

@@ -16,20 +16,10 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from edgewise.adapters.matrices import parts_of
 from edgewise.errors import NonFinite
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import (
-    Block,
-    Embedding,
-    Head,
-    Layer,
-    Rotation,
-    causal_attention,
-    inverse_frequencies,
-    rotation,
-)
+from edgewise.models.decoder import Block, Head, Layer
 from edgewise.models.finite import all_finite
 from edgewise.models.loading import Loader
 from edgewise.schemes import get_scheme
@@ -37,6 +27,7 @@ from edgewise.shortening.recipe import DistillationRecipe
 from edgewise.shortening.spans import BlockSpan
 from edgewise.tuning.cross_entropy import head_cross_entropy
 from edgewise.tuning.frozen import Frozen
+from edgewise.tuning.model import FrozenBlocks
 
 FROZEN, LEARNING = get_scheme("bf16"), get_scheme("fp32")
 WEIGHT_DECAY, LONGEST_GRADIENT = 1e-3, 5.0  # the paper's code
@@ -55,57 +46,23 @@ class DistillationStep:
     seconds: float
 
 
-class FrozenModel:
+class FrozenModel(FrozenBlocks):
     """Layers of a model by number, which gradients go through, if any come."""
 
     def __init__(self, config: DecoderConfig, layers: Mapping[int, Layer]) -> None:
-        self.config, self.layers = config, layers
-        for layer in layers.values():
-            _freeze(layer, config)
-        rope = config.rope
-        self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)
-
-    @torch.no_grad()
-    def entered(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] -> what the first block gets, float32 [B, T, H]."""
-        embedding = self.layers[0]
-        assert isinstance(embedding, Embedding)
-        states: Tensor = embedding(tokens, torch.arange(tokens.shape[1]).expand(tokens.shape))
-        return states
-
-    def through(self, states: Tensor, span: BlockSpan) -> Tensor:
-        """States [B, T, H] through the blocks of a span."""
-        for number in range(span.first, span.end):
-            states = self.block(self.layers[number + 1], number, states)
-        return states
-
-    def block(self, block: nn.Module, number: int, states: Tensor) -> Tensor:
-        """States through a block in the place of block `number`."""
-        after: Tensor = block(
-            states, self._turn(states.shape[1]), causal_attention(self.config.windows[number])
-        )
-        return after
+        super().__init__(config, layers)
+        self.layers = layers
+        head = layers.get(config.num_layers - 1)
+        if isinstance(head, Head) and head.project is not None:
+            head.add_module("project", Frozen(head.project))
 
     def nats(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Mean cross-entropy of what follows in tokens [B, T], of states behind all blocks."""
         head = self.layers[self.config.num_layers - 1]
         assert isinstance(head, Head)
         inputs = head.inputs(states[:, :-1].flatten(0, 1))
-        matrix = head.out.matrix if isinstance(head.out, Frozen) else head.out
         dtype = getattr(torch, FROZEN.compute)
-        return head_cross_entropy(inputs, tokens[:, 1:].flatten(), matrix, dtype)
-
-    def _turn(self, length: int) -> Rotation | None:
-        frequency = self._frequency
-        return None if frequency is None else rotation(frequency, torch.arange(length)[None])
-
-
-def _freeze(layer: Layer, config: DecoderConfig) -> None:
-    layer.requires_grad_(False)
-    names = list(parts_of(config)) if isinstance(layer, Block) else ["out", "project"]
-    for name in names if isinstance(layer, Block | Head) else []:
-        if isinstance(matrix := getattr(layer, name, None), nn.Module):
-            setattr(layer, name, Frozen(matrix))
+        return head_cross_entropy(inputs, tokens[:, 1:].flatten(), head.out, dtype)
 
 
 class Distillation:
@@ -166,12 +123,12 @@ class Distillation:
         """Of a batch [B, T], by which the block has gradients."""
         model, span, end = self.model, self.span, self.model.config.num_blocks
         with torch.no_grad():
-            before = model.through(model.entered(tokens), BlockSpan(0, span.first))
-            after = before if by_words else model.through(before, span)
+            before = model.through(model.entered(tokens), 0, span.first)
+            after = before if by_words else model.through(before, span.first, span.end)
         with torch.enable_grad():
-            guess = model.block(self.student, span.first, before)
+            guess = model.in_place(self.student, span.first, before)
             if by_words:
-                return model.nats(model.through(guess, BlockSpan(span.end, end)), tokens)
+                return model.nats(model.through(guess, span.end, end), tokens)
             return missing_share(before, after, guess)
 
 

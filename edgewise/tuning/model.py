@@ -84,11 +84,12 @@ class Exit(nn.Module):
 
 
 class FrozenBlocks(nn.Module):
-    """Those among a model's `layers`, by number, and gradients go through them."""
+    """Those among a model's `layers`, by number, which gradients go through; and its embedding, if
+    that is one of them."""
 
     def __init__(self, config: DecoderConfig, layers: Mapping[int, Layer]) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.embedding = config, layers.get(0)
         self.blocks = {i - 1: block for i, block in layers.items() if isinstance(block, Block)}
         for block in self.blocks.values():
             for matrix in parts_of(config):
@@ -96,17 +97,31 @@ class FrozenBlocks(nn.Module):
         rope = config.rope
         self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)
 
+    @torch.no_grad()
+    def entered(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T] -> what the first block gets, float32 [B, T, H]."""
+        assert self.embedding is not None
+        states: Tensor = self.embedding(tokens, torch.arange(tokens.shape[1]).expand(tokens.shape))
+        return states
+
     def through(self, states: Tensor, first: int, end: int, again: int = 0) -> Tensor:
         """States [B, T, H] through blocks [first, end), with their adapters. Of the first `again`
         nothing is kept for the backward pass but what they got: they run again then."""
-        turn = self._turn(states.shape[1])
         for number in range(first, end):
-            block, attend = self.blocks[number], causal_attention(self.config.windows[number])
-            if number < first + again:
-                states = checkpoint(block, states, turn, attend, use_reentrant=False)
-            else:
-                states = block(states, turn, attend)
+            states = self.in_place(self.blocks[number], number, states, number < first + again)
         return states
+
+    def in_place(
+        self, block: nn.Module, number: int, states: Tensor, again: bool = False
+    ) -> Tensor:
+        """States [B, T, H] through a block in the place of block `number`; `again`: as above."""
+        turn, attend = self._turn(states.shape[1]), causal_attention(self.config.windows[number])
+        made: Tensor = (
+            checkpoint(block, states, turn, attend, use_reentrant=False)
+            if again
+            else block(states, turn, attend)
+        )
+        return made
 
     def _turn(self, length: int) -> Rotation | None:
         """Positions 0 to length - 1, of which all rows have the same."""
@@ -130,7 +145,7 @@ class Tunable(FrozenBlocks):
         head = layers[config.num_layers - 1]
         if not isinstance(head, Head) or head.norm is None or head.project is not None:
             raise ValueError("only models whose head is a norm and a matrix can be tuned so far")
-        self.windows, self.embedding = tuple(windows), layers.get(0)
+        self.windows = tuple(windows)
         self.added: list[dict[str, LowRank]] = [{} for _ in range(config.num_blocks)]
         for number, block in self.blocks.items():
             self.added[number] = attach(block, config, number, adapter)
@@ -161,13 +176,6 @@ class Tunable(FrozenBlocks):
         exit = self.exits[self.windows.index(window)]
         assert isinstance(exit, Exit)
         return exit.nats(states, targets)
-
-    @torch.no_grad()
-    def entered(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] -> what the first block gets, float32 [B, T, H]."""
-        assert self.embedding is not None
-        states: Tensor = self.embedding(tokens, torch.arange(tokens.shape[1]).expand(tokens.shape))
-        return states
 
     @torch.no_grad()
     def plain(self, states: Tensor, first: int, end: int) -> Tensor:

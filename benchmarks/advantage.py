@@ -7,7 +7,6 @@ sensitive). `uniform` is what quantizing first gives: one scheme throughout, the
 budget allows, placed by `joint`. `python benchmarks/advantage.py [clusters]`.
 """
 
-import math
 import os
 import platform
 import sys
@@ -189,28 +188,23 @@ def on_testbed(objective: Objective) -> dict[str, float]:
     return scores(Problem(costs, SCHEMES, objective, 0.01 * REFERENCE))
 
 
-def summary(rows: list[dict[str, float]], name: str) -> dict[str, float]:
+def summary(rows: list[dict[str, float]], name: str) -> dict[str, float | None]:
     """How many times as long as joint's plan a planner's takes, where both find one."""
     ratios = [row[name] / row["joint"] for row in rows if name in row and "joint" in row]
     missed = sum("joint" in row and name not in row for row in rows)
-    points = np.quantile(ratios, [0, 0.1, 0.5, 0.9, 1]) if ratios else [math.nan] * 5
+    points = map(float, np.quantile(ratios, [0, 0.1, 0.5, 0.9, 1])) if ratios else [None] * 5
     keys = ("least", "tenth", "median", "ninetieth", "most")
-    return {
-        "plans": len(ratios),
-        "missed": missed,
-        **dict(zip(keys, map(float, points), strict=True)),
-    }
+    return {"plans": len(ratios), "missed": missed, **dict(zip(keys, points, strict=True))}
 
 
-def report(title: str, rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def report(title: str, rows: list[dict[str, float]]) -> dict[str, dict[str, float | None]]:
     print(f"{title}: time of each planner's plan / joint's ({len(rows)} problems)")
     print(f"{'':22}{'plans':>6}{'missed':>8}{'least':>8}{'10 %':>8}{'median':>8}{'90 %':>8}")
     table = {name: summary(rows, name) for name in asked() if name != "joint"}
     for name, x in table.items():
-        print(
-            f"{name:22}{x['plans']:6}{x['missed']:8}{x['least']:8.3f}{x['tenth']:8.3f}"
-            f"{x['median']:8.3f}{x['ninetieth']:8.3f}"
-        )
+        points = (x[key] for key in ("least", "tenth", "median", "ninetieth"))
+        shown = "".join(f"{'-':>8}" if point is None else f"{point:8.3f}" for point in points)
+        print(f"{name:22}{x['plans']:6}{x['missed']:8}{shown}")
     alone = sum("joint" not in row and len(row) > 0 for row in rows)
     print(f"problems where others find a plan and joint does not: {alone}")
     return table

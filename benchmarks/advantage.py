@@ -20,8 +20,9 @@ import numpy as np
 from claims import finish
 
 from edgewise.clusters import Cluster, Device, Link
-from edgewise.costs import CostModel, workspace_bytes
+from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
+from edgewise.memory import workspace_bytes
 from edgewise.planning import PLANNERS, Objective, PlanResult, Problem
 from edgewise.planning.joint import joint
 from edgewise.schemes import get_scheme

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from edgewise.clusters import Cluster, Device, Link
-from edgewise.costs import CostModel, workspace_bytes
+from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
+from edgewise.memory import workspace_bytes
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PlanResult, Problem
 from edgewise.planning.joint import joint

@@ -28,8 +28,9 @@ from streams import Streams
 
 from edgewise import kernels
 from edgewise.clusters import Cluster, Device, Link
-from edgewise.costs import CostModel, device_bytes
+from edgewise.costs import CostModel
 from edgewise.errors import EdgewiseError
+from edgewise.memory import device_bytes
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.profile import cached_profile
 from edgewise.planning import Problem

@@ -17,8 +17,9 @@ from advantage import KINDS, SCHEMES, figures, links, random_sensitivity, shape
 from claims import finish
 
 from edgewise.clusters import Cluster, Device, Network
-from edgewise.costs import CostModel, workspace_bytes
+from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
+from edgewise.memory import workspace_bytes
 from edgewise.planning import Objective, PlanResult, Problem
 from edgewise.planning.joint import joint
 from edgewise.schemes import get_scheme

@@ -22,7 +22,8 @@ from claims import finish
 
 from edgewise import kernels
 from edgewise.clusters import Cluster, Device, Link
-from edgewise.costs import PREFILL_CHUNK, CostModel
+from edgewise.costs import CostModel
+from edgewise.memory import PREFILL_CHUNK
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure

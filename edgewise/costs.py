@@ -41,10 +41,7 @@ from edgewise.estimates import (
     last_chunk_seconds,
     total_seconds,
 )
-from edgewise.memory import PREFILL_CHUNK as PREFILL_CHUNK
-from edgewise.memory import device_bytes as device_bytes
-from edgewise.memory import layer_bytes as layer_bytes
-from edgewise.memory import workspace_bytes as workspace_bytes
+from edgewise.memory import PREFILL_CHUNK, device_bytes, layer_bytes, workspace_bytes
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Key, Profile
 from edgewise.sensitivities import Sensitivity

@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from edgewise.clusters import Cluster, Device
-from edgewise.costs import CostModel, device_bytes
+from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
+from edgewise.memory import device_bytes
 from edgewise.planning import Problem
 from edgewise.planning.joint import joint
 from edgewise.plans import Stage

@@ -1,6 +1,6 @@
 """Adapters on a block's matrices, which multiply what a file keeps apart as one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from edgewise.adapters.low_rank import Adapted, AdapterConfig, LowRank
 from edgewise.models.config import DecoderConfig
@@ -20,6 +20,15 @@ def parts_of(config: DecoderConfig) -> Mapping[str, tuple[Part, ...]]:
         "up": ups,
         "down": (("down", 0, config.hidden_size),),
     }
+
+
+def adapted_parts(config: DecoderConfig, names: Collection[str]) -> dict[str, tuple[Part, ...]]:
+    """By a block's matrix, those of its parts that are named; no matrix without."""
+    chosen = {
+        matrix: tuple(part for part in parts if part[0] in names)
+        for matrix, parts in parts_of(config).items()
+    }
+    return {matrix: parts for matrix, parts in chosen.items() if parts}
 
 
 def columns_of(config: DecoderConfig, matrix: str) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise.adapters.files import read_adapter
 from edgewise.adapters.low_rank import AdapterConfig, Kind
-from edgewise.adapters.matrices import Part, parts_of
+from edgewise.adapters.matrices import Part, adapted_parts, parts_of
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
@@ -31,11 +31,7 @@ class PrivateAdapter:
 
     def parts(self, config: DecoderConfig) -> dict[str, tuple[Part, ...]]:
         """By a block's matrix, the parts of it that something is added to."""
-        chosen = {
-            matrix: tuple(part for part in parts if part[0] in self.matrices)
-            for matrix, parts in parts_of(config).items()
-        }
-        return {matrix: parts for matrix, parts in chosen.items() if parts}
+        return adapted_parts(config, self.matrices)
 
 
 def private_adapter(folder: Path, checkpoint: Checkpoint, source: str) -> PrivateAdapter:

@@ -8,8 +8,11 @@ from edgewise.errors import InputError
 
 def run_compress(options: CompressOptions) -> None:
     """Hand the options to what they ask for. Raises InputError where that is nothing, or both."""
-    if options.drop_layers is not None and options.bits is not None:
-        raise InputError("--drop-layers or --bits: drop first, then compress what that has made")
+    zeros = options.luc or options.sparsity is not None or options.pattern is not None
+    if options.drop_layers is not None and (options.bits is not None or zeros):
+        raise InputError(
+            "--drop-layers or --bits, with its zeros: drop first, then compress what that has made"
+        )
     if options.drop_layers is not None:
         run_shortening(options, options.drop_layers)
     elif options.bits is not None:

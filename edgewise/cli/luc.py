@@ -85,7 +85,7 @@ def _table(chosen: Compression, errors: BlockErrors | None) -> Table:
     measured = ("error in few bits", "error pruned") if errors else ()
     table = Table("block", "bits", "zeros", *measured, title="Blocks", caption=caption)
     for number, (bits, share) in enumerate(zip(chosen.bits, chosen.sparsities, strict=True)):
-        row = [str(number + 1), str(bits), f"{share:.1%}"]
+        row = [str(number), str(bits), f"{share:.1%}"]
         if errors:
             pruning = errors.of_pruning
             row.append(f"{next(iter(errors.by_bits.values()))[number]:.2e}")

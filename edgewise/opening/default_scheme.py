@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from edgewise.clusters import Cluster
-from edgewise.costs import device_bytes, layer_bytes, workspace_bytes
 from edgewise.errors import Infeasible
+from edgewise.memory import device_bytes, layer_bytes, workspace_bytes
 from edgewise.plans import Stage
 from edgewise.schemes import CANDIDATES, RECIPES, STORED, get_scheme
 from edgewise.specs import ModelSpec, Workload

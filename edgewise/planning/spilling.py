@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgewise.costs import CostModel, device_bytes
+from edgewise.costs import CostModel
+from edgewise.memory import device_bytes
 from edgewise.plans import Plan, Stage
 from edgewise.streaming import BUFFERS, spread
 

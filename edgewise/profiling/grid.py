@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from edgewise.costs import PREFILL_CHUNK
+from edgewise.memory import PREFILL_CHUNK
 from edgewise.specs import Workload
 
 ENDS = 5  # short prompts for an embedding: it costs next to nothing

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from edgewise.clusters import Device
-from edgewise.costs import device_bytes
 from edgewise.errors import DeviceMemoryError
+from edgewise.memory import device_bytes
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.decoder import Layer
 from edgewise.models.download import Download

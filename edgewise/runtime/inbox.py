@@ -4,9 +4,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from torch import Tensor
+
 from edgewise.clusters import Device
 from edgewise.errors import DeviceError, DeviceTimeout
 from edgewise.runtime import messages
+from edgewise.runtime.messages import Message
 from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.waiting import computing_clock
 
@@ -47,6 +50,20 @@ class Inbox:
         finally:
             self._waited += time.monotonic() - began
             self._waited_by_clock += self._clock() - by_clock
+
+    def returned(
+        self, device: str, question: Message, numbers: Tensor, timeout_seconds: float
+    ) -> Tensor:
+        """What a device makes of numbers that were sent with a question: the same message comes
+        back with as many. Raises as `wait_for` does, and DeviceError for something else."""
+
+        def is_answer(envelope: Envelope) -> bool:
+            return envelope.message == question and envelope.sender == device
+
+        tensor = self.wait_for(device, is_answer, timeout_seconds).tensor
+        if tensor is None or tensor.shape != numbers.shape or tensor.dtype != numbers.dtype:
+            raise DeviceError(device, "answered with something else than what was asked")
+        return tensor
 
     def waited(self) -> tuple[float, float]:
         """Seconds that steps waited since this was asked last, and how many of them the device's

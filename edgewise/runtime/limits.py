@@ -1,6 +1,6 @@
 """What a workload lets requests have: the same for the scheduler and every worker's cache."""
 
-from edgewise.costs import PREFILL_CHUNK
+from edgewise.memory import PREFILL_CHUNK
 from edgewise.runtime.sequences import Limits
 from edgewise.specs import Workload
 

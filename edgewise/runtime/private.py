@@ -25,7 +25,7 @@ from edgewise.models.shard import Shard
 from edgewise.runtime import messages
 from edgewise.runtime.adapter_messages import Residual
 from edgewise.runtime.inbox import Inbox
-from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.transport import Transport
 from edgewise.runtime.waiting import wait_until
 
 ANSWER_SECONDS = 30.0
@@ -116,12 +116,7 @@ class PrivateSplit:
         return lambda: self._answer(source, question, low)
 
     def _answer(self, source: str, question: Residual, low: Tensor) -> Tensor:
-        def is_answer(envelope: Envelope) -> bool:
-            return envelope.message == question and envelope.sender == source
-
-        tensor = self._inbox.wait_for(source, is_answer, ANSWER_SECONDS).tensor
-        if tensor is None or tensor.shape != low.shape or tensor.dtype != low.dtype:
-            raise DeviceError(source, "answered with something else than what was asked")
+        tensor = self._inbox.returned(source, question, low, ANSWER_SECONDS)
         self._came += tensor.nbytes
         return tensor
 

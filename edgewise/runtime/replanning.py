@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import product
 
 from edgewise.errors import Infeasible
-from edgewise.planning import PlanResult, Problem
+from edgewise.planning import Planner, PlanResult, Problem
 from edgewise.planning.disks import with_disks
 from edgewise.planning.joint import quick_joint
 from edgewise.plans import Plan
@@ -30,8 +30,10 @@ def replanner(problem: Problem) -> Replan:
 
 def _first_found(kept: Problem, free: Problem, plan: Plan) -> PlanResult:
     error = Infeasible("")
-    disks = (quick_joint, with_disks(quick_joint, quick_joint))[: 1 + free.costs.cluster.has_disks]
-    for planner, problem in product(disks, (kept, free)):
+    planners: list[Planner] = [quick_joint]
+    if free.costs.cluster.has_disks:
+        planners.append(with_disks(quick_joint, quick_joint))
+    for planner, problem in product(planners, (kept, free)):
         try:
             return planner(problem)
         except Infeasible as reason:

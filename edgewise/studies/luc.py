@@ -234,7 +234,7 @@ def errors_section(errors: BlockErrors, trials: dict[int, list[CompressedTrial]]
     chosen = {bits: tried[-1].chosen for bits, tried in trials.items()}
     rows = []
     for block, pruning in enumerate(errors.of_pruning):
-        row: list[Value] = [str(block + 1)]
+        row: list[Value] = [str(block)]
         row += [errors.by_bits[bits][block] for bits in widths]
         row.append(pruning)
         row += [f"{chosen[bits].bits[block]}" for bits in widths]

@@ -16,14 +16,13 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from edgewise.adapters.matrices import columns_of
-from edgewise.adapters.private import PrivateAdapter
+from edgewise.adapters.matrices import adapted_parts, columns_of
 from edgewise.errors import DeviceError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.linear import frozen_linear
 from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.private import Asking
-from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.transport import Transport
 from edgewise.tuning import messages
 from edgewise.tuning.frozen import Frozen
 from edgewise.tuning.loading import load_layers
@@ -50,9 +49,9 @@ class PrivateBlocks:
         checkpoint, told = open_checkpoint(message.model), message.adapter
         layers = load_layers(checkpoint, message.scheme, range(message.first + 1, message.end + 1))
         blocks = FrozenBlocks(checkpoint.config, layers)
-        adapter = PrivateAdapter(message.source, told.rank, told.matrices, told.seed)
+        chosen = adapted_parts(checkpoint.config, told.matrices)
         for number, block in blocks.blocks.items():
-            for matrix, parts in adapter.parts(checkpoint.config).items():
+            for matrix, parts in chosen.items():
                 base, columns = getattr(block, matrix), columns_of(checkpoint.config, matrix)
                 asking = Asking(base, number, matrix, parts, columns, told, self._mixed, _drawn)
                 setattr(block, matrix, asking)
@@ -88,15 +87,7 @@ class PrivateBlocks:
     def answer(self, question: messages.Mix, numbers: Tensor) -> Tensor:
         """What the source makes of them. Raises DeviceTimeout and DeviceError."""
         assert self._held is not None
-        source = self._held.source
-
-        def is_answer(envelope: Envelope) -> bool:
-            return envelope.message == question and envelope.sender == source
-
-        tensor = self._inbox.wait_for(source, is_answer, ANSWER_SECONDS).tensor
-        if tensor is None or tensor.shape != numbers.shape or tensor.dtype != numbers.dtype:
-            raise DeviceError(source, "answered with something else than what was asked")
-        return tensor
+        return self._inbox.returned(self._held.source, question, numbers, ANSWER_SECONDS)
 
     def _mixed(self, block: int, matrix: str, low: Tensor) -> Callable[[], Tensor]:
         batch = self._batch

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from edgewise.adapters.matrices import parts_of
+from edgewise.adapters.matrices import adapted_parts
 from edgewise.errors import DeviceError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.runtime.inbox import Inbox
@@ -136,8 +136,8 @@ class PrivateTunable(Tunable):
         layers = load_layers(checkpoint, told.scheme, (0, config.num_layers - 1))
         super().__init__(config, layers, adapter, (Window(0, config.num_blocks),))
         parts = {
-            matrix: tuple(name for name, _, _ in each if name in adapter.matrices)
-            for matrix, each in parts_of(config).items()
+            matrix: tuple(name for name, _, _ in each)
+            for matrix, each in adapted_parts(config, adapter.matrices).items()
         }
         self.middles = {
             f"{number}.{name}": nn.Parameter(torch.zeros(adapter.rank, adapter.rank))

@@ -54,6 +54,8 @@ def test_all_blocks_alike(command, tmp_path):
         ((), "say how to make it smaller"),
         (("--sparsity", "0.5"), "or --bits 4"),
         (("--bits", "4", "--drop-layers", "1"), "drop first"),
+        (("--luc", "--drop-layers", "1"), "drop first"),
+        (("--sparsity", "0.5", "--drop-layers", "1"), "drop first"),
         (("--bits", "4", "--sparsity", "-0.1"), "sparsity -0.1: give the share"),
         (("--bits", "4", "--sparsity", "1"), "sparsity 1: give the share"),
         (("--bits", "4", "--sparsity", "1.5"), "sparsity 1.5: give the share"),

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from edgewise.costs import device_bytes, workspace_bytes
 from edgewise.errors import DiskError, ModelError
+from edgewise.memory import device_bytes, workspace_bytes
 from edgewise.models import layer_stream
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint

@@ -2,7 +2,8 @@
 settings of the reproduction check, sections 1.7 and 1.10 of the notes."""
 
 from edgewise.clusters import Cluster, Device, Link
-from edgewise.costs import CostModel, workspace_bytes
+from edgewise.costs import CostModel
+from edgewise.memory import workspace_bytes
 from edgewise.planning import Objective, Problem
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload

@@ -4,7 +4,8 @@ import random
 from functools import cache
 
 from edgewise.clusters import Cluster, Device, Link
-from edgewise.costs import CostModel, workspace_bytes
+from edgewise.costs import CostModel
+from edgewise.memory import workspace_bytes
 from edgewise.planning import Objective, Problem
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import get_scheme

@@ -5,7 +5,8 @@ from dataclasses import replace
 from functools import cache
 
 from edgewise.clusters import Cluster, Device, Link, Network
-from edgewise.costs import CostModel, workspace_bytes
+from edgewise.costs import CostModel
+from edgewise.memory import workspace_bytes
 from edgewise.planning import Objective, Problem
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import DEFAULT, get_scheme

@@ -6,8 +6,8 @@ import itertools
 import pytest
 import torch
 
-from edgewise.costs import device_bytes
 from edgewise.errors import DeviceMemoryError, ModelError, PlanError, PromptError
+from edgewise.memory import device_bytes
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine, start_local

@@ -24,11 +24,16 @@ def hooked(model, ids, length):
     """Cosines of the states before and behind each span, by hooks on transformers' blocks."""
     decoder = getattr(model.model, "decoder", model.model)
     states, handles = [], []
+
+    def before(_, inputs, named):
+        states.append(inputs[0] if inputs else named["hidden_states"])
+
+    def behind(_, __, outputs):
+        states.append(outputs[0] if isinstance(outputs, tuple) else outputs)
+
     for block in decoder.layers:
-        hook = lambda _, inputs, kept: states.append((inputs or (kept["hidden_states"],))[0])  # noqa: E731
-        handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
-    last = lambda *call: states.append(call[2][0] if isinstance(call[2], tuple) else call[2])  # noqa: E731
-    handles.append(decoder.layers[-1].register_forward_hook(last))
+        handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+    handles.append(decoder.layers[-1].register_forward_hook(behind))
     with torch.inference_mode():
         model.eval()(ids)
     for handle in handles:

@@ -117,7 +117,7 @@ def around_products(args: argparse.Namespace) -> dict[str, float]:
     shape = (TINY.num_blocks * weights // TINY.hidden_size, TINY.hidden_size)
     packed = random_packed(get_scheme(AROUND), shape, torch.device("cpu"))
     matrix, x = PackedLinear(packed).native(), torch.randn(1, TINY.hidden_size)
-    blocks, lanes = shard._parts[0].native, [(0, args.context, 1)]
+    blocks, lanes = shard.blocks.parts[0].native, [(0, args.context, 1)]
     turn = (torch.ones(1, TINY.head_dim), torch.zeros(1, TINY.head_dim))
     extra_us = {}
     for threads in args.threads:

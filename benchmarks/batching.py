@@ -5,10 +5,11 @@ SmolLM2 through the engine, greedy, no prefix shared. One device: 2 threads, rec
 request and eight in alternating rounds. Four devices: emulated ones compute in turns, eight times
 slower than the machine, so that together they take half of one core; 4 bits, links of 1 ms and
 1,000 Mbps. Rates are of the time in which all requests are being answered. The bound is the slowest
-stage's own seconds per batch; the simulator has a profile made beforehand on the same devices,
-which says medians. Whatever else the machine does in a step weighs eight times on a device that is
-eight times slower: what the stages were predicted to take is beside the median and the mean of what
-they took, and where these two differ, so will the rates.
+stage's own seconds per batch. The simulator has a profile made on the same devices just before
+each run, since how quick a machine is changes within minutes where others use it too; of three such
+rounds the medians are compared. Whatever else the machine does in a step weighs eight times on a
+device that is eight times slower: what the stages were predicted to take is beside the median and
+the mean of what they took, and where these two differ, so will the rates.
 `python benchmarks/batching.py [--schemes 4bit,8bit] [--model smollm2]`.
 """
 # ruff: noqa: I001
@@ -128,33 +129,50 @@ def on_one_device(model: str, scheme: str) -> dict[str, Any]:
     return {"scheme": scheme, "one": one, "eight": eight, "ratio": eight / one, "rounds": rates}
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """What a profile made just before a run says of it: tokens per second, and seconds of each
+    stage; and the run."""
+
+    rate: float
+    stages: tuple[float, ...]
+    run: Run
+
+    def told(self) -> dict[str, Any]:
+        stages = [
+            {"predicted": 1e3 * of_it, "median": 1e3 * median(took), "mean": 1e3 * fmean(took)}
+            for of_it, took in zip(self.stages, self.run.stages, strict=True)
+        ]
+        return {"simulated": self.rate, "tokens_per_second": self.run.tokens_per_second,
+                "share": self.run.busiest_share, "stage_ms": stages}  # fmt: skip
+
+
+def foreseen(model: str, spec: ModelSpec, cluster: Cluster, plan: Plan) -> Foreseen:
+    with start_local(cluster) as workers:
+        schemes = tuple(dict.fromkeys(plan.schemes))
+        profile = measure(workers, model, spec, schemes, Grid.around(PIPELINE))
+        ran = run(Coordinator(workers, model, plan, PIPELINE), PIPELINE.sequences)
+    costs = CostModel(spec, cluster, profile, PIPELINE)
+    outcome = simulate_plan(costs, plan, together(PIPELINE.sequences, PROMPT, NEW))
+    simulated = Run([list(x.token_seconds) for x in outcome.requests])
+    stages = tuple(stage.decode_seconds for stage in costs.estimate(plan).stages)
+    return Foreseen(simulated.tokens_per_second, stages, ran)
+
+
 def on_four_devices(model: str, scheme: str) -> dict[str, Any]:
     spec = open_checkpoint(model).spec
-    devices = tuple(Device(name, 8 * 10**9, 1, SLOWDOWN, kind="slow") for name in NAMES)
+    devices = tuple(Device(name, 8 * 10**9, 1, SLOWDOWN, kind=name) for name in NAMES)
     links = tuple(Link(a, b, 1000e6 / 8, 0.001) for a in NAMES for b in NAMES if a != b)
     cluster = Cluster(devices, links, NAMES[0])
     plan = plan_of(spec, model, NAMES, scheme)
-    with start_local(cluster) as workers:
-        profile = measure(workers, model, spec, (scheme,), Grid.around(PIPELINE))
-        engine = Coordinator(workers, model, plan, PIPELINE)
-        runs = [run(engine, PIPELINE.sequences) for _ in range(ROUNDS)]
-    costs = CostModel(spec, cluster, profile, PIPELINE)
-    asked = together(PIPELINE.sequences, PROMPT, NEW)
-    outcome = simulate_plan(costs, plan, asked)
-    simulated = Run([list(x.token_seconds) for x in outcome.requests]).tokens_per_second
-    real = median(x.tokens_per_second for x in runs)
-    efficiency = median(x.busiest_share for x in runs)
-    predicted = [stage.decode_seconds for stage in costs.estimate(plan).stages]
-    stages = [
-        {"predicted": 1e3 * of_it, "median": 1e3 * median(took), "mean": 1e3 * fmean(took)}
-        for of_it, took in zip(predicted, runs[-1].stages, strict=True)
-    ]
+    rounds = [foreseen(model, spec, cluster, plan) for _ in range(ROUNDS)]
+    real = median(x.run.tokens_per_second for x in rounds)
+    efficiency = median(x.run.busiest_share for x in rounds)
+    simulated = median(x.rate for x in rounds)
     print(f"four devices, {scheme}: {real:.1f} tokens/s, {efficiency:.0%} of the bound, simulated "
           f"{simulated:.1f}", flush=True)  # fmt: skip
     return {"scheme": scheme, "tokens_per_second": real, "efficiency": efficiency,
-            "simulated": simulated, "stage_ms": stages,
-            "rates": [x.tokens_per_second for x in runs],
-            "shares": [x.busiest_share for x in runs]}  # fmt: skip
+            "simulated": simulated, "rounds": [x.told() for x in rounds]}  # fmt: skip
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Losses and gradients against transformers' own."""
 
+import psutil
 import pytest
 import torch
 
@@ -132,3 +133,14 @@ def test_blocks_that_run_again_keep_less_and_give_the_same_gradients(tunable):
             parameter.grad = None
         assert fewest_again(model, ALL, batch, states, kept[again]) == again
     assert fewest_again(model, ALL, batch, states, kept[4] - 1) is None
+
+
+def test_what_was_looked_at_is_let_go_of(tunable):
+    """Nothing that a look at a step kept stays in memory behind it."""
+    model, batch = tunable("llama"), batch_of([Lesson((5, 9, 33, 21) * 12, 1)] * 64)
+    states = model.entered(batch.tokens)
+    kept = kept_by(model, ALL, batch, states)
+    before = psutil.Process().memory_info().rss
+    for _ in range(8):
+        kept_by(model, ALL, batch, states)
+    assert kept > 20e6 and psutil.Process().memory_info().rss - before < 3 * kept

@@ -228,11 +228,11 @@ def failures(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    if not FORTUNES.is_dir() or not HANDBOOK.is_dir():
-        sys.exit("install the packages fortunes and debian-handbook")
     parser = argparse.ArgumentParser()
     parser.add_argument("--cuts", type=int, nargs="*", default=list(CUTS), choices=CUTS)
     cuts = parser.parse_args().cuts
+    if not FORTUNES.is_dir() or not HANDBOOK.is_dir():
+        sys.exit("install the packages fortunes and debian-handbook")
     depths = Depths(cuts)
     names = sorted(x.stem for x in FORTUNES.glob("*.dat"))
     learned = sequences(fortunes([x for x in names if x not in OTHERS]), LEARNED, 0)

@@ -10,7 +10,6 @@ budget allows, placed by `joint`. `python benchmarks/advantage.py [clusters]`.
 import os
 import platform
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,8 +22,12 @@ from edgewise.clusters import Cluster, Device, Link
 from edgewise.costs import CostModel
 from edgewise.errors import Infeasible
 from edgewise.memory import workspace_bytes
-from edgewise.planning import PLANNERS, Objective, PlanResult, Problem
+from edgewise.planning import PLANNERS, Objective, Planner, PlanResult, Problem
+from edgewise.planning.dilemma import dilemma
+from edgewise.planning.edgeshard_exact import edgeshard_exact
 from edgewise.planning.joint import joint
+from edgewise.planning.llm_pq import llm_pq
+from edgewise.planning.llm_pq_heuristic import llm_pq_heuristic
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.simulation.rooflines import Roofline, make_profile
@@ -35,7 +38,13 @@ SCHEMES = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64", "bf16")
 SECONDS = 5.0  # for every planner that takes a limit
 SLACK = 0.005  # relative
 REFERENCE = 2.0  # nats per token
-TIMED = ("edgeshard-exact", "dilemma", "llm-pq", "llm-pq-heuristic", "joint")
+TIMED: dict[str, Planner] = {
+    "edgeshard-exact": partial(edgeshard_exact, time_limit=SECONDS),
+    "dilemma": partial(dilemma, time_limit=SECONDS),
+    "llm-pq": partial(llm_pq, time_limit=SECONDS),
+    "llm-pq-heuristic": partial(llm_pq_heuristic, time_limit=SECONDS),
+    "joint": partial(joint, time_limit=SECONDS),
+}
 
 
 @dataclass(frozen=True)
@@ -156,10 +165,9 @@ def uniform(problem: Problem) -> PlanResult:
     return min(plans, key=lambda x: problem.score(x.estimate))
 
 
-def asked() -> dict[str, Callable[[Problem], PlanResult]]:
+def asked() -> dict[str, Planner]:
     """Every planner, with little patience."""
-    limited = {name: partial(PLANNERS[name], time_limit=SECONDS) for name in TIMED}
-    return {**PLANNERS, **limited, "uniform": uniform}
+    return {**PLANNERS, **TIMED, "uniform": uniform}
 
 
 def scores(problem: Problem) -> dict[str, float]:

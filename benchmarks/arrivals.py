@@ -15,6 +15,7 @@ import tempfile
 import time
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import psutil
 from chaos import NAMES, SCENES, Pool, Scene, growth
@@ -24,8 +25,10 @@ from places import Local, Place
 from streams import Streams
 
 from edgewise import kernels
+from edgewise.clusters import Cluster
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
+from edgewise.profiles import Profile
 from edgewise.runtime.coordinator import Coordinator
 from edgewise.runtime.replanning import replanner
 from edgewise.simulation import Fault, Join, Leave, Recovery, poisson, simulate_plan
@@ -71,7 +74,7 @@ def sizes(engine: Coordinator) -> tuple[int, int]:
 
 def serve(
     load: Load, engine: Coordinator, place: Place, seconds: float, rng: random.Random
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """For so long, then until all are answered."""
     began = time.monotonic()
     lose, sample = began + EVERY_SECONDS / 2, began
@@ -97,7 +100,7 @@ def serve(
     }  # fmt: skip
 
 
-def real(scene: Scene, minutes: float, rate: float, seed: int) -> dict[str, object]:
+def real(scene: Scene, minutes: float, rate: float, seed: int) -> dict[str, Any]:
     rng, names = random.Random(seed), NAMES[:3]
     pool, cluster = Pool.of(scene, rng), scene.cluster(names)
     place = Local(cluster)
@@ -108,13 +111,13 @@ def real(scene: Scene, minutes: float, rate: float, seed: int) -> dict[str, obje
         return serve(Load(engine, pool, rate, rng), engine, place, minutes * 60, rng)
 
 
-def simulated(scene: Scene, hours: float, rate: float, seed: int) -> dict[str, object]:
+def simulated(scene: Scene, hours: float, rate: float, seed: int) -> dict[str, Any]:
     """The same with a clock of its own, on four devices."""
     rng, cluster = random.Random(seed), scene.cluster(NAMES)
     problem, plans = scene.problem(cluster, scene.profile()), dict[tuple[str, ...], Plan]()
     costs, work = problem.costs, scene.work
 
-    def replan(there, profile) -> Plan:
+    def replan(there: Cluster, profile: Profile) -> Plan:
         names = tuple(device.name for device in there.devices)
         if names not in plans:
             plans[names] = joint(replace(problem, costs=replace(costs, cluster=there))).plan
@@ -124,7 +127,7 @@ def simulated(scene: Scene, hours: float, rate: float, seed: int) -> dict[str, o
     for minute in range(int(hours * 60)):
         device, at = rng.choice(NAMES[1:]), (minute + 0.5) * EVERY_SECONDS
         faults += [Leave(device, at), Join(device, at + BACK_SECONDS)]
-    count, first = int(rate * hours * 3600), replan(cluster, None)
+    count, first = int(rate * hours * 3600), replan(cluster, costs.profile)
     arrivals = poisson(count, rate, work.prompt_tokens, work.new_tokens, seed=seed)
     outcome = simulate_plan(
         costs, first, arrivals, faults=faults, replan=replan, recovery=Recovery(NOTICE_SECONDS)

@@ -185,7 +185,7 @@ def one(scene: Scene, launcher: str, pool: Pool, rng: random.Random) -> Run:
     """A cluster of its own, some requests of the pool, and what happens to them."""
     names = NAMES[: rng.choice((3, 4))]
     chosen = rng.sample(range(len(pool.requests)), rng.randint(3, 7))
-    requests, expected = ([x[i] for i in chosen] for x in (pool.requests, pool.answers))
+    requests, expected = [pool.requests[i] for i in chosen], [pool.answers[i] for i in chosen]
     cluster = scene.cluster(names)
     plan = random_plan(names, scene.plan(names[0]), rng)
     place = LAUNCHERS[launcher](cluster)

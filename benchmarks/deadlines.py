@@ -128,7 +128,7 @@ def main() -> None:
     args = parser.parse_args()
     load, traffic = os.getloadavg()[0], Traffic(args.load, args.count)
     pairs = [pair.split(":") for pair in args.models.split(",")]
-    rows = [compare(*pair, traffic, args.rounds, args.http) for pair in pairs]
+    rows = [compare(model, scheme, traffic, args.rounds, args.http) for model, scheme in pairs]
     failed = list[str]()
     for row in rows:
         means = {name: sum(x) / len(x) for name, x in row["in_time"].items()}

@@ -59,7 +59,7 @@ def read_bandwidth(buffer: torch.Tensor, threads: int) -> float:
 def typical(run: Callable[[], object], seconds: float = SECONDS) -> float:
     """Median seconds of a call."""
     run()
-    times, end = [], time.perf_counter() + seconds
+    times, end = list[float](), time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         began = time.perf_counter()
         run()
@@ -118,6 +118,7 @@ def around_products(args: argparse.Namespace) -> dict[str, float]:
     packed = random_packed(get_scheme(AROUND), shape, torch.device("cpu"))
     matrix, x = PackedLinear(packed).native(), torch.randn(1, TINY.hidden_size)
     blocks, lanes = shard.blocks.parts[0].native, [(0, args.context, 1)]
+    assert matrix is not None  # there are kernels: this is about them
     turn = (torch.ones(1, TINY.head_dim), torch.zeros(1, TINY.head_dim))
     extra_us = {}
     for threads in args.threads:

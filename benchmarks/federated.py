@@ -162,7 +162,7 @@ def main() -> None:
     if what == "lies":
         settings = replace(settings, algorithm=Algorithm.NEAR)
     settings = replace(settings, leaders=what == "leader")
-    verdicts, told = {}, {}
+    verdicts, told = dict[str, Verdict](), dict[str, list[dict[str, Any]]]()
     for name in (what,) if given.alone else ("undisturbed", what):
         chosen = settings if name == what else replace(settings, algorithm=Algorithm.EXACT)
         began = time.monotonic()

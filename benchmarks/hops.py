@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from statistics import median, quantiles
+from typing import Any
 
 import edgewise  # noqa: F401 (before torch: it says how torch's threads wait)
 import msgspec
@@ -56,6 +57,7 @@ def measure(mine: ZeroMQ, rows: int) -> dict[str, float]:
         mine.send("mirror", Echo(), tensor)
         envelope = mine.receive(10)
         seconds.append((time.perf_counter() - began) / 2)
+        assert envelope is not None and envelope.tensor is not None
         assert torch.equal(envelope.tensor, tensor)
     rest = seconds[WARM_UP:]
     return {"rows": rows, "median": median(rest), "p90": quantiles(rest, n=10)[-1]}
@@ -65,6 +67,7 @@ def pair(way: str, folder: str) -> list[dict[str, float]]:
     """Two processes, and all sizes between them."""
     command, pipe = [sys.executable, __file__, way, folder], subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    assert process.stdin is not None and process.stdout is not None
     mine = transport(way, folder, "bench")
     try:
         mine.introduce({"mirror": msgspec.json.decode(process.stdout.readline(), type=Peer)})
@@ -81,7 +84,7 @@ def pair(way: str, folder: str) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    results = []
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for way in WAYS:
             for row in pair(way, folder):

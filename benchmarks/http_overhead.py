@@ -139,7 +139,7 @@ def compare(args: argparse.Namespace) -> tuple[list[Run], list[Run]]:
 
 def per_token(runs: Sequence[Run], what: str) -> float:
     """Microseconds."""
-    return 1e6 * median(getattr(run, what) / run.tokens for run in runs)
+    return 1e6 * median(float(getattr(run, what)) / run.tokens for run in runs)
 
 
 def main() -> None:

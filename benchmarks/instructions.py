@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 SOURCES = Path(__file__).parents[1] / "edgewise/kernels/src"
 BITS, COLUMNS = (2, 3, 4, 5, 6, 8), 32
 COUNTS = ("one_token_a_register", "four_tokens_a_register")
 # What is included, the struct, rows of a slice, and the options that the target pragmas stand for.
 X86, ARM = ("g++", "objdump"), ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump")
-SETS = {
+SETS: dict[str, tuple[tuple[str, str], str, int, list[str]]] = {
     "avx2": (X86, "avx2.h", 8, ["-mavx2", "-mfma", "-mf16c"]),
     "avx-vnni": (X86, "avx2.h", 8, ["-mavx2", "-mfma", "-mf16c", "-mavxvnni",
                                     "-DEDGEWISE_DPBUSD=_mm256_dpbusd_avx_epi32"]),
@@ -47,15 +48,15 @@ def instructions(name: str, bits: int, laid: int, tokens: int) -> int:
         source, binary = Path(folder) / "one.cpp", Path(folder) / "one.o"
         source.write_text(text)
         flags = ["-std=c++17", "-O3", "-w", "-fno-asynchronous-unwind-tables", *options]
-        subprocess.run([compiler, *flags, "-c", source, "-o", binary], check=True)
-        command = [objdump, "-d", "--disassemble=counted", "--no-show-raw-insn", binary]
+        subprocess.run([compiler, *flags, "-c", str(source), "-o", str(binary)], check=True)
+        command = [objdump, "-d", "--disassemble=counted", "--no-show-raw-insn", str(binary)]
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     body = listing[listing.index("<counted>:") :].splitlines()[1:]
     return sum(line.startswith(" ") and ":" in line for line in body)
 
 
 def main() -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, (_, _, lanes, _) in SETS.items():
         for bits in BITS:
             one, four = instructions(name, bits, bits, 1), instructions(name, bits, 8, 4)

@@ -33,7 +33,13 @@ from edgewise.adapters import AdapterConfig, Kind, LowRank
 from edgewise.adapters.matrices import columns_of, parts_of
 from edgewise.cli.devices import describe_machine
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, causal_attention, inverse_frequencies, rotation
+from edgewise.models.decoder import (
+    Block,
+    Embedding,
+    causal_attention,
+    inverse_frequencies,
+    rotation,
+)
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 
@@ -83,7 +89,7 @@ class Depths:
         shard = load_shard(MODEL, 0, max(cuts) + 2, "fp32", slots=1, context=LENGTH)
         self.cuts = cuts
         self.config: DecoderConfig = shard.config
-        self.embedding, self.blocks = shard.layers[0], shard.layers[1:]
+        self.embedding, *self.blocks = shard.layers
         assert self.config.rope is not None
         self._frequency = inverse_frequencies(self.config.rope, self.config.head_dim)
 
@@ -154,8 +160,8 @@ class Inverter(nn.Module):
         solved = torch.linalg.solve(square, inputs.T @ self.table[learned.tokens].double())
         self.line.weight.copy_(solved[:-1].T)
         self.line.bias.copy_(solved[-1])
-        self.deep[-1].weight.zero_()
-        self.deep[-1].bias.zero_()
+        for parameter in self.deep[-1].parameters():
+            parameter.zero_()
 
     def standard(self, numbers: Tensor) -> Tensor:
         return (numbers - self.mean) / self.spread
@@ -222,11 +228,11 @@ def failures(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    if not FORTUNES.is_dir() or not HANDBOOK.is_dir():
-        sys.exit("install the packages fortunes and debian-handbook")
     parser = argparse.ArgumentParser()
     parser.add_argument("--cuts", type=int, nargs="*", default=list(CUTS), choices=CUTS)
     cuts = parser.parse_args().cuts
+    if not FORTUNES.is_dir() or not HANDBOOK.is_dir():
+        sys.exit("install the packages fortunes and debian-handbook")
     depths = Depths(cuts)
     names = sorted(x.stem for x in FORTUNES.glob("*.dat"))
     learned = sequences(fortunes([x for x in names if x not in OTHERS]), LEARNED, 0)
@@ -234,6 +240,7 @@ def main() -> None:
         "fortunes": sequences(fortunes(OTHERS), JUDGED, 1),
         "handbook": sequences(handbook(), JUDGED, 2),
     }
+    assert isinstance(depths.embedding, Embedding)
     table = depths.embedding.tokens.weight.detach()
     words = torch.arange(len(table))[:, None]
     states = depths.states(learned)

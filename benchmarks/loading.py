@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from claims import finish
@@ -25,7 +26,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.schemes import get_scheme
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048,
     "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
     "num_key_value_heads": 4, "vocab_size": 32_000, "max_position_embeddings": 2048,

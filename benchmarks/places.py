@@ -56,10 +56,8 @@ class Local:
 
     def __init__(self, cluster: Cluster) -> None:
         self.workers, self._whole = start_local(cluster), cluster
-        self._launchers, self._settings = (
-            dict(self.workers._launchers),
-            dict(self.workers._settings),
-        )
+        # Of all devices: the workers forget those that are lost.
+        self._launchers, self._settings = dict(self.workers.launchers), dict(self.workers.settings)
 
     def process_id(self, device: str) -> int | None:
         return self.workers.process_ids[device]

@@ -22,6 +22,7 @@ from edgewise.errors import Infeasible
 from edgewise.memory import workspace_bytes
 from edgewise.planning import Objective, PlanResult, Problem
 from edgewise.planning.joint import joint
+from edgewise.profiles import Profile
 from edgewise.schemes import get_scheme
 from edgewise.simulation.rooflines import make_profile
 from edgewise.specs import ModelSpec, Workload
@@ -45,8 +46,8 @@ def rooms(rng: np.random.Generator, model: ModelSpec, count: int, tight: float) 
 
 
 def problem(
-    model: ModelSpec, devices: tuple[Device, ...], cluster: Cluster, profile, objective: Objective,
-    rng: np.random.Generator,
+    model: ModelSpec, devices: tuple[Device, ...], cluster: Cluster, profile: Profile,
+    objective: Objective, rng: np.random.Generator,
 ) -> Problem:  # fmt: skip
     """Within the loss of four bits throughout."""
     lanes = LANES if objective is Objective.THROUGHPUT else 1

@@ -104,8 +104,8 @@ def measured(workers: Workers, plan: Plan, work: Workload) -> Times:
             came[token.request].append(token.at)
             stages.append(sum(token.stage_seconds))
     times = list(came.values())
-    token, computing = steady(times), median(stages)
-    return Times(times[0][0] - began, token, computing, token - computing)
+    gap, computing = steady(times), median(stages)
+    return Times(times[0][0] - began, gap, computing, gap - computing)
 
 
 def predicted(costs: CostModel, plan: Plan) -> Times:
@@ -173,7 +173,8 @@ def errors(rows: list[dict[str, object]], what: str, who: int) -> np.ndarray:
     said, real = values[:, who], values[:, 2]
     if what == "rate":  # tokens per second
         said, real = 1 / said, 1 / real
-    return np.abs(said / real - 1)
+    off: np.ndarray = np.abs(said / real - 1)
+    return off
 
 
 def main() -> None:

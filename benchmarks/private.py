@@ -32,6 +32,7 @@ from edgewise.cli.devices import describe_machine
 from edgewise.clusters import Cluster, Device, Link
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.decoder import Block
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.plans import Plan, Stage
@@ -53,6 +54,11 @@ PROMPTS = (
     "Who wrote Hamlet?", "Give me a recipe for pancakes.", "How do magnets work?",
 )  # fmt: skip
 Added = list[dict[str, LowRank]]
+Ends = tuple[tuple[str, int], ...]  # devices, and where their layers end; from the last where <= 0
+
+ALONE: Ends = ((PHONE, 0),)
+SPLIT: Ends = ((PHONE, 1), (CLOUD, -1), (PHONE, 0))
+OVER_TWO: Ends = ((PHONE, 1), (CLOUD, 16), (OTHER, -1), (PHONE, 0))
 
 
 def drawn(rank: int, folder: Path) -> Added:
@@ -78,6 +84,7 @@ def merged_answers(added: Added, prompts: Sequence[tuple[int, ...]]) -> list[lis
     """By one process, one prompt after the other, with W + U M D as matrices."""
     shard = load_shard(MODEL, schemes=SCHEME, context=512)
     for block, parts in zip(shard.layers[1:-1], added, strict=True):
+        assert isinstance(block, Block)
         for name, first, rows in parts_of(shard.config)["qkv"]:
             if name in parts:
                 block.qkv.weight.data[first : first + rows] += parts[name].whole()
@@ -103,7 +110,7 @@ def cluster(latency: float, slowdown: float = 1.0) -> Cluster:
     return Cluster(devices, (*links, Link(CLOUD, OTHER, 125e6, 0.0)), PHONE)
 
 
-def plan_of(*ends: tuple[str, int]) -> Plan:
+def plan_of(ends: Ends) -> Plan:
     spec, at, stages = open_checkpoint(MODEL).spec, 0, list[Stage]()
     for device, end in ends:
         end = end if end > 0 else spec.num_layers + end
@@ -112,16 +119,11 @@ def plan_of(*ends: tuple[str, int]) -> Plan:
     return Plan(spec.name, spec.digest, spec.num_layers, tuple(stages))
 
 
-ALONE = plan_of((PHONE, 0))
-SPLIT = plan_of((PHONE, 1), (CLOUD, -1), (PHONE, 0))
-OVER_TWO = plan_of((PHONE, 1), (CLOUD, 16), (OTHER, -1), (PHONE, 0))
-
-
-def opened(plan: Plan, folder: Path | None, where: Cluster) -> Coordinator:
+def opened(ends: Ends, folder: Path | None, where: Cluster) -> Coordinator:
     checkpoint = open_checkpoint(MODEL)
     private = private_adapter(folder, checkpoint, PHONE) if folder else None
     work = Workload(64, 128, sequences=TOGETHER)
-    return open_engine(MODEL, plan, where, work, spec=checkpoint.spec, private=private)
+    return open_engine(MODEL, plan_of(ends), where, work, spec=checkpoint.spec, private=private)
 
 
 def answers_of(engine: Coordinator, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
@@ -171,10 +173,10 @@ def rate_of(engine: Coordinator) -> float:
     return sum(begun < at <= ended for x in came.values() for at in x) / (ended - begun)
 
 
-def milliseconds(plan: Plan, folder: Path | None, latency: float, rounds: int) -> list[float]:
+def milliseconds(ends: Ends, folder: Path | None, latency: float, rounds: int) -> list[float]:
     """Of a token, one request alone; tokens per second of TOGETHER requests."""
     took, rates = list[float](), list[float]()
-    with closing(opened(plan, folder, cluster(latency, SLOWDOWN))) as engine:
+    with closing(opened(ends, folder, cluster(latency, SLOWDOWN))) as engine:
         for _ in range(rounds):
             times = [token.at for token in stream(engine, Request((5, 6, 7, 8), 24))]
             took += [1000 * (b - a) for a, b in pairwise(times)]
@@ -191,8 +193,8 @@ def compare_answers(folder: Path) -> tuple[dict[str, int], list[str]]:
     counts = {"changed": sum(a != b for a, b in zip(truth, plain, strict=True))}
     if not counts["changed"]:
         failed.append("the adapter changes no answer")
-    for name, plan in (("one device", SPLIT), ("two devices", OVER_TWO)):
-        with closing(opened(plan, folder, cluster(0.0))) as engine:
+    for name, ends in (("one device", SPLIT), ("two devices", OVER_TWO)):
+        with closing(opened(ends, folder, cluster(0.0))) as engine:
             given = answers_of(engine, prompts)
         counts[name] = sum(a == b for a, b in zip(given, truth, strict=True))
         if counts[name] < len(prompts):

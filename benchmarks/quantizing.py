@@ -46,7 +46,7 @@ def random_matrices(blocks: int, table: bool) -> list[Tensor]:
 
 def matrices_of(folder: str) -> list[Tensor]:
     checkpoint = open_checkpoint(folder)
-    tensors = [checkpoint.read(name) for name in checkpoint.files]
+    tensors = [checkpoint.read(name) for name in checkpoint.tensors()]
     return [x for x in tensors if x.ndim == 2]
 
 

@@ -204,7 +204,7 @@ class Bench:
             streamed, size = plan.stages[0].streamed, sum(streamed_bytes(self.spec, plan.stages[0]))
             engine = Coordinator(workers, self.model, plan, work)
             pid, shares, seconds = workers.process_ids["a"], list[float](), list[float]()
-            before, same = read_by(pid), True
+            already, same = read_by(pid), True
             files = [self.paths[x] for x in streamed]
             rates = [reading_rate(files)]
             for request, wanted in zip(requests(ROUNDS), expected, strict=True):
@@ -213,7 +213,7 @@ class Bench:
                 seconds.append(per_token(given))
                 rates.append(reading_rate(files))
                 shares.append(size / fmean(rates[-2:]) / seconds[-1])
-            came, took = read_by(pid) - before, peak(groups["a"])
+            came, took = read_by(pid) - already, peak(groups["a"])
         self.check("one device", same, median(shares))
         before, after = (
             self.costs(here, profile, work, rate).estimate(plan).decode_seconds

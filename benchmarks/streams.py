@@ -1,6 +1,7 @@
 """Requests on an engine whose devices come and go, by `chaos.py` and `arrivals.py`."""
 
 import random
+from collections.abc import Iterable
 from itertools import pairwise
 
 from disturbances import Disturbance, random_plan
@@ -29,7 +30,7 @@ class Streams:
         self._take(tokens)
         return tokens
 
-    def _take(self, tokens: list[Token]) -> None:
+    def _take(self, tokens: Iterable[Token]) -> None:
         for token in tokens:
             assert token.finish != "error", token.error
             self.answers[token.request].append(token.id)

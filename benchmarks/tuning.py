@@ -24,7 +24,7 @@ from claims import finish
 from edgewise import kernels
 from edgewise.adapters import AdapterConfig
 from edgewise.cli.devices import describe_machine
-from edgewise.demo.questions import draw_questions, prompt
+from edgewise.demo.questions import Split, draw_questions, prompt
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.tuning.judging import Verdict, judge
@@ -45,7 +45,7 @@ FASTER, LESS, WORSE = 2.92, 4.0, 0.01
 METHODS = (TuningMethod.LORA, TuningMethod.WINDOW)
 
 
-def questions(seed: int, count: int, split: str) -> list[Record]:
+def questions(seed: int, count: int, split: Split) -> list[Record]:
     drawn = draw_questions(seed, count, split)
     return [answered(prompt(x.context, x.question), x.answer) for x in drawn]
 
@@ -93,7 +93,8 @@ def compare_costs(lessons: list[Lesson]) -> dict[TuningMethod, tuple[float, int,
     result = {}
     for method, rounds in rows.items():
         seconds = [median(row[0] for row in steps) for steps in zip(*rounds[1:], strict=True)]
-        kept, grown = (max(row[i] for steps in rounds[1:] for row in steps) for i in (1, 2))
+        kept = max(row[1] for steps in rounds[1:] for row in steps)
+        grown = max(row[2] for steps in rounds[1:] for row in steps)
         result[method] = sum(seconds) / len(seconds), kept, grown
     return result
 

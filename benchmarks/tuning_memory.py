@@ -78,7 +78,7 @@ def tune(scheme: str) -> dict[str, int]:
 
 def main() -> None:
     scheme = sys.argv[1] if len(sys.argv) > 1 else SCHEME
-    sizes = {}
+    sizes: dict[str, int] = {}
     for what in ("serve", "tune"):
         command = [sys.executable, __file__, what, scheme]
         out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)

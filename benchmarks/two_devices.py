@@ -55,12 +55,11 @@ def main() -> None:
                 for requests in (1, REQUESTS):
                     rate = run(engine, requests).tokens_per_second
                     rates.setdefault((count, requests), []).append(rate)
-    rate = {key: median(measured) for key, measured in rates.items()}
-    one, many = rate[2, 1] / rate[1, 1], rate[2, REQUESTS] / rate[1, REQUESTS]
-    print(
-        f"one request: {rate[1, 1]:.1f} tokens/s on one device, {rate[2, 1]:.1f} on two, {one:.2f}"
-    )
-    print(f"eight: {rate[1, REQUESTS]:.1f} on one, {rate[2, REQUESTS]:.1f} on two, {many:.2f}")
+    usual = {key: median(measured) for key, measured in rates.items()}
+    one, many = usual[2, 1] / usual[1, 1], usual[2, REQUESTS] / usual[1, REQUESTS]
+    print(f"one request: {usual[1, 1]:.1f} tokens/s on one device, {usual[2, 1]:.1f} on two, "
+          f"{one:.2f}")  # fmt: skip
+    print(f"eight: {usual[1, REQUESTS]:.1f} on one, {usual[2, REQUESTS]:.1f} on two, {many:.2f}")
     machine, failed = describe_machine(), []
     if one < ONE:
         failed.append(f"one request at {one:.2f} of one device")

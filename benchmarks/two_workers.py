@@ -48,18 +48,25 @@ def worker() -> None:
         print(count / SECONDS, flush=True)
 
 
+def said_by(process: subprocess.Popen[str]) -> str:
+    """Its next line."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
 def main() -> None:
     command = [sys.executable, __file__, "--worker"]
     pipe = subprocess.PIPE
     workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
     for process in workers:
-        assert process.stdout.readline() == "ready\n"
+        assert said_by(process) == "ready"
 
     def ask(processes: list[subprocess.Popen[str]], what: str) -> float:
         for process in processes:
+            assert process.stdin is not None
             process.stdin.write(f"{what}\n")
             process.stdin.flush()
-        return sum(float(process.stdout.readline()) for process in processes)
+        return sum(float(said_by(process)) for process in processes)
 
     rows = []
     try:
@@ -73,8 +80,7 @@ def main() -> None:
         print(f"waiting for a second: {waiting * 1e3:.1f} ms of a core")
     finally:
         for process in workers:
-            process.stdin.close()
-            process.wait(30)
+            process.communicate(timeout=30)
     machine = describe_machine()
     print(json.dumps({
         "benchmark": "two_workers", "machine": f"{machine['processor']}, {os.cpu_count()} cores",

@@ -37,7 +37,7 @@ MOST = {Wire.FP32: 0.0, Wire.BF16: 0.001, Wire.INT8: 0.01}  # nats per token, wi
 OFF = 0.15
 
 
-def lost(model: str, layers: int) -> dict[str, dict[int, float]]:
+def lost(model: str, layers: int) -> dict[Wire, dict[int, float]]:
     """Nats per token that a wire type adds, by cuts."""
     ids, schemes = sequences(model, TEXT), [[STORED] * layers]
     without = plan_losses(model, schemes, ids)[0].mean

@@ -6,9 +6,11 @@ edgewise plan MODEL --cluster FILE --compare --json | python scripts/draw_planne
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from edgewise.schemes import get_scheme
 
@@ -24,7 +26,7 @@ COLOURS = {
 }
 
 
-def draw_layers(axes: Axes, row: int, stages: list[dict], drawn: set[str]) -> None:
+def draw_layers(axes: Axes, row: int, stages: list[dict[str, Any]], drawn: set[str]) -> None:
     """A cell for each layer, in the colour of its bits, and a line behind each device's."""
     for stage in stages:
         for layer, scheme in enumerate(stage["schemes"], stage["start"]):
@@ -60,7 +62,7 @@ def main(path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(left=False)
     names = [name for name in COLOURS if name in drawn]
-    keys = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name]) for name in names]
+    keys = [Rectangle((0, 0), 1, 1, color=COLOURS[name]) for name in names]
     figure.legend(keys, names, loc="outside upper center", ncols=len(names), frameon=False)
     figure.savefig(path, dpi=100)
 

@@ -13,7 +13,7 @@ TARGET = Path(__file__).parent.parent / "docs" / "commands.md"
 
 def render() -> str:
     """The page: the help of `edgewise` and of each command, as printed 80 columns wide."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_group(app)
     names = [[], *[[name] for name in sorted(group.commands)]]
     runner = CliRunner(env={"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"})
     parts = ["# Commands\n\nWritten by `make docs` from the commands' own help.\n"]

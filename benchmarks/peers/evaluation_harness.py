@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sides = {"--evaluate": evaluate, "--unpack": unpack}
+    sides: dict[str, Callable[..., None]] = {"--evaluate": evaluate, "--unpack": unpack}
     if len(sys.argv) > 1 and sys.argv[1] in sides:
         sides[sys.argv[1]](*sys.argv[2:])
     else:

@@ -76,11 +76,11 @@ def ours(model: str, scheme: str) -> None:
     from edgewise.models.cache import Segment
     from edgewise.models.shard import load_shard, random_shard
 
-    room = {"slots": SEQUENCES, "context": max(PROMPTS)}
     if model == "1.1B":
-        shard = random_shard(TINY, 0, TINY.num_layers, scheme, device="cpu", **room)
+        shard = random_shard(TINY, 0, TINY.num_layers, scheme, device="cpu",
+                             slots=SEQUENCES, context=max(PROMPTS))  # fmt: skip
     else:
-        shard = load_shard(model, schemes=scheme, **room)
+        shard = load_shard(model, schemes=scheme, slots=SEQUENCES, context=max(PROMPTS))
 
     def begin(what: str, threads: int) -> Callable[[], object]:
         torch.set_num_threads(threads)
@@ -256,7 +256,7 @@ def check_peer(features: str, ours: str) -> None:
             raise SystemExit(f"our side uses {ours}, but the peer was built for: {features}")
 
 
-def compare(peer: str, file: Path, model: str, kind: str, scheme: str) -> list[dict[str, object]]:
+def compare(peer: str, file: Path, model: str, kind: str, scheme: str) -> list[dict[str, Any]]:
     children = [
         Child(sys.executable, __file__, "--ours", model, scheme),
         Child(peer, __file__, "--theirs", str(file)),
@@ -264,7 +264,7 @@ def compare(peer: str, file: Path, model: str, kind: str, scheme: str) -> list[d
     rows = []
     try:
         for what, threads in TASKS:
-            pairs, end = [], time.perf_counter() + SECONDS
+            pairs, end = list[list[float]](), time.perf_counter() + SECONDS
             while len(pairs) < LEAST or time.perf_counter() < end:
                 pairs.append([x.measure(what, threads) for x in children])
             mine, other = (min(x[side] for x in pairs) for side in (0, 1))
@@ -312,8 +312,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sides = {"--ours": ours, "--theirs": theirs, "--write": write_model, "--quantize": quantize,
-             "--describe": describe}  # fmt: skip
+    sides: dict[str, Callable[..., None]] = {
+        "--ours": ours, "--theirs": theirs, "--write": write_model, "--quantize": quantize,
+        "--describe": describe,
+    }  # fmt: skip
     if len(sys.argv) > 1 and sys.argv[1] in sides:
         sides[sys.argv[1]](*sys.argv[2:])
     else:

@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
@@ -136,7 +137,7 @@ class Side:
     def _wait(self, said: str) -> None:
         assert self.process.stdout
         line = self.process.stdout.readline()
-        assert line.strip() == said, f"{self.process.args} did not start"
+        assert line.strip() == said, f"{self.process.args!r} did not start"
 
     def seconds(self) -> float:
         assert self.process.stdin and self.process.stdout
@@ -205,7 +206,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sides = {"--serve": serve, "--answer": answer, "--ours": ours}
+    sides: dict[str, Callable[..., None]] = {"--serve": serve, "--answer": answer, "--ours": ours}
     if len(sys.argv) > 1 and sys.argv[1] in sides:
         sides[sys.argv[1]](*sys.argv[2:])
     else:

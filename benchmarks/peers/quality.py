@@ -163,7 +163,8 @@ def measure_file(copy: Copy, rows: Rows, peer: str, kind: str, method: str) -> N
             given, vectors = [], copy.importance(method)
             if vectors is not None:
                 given = [Path(folder) / "importance.npz"]
-                np.savez(given[0], **{llama_files.gguf_name(k): v for k, v in vectors.items()})
+                named = {llama_files.gguf_name(k): v for k, v in vectors.items()}
+                np.savez(given[0], allow_pickle=False, **named)
             command = ("quantize", copy.f32_file, target, kind, THREADS, *given)
             values["seconds"] = llama_files.call(peer, *command)
         size, values["types"] = llama_files.contents(target)

@@ -97,7 +97,8 @@ class Copy:
             np.save(file, np.stack(logits))
 
         name = f"reference-{digest([self.ids.tobytes()])}.npy"
-        return np.load(self.kept(name, make), mmap_mode="r")
+        logits: np.ndarray = np.load(self.kept(name, make), mmap_mode="r")
+        return logits
 
     def _check_reference(self, logits: np.ndarray) -> None:
         """transformers is the truth about the original."""

@@ -1,7 +1,7 @@
 """Rows of `quality.py` as tables, ratios and a picture."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def save_plot(rows: Sequence[Row], file: Path) -> None:
         squeeze=False,
     )  # fmt: skip
     best = better_importance(rows)
-    groups = (
+    groups: tuple[tuple[str, str, str, Callable[[Row], bool]], ...] = (
         ("Edgewise", "C0", "o-", lambda x: ours(x) == "nearest"),
         ("Edgewise, GPTQ", "C2", "s-", lambda x: ours(x) == "gptq"),
         ("Edgewise, GPTQ, joint", "C4", "D-", lambda x: ours(x) == "joint"),
@@ -184,7 +184,10 @@ def _line(
     """A group's points with their names, joined where none of no more bits betters them."""
     if not rows:
         return
-    along = (lambda x: x["bits"]) if axis == "weights" else (lambda x: x["bytes"] / 1e6)
+
+    def along(row: Row) -> float:
+        return float(row["bits"] if axis == "weights" else row["bytes"] / 1e6)
+
     best = set(curve(rows))
     joined = sorted((x for x in rows if (x["bits"], x["kl"]) in best), key=along)
     axes.plot([along(x) for x in joined], [x["kl"] for x in joined], style[1:], color=colour)

@@ -41,8 +41,8 @@ class Workers:
         self.cluster, self.roles = cluster, dict[str, str]()
         self.epoch = -1  # number of the plan loaded last, by which leftovers of others are told
         self._transport = transport
-        self._launchers: dict[str, Launcher] = {}
-        self._settings: dict[str, Settings] = {}
+        self.launchers: dict[str, Launcher] = {}
+        self.settings: dict[str, Settings] = {}
         self._peers: dict[str, Peer] = {}
         self._hosts: dict[str, str] = {}
         self.arrivals = deque[messages.Joined]()
@@ -60,7 +60,7 @@ class Workers:
         everybody."""
         for each in settings:
             name = each.device.name
-            self._launchers[name], self._settings[name] = launcher, each
+            self.launchers[name], self.settings[name] = launcher, each
             self._starting.add(name)
             self._keys[name] = launcher.start(each)
             if name in self._learn_keys():
@@ -77,13 +77,13 @@ class Workers:
     def restart(self, device: str) -> None:
         """Start the worker of a device anew."""
         self._let_newcomers_go({device})
-        self._launchers[device].end(device)
+        self.launchers[device].end(device)
         self.signs.forget(device)
-        self.start(self._launchers[device], [self._settings[device]])
+        self.start(self.launchers[device], [self.settings[device]])
 
     def prepare(self) -> None:
         """Have the source's worker, without which nothing runs, start quickly if it is lost."""
-        self._launchers[self.cluster.source].prepare()
+        self.launchers[self.cluster.source].prepare()
 
     def remove(self, device: str) -> None:
         """Go on without a device."""
@@ -99,9 +99,9 @@ class Workers:
 
     def _forget(self, device: str) -> None:
         self._starting.discard(device)
-        self._launchers.pop(device).end(device)
+        self.launchers.pop(device).end(device)
         self.signs.forget(device)
-        for each in (self._settings, self._keys, self._peers, self._hosts, self.roles):
+        for each in (self.settings, self._keys, self._peers, self._hosts, self.roles):
             each.pop(device, None)
         self.cluster = self.cluster.without(device)
 
@@ -112,16 +112,16 @@ class Workers:
         self.collect(messages.Ready, list(self._starting), START_SECONDS)
         self._transport.introduce(self._peers)
         me = {COORDINATOR: self._transport.peer}
-        for name in self._settings:
+        for name in self.settings:
             self.send(name, messages.Peers(self._peers | me))
-        self.collect(messages.Introduced, list(self._settings), START_SECONDS)
+        self.collect(messages.Introduced, list(self.settings), START_SECONDS)
 
     def _learn_keys(self) -> list[str]:
         """Let those talk here whose keys are known by now; returns the others."""
         for name, key in list(self._keys.items()):
             if key.done():
                 del self._keys[name]
-                self._peers[name] = Peer(self._settings[name].bind, key.result())
+                self._peers[name] = Peer(self.settings[name].bind, key.result())
                 self._transport.introduce(self._peers)
         return list(self._keys)
 
@@ -136,7 +136,7 @@ class Workers:
     @property
     def process_ids(self) -> dict[str, int]:
         """The operating system's number of each worker of this machine, by device."""
-        return {k: v for x in self._launchers.values() for k, v in x.process_ids.items()}
+        return {k: v for x in self.launchers.values() for k, v in x.process_ids.items()}
 
     # Talking
 
@@ -174,7 +174,7 @@ class Workers:
             self.arrivals.append(message)
             return False  # whoever waits with nothing to do shall see it
         if isinstance(message, messages.Ended):
-            if message.name in self._settings:
+            if message.name in self.settings:
                 raise self._lost(message)
             return True
         if isinstance(message, messages.Wake):
@@ -278,7 +278,7 @@ class Workers:
                 self.send(name, messages.Stop())
             self.signs.forget(name)
         try:
-            for launcher in {id(x): x for x in self._launchers.values()}.values():
+            for launcher in {id(x): x for x in self.launchers.values()}.values():
                 launcher.close()
         finally:
             while self._on_close:

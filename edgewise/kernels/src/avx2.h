@@ -62,6 +62,24 @@ struct Avx2 {
     return _mm256_set1_epi32(columns);
   }
 
+  // A chunk of kept codes: their sizes, their signs given to the activations that they multiply.
+  template <int BITS>
+  struct Kept {
+    const __m256i code, size, which;
+
+    INLINE Kept(const uint8_t* tile, int number)
+        : code(_mm256_sub_epi8(chunk<BITS>(tile, number), _mm256_set1_epi8(static_cast<char>(1 << (BITS - 1))))),
+          size(_mm256_abs_epi8(code)),
+          which(_mm256_or_si256(field<kWhich, 0>(tile + 64 * BITS, number),
+                                _mm256_set1_epi32(0x04040000))) {}  // two of each four columns
+
+    INLINE __m256i picked(const int8_t* x) const {
+      int64_t columns;
+      memcpy(&columns, x, sizeof columns);
+      return _mm256_sign_epi8(_mm256_shuffle_epi8(_mm256_set1_epi64x(columns), which), code);
+    }
+  };
+
 #if defined(EDGEWISE_DPBUSD)
   static constexpr bool kSigned = false;
 
@@ -80,6 +98,21 @@ struct Avx2 {
           total[c * G / 8][b] =
               EDGEWISE_DPBUSD(total[c * G / 8][b], here, four(x + b * stride + 4 * c));
       }
+    }
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
+  }
+
+  template <int BITS, int B, int G>
+  static INLINE void kept(const uint8_t* tile, const int8_t* x, size_t stride, i32s (&sums)[G][B]) {
+    __m256i total[G][B] = {};
+    fetch<BITS + kWhich>(tile);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; ++c) {
+      const Kept<BITS> here(tile, c);
+      for (int b = 0; b < B; ++b)
+        total[c * G / 8][b] = EDGEWISE_DPBUSD(total[c * G / 8][b], here.size,
+                                              here.picked(x + b * stride + 8 * c));
     }
     for (int g = 0; g < G; ++g)
       for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
@@ -121,6 +154,34 @@ struct Avx2 {
         for (int b = 0; b < B; ++b)
           of[b] = _mm256_add_epi32(of[b], _mm256_madd_epi16(narrow[b], ones));
       }
+    }
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
+  }
+
+  // Four chunks' products, 2 * 127 * 2^(bits-1) each, fit 16 bits together up to 6 bits; 8 bits: one.
+  template <int BITS, int B, int G>
+  static INLINE void kept(const uint8_t* tile, const int8_t* x, size_t stride, i32s (&sums)[G][B]) {
+    constexpr int kRoom = BITS == 8 ? 1 : 4;
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i total[G][B] = {};
+    fetch<BITS + kWhich>(tile);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; c += kRoom) {
+      __m256i narrow[B];
+#pragma GCC unroll 4
+      for (int next = 0; next < kRoom; ++next) {
+        const Kept<BITS> here(tile, c + next);
+        for (int b = 0; b < B; ++b) {
+          const __m256i products =
+              _mm256_maddubs_epi16(here.size, here.picked(x + b * stride + 8 * (c + next)));
+          narrow[b] = next == 0 ? products : _mm256_add_epi16(narrow[b], products);
+          EDGEWISE_IN_ORDER(narrow[b]);
+        }
+      }
+      auto& of = total[c * G / 8];
+      for (int b = 0; b < B; ++b)
+        of[b] = _mm256_add_epi32(of[b], _mm256_madd_epi16(narrow[b], ones));
     }
     for (int g = 0; g < G; ++g)
       for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];

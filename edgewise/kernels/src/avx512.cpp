@@ -115,6 +115,42 @@ struct Avx512 {
     }
   }
 
+  // Which of 8 columns the codes of a chunk of kept ones belong to: bytes that pick them.
+  static INLINE __m512i columns(const uint8_t* which, int number) {
+    const __m512i index = moved(at(which + 64 * (number / 4)), number % 4 * kWhich, 0);
+    const __m512i second = _mm512_set1_epi32(0x04040000);  // two codes of each four columns
+    return _mm512_ternarylogic_epi32(index, mask(kWhich, 0), second, 0xea);  // a & b | c
+  }
+
+  static INLINE __m512i eight(const int8_t* x) {
+    int64_t columns;
+    memcpy(&columns, x, sizeof columns);
+    return _mm512_set1_epi64(columns);
+  }
+
+  template <int BITS, int B, int G>
+  static INLINE void kept(const uint8_t* tile, const int8_t* x, size_t stride, i32s (&sums)[G][B]) {
+    constexpr int kChunks = 8 / G;
+    for (int line = 0; line < BITS + kWhich; ++line) fetch<BITS>(tile + 64 * line);
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      __m512i products[B] = {}, picked[B] = {};  // the latter: what the codes' middle is multiplied with
+#pragma GCC unroll 8
+      for (int c = g * kChunks; c < (g + 1) * kChunks; ++c) {
+        const __m512i here = chunk<BITS>(tile, c), which = columns(tile + 64 * BITS, c);
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+          const __m512i own = _mm512_shuffle_epi8(eight(x + b * stride + 8 * c), which);
+          products[b] = _mm512_dpbusd_epi32(products[b], here, own);
+          picked[b] = _mm512_dpbusd_epi32(picked[b], _mm512_set1_epi8(1), own);
+        }
+      }
+      for (int b = 0; b < B; ++b)
+        sums[g][b] =
+            (i32s)_mm512_sub_epi32(products[b], _mm512_slli_epi32(picked[b], BITS - 1));
+    }
+  }
+
   template <int BITS>
   static INLINE void unpack(const uint8_t* tile, uint8_t* out) {
 #pragma GCC unroll 8

@@ -9,9 +9,9 @@ layer also multiplies.
                      asymmetric: a scale and a minimum. 2, 3, 4, 5, 6, 8 bits, groups of 16 to 128
     q4g32d q4g32ad   the same, quantized doubly: scales and minima are 8-bit multiples of one scale
                      (and one minimum) per row, so smaller groups cost no more (K-quants' idea)
-    q4g32ds          of every four neighbours in a row two are zero and not stored (2:4): two codes
-                     of 4 bits and 2 bits for each that say which it is, 3 bits a weight. 3, 4, 5, 6,
-                     8 bits, groups of 32 and 64
+    q4g32ds          2:4 sparse: of every four neighbours in a row two are zero and not stored; two
+                     codes of 4 bits, each with 2 bits that say which it is, so 3 bits a weight.
+                     3, 4, 5, 6, 8 bits, groups of 32 and 64
     q4g32h q4g32ah   scales and minima in fp16, as GGUF files have them: kept, not quantized into
     stored           as the checkpoint has it, matrix by matrix: the type of a safetensors one, the
                      codes of a GGUF file. What that is, the model's specification says (specs.py)
@@ -182,7 +182,8 @@ SCHEMES = {
 
 KNOWN = (
     "fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, groups of 16, 32, 64 or 128; q4g64a is "
-    "asymmetric, q4g32d has its scales quantized too, q4g32ds two of every four weights), 4bit (a recipe; 2, 3, 5, 6, 8 too), "
+    "asymmetric, q4g32d has its scales quantized too, q4g32ds keeps two of every four weights), "
+    "4bit (a recipe; 2, 3, 5, 6, 8 too), "
     "stored (as the checkpoint has it), t8 (truncated: 4, 6, ... 16 bits)"
 )
 

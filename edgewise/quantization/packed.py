@@ -196,8 +196,8 @@ def packed(scheme: Scheme, shape: tuple[int, int], codes: Tensor, sides: Sides) 
 
 
 def made_sparse(dense: Packed, scheme: Scheme) -> Packed:
-    """A matrix of whose four neighbours in a row no more than two are not zero, in the sparse scheme
-    of its scheme: the same numbers."""
+    """A matrix, of every four neighbours in a row at most two not zero, in the sparse scheme of its
+    scheme: the same numbers."""
     columns, pad = dense.shape[1], torch.nn.functional.pad
     known = unpack(dense.codes, scheme.bits)[:, :columns]
     codes = pad(known, (0, scheme.width(columns) - columns), value=offset(scheme))

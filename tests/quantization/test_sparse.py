@@ -60,8 +60,8 @@ def test_codes_come_back(bits: int, blocks: int, tiles: int, seed: int) -> None:
 
 @pytest.mark.parametrize("bits", SPARSE_BITS)
 def test_a_code_and_its_place_lie_where_the_layout_says(bits: int) -> None:
-    """Two neighbours at a time, found with nothing but the description of the layout: kept codes are
-    a matrix of half as many columns, and so are their places."""
+    """Two neighbours at a time, found with nothing but the description of the layout: kept codes
+    are a matrix of half as many columns, and so are their places."""
     top, zero = 2**bits - 1, 2 ** (bits - 1)
     for row, four, places in ((0, 0, (0, 1)), (3, 5, (1, 3)), (15, 15, (2, 3))):
         codes = torch.full((32, 128), zero, dtype=torch.int32)

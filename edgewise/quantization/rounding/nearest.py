@@ -1,8 +1,8 @@
 """Round to nearest, with the sides of every group searched for (search.py).
 
 How much a column's error counts is the second moment of what it is multiplied with: for y = W x,
-E |dW x|^2 = sum_ij dw_i dw_j E[x_i x_j], of which this is the diagonal. In a sparse scheme the two of
-every four neighbours stay that cost most to lose by the same measure.
+E |dW x|^2 = sum_ij dw_i dw_j E[x_i x_j], of which this is the diagonal. In a sparse scheme the two
+of every four neighbours stay that cost most to lose by the same measure.
 """
 
 from itertools import combinations
@@ -53,8 +53,8 @@ def matrix_sides(weight: Tensor, scheme: Scheme, by_column: Tensor) -> Sides:
 
 
 def two_of_four(weight: Tensor, by_column: Tensor) -> Tensor:
-    """weight [rows, columns] with all but two of every four neighbours in a row zero; `by_column` from
-    `column_weights`."""
+    """weight [rows, columns] with all but two of every four neighbours in a row zero; `by_column`
+    from `column_weights`."""
     rows, columns = weight.shape
     beyond, kept = -columns % AMONG, torch.empty_like(weight)
     for start in range(0, rows, step := max(AT_ONCE // columns, 1)):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edgewise.quantization.pack import ROWS, chunks, pack, unpack
-from edgewise.quantization.sparse import pack_sparse, separate, spread, unpack_sparse, zero_code
+from edgewise.quantization.sparse import pack_sparse, separate, unpack_sparse, with_zeros, zero_code
 from edgewise.schemes import INDEX_BITS, Family, Scheme
 
 PARTS = ("codes", "scale", "minimum", "row_scale", "row_minimum")
@@ -89,7 +89,7 @@ class Packed:
         end = self.shape[0] if end is None else end
         first, last = start // ROWS, -(-end // ROWS)
         blocks = slice(first, last)
-        codes = all_codes(self.codes[blocks], self.scheme).float()
+        codes = unpack_codes(self.codes[blocks], self.scheme).float()
         scale, minimum = self.scale, None
         if self.scheme.family is Family.GROUPED:
             scale, minimum = self.sides(blocks, slice(None))
@@ -105,7 +105,7 @@ class Packed:
         picked, bits = tiles[block, :, :, row], self.scheme.bits  # [n, T, bits, 4]
         codes = chunks(picked[:, :, :bits], bits).flatten(1)
         if self.scheme.sparse:
-            codes = spread(codes, chunks(picked[:, :, bits:], INDEX_BITS).flatten(1), bits)
+            codes = with_zeros(codes, chunks(picked[:, :, bits:], INDEX_BITS).flatten(1), bits)
         codes = codes.float()
         scale, minimum = self.scale, None
         if self.scheme.family is Family.GROUPED:
@@ -134,12 +134,12 @@ def _decoded(scheme: Scheme, codes: Tensor, scale: Tensor, minimum: Tensor | Non
     return (grouped * by + minimum.float().unsqueeze(-1)).flatten(1)
 
 
-def stored_codes(codes: Tensor, scheme: Scheme) -> Tensor:
+def pack_codes(codes: Tensor, scheme: Scheme) -> Tensor:
     """Codes from 0 on [R, C] of whole tiles as a scheme keeps them."""
     return (pack_sparse if scheme.sparse else pack)(codes, scheme.bits)
 
 
-def all_codes(stored: Tensor, scheme: Scheme) -> Tensor:
+def unpack_codes(stored: Tensor, scheme: Scheme) -> Tensor:
     """The same back again."""
     return (unpack_sparse if scheme.sparse else unpack)(stored, scheme.bits)
 
@@ -191,7 +191,7 @@ def packed(scheme: Scheme, shape: tuple[int, int], codes: Tensor, sides: Sides) 
         None if side is None else side.reshape(-1, ROWS).to(torch.bfloat16)
         for side in (sides.row_scale, sides.row_minimum)
     )
-    tensors = zip(PARTS, (stored_codes(shifted, scheme), *by_group, *by_row), strict=True)
+    tensors = zip(PARTS, (pack_codes(shifted, scheme), *by_group, *by_row), strict=True)
     return Packed(scheme, shape, **{name: side for name, side in tensors if side is not None})
 
 
@@ -202,7 +202,7 @@ def made_sparse(dense: Packed, scheme: Scheme) -> Packed:
     known = unpack(dense.codes, scheme.bits)[:, :columns]
     codes = pad(known, (0, scheme.width(columns) - columns), value=offset(scheme))
     scale = pad(dense.scale, (0, 0, 0, scheme.groups(columns) - dense.scale.shape[1]))
-    return replace(dense, scheme=scheme, codes=stored_codes(codes, scheme), scale=scale)
+    return replace(dense, scheme=scheme, codes=pack_codes(codes, scheme), scale=scale)
 
 
 def sides_of(packed: Packed) -> Sides:
@@ -233,8 +233,8 @@ def rows_of(whole: Packed, start: int, end: int) -> Packed:
     numbers."""
     filled = start + -(-(end - start) // ROWS) * ROWS
     row = torch.arange(start, filled, device=whole.codes.device).clamp(max=end - 1)
-    codes = all_codes(whole.codes, whole.scheme)[row].to(torch.int32)
-    parts = {"codes": stored_codes(codes, whole.scheme)}
+    codes = unpack_codes(whole.codes, whole.scheme)[row].to(torch.int32)
+    parts = {"codes": pack_codes(codes, whole.scheme)}
     for name, side in whole.tensors.items():
         if name in ("scale", "minimum"):
             parts[name] = by_block(by_row(side)[row])

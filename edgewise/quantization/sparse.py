@@ -36,10 +36,10 @@ def pack_sparse(codes: Tensor, bits: int) -> Tensor:
 def unpack_sparse(packed: Tensor, bits: int) -> Tensor:
     """uint8 [R / 16, C / 64, bits + 2, 64] -> codes [R, C], uint8."""
     kept, places = unpack(packed[:, :, :bits], bits), unpack(packed[:, :, bits:], INDEX_BITS)
-    return spread(kept, places, bits)
+    return with_zeros(kept, places, bits)
 
 
-def spread(kept: Tensor, places: Tensor, bits: int) -> Tensor:
+def with_zeros(kept: Tensor, places: Tensor, bits: int) -> Tensor:
     """All codes [R, C] from the kept ones [R, C / 2] and their places, uint8."""
     kept, places = (x.view(len(x), -1, KEPT, 1) for x in (kept, places))
     here = places == torch.arange(AMONG, dtype=torch.uint8, device=places.device)

@@ -9,6 +9,9 @@ layer also multiplies.
                      asymmetric: a scale and a minimum. 2, 3, 4, 5, 6, 8 bits, groups of 16 to 128
     q4g32d q4g32ad   the same, quantized doubly: scales and minima are 8-bit multiples of one scale
                      (and one minimum) per row, so smaller groups cost no more (K-quants' idea)
+    q4g32ds          2:4 sparse: of every four neighbours in a row two are zero and not stored; two
+                     codes of 4 bits, each with 2 bits that say which it is, so 3 bits a weight.
+                     3, 4, 5, 6, 8 bits, groups of 32 and 64
     q4g32h q4g32ah   scales and minima in fp16, as GGUF files have them: kept, not quantized into
     stored           as the checkpoint has it, matrix by matrix: the type of a safetensors one, the
                      codes of a GGUF file. What that is, the model's specification says (specs.py)
@@ -30,6 +33,8 @@ STORED = "stored"
 BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (16, 32, 64, 128)
 FILE_GROUPS = (16, 32)  # of GGUF files
+SPARSE_BITS, SPARSE_GROUPS = (3, 4, 5, 6, 8), (32, 64)
+INDEX_BITS = 2  # of a kept code: which of its four neighbours it is
 TRUNCATED_BITS = (4, 6, 8, 10, 12, 14, 16)
 SIDE_BYTES = 2  # of a group's scale, and of its minimum: bf16
 DOUBLE_SIDE_BYTES = 1  # the same where quantized doubly: int8, times the row's bf16
@@ -77,7 +82,7 @@ class Family(StrEnum):
 class Scheme:
     """`bits` per stored code; `compute` names the torch floating-point type of the arithmetic;
     `group` neighbours in a row share a scale, and if `asymmetric` a minimum, which if `double` are
-    8-bit multiples of the row's."""
+    8-bit multiples of the row's. Where `sparse`, of every four neighbours two are kept."""
 
     name: str
     bits: int
@@ -87,6 +92,7 @@ class Scheme:
     asymmetric: bool = False
     double: bool = False
     half: bool = False  # scales and minima in fp16
+    sparse: bool = False
     blocks: str = ""  # of a recipe: what blocks are stored in,
     ends: str = ""  # and what embedding and head are
 
@@ -94,9 +100,29 @@ class Scheme:
     def compute_bytes(self) -> int:
         return {"float32": 4, "bfloat16": 2, "float16": 2}[self.compute]
 
+    @property
+    def tile_columns(self) -> int:
+        """Of a tile of codes: as many as take 32 codes of a row."""
+        return 2 * TILE_COLUMNS if self.sparse else TILE_COLUMNS
+
+    @property
+    def tile_lines(self) -> int:
+        """Vectors of 64 bytes that a tile takes."""
+        return self.bits + INDEX_BITS if self.sparse else self.bits
+
+    @property
+    def weight_bits(self) -> float:
+        """Bits that a weight takes, scales aside."""
+        return self.tile_lines * TILE_COLUMNS / self.tile_columns
+
+    @property
+    def dense(self) -> "Scheme":
+        """The same with all codes kept."""
+        return SCHEMES[self.name.removesuffix("s")] if self.sparse else self
+
     def width(self, columns: int) -> int:
         """Columns of a packed row: filled up to whole groups and tiles."""
-        step = max(self.group, TILE_COLUMNS)
+        step = max(self.group, self.tile_columns)
         return -(-columns // step) * step
 
     def groups(self, columns: int) -> int:
@@ -110,7 +136,7 @@ class Scheme:
         if self.family is Family.FLOAT:
             return rows * columns * self.bits // 8
         rows = -(-rows // TILE_ROWS) * TILE_ROWS
-        codes = self.width(columns) * self.bits // 8
+        codes = self.width(columns) // self.tile_columns * self.tile_lines * 64 // TILE_ROWS
         if self.family is Family.TRUNCATED:
             return rows * codes + RANGE_BYTES
         per_group, per_row = (DOUBLE_SIDE_BYTES, SIDE_BYTES) if self.double else (SIDE_BYTES, 0)
@@ -119,8 +145,9 @@ class Scheme:
 
 
 def _grouped(bits: int, group: int, asymmetric: bool, sides: str) -> Scheme:
-    name, double, half = f"q{bits}g{group}{'a' * asymmetric}{sides}", sides == "d", sides == "h"
-    return Scheme(name, bits, "bfloat16", Family.GROUPED, group, asymmetric, double, half)
+    name, double, half = f"q{bits}g{group}{'a' * asymmetric}{sides}", "d" in sides, sides == "h"
+    sparse = "s" in sides
+    return Scheme(name, bits, "bfloat16", Family.GROUPED, group, asymmetric, double, half, sparse)
 
 
 # By the loss that they cost the real model (docs/quality): (blocks, embedding and head).
@@ -146,6 +173,7 @@ SCHEMES = {
         Scheme("fp16", 16, "float16"),
         *(_grouped(*x) for x in product(BITS, GROUPS, (False, True), ("", "d"))),
         *(_grouped(*x, "h") for x in product(BITS, FILE_GROUPS, (False, True))),
+        *(_grouped(*x, False, "ds") for x in product(SPARSE_BITS, SPARSE_GROUPS)),
         Scheme(STORED, 16, "bfloat16", Family.STORED),
         *(_recipe(*x) for x in RECIPES.items()),
         *(Scheme(f"t{b}", b, "bfloat16", Family.TRUNCATED) for b in TRUNCATED_BITS),
@@ -154,7 +182,8 @@ SCHEMES = {
 
 KNOWN = (
     "fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, groups of 16, 32, 64 or 128; q4g64a is "
-    "asymmetric, q4g32d has its scales quantized too), 4bit (a recipe; 2, 3, 5, 6, 8 too), "
+    "asymmetric, q4g32d has its scales quantized too, q4g32ds keeps two of every four weights), "
+    "4bit (a recipe; 2, 3, 5, 6, 8 too), "
     "stored (as the checkpoint has it), t8 (truncated: 4, 6, ... 16 bits)"
 )
 

@@ -14,6 +14,8 @@ MATRICES = {
     "q4g64": (4, "bfloat16", 2, 16 * (32 + 2)),
     "q3g32a": (3, "bfloat16", 2, 16 * (12 + 4)),
     "q2g128": (2, "bfloat16", 2, 16 * (32 + 2)),
+    # 64 columns, of which 32 codes of 4 bits and their places, two scales and the row's
+    "q4g32ds": (4, "bfloat16", 2, 16 * (16 + 8 + 2 + 2)),
     # 16 rows of 32 columns, and the range of the whole matrix
     "t6": (6, "bfloat16", 2, 16 * 32 * 6 // 8 + 4),
 }
@@ -41,6 +43,16 @@ def test_double_quantization_stores_a_byte_a_side_and_two_a_row() -> None:
     assert get_scheme("q4g32ad").matrix_bytes(3, 40) == 16 * (32 + 2 + 2 + 4)
     # Groups of 16: the row is still filled up to a tile of 32 columns.
     assert get_scheme("q6g16d").matrix_bytes(3, 40) == 16 * (48 + 4 + 2)
+
+
+def test_a_sparse_scheme_takes_half_of_the_codes_and_a_bit_a_weight() -> None:
+    for name, scheme in SCHEMES.items():
+        if not scheme.sparse:
+            continue
+        assert name == f"{scheme.dense.name}s" and not scheme.dense.sparse
+        assert scheme.weight_bits == scheme.bits / 2 + 1
+        saved = scheme.dense.matrix_bytes(16, 128) - scheme.matrix_bytes(16, 128)
+        assert saved == 16 * 128 / 8 * (scheme.bits - scheme.weight_bits)
 
 
 def test_the_default_exists() -> None:

@@ -45,7 +45,7 @@ class CompressOptions:
     ] = None
     pattern: Annotated[
         str | None,
-        typer.Option(help="2:4 makes two of every four neighbours zero; else they lie anywhere."),
+        typer.Option(help="2:4: of every four neighbours two are zero and not stored."),
     ] = None
     text: Text = None
     sequences: TextSequences = 32

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewise.errors import InputError, SchemeError
-from edgewise.schemes import BITS, Scheme, get_scheme
+from edgewise.quantization.rounding.sparsegpt import SEMI_STRUCTURED, Sparsity
+from edgewise.schemes import BITS, SPARSE_BITS, Scheme, get_scheme
 
 GROUP = 32  # of the schemes: symmetric ones, in which zero is a code
 
@@ -34,6 +35,14 @@ def pruned_scheme(bits: int) -> Scheme:
         known = ", ".join(map(str, BITS))
         raise SchemeError(f"no scheme has codes of {bits} bits; there are: {known}")
     return get_scheme(f"q{bits}g{GROUP}d")
+
+
+def compressed_scheme(bits: int, sparsity: Sparsity) -> Scheme:
+    """What a matrix of so many bits and zeros is stored in: where they are two of every four, only
+    the others. Raises SchemeError."""
+    scheme = pruned_scheme(bits)
+    sparse = sparsity == SEMI_STRUCTURED and bits in SPARSE_BITS
+    return get_scheme(f"{scheme.name}s") if sparse else scheme
 
 
 def check_sparsity(sparsity: float) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise.compression.blocks import compress_block, filled_block
 from edgewise.compression.errors import FULL, OnStep
-from edgewise.compression.policies import Compression, pruned_scheme
+from edgewise.compression.policies import Compression, compressed_scheme
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint, split_parameter
 from edgewise.models.decoder import Block
 from edgewise.models.loading import Loader
@@ -55,8 +55,8 @@ def compressed_layers(
             layer = loader.layer(number, FULL)
             if isinstance(layer, Block):
                 _, moments = run_observed(config, number, layer, states, pairs=True)
-                scheme = pruned_scheme(chosen.bits[number - 1])
                 sparsity = Sparsity(chosen.sparsities[number - 1], among)
+                scheme = compressed_scheme(chosen.bits[number - 1], sparsity)
                 packed = compress_block(config, layer, moments, scheme, sparsity)
                 layer = filled_block(config, number, layer, packed)
                 for name, matrix in packed.items():

@@ -29,10 +29,12 @@ class Backend(Protocol):
         bias: Tensor | None = None,
         bits: int = 0,
         group: int = 0,
+        *,
+        sparse: bool = False,
     ) -> NativeMatrix | None:
-        """A matrix [rows, columns]: packed in so many bits and groups, `tensors` as of a `Packed`
-        (quantization/packed.py), or with 0 bits one of numbers, "codes". None where the type is
-        not known here."""
+        """A matrix [rows, columns]: packed in so many bits and groups, 2:4 sparse or not, `tensors`
+        as of a `Packed` (quantization/packed.py), or with 0 bits one of numbers, "codes". None
+        where the type is not known here."""
         ...
 
     def stack(self, parts: Sequence[NativeMatrix], bias: Tensor | None = None) -> NativeMatrix:
@@ -89,9 +91,11 @@ class Cpp:
         bias: Tensor | None = None,
         bits: int = 0,
         group: int = 0,
+        *,
+        sparse: bool = False,
     ) -> NativeMatrix | None:
         known = bits or tensors["codes"].dtype in TYPES
-        return NativeMatrix(shape, tensors, bias, bits, group) if known else None
+        return NativeMatrix(shape, tensors, bias, bits, group, sparse=sparse) if known else None
 
     stack = staticmethod(NativeMatrix.stacked)
     linear = staticmethod(linear)

@@ -16,7 +16,7 @@ from edgewise.errors import EdgewiseError
 VARIABLE = "EDGEWISE_KERNELS"
 OFF = "off"
 SCHEME_BITS = (2, 3, 4, 5, 6, 8)
-PACKED = 4  # with TYPES: the enum in src/matrix.h
+PACKED, SPARSE = 4, 5  # with TYPES: the enum in src/matrix.h
 TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2, torch.float16: 3}
 
 

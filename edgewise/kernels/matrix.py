@@ -8,7 +8,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from edgewise.kernels.library import PACKED, TYPES, MatrixStruct, checked, library, most_tokens
+from edgewise.kernels.library import (
+    PACKED,
+    SPARSE,
+    TYPES,
+    MatrixStruct,
+    checked,
+    library,
+    most_tokens,
+)
 
 TILE = 16  # rows
 
@@ -19,8 +27,8 @@ class NativeMatrix:
 
     Packed in `bits`: `tensors` are codes uint8 [B, T, bits, 64], scale and maybe minimum bf16 or
     fp16 [B, G, 16]; where quantized doubly int8, with row_scale and maybe row_minimum bf16 [B, 16]
-    (see quantization/packed.py). With 0 bits: codes [rows, columns] of a floating-point type of
-    `TYPES`. `bias` [rows] or None.
+    (see quantization/packed.py); `sparse`: codes [B, T, bits + 2, 64]. With 0 bits: codes
+    [rows, columns] of a floating-point type of `TYPES`. `bias` [rows] or None.
 
     `source` is where the numbers lie; `most_tokens` beyond which torch is quicker; `parts` what it
     was stacked from, else itself alone.
@@ -33,12 +41,15 @@ class NativeMatrix:
         bias: Tensor | None = None,
         bits: int = 0,
         group: int = 0,
+        *,
+        sparse: bool = False,
     ) -> None:
         codes = tensors["codes"]
         floats = {} if bias is None else {"bias": bias.float()}
         kept = {name: x.detach().contiguous() for name, x in {**tensors, **floats}.items()}
         dtype = None if bits else codes.dtype
-        kind = PACKED if dtype is None else TYPES[dtype]
+        packed = SPARSE if sparse else PACKED
+        kind = packed if dtype is None else TYPES[dtype]
         self.shape, self.source, self.most_tokens = shape, codes.data_ptr(), most_tokens(dtype)
         self._parts: tuple[NativeMatrix, ...] = ()
         pointers = {name: x.data_ptr() for name, x in kept.items()}

@@ -39,7 +39,7 @@ def llm_pq_heuristic(
     where none is found."""
     began, arrays = time.perf_counter(), tables(problem)
     orders, _ = pipelines(problem, arrays, theta, most_orders)
-    bits = [get_scheme(name).bits for name in problem.schemes]
+    bits = [get_scheme(name).weight_bits for name in problem.schemes]
     best: tuple[float, Pipeline, Choice] | None = None
     tried = 0
     for data in orders:
@@ -78,7 +78,7 @@ def adabits(data: Pipeline, time_limit: float = 30.0) -> Choice | None:
     return chosen(solved.values, z) if solved.status in ("optimal", "bounded") else None
 
 
-def improve(data: Pipeline, choice: Choice, bits: list[int], *, faithful: bool = False) -> Choice:
+def improve(data: Pipeline, choice: Choice, bits: list[float], *, faithful: bool = False) -> Choice:
     """Step 2, from a placement."""
     for _ in range(MOST_MOVES):
         value = data.value(choice, faithful=faithful)
@@ -110,7 +110,7 @@ def _omega(data: Pipeline, choice: Choice) -> float:
 
 
 def _conversions(
-    data: Pipeline, choice: Choice, bits: list[int], straggler: int, pioneer: int
+    data: Pipeline, choice: Choice, bits: list[float], straggler: int, pioneer: int
 ) -> Iterator[Choice]:
     """Placements one conversion away."""
     if straggler == pioneer:
@@ -119,7 +119,7 @@ def _conversions(
         for s, narrow in enumerate(bits):
             if wide < narrow:
                 continue
-            stage = _shift(choice[0], straggler, pioneer, max(wide // narrow, 1))
+            stage = _shift(choice[0], straggler, pioneer, max(int(wide // narrow), 1))
             if stage is None:
                 continue
             scheme = list(choice[1])

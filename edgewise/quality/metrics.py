@@ -48,9 +48,9 @@ def bleu(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
 
 
 def quantization_ratio(spec: ModelSpec, schemes: Sequence[str]) -> float:
-    """Bits that the codes of all matrices keep, as a share of 32 per weight (DILEMMA's ratio,
+    """Bits that the codes of all matrices take, as a share of 32 per weight (DILEMMA's ratio,
     section 2.2 of the notes): scales not counted."""
     weights = [sum(r * c for r, c in layer.matrices) for layer in spec.layers]
-    bits = [get_scheme(name).bits for name in schemes]
+    bits = [get_scheme(name).weight_bits for name in schemes]
     kept = sum(w * b for w, b in zip(weights, bits, strict=True))
     return kept / (ORIGINAL_BITS * sum(weights))

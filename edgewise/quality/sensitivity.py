@@ -67,6 +67,8 @@ def measure_sensitivity(
         raise InputError(f"unknown metric '{metric}'; known metrics: {', '.join(METRICS)}")
     checkpoint = open_checkpoint(model)
     stored = tuple(map(get_scheme, schemes))
+    if metric == "variance" and (sparse := [x.name for x in stored if x.sparse]):
+        raise InputError(f"metric 'variance' knows of no zeros ({sparse[0]}): use kl or weights")
     measured = _Pass(checkpoint, stored, ids, method, store, on_step)
     if metric == "kl":
         losses, reference = measured.divergences()

@@ -64,7 +64,9 @@ class PackedLinear(PackedModule):
             return None
         if self._native is None or self._native.source != self.codes.data_ptr():
             tensors, bias = self.packed.tensors, self.bias
-            self._native = backend.pack(self.shape, tensors, bias, scheme.bits, scheme.group)
+            self._native = backend.pack(
+                self.shape, tensors, bias, scheme.bits, scheme.group, sparse=scheme.sparse
+            )
         return self._native
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """A matrix in few bits: codes and what turns them back into numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from edgewise.quantization.pack import COLUMNS, ROWS, chunks, pack, unpack
-from edgewise.schemes import Family, Scheme
+from edgewise.quantization.pack import ROWS, chunks, pack, unpack
+from edgewise.quantization.sparse import pack_sparse, separate, unpack_sparse, with_zeros, zero_code
+from edgewise.schemes import INDEX_BITS, Family, Scheme
 
 PARTS = ("codes", "scale", "minimum", "row_scale", "row_minimum")
 SIDE_STEPS = 127  # of a doubly quantized scale or minimum, either way
@@ -40,7 +41,8 @@ class Sides:
 class Packed:
     """A matrix [rows, columns] in a scheme, filled up to whole tiles of 16 rows and 32 columns.
 
-    codes: uint8 [B, T, bits, 64] (pack.py). Grouped: `scale` and `minimum` [B, G, 16], one per
+    codes: uint8 [B, T, bits, 64] (pack.py); sparse ones [B, T, bits + 2, 64] in tiles of 64 columns
+    (sparse.py). Grouped: `scale` and `minimum` [B, G, 16], one per
     group and row, bf16 or where `half` fp16; symmetric codes count from -2**(bits - 1),
     asymmetric ones from `minimum`. Double: these are int8, multiples of the row's `row_scale` and
     `row_minimum`, bf16 [B, 16].
@@ -87,7 +89,7 @@ class Packed:
         end = self.shape[0] if end is None else end
         first, last = start // ROWS, -(-end // ROWS)
         blocks = slice(first, last)
-        codes = unpack(self.codes[blocks], self.scheme.bits).float()
+        codes = unpack_codes(self.codes[blocks], self.scheme).float()
         scale, minimum = self.scale, None
         if self.scheme.family is Family.GROUPED:
             scale, minimum = self.sides(blocks, slice(None))
@@ -100,8 +102,11 @@ class Packed:
         flat = numbers.reshape(-1)
         block, row = flat // ROWS, flat % ROWS
         tiles = self.codes.view(*self.codes.shape[:3], ROWS, 4)
-        picked = tiles[block, :, :, row]  # [n, T, bits, 4]
-        codes = chunks(picked, self.scheme.bits).flatten(1).float()
+        picked, bits = tiles[block, :, :, row], self.scheme.bits  # [n, T, bits, 4]
+        codes = chunks(picked[:, :, :bits], bits).flatten(1)
+        if self.scheme.sparse:
+            codes = with_zeros(codes, chunks(picked[:, :, bits:], INDEX_BITS).flatten(1), bits)
+        codes = codes.float()
         scale, minimum = self.scale, None
         if self.scheme.family is Family.GROUPED:
             scale, minimum = self.sides(block, row)
@@ -129,6 +134,16 @@ def _decoded(scheme: Scheme, codes: Tensor, scale: Tensor, minimum: Tensor | Non
     return (grouped * by + minimum.float().unsqueeze(-1)).flatten(1)
 
 
+def pack_codes(codes: Tensor, scheme: Scheme) -> Tensor:
+    """Codes from 0 on [R, C] of whole tiles as a scheme keeps them."""
+    return (pack_sparse if scheme.sparse else pack)(codes, scheme.bits)
+
+
+def unpack_codes(stored: Tensor, scheme: Scheme) -> Tensor:
+    """The same back again."""
+    return (unpack_sparse if scheme.sparse else unpack)(stored, scheme.bits)
+
+
 def shape_of(matrix: Tensor) -> tuple[int, int]:
     rows, columns = matrix.shape
     return rows, columns
@@ -143,7 +158,7 @@ def side_type(scheme: Scheme) -> torch.dtype:
 
 def offset(scheme: Scheme) -> int:
     """The code of zero, where the scheme is symmetric."""
-    return 1 << (scheme.bits - 1)
+    return zero_code(scheme.bits)
 
 
 def by_row(side: Tensor) -> Tensor:
@@ -176,8 +191,18 @@ def packed(scheme: Scheme, shape: tuple[int, int], codes: Tensor, sides: Sides) 
         None if side is None else side.reshape(-1, ROWS).to(torch.bfloat16)
         for side in (sides.row_scale, sides.row_minimum)
     )
-    tensors = zip(PARTS, (pack(shifted, scheme.bits), *by_group, *by_row), strict=True)
+    tensors = zip(PARTS, (pack_codes(shifted, scheme), *by_group, *by_row), strict=True)
     return Packed(scheme, shape, **{name: side for name, side in tensors if side is not None})
+
+
+def made_sparse(dense: Packed, scheme: Scheme) -> Packed:
+    """A matrix, of every four neighbours in a row at most two not zero, in the sparse scheme of its
+    scheme: the same numbers."""
+    columns, pad = dense.shape[1], torch.nn.functional.pad
+    known = unpack(dense.codes, scheme.bits)[:, :columns]
+    codes = pad(known, (0, scheme.width(columns) - columns), value=offset(scheme))
+    scale = pad(dense.scale, (0, 0, 0, scheme.groups(columns) - dense.scale.shape[1]))
+    return replace(dense, scheme=scheme, codes=pack_codes(codes, scheme), scale=scale)
 
 
 def sides_of(packed: Packed) -> Sides:
@@ -208,8 +233,8 @@ def rows_of(whole: Packed, start: int, end: int) -> Packed:
     numbers."""
     filled = start + -(-(end - start) // ROWS) * ROWS
     row = torch.arange(start, filled, device=whole.codes.device).clamp(max=end - 1)
-    codes = unpack(whole.codes, whole.scheme.bits)[row].to(torch.int32)
-    parts = {"codes": pack(codes, whole.scheme.bits)}
+    codes = unpack_codes(whole.codes, whole.scheme)[row].to(torch.int32)
+    parts = {"codes": pack_codes(codes, whole.scheme)}
     for name, side in whole.tensors.items():
         if name in ("scale", "minimum"):
             parts[name] = by_block(by_row(side)[row])
@@ -224,8 +249,8 @@ def empty_packed(scheme: Scheme, shape: tuple[int, int], device: torch.device) -
     def empty(dtype: torch.dtype, *size: int) -> Tensor:
         return torch.empty(size, dtype=dtype, device=device)
 
-    rows, tiles = -(-shape[0] // ROWS), scheme.width(shape[1]) // COLUMNS
-    codes = empty(torch.uint8, rows, tiles, scheme.bits, 64)
+    rows, tiles = -(-shape[0] // ROWS), scheme.width(shape[1]) // scheme.tile_columns
+    codes = empty(torch.uint8, rows, tiles, scheme.tile_lines, 64)
     if scheme.family is Family.TRUNCATED:
         return Packed(scheme, shape, codes, empty(torch.float32, 1))
     sides = ["scale", *["minimum"] * scheme.asymmetric]
@@ -241,6 +266,8 @@ def random_packed(scheme: Scheme, shape: tuple[int, int], device: torch.device) 
     made, step = empty_packed(scheme, shape, device), 0.05 / offset(scheme)
     steps = SIDE_STEPS if scheme.double else 1
     made.codes.random_(256)
+    if scheme.sparse:
+        separate(made.codes[:, :, scheme.bits :])
     for side, least in ((made.scale, step), (made.minimum, -0.05)):
         if side is not None:
             side.fill_(steps if scheme.double else least)

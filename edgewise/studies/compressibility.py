@@ -18,8 +18,7 @@ from edgewise.models.loading import Loader, matrix_modules
 from edgewise.models.pieces import PIECE_BYTES, compressed, decompressed
 from edgewise.plots import save_lines
 from edgewise.quantization.linear import PackedLinear
-from edgewise.quantization.pack import unpack
-from edgewise.quantization.packed import Packed
+from edgewise.quantization.packed import Packed, unpack_codes
 from edgewise.schemes import get_scheme
 from edgewise.studies.page import Comparison, Figure, OnStep, Page, Section, comparison_section
 from edgewise.studies.published import load_published
@@ -144,7 +143,7 @@ def stored_codes(codes: Tensor, bits: int) -> bytes:
 def codes_of(packed: Packed) -> Tensor:
     """[n], without what fills tiles up."""
     rows, columns = packed.shape
-    return unpack(packed.codes, packed.scheme.bits)[:rows, :columns].flatten()
+    return unpack_codes(packed.codes, packed.scheme)[:rows, :columns].flatten()
 
 
 def as_bytes(tensor: Tensor) -> bytes:

@@ -37,7 +37,7 @@ def test_luc_writes_a_model_that_answers(command, folder, question):
     assert refused.code == 2 and "its matrices are packed; drop blocks" in refused.err
 
 
-def test_all_blocks_alike(command, tmp_path):
+def test_all_blocks_alike(command, tmp_path, question):
     made = command("compress", "demo", "--bits", 3, "--pattern", "2:4", "--out", tmp_path / "x",
                    *SMALL)  # fmt: skip
     document = json.loads(made.out)
@@ -46,6 +46,11 @@ def test_all_blocks_alike(command, tmp_path):
     smaller = open_checkpoint(tmp_path / "x")
     zeros = smaller.read("model.layers.3.mlp.down_proj.weight").view(-1, 4) == 0
     assert int(zeros.sum(-1).min()) >= 2
+    assert smaller.spec.layers[1].stored[0][0][1] == "q3g32ds"
+    spec = smaller.spec
+    assert document["weight_bytes"] == spec.weight_bytes(["stored"] * spec.num_layers)
+    answer = json.loads(command("run", tmp_path / "x", question, "--json").out)
+    assert answer["answer"]
 
 
 @pytest.mark.parametrize(

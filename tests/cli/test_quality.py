@@ -154,6 +154,25 @@ def test_plans_keep_within_one_percent_by_default(answer, files):
     assert {x for stage in quicker["plan"]["stages"] for x in stage["schemes"]} == {"q2g64"}
 
 
+def test_sparse_schemes_are_weighed_planned_and_run(answer, files):
+    """Two devices answer as one does that holds all in the same schemes."""
+    schemes, cluster = ("q4g32ad", "q4g32ds"), files / "cluster.toml"
+    lost = answer("sensitivity", "demo", "--schemes", ",".join(schemes), *FEW)
+    dense, sparse = (lost["sensitivity"]["losses"][name] for name in schemes)
+    assert sum(dense) < sum(sparse)
+    cluster.write_text(cluster.read_text().replace("3.2 MB", "1.9 MB"))
+    kinds = [Roofline(name, 1e11, 1e9) for name in ("a", "b")]
+    (files / "profile.json").write_text(make_profile(SPEC, kinds, schemes).to_json())
+    asked = ("plan", "demo", "--cluster", cluster, "--profile", files / "profile.json")
+    asked += ("--prompt-tokens", 8, "--new-tokens", 8, "--schemes", ",".join(schemes))
+    planned = answer(*asked, "--quality", "any", "--out", files / "plan.json")["plan"]
+    assert {x for stage in planned["stages"] for x in stage["schemes"]} == {"q4g32ds"}
+    question = ("demo", "When does the library close?", "--max-tokens", 8)
+    ran = answer("run", *question, "--cluster", cluster, "--plan", files / "plan.json")
+    assert len({stage["device"] for stage in planned["stages"]}) == 2
+    assert ran["answer"] == answer("run", *question, "--scheme", "q4g32ds")["answer"]
+
+
 def test_one_scheme_alone_needs_no_judgement(answer, files, monkeypatch):
     monkeypatch.setattr("edgewise.cli.plan_problem.cached_sensitivity", None)
     asked = ("plan", "demo", "--cluster", files / "cluster.toml", "--schemes", "q4g64")

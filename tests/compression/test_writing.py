@@ -109,14 +109,24 @@ def test_nothing_pruned_is_what_gptq_makes(
         assert torch.equal(numbers_of(getattr(found, name)), numbers_of(getattr(expected, name)))
 
 
-def test_two_of_four_in_every_matrix(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    folder, way = str(checkpoint("llama")), uniform_compression(4, 4, 0.5)
-    write_compressed(folder, way, IDS, tmp_path / "smaller", among=4)
-    smaller = open_checkpoint(tmp_path / "smaller")
-    for name in smaller.matrices:
-        if "layers" in name:
+@pytest.mark.parametrize("family", ["llama-biases", "qwen3"])
+def test_two_of_four_in_every_matrix_and_no_others_stored(
+    checkpoint: Callable[[str], Path], tmp_path: Path, family: str
+) -> None:
+    way, folder = Compression((4, 3, 8, 2), (0.5,) * 4), tmp_path / "smaller"
+    size = write_compressed(str(checkpoint(family)), way, IDS, folder, among=4)
+    smaller, model = open_checkpoint(folder), random_model(family)
+    for number, scheme in enumerate(("q4g32ds", "q3g32ds", "q8g32ds", "q2g32d")):
+        for name in [x for x in smaller.matrices if f"layers.{number}." in x]:
+            assert smaller.matrices[name].scheme == scheme
             near = (smaller.read(name) != 0).view(-1, 4).sum(-1)
             assert int(near.max()) <= 2
+    assert size == smaller.spec.weight_bytes(["stored"] * smaller.spec.num_layers)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(smaller.read(name))
+        expected = model(IDS).logits
+    assert float(divergence(expected, logits(folder, "stored")).mean()) < 0.02
 
 
 def test_layers_travel_as_files(written: Written, tmp_path: Path) -> None:

@@ -68,11 +68,17 @@ struct Owned {
     if (biased)
       for (int i = 0; i < rows; ++i) bias.push_back(real());
   }
-  Owned(int rows, int columns, int bits, int group, bool asymmetric, bool twice, bool biased) {
-    m.rows = rows, m.columns = columns, m.bits = bits, m.group = group, m.type = kPacked;
+  Owned(int rows, int columns, int bits, int group, bool asymmetric, bool twice, bool biased,
+        bool sparse = false) {
+    m.rows = rows, m.columns = columns, m.bits = bits, m.group = group;
+    m.type = sparse ? kSparse : kPacked;
     m.sides = twice ? kInt8 : kBf16;
     codes.resize(m.block_bytes() * m.blocks());
     for (auto& x : codes) x = uint8_t(draw(0, 255));
+    // Two codes of four neighbours, each of which has a place of its own.
+    for (size_t i = 0; sparse && i < codes.size(); i += 2)
+      if (int(i / 64 % m.lines()) >= bits)
+        codes[i + 1] = uint8_t(codes[i] ^ (codes[i + 1] | (~(codes[i + 1] | codes[i + 1] >> 1) & 0x55)));
     const size_t sides = size_t(m.blocks()) * m.groups() * kRows, all = size_t(m.blocks()) * kRows;
     const auto fill = [&](auto& to, size_t count, float by) {
       for (size_t i = 0; i < count; ++i) to.push_back(narrow(real() * by));
@@ -100,11 +106,20 @@ struct Owned {
 
   int code(int row, int column) const {
     const uint8_t* tile = codes.data() + row / kRows * m.block_bytes() +
-                          size_t(column / kColumns) * m.bits * 64;
-    const int chunk = column % kColumns / 4, byte = row % kRows * 4 + column % 4;
+                          size_t(column / m.tile()) * m.lines() * 64;
+    if (m.type != kSparse) return field(tile, m.bits, row, column % kColumns);
+    const int first = column % m.tile() / 4 * 2;  // of the codes kept of four neighbours
+    for (int kept = first; kept < first + 2; ++kept)
+      if (field(tile + m.bits * 64, kWhich, row, kept) == column % 4)
+        return field(tile, m.bits, row, kept);
+    return 1 << (m.bits - 1);
+  }
+
+  static int field(const uint8_t* tile, int bits, int row, int column) {
+    const int chunk = column / 4, byte = row % kRows * 4 + column % 4;
     int found = 0;
-    for (int shift = 0; shift < m.bits;) {
-      const int left = m.bits - shift, plane = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    for (int shift = 0; shift < bits;) {
+      const int left = bits - shift, plane = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
       const int fields = 8 / plane;
       const int field = tile[64 * (chunk / fields) + byte] >> (chunk % fields * plane);
       found |= (field & ((1 << plane) - 1)) << shift;
@@ -147,6 +162,8 @@ static const int kBits[] = {2, 3, 4, 5, 6, 8}, kGroups[] = {16, 32, 64, 128};
 static Owned drawn(int rows, int columns, bool biased) {
   static const Type kPlain[] = {kBf16, kFp16, kFp32};
   if (draw(0, 3) == 0) return Owned(rows, columns, kPlain[draw(0, 2)], biased);
+  if (draw(0, 3) == 0)
+    return Owned(rows, columns, kBits[draw(1, 5)], kGroups[draw(1, 2)], false, draw(0, 1), biased, true);
   const int bits = kBits[draw(0, 5)], group = kGroups[draw(0, 3)];
   return Owned(rows, columns, bits, group, draw(0, 1), draw(0, 1), biased);
 }

@@ -21,11 +21,15 @@ def device(request):
     return torch.device(request.param)
 
 
-@pytest.mark.parametrize("name", ["q2g16ad", "q3g32ad", "q4g64", "q5g32ad", "q6g16d", "q8g32d"])
+@pytest.mark.parametrize(
+    "name", ["q2g16ad", "q3g32ad", "q4g64", "q5g32ad", "q6g16d", "q8g32d", "q4g32ds"]
+)
 def test_products_are_those_of_the_whole_matrix(device, name):
     backend, scheme = backend_of(device), get_scheme(name)
     packed = random_packed(scheme, (50, 96), device)
-    matrix = backend.pack(packed.shape, packed.tensors, None, scheme.bits, scheme.group)
+    matrix = backend.pack(
+        packed.shape, packed.tensors, None, scheme.bits, scheme.group, sparse=scheme.sparse
+    )
     inputs, whole = torch.randn(20, 96, device=device), packed.dequantized()
     assert torch.equal(backend.whole(matrix, 3, 40), whole[3:40].bfloat16())
     products = backend.linear(matrix, inputs)

@@ -118,7 +118,7 @@ def expected_of(config, shard, context=32):
 
 
 @pytest.mark.parametrize(
-    "scheme", ["q4g32", "q3g64a", "q8g128", "q6g16d", "q4g32ad", "bf16", "fp16", "fp32"]
+    "scheme", ["q4g32", "q3g64a", "q8g128", "q6g16d", "q4g32ad", "q4g32ds", "bf16", "fp16", "fp32"]
 )
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blocks_equal_torch(shape, scheme):

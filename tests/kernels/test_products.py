@@ -15,11 +15,15 @@ from edgewise.models.linear import Linear
 from edgewise.quantization.linear import PackedLinear, packed_matmul
 from edgewise.quantization.packed import random_packed
 from edgewise.quantization.rounding import quantize_matrix
-from edgewise.schemes import BITS, GROUPS, get_scheme
+from edgewise.schemes import BITS, GROUPS, SCHEMES, get_scheme
 from tests.kernels.activations import rounded
 from tests.kernels.conftest import BEST, usable
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
+
+
+DENSE = [f"q{x}g{y}{z}" for x in BITS for y in GROUPS for z in ("", "a", "d", "ad")]
+SPARSE = [name for name, scheme in SCHEMES.items() if scheme.sparse]
 
 
 @pytest.fixture(autouse=True)
@@ -42,18 +46,16 @@ def native_of(packed, bias=None):
     return module.native()
 
 
-@pytest.mark.parametrize("suffix", ["", "a", "d", "ad"])
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("bits", BITS)
-def test_products_equal_double_precision(isa, bits, group, suffix):
+@pytest.mark.parametrize("scheme", DENSE + SPARSE)
+def test_products_equal_double_precision(isa, scheme):
     """Beyond the rounding of the inputs nothing is lost but the last digits."""
     for shape in ((33, 70), (64, 256), (5, 31)):
-        packed = packed_of(f"q{bits}g{group}{suffix}", shape)
+        packed = packed_of(scheme, shape)
         weight, bias = packed.dequantized().double(), torch.randn(shape[0])
         for tokens in (1, 2, 3, 4, 8, 16, 17):
             inputs = torch.randn(tokens, shape[1])
             products = kernels.linear(native_of(packed, bias), inputs).double()
-            seen, half = rounded(inputs.double(), group)
+            seen, half = rounded(inputs.double(), packed.scheme.group, packed.scheme.sparse)
             size = inputs.double().abs() @ weight.abs().T + 1
             # A number halfway between two codes may go either way.
             one = (2 * half.unsqueeze(1) * weight.abs()).amax(-1)
@@ -68,12 +70,12 @@ def test_products_equal_double_precision(isa, bits, group, suffix):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(BITS), st.sampled_from(GROUPS), st.sampled_from(["", "a", "d", "ad"]),
+    st.one_of(st.sampled_from(DENSE), st.sampled_from(SPARSE)),
     st.integers(1, 90), st.integers(1, 400), st.integers(1, 40), st.integers(1, 4),
 )  # fmt: skip
-def test_any_shape_equals_torch(bits, group, suffix, rows, columns, tokens, threads):
+def test_any_shape_equals_torch(name, rows, columns, tokens, threads):
     torch.manual_seed(rows * columns + tokens)
-    scheme = get_scheme(f"q{bits}g{group}{suffix}")
+    scheme = get_scheme(name)
     packed = random_packed(scheme, (rows, columns), torch.device("cpu"))
     inputs = torch.randn(tokens, columns)
     before = torch.get_num_threads()
@@ -87,12 +89,12 @@ def test_any_shape_equals_torch(bits, group, suffix, rows, columns, tokens, thre
         torch.set_num_threads(before)
     expected = packed_matmul(inputs.bfloat16(), packed)
     weight = packed.dequantized().abs()
-    _, half = rounded(inputs, group)
+    _, half = rounded(inputs, scheme.group, scheme.sparse)
     limit = 0.02 * (inputs.abs() @ weight.T) + 1.1 * (half @ weight.T) + 1e-4
     assert ((products - expected).abs() <= limit).all()
 
 
-@pytest.mark.parametrize("scheme", ["q8g32", "q4g64a", "q6g16d", "q5g128"])
+@pytest.mark.parametrize("scheme", ["q8g32", "q4g64a", "q6g16d", "q5g128", "q4g32ds", "q6g64ds"])
 def test_massive_activations_cost_little(isa, scheme):
     """One column is thousands of times as large as the others, as in trained models. Together with
     other tokens, a token is what it is alone."""
@@ -110,7 +112,10 @@ def test_massive_activations_cost_little(isa, scheme):
     assert torch.equal(products, alone)
 
 
-STACKS = (("q4g32a", "q6g16d"), ("q4g64", "q8g128", "q4g64"), ("bf16", "q5g32ad", "fp32"))
+STACKS = (
+    *(("q4g32a", "q6g16d"), ("q4g64", "q8g128", "q4g64"), ("bf16", "q5g32ad", "fp32")),
+    *(("q4g32ds", "q4g32d", "q6g32ds"), ("bf16", "q5g64ds", "q4g64")),
+)
 
 
 @pytest.mark.parametrize("schemes", STACKS)
@@ -181,8 +186,9 @@ def test_linear_is_the_kernels_only_for_few_tokens_and_fixed_weights():
         torch.testing.assert_close(layer(inputs), expected)
 
 
-def test_the_instruction_sets_agree():
-    packed, inputs = packed_of("q5g64a", (48, 320)), torch.randn(9, 320)
+@pytest.mark.parametrize("scheme", ["q5g64a", "q4g32ds", "q5g64ds"])
+def test_the_instruction_sets_agree(scheme):
+    packed, inputs = packed_of(scheme, (48, 320)), torch.randn(9, 320)
     sets, products = usable(), []
     assert len(sets) > 1, "portable alone: nothing to compare"
     for _ in filter(kernels.use, sets):
@@ -241,8 +247,25 @@ def test_a_matrix_that_the_kernels_do_not_know_is_refused(field, value):
         kernels.linear(matrix, torch.ones(1, 64))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("bits", 2), ("group", 16), ("group", 128), ("minimum", 1)]
+)
+def test_a_sparse_matrix_that_the_kernels_do_not_know_is_refused(field, value):
+    matrix = native_of(packed_of("q4g32ds", (16, 128)))
+    kernels.linear(matrix, torch.ones(1, 128))
+    setattr(matrix.struct, field, value)
+    with pytest.raises(ValueError, match="a shape or type that they do not know"):
+        kernels.linear(matrix, torch.ones(1, 128))
+
+
+KINDS = (
+    *("bf16", "fp16", "fp32", "q4g32ad", "q6g16d", "q8g32", "q5g64a"),
+    *("q3g64ds", "q4g32ds", "q6g32ds", "q8g64ds"),
+)
+
+
 @pytest.mark.parametrize("columns", [64, 72, 131])
-@pytest.mark.parametrize("kind", ["bf16", "fp16", "fp32", "q4g32ad", "q6g16d", "q8g32", "q5g64a"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_tokens_product_is_bitwise_the_same_alone_and_among_others(isa, kind, columns):
     scheme, inputs = get_scheme(kind), torch.randn(23, columns) * torch.logspace(2, -2, 23)[:, None]
     weight = torch.randn(37, columns)

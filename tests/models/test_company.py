@@ -19,6 +19,7 @@ SCHEMES = (
     ("q8g32", "bf16", "fp32", "q4g32ad", "fp16"),
     ("fp32", "q4g32", "bf16", "fp16", "fp32"),
     ("bf16", "fp32", "t8", "q4g32", "bf16"),
+    "q4g32ds",
 )  # fmt: skip
 BITWISE = pytest.mark.skipif(not kernels.available(), reason="torch promises no last bits")
 CHUNK = 256

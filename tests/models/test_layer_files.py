@@ -22,7 +22,8 @@ from tests.models.test_gguf import mixed
 TOKENS = torch.tensor([1, 30, 7, 66, 2, 2, 45, 19, 3, 50])
 CPU = torch.device("cpu")
 ROUNDED = [name for name in SCHEMES if not get_scheme(name).half]
-SOME = ["fp32", "bf16", "fp16", "stored", "q4g64", "q3g32a", "q4g32ad", "q6g16d", "t6", *RECIPES]
+SOME = ["fp32", "bf16", "fp16", "stored", "q4g64", "q3g32a", "q4g32ad", "q6g16d", "q4g32ds"]
+SOME += ["t6", *RECIPES]
 
 
 def logits(shard):

@@ -25,7 +25,7 @@ from edgewise.specs import Workload
 
 PROMPT, ANSWER = [1, 30, 7, 66, 2, 2, 45, 19, 3, 50], [11, 4, 90, 8, 17]
 FAMILIES = ["llama-tied", "llama-biases", "qwen3", "mistral-window", "opt", "opt-350m"]
-SCHEMES = ["fp32", "bf16", "fp16", "stored", "4bit", "q4g64", "q3g32a", "q4g32ad", "t6"]
+SCHEMES = ["fp32", "bf16", "fp16", "stored", "4bit", "q4g64", "q3g32a", "q4g32ad", "q4g32ds", "t6"]
 ALL = (1, 2, 3, 4)
 
 

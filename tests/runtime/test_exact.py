@@ -31,7 +31,7 @@ from tests.seeds import THOROUGH
 # torch promises no last bits: where it runs blocks, company may change them. The kernels run those
 # of heads that fill a register.
 FAMILIES = ("llama-wide-heads", "qwen3-wide-heads", "opt-wide-heads", "mistral-window-wide-heads")
-SCHEMES = ("fp32", "bf16", "q8g32", "q4g32ad") if kernels.available() else ("fp32",)
+SCHEMES = ("fp32", "bf16", "q8g32", "q4g32ad", "q4g32ds") if kernels.available() else ("fp32",)
 LAYERS, CHUNK, CONTEXT = 6, 8, 48
 START = tuple(range(20, 37))  # of prompts that share two pieces
 NAMED = ("one", "two")  # adapters

@@ -11,7 +11,7 @@ from edgewise.schemes import get_scheme
 from edgewise.tuning import frozen
 from edgewise.tuning.frozen import Frozen, tiles
 
-SCHEMES = ("q4g32ad", "q4g64", "q8g64", "q3g32ad")
+SCHEMES = ("q4g32ad", "q4g64", "q8g64", "q3g32ad", "q4g32ds")
 
 
 @pytest.fixture(autouse=True)

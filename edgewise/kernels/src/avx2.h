@@ -62,6 +62,18 @@ struct Avx2 {
     return _mm256_set1_epi32(columns);
   }
 
+  // Of 8 columns those that a chunk of kept codes belongs to: bytes that pick them.
+  static INLINE __m256i columns(const uint8_t* which, int number) {
+    const __m256i second = _mm256_set1_epi32(0x04040000);  // two codes of each four columns
+    return _mm256_or_si256(field<kWhich, 0>(which, number), second);
+  }
+
+  static INLINE __m256i picked(const int8_t* x, __m256i columns) {
+    int64_t eight;
+    memcpy(&eight, x, sizeof eight);
+    return _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), columns);
+  }
+
 #if defined(EDGEWISE_DPBUSD)
   static constexpr bool kSigned = false;
 
@@ -83,6 +95,27 @@ struct Avx2 {
     }
     for (int g = 0; g < G; ++g)
       for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
+  }
+
+  template <int BITS, int B, int G>
+  static INLINE void kept(const uint8_t* tile, const int8_t* x, size_t stride, i32s (&sums)[G][B]) {
+    const __m256i ones = _mm256_set1_epi8(1);
+    __m256i products[G][B] = {}, all[G][B] = {};  // the latter: what the middle is multiplied with
+    fetch<BITS + kWhich>(tile);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; ++c) {
+      const __m256i here = chunk<BITS>(tile, c), which = columns(tile + 64 * BITS, c);
+      const int g = c * G / 8;
+      for (int b = 0; b < B; ++b) {
+        const __m256i own = picked(x + b * stride + 8 * c, which);
+        products[g][b] = EDGEWISE_DPBUSD(products[g][b], here, own);
+        all[g][b] = EDGEWISE_DPBUSD(all[g][b], ones, own);
+      }
+    }
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b)
+        sums[g][b] =
+            (i32s)_mm256_sub_epi32(products[g][b], _mm256_slli_epi32(all[g][b], BITS - 1));
   }
 #else
   static constexpr bool kSigned = true;
@@ -121,6 +154,37 @@ struct Avx2 {
         for (int b = 0; b < B; ++b)
           of[b] = _mm256_add_epi32(of[b], _mm256_madd_epi16(narrow[b], ones));
       }
+    }
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
+  }
+
+  // Codes count from their middle, their signs taken by the activations: four chunks' products, 2 * 127 *
+  // 2^(bits-1) each, fit 16 bits together up to 6 bits, of 8 bits one.
+  template <int BITS, int B, int G>
+  static INLINE void kept(const uint8_t* tile, const int8_t* x, size_t stride, i32s (&sums)[G][B]) {
+    constexpr int kRoom = BITS == 8 ? 1 : 4;
+    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256i middle = _mm256_set1_epi8(static_cast<char>(1 << (BITS - 1)));
+    __m256i total[G][B] = {};
+    fetch<BITS + kWhich>(tile);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; c += kRoom) {
+      __m256i narrow[B];
+#pragma GCC unroll 4
+      for (int next = 0; next < kRoom; ++next) {
+        const __m256i code = _mm256_sub_epi8(chunk<BITS>(tile, c + next), middle);
+        const __m256i size = _mm256_abs_epi8(code), which = columns(tile + 64 * BITS, c + next);
+        for (int b = 0; b < B; ++b) {
+          const __m256i own = picked(x + b * stride + 8 * (c + next), which);
+          const __m256i products = _mm256_maddubs_epi16(size, _mm256_sign_epi8(own, code));
+          narrow[b] = next == 0 ? products : _mm256_add_epi16(narrow[b], products);
+          EDGEWISE_IN_ORDER(narrow[b]);
+        }
+      }
+      auto& of = total[c * G / 8];
+      for (int b = 0; b < B; ++b)
+        of[b] = _mm256_add_epi32(of[b], _mm256_madd_epi16(narrow[b], ones));
     }
     for (int g = 0; g < G; ++g)
       for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];

@@ -56,10 +56,10 @@ struct Avx512 {
   }
 
   // Lines are fetched a little ahead, which keeps the processor's own fetching going; further ahead
-  // the two get in each other's way, but for 3 bits, whose lines are used up slowly, it pays.
-  template <int BITS>
+  // the two get in each other's way, but where lines are used up slowly, it pays.
+  template <bool SLOWLY>
   static INLINE void fetch(const uint8_t* line) {
-    _mm_prefetch(reinterpret_cast<const char*>(line + (BITS == 3 ? 8192 : 512)), _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(line + (SLOWLY ? 8192 : 512)), _MM_HINT_T1);
   }
 
   // One token and a single plane: codes are left where they lie in their bytes, with a sum for every
@@ -70,7 +70,7 @@ struct Avx512 {
     __m512i sum[kFields] = {};
     for (int line = 0; line < lines; ++line, codes += 64) {
       const __m512i here = at(codes);
-      fetch<P>(codes);
+      fetch<false>(codes);
 #pragma GCC unroll 8
       for (int f = 0; f < kFields; ++f) {
         const __m512i field = P == 8 ? here : _mm512_and_si512(here, mask(P, P * f));
@@ -97,7 +97,7 @@ struct Avx512 {
     __m512i part[B][kParts] = {};
     for (int tile = 0; tile < tiles; ++tile, codes += 64 * LAID, x += kColumns) {
       if (LAID == BITS)
-        for (int line = 0; line < BITS; ++line) fetch<BITS>(codes + 64 * line);
+        for (int line = 0; line < BITS; ++line) fetch<BITS == 3>(codes + 64 * line);
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c) {
         const __m512i here = chunk<LAID>(codes, c);
@@ -112,6 +112,42 @@ struct Avx512 {
       for (int i = G; i < kParts; ++i)
         part[b][i % G] = _mm512_add_epi32(part[b][i % G], part[b][i]);
       for (int g = 0; g < G; ++g) sums[g][b] = (i32s)part[b][g];
+    }
+  }
+
+  // Which of 8 columns the codes of a chunk of kept ones belong to: bytes that pick them.
+  static INLINE __m512i columns(const uint8_t* which, int number) {
+    const __m512i index = moved(at(which + 64 * (number / 4)), number % 4 * kWhich, 0);
+    const __m512i second = _mm512_set1_epi32(0x04040000);  // two codes of each four columns
+    return _mm512_ternarylogic_epi32(index, mask(kWhich, 0), second, 0xea);  // a & b | c
+  }
+
+  static INLINE __m512i eight(const int8_t* x) {
+    int64_t columns;
+    memcpy(&columns, x, sizeof columns);
+    return _mm512_set1_epi64(columns);
+  }
+
+  template <int BITS, int B, int G>
+  static INLINE void kept(const uint8_t* tile, const int8_t* x, size_t stride, i32s (&sums)[G][B]) {
+    constexpr int kChunks = 8 / G;
+    for (int line = 0; line < BITS + kWhich; ++line) fetch<true>(tile + 64 * line);
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      __m512i products[B] = {}, picked[B] = {};  // the latter: what the codes' middle is multiplied with
+#pragma GCC unroll 8
+      for (int c = g * kChunks; c < (g + 1) * kChunks; ++c) {
+        const __m512i here = chunk<BITS>(tile, c), which = columns(tile + 64 * BITS, c);
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+          const __m512i own = _mm512_shuffle_epi8(eight(x + b * stride + 8 * c), which);
+          products[b] = _mm512_dpbusd_epi32(products[b], here, own);
+          picked[b] = _mm512_dpbusd_epi32(picked[b], _mm512_set1_epi8(1), own);
+        }
+      }
+      for (int b = 0; b < B; ++b)
+        sums[g][b] =
+            (i32s)_mm512_sub_epi32(products[b], _mm512_slli_epi32(picked[b], BITS - 1));
     }
   }
 

@@ -16,7 +16,8 @@ inline bool known(const Matrix& m) {
   const bool bits = m.bits >= 2 && m.bits <= 8 && m.bits != 7;
   const bool group = m.group == 16 || m.group == 32 || m.group == 64 || m.group == 128;
   const bool sides = m.sides == kBf16 || m.sides == kFp16 || (m.sides == kInt8 && m.row_scale);
-  return bits && group && sides && m.scale;
+  const bool zeros = m.bits > 2 && (m.group == 32 || m.group == 64) && !m.minimum;
+  return bits && group && sides && m.scale && (m.type != kSparse || zeros);
 }
 
 inline bool known(const Block& b) {

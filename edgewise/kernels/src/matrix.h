@@ -5,13 +5,15 @@
 
 namespace edgewise {
 
-// Codes lie in tiles of 16 rows and 32 columns, in planes of bits: see quantization/pack.py.
+// Codes lie in tiles of 16 rows and 32 columns, in planes of bits: see quantization/pack.py. Sparse: two
+// of every four neighbours are kept, and which, in tiles of 16 rows and 64 columns: quantization/sparse.py.
 constexpr int kRows = 16, kColumns = 32, kTokens = 16;
+constexpr int kWhich = 2;  // bits that say which of four neighbours a code is
 
-enum Type : int32_t { kBf16 = 0, kFp32 = 1, kInt8 = 2, kFp16 = 3, kPacked = 4 };
+enum Type : int32_t { kBf16 = 0, kFp32 = 1, kInt8 = 2, kFp16 = 3, kPacked = 4, kSparse = 5 };
 
 struct Matrix {
-  const uint8_t* codes;         // packed: [blocks, tiles, bits, 64]; else numbers [rows, columns]
+  const uint8_t* codes;         // packed: [blocks, tiles, lines, 64]; else numbers [rows, columns]
   const void* scale;            // [blocks, groups, 16], of the type `sides`
   const void* minimum;          // the same, or null: codes count from -2^(bits-1)
   const uint16_t* row_scale;    // bf16 [blocks, 16], what scales are multiples of, or null
@@ -23,15 +25,20 @@ struct Matrix {
   int32_t type;
   int32_t sides;  // of packed ones: kBf16, kFp16 as files have them, kInt8 where quantized doubly
 
-  bool packed() const { return type == kPacked; }
+  bool packed() const { return type == kPacked || type == kSparse; }
+  // Of a tile: columns, and the vectors of 64 bytes that they take.
+  int tile() const { return type == kSparse ? 2 * kColumns : kColumns; }
+  int lines() const { return type == kSparse ? bits + kWhich : bits; }
   int blocks() const { return static_cast<int>((rows + kRows - 1) / kRows); }
   int groups() const { return packed() ? width() / group : 0; }
-  // Columns, filled up to whole groups and tiles.
+  // Columns that are looked at at a time: whole groups and tiles.
+  int unit() const { return group > tile() ? group : tile(); }
+  // Columns, filled up to whole units.
   int width() const {
-    const int64_t step = group > kColumns ? group : kColumns;
+    const int64_t step = unit();
     return packed() ? static_cast<int>((columns + step - 1) / step * step) : 0;
   }
-  size_t block_bytes() const { return size_t(width()) / kColumns * bits * 64; }
+  size_t block_bytes() const { return size_t(width()) / tile() * lines() * 64; }
 
   // With the rows below.
   int64_t all_rows() const { return rows + (next ? next->all_rows() : 0); }

@@ -94,6 +94,27 @@ struct Neon {
   }
 #endif
 
+  template <int BITS, int B, int G>
+  static INLINE void kept(const uint8_t* tile, const int8_t* x, size_t stride, i32s (&sums)[G][B]) {
+    const uint8x16_t middle = vdupq_n_u8(1 << (BITS - 1));
+    const uint8x16_t second = vreinterpretq_u8_u32(vdupq_n_u32(0x04040000));  // two codes of each four
+    int32x4_t total[G][B];
+    for (auto& of : total)
+      for (auto& sum : of) sum = vdupq_n_s32(0);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; ++c) {
+      const int8x16_t here = vreinterpretq_s8_u8(vsubq_u8(chunk<BITS>(tile, c), middle));
+      const uint8x16_t which = vorrq_u8(field<kWhich, 0>(tile + 64 * BITS, c), second);
+      for (int b = 0; b < B; ++b) {
+        const int8x8_t columns = vld1_s8(x + b * stride + 8 * c);
+        int32x4_t& sum = total[c * G / 8][b];
+        sum = vdotq_s32(sum, here, vqtbl1q_s8(vcombine_s8(columns, columns), which));
+      }
+    }
+    for (int g = 0; g < G; ++g)
+      for (int b = 0; b < B; ++b) sums[g][b] = (i32s)total[g][b];
+  }
+
   template <int BITS>
   static INLINE void unpack(const uint8_t* tile, uint8_t* out) {
 #pragma GCC unroll 8

@@ -7,6 +7,11 @@
 // codes of 8 bits count from 128 in it. Codes lie in planes as in memory (LAID = BITS) or one in a
 // byte (LAID = 8), as unpack<BITS>(tile, out) writes them: 8 chunks of 64 bytes; where Isa::kUnpacks that
 // is done for more than the kTogether tokens that fit into registers at a time.
+//
+// Of a sparse matrix two codes of every four neighbours lie in planes, and which these are in two bits
+// each (LAID = kTwoOfFour): kept<BITS, B, G>(codes, x, stride, sums) picks these columns' activations for every
+// row, and sets sums[0][b] to their products with a tile's codes, counted from the middle; with G = 2,
+// sums[1][b] are those of its second half.
 #pragma once
 #include "scratch.h"
 #include "simd.h"
@@ -22,6 +27,13 @@ INLINE f32s side(int32_t type, const void* sides, size_t at) {
   const uint16_t* here = static_cast<const uint16_t*>(sides) + at;
   return type == kFp16 ? fp16(here) : bf16(here);
 }
+
+constexpr int kTwoOfFour = 0;  // for LAID
+// Vectors of a tile, and whether its codes lie as in memory.
+template <int BITS, int LAID>
+constexpr int kLines = LAID == kTwoOfFour ? BITS + kWhich : LAID;
+template <int BITS, int LAID>
+constexpr bool kStored = LAID == BITS || LAID == kTwoOfFour;
 
 // What Isa's sums are beside the codes', and the code of zero where there are no minima.
 template <class Isa, int BITS>
@@ -58,16 +70,19 @@ INLINE void add_groups(const Matrix& m, const Place& at, int slice, const Quanti
                        const Codes& x, int token, f32s (&sums)[B]) {
   constexpr int G = GROUPS == kTwo ? 2 : 1;
   const int groups = q.groups(), tiles = GROUPS == kWide ? q.group / kColumns : 1;
-  const float zero = LAID == BITS ? zero_of<Isa, BITS>(m) : at.zero;
+  const float zero = LAID == kTwoOfFour ? 0 : LAID == BITS ? zero_of<Isa, BITS>(m) : at.zero;
   i32s dot[G][B];
-  Isa::template dot<BITS, LAID, B, G>(at.codes + slice * kLanes * 4,
-                                      x.of + size_t(token) * q.width + size_t(at.group) * q.group,
-                                      q.width, tiles, dot);
+  const uint8_t* codes_here = at.codes + slice * kLanes * 4;
+  const int8_t* x_here = x.of + size_t(token) * q.width + size_t(at.group) * q.group;
+  if constexpr (LAID == kTwoOfFour)
+    Isa::template kept<BITS, B, G>(codes_here, x_here, q.width, dot);
+  else
+    Isa::template dot<BITS, LAID, B, G>(codes_here, x_here, q.width, tiles, dot);
   const size_t here = size_t(token) * groups + at.group;
   for (int g = 0; g < G; ++g) {
     const f32s by_row =
-        LAID == BITS ? side(m.sides, m.scale, side_at(at.block, groups, at.group + g, slice))
-                     : load<f32s>(at.scales + g * kRows + slice * kLanes);
+        kStored<BITS, LAID> ? side(m.sides, m.scale, side_at(at.block, groups, at.group + g, slice))
+                            : load<f32s>(at.scales + g * kRows + slice * kLanes);
     for (int b = 0; b < B; ++b) {
       const size_t i = here + size_t(b) * groups + g;
       f32s codes = __builtin_convertvector(dot[g][b], f32s);
@@ -83,19 +98,19 @@ template <class Isa, int BITS, int LAID, Groups GROUPS>
 __attribute__((noinline)) f32s add_rests(const Matrix& m, const Place& all, int slice,
                                          const Quantized& q, int token, f32s sum) {
   constexpr int G = GROUPS == kTwo ? 2 : 1;
-  const int tiles = GROUPS == kWide ? m.group / kColumns : 1;
-  const int first = all.group / G, end = first + all.groups / G;
+  const int tiles = GROUPS == kWide ? m.group / kColumns : 1, each = q.unit / q.group;
   const uint16_t* precise = q.precise_of(token);
   f32s sums[1] = {sum};
-  for (int i = 1; i <= precise[0] && precise[i] < end; ++i) {
-    const int beyond = precise[i] - first;
-    if (beyond < 0) continue;
-    Place at = all;
-    at.group += beyond * G;
-    at.codes += size_t(beyond) * tiles * LAID * 64;
-    at.scales += LAID == BITS ? 0 : beyond * G * kRows;
-    add_groups<Isa, BITS, LAID, 1, GROUPS>(m, at, slice, q, q.rest, token, sums);
-  }
+  for (int i = 1; i <= precise[0]; ++i)
+    for (int g = precise[i] * each; g < (precise[i] + 1) * each; g += G) {
+      const int beyond = g - all.group;
+      if (beyond < 0 || beyond >= all.groups) continue;
+      Place at = all;
+      at.group = g;
+      at.codes += size_t(beyond / G) * tiles * kLines<BITS, LAID> * 64;
+      at.scales += kStored<BITS, LAID> ? 0 : beyond * kRows;
+      add_groups<Isa, BITS, LAID, 1, GROUPS>(m, at, slice, q, q.rest, token, sums);
+    }
   return sums[0];
 }
 
@@ -148,7 +163,7 @@ struct Results {
 template <class Isa, int BITS, int LAID, int B, Groups GROUPS, int S>
 INLINE void rows(const Matrix& matrix, const Place& all, int slice, const Quantized& quantized,
                  int token, const Results& results) {
-  constexpr bool kAll = LAID == BITS;
+  constexpr bool kAll = kStored<BITS, LAID>;
   // Copies that no call can change: what is computed from them is computed once.
   const Matrix m = matrix;
   const Quantized q = quantized;
@@ -159,7 +174,7 @@ INLINE void rows(const Matrix& matrix, const Place& all, int slice, const Quanti
     for (int b = 0; b < B; ++b) sums[s][b] = results.sums[slice + s][first + b];
   Place at = all;
   for (const int end = at.group + at.groups; at.group < end; at.group += G,
-                 at.codes += size_t(tiles) * LAID * 64, at.scales += kAll ? 0 : G * kRows)
+                 at.codes += size_t(tiles) * kLines<BITS, LAID> * 64, at.scales += kAll ? 0 : G * kRows)
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s)
       add_groups<Isa, BITS, LAID, B, GROUPS>(m, at, slice + s, q, q.codes, token, sums[s]);
@@ -206,19 +221,47 @@ INLINE void all_tokens(const Matrix& m, const Place& at, const Quantized& q, int
 }
 
 // y[t] = the block's 16 rows for token `from + t`, `from` a multiple of kTokens.
-template <class Isa, int BITS, Groups GROUPS>
+template <class Isa, int BITS, int LAID, Groups GROUPS>
 void block_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens,
                 float (*y)[kRows]) {
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const Place at{block, 0, m.groups(), codes, nullptr, 0};
-  all_tokens<Isa, BITS, BITS, GROUPS>(m, at, q, from, tokens, {y, nullptr, nullptr});
+  all_tokens<Isa, BITS, LAID, GROUPS>(m, at, q, from, tokens, {y, nullptr, nullptr});
+}
+
+// A sparse tile as 16 chunks that have all of their codes, one in a byte.
+template <class Isa, int BITS>
+INLINE void spread(const uint8_t* tile, uint8_t* out) {
+  constexpr uint32_t kZero = (1u << (BITS - 1)) * 0x01010101u;
+  alignas(64) uint8_t codes[8 * 64], which[8 * 64];
+  Isa::template unpack<BITS>(tile, codes);
+  Isa::template unpack<kWhich>(tile + BITS * 64, which);
+  for (int chunk = 0; chunk < 8; ++chunk)
+    for (int at = 0; at < 64; at += 4 * kLanes) {
+      u32s two = load<u32s>(codes + 64 * chunk + at) ^ kZero;
+      u32s by = load<u32s>(which + 64 * chunk + at) * 8;
+      for (int half = 0; half < 2; ++half, two >>= 16, by >>= 16)
+        store(out + 64 * (2 * chunk + half) + at,
+              kZero ^ ((two & 0xff) << (by & 0xff)) ^ ((two >> 8 & 0xff) << (by >> 8 & 0xff)));
+    }
+}
+
+// A tile's codes, one in a byte; returns where the next ones go.
+template <class Isa, int BITS, int LAID>
+INLINE uint8_t* unpack(const uint8_t* tile, uint8_t* out) {
+  if constexpr (LAID == kTwoOfFour) {
+    spread<Isa, BITS>(tile, out);
+    return out + 2 * kRows * kColumns;
+  }
+  Isa::template unpack<BITS>(tile, out);
+  return out + kRows * kColumns;
 }
 
 // Codes, and scales as numbers, some columns at a time. Codes of 2 and 3 bits go on as those of 4.
-template <class Isa, int BITS, Groups GROUPS>
+template <class Isa, int BITS, int LAID, Groups GROUPS>
 void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int from, int tokens,
                          float (*y)[kRows]) {
-  constexpr int kBits = BITS < 4 ? 4 : BITS;
+  constexpr int kBits = BITS < 4 ? 4 : BITS, kHere = kLines<BITS, LAID>;
   const uint8_t* codes = m.codes + block * m.block_bytes();
   const int groups = m.groups(), most = kUnpacked / m.group;
   f32s sums[kSlices][kTokens] = {}, rests[kSlices][kTokens] = {};
@@ -226,12 +269,13 @@ void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int fro
   float scales[kUnpacked / 16][kRows];
   for (int group = 0; group < groups; group += most) {
     const int some = groups - group < most ? groups - group : most;
-    const int tiles = some * m.group / kColumns;
-    for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64) {
+    const int tiles = some * m.group / m.tile();
+    uint8_t* next = unpacked;
+    for (int tile = 0; tile < tiles; ++tile, codes += kHere * 64) {
       // While these are multiplied the next ones come: as many, mostly, and they lie behind these.
-      for (int line = 0; line < BITS; ++line)
-        __builtin_prefetch(codes + size_t(tiles) * BITS * 64 + line * 64);
-      Isa::template unpack<BITS>(codes, unpacked + tile * kRows * kColumns);
+      for (int line = 0; line < kHere; ++line)
+        __builtin_prefetch(codes + size_t(tiles) * kHere * 64 + line * 64);
+      next = unpack<Isa, BITS, LAID>(codes, next);
     }
     for (int g = 0; g < some; ++g)
       for (int slice = 0; slice < kSlices; ++slice)
@@ -248,21 +292,37 @@ void block_rows_unpacked(const Matrix& m, int block, const Quantized& q, int fro
   }
 }
 
-// The same for groups of any size, unpacked where that pays.
+// The same of a sparse matrix, whose tiles are twice as wide, unpacked where that pays.
 template <class Isa, int BITS>
-void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens,
+void sparse_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens,
                  float (*y)[kRows]) {
   if constexpr (BITS < 8 && Isa::kUnpacks)
     if (tokens > Isa::kTogether) {
-      if (m.group < kColumns)
-        return block_rows_unpacked<Isa, BITS, kTwo>(m, block, q, from, tokens, y);
       if (m.group == kColumns)
-        return block_rows_unpacked<Isa, BITS, kOne>(m, block, q, from, tokens, y);
-      return block_rows_unpacked<Isa, BITS, kWide>(m, block, q, from, tokens, y);
+        return block_rows_unpacked<Isa, BITS, kTwoOfFour, kOne>(m, block, q, from, tokens, y);
+      return block_rows_unpacked<Isa, BITS, kTwoOfFour, kWide>(m, block, q, from, tokens, y);
     }
-  if (m.group < kColumns) return block_rows<Isa, BITS, kTwo>(m, block, q, from, tokens, y);
-  if (m.group == kColumns) return block_rows<Isa, BITS, kOne>(m, block, q, from, tokens, y);
-  return block_rows<Isa, BITS, kWide>(m, block, q, from, tokens, y);
+  if (m.group == kColumns) return block_rows<Isa, BITS, kTwoOfFour, kTwo>(m, block, q, from, tokens, y);
+  return block_rows<Isa, BITS, kTwoOfFour, kOne>(m, block, q, from, tokens, y);
+}
+
+// The same of any packed matrix, with groups of any size.
+template <class Isa, int BITS>
+void packed_rows(const Matrix& m, int block, const Quantized& q, int from, int tokens,
+                 float (*y)[kRows]) {
+  if constexpr (BITS > 2)
+    if (m.type == kSparse) return sparse_rows<Isa, BITS>(m, block, q, from, tokens, y);
+  if constexpr (BITS < 8 && Isa::kUnpacks)
+    if (tokens > Isa::kTogether) {
+      if (m.group < kColumns)
+        return block_rows_unpacked<Isa, BITS, BITS, kTwo>(m, block, q, from, tokens, y);
+      if (m.group == kColumns)
+        return block_rows_unpacked<Isa, BITS, BITS, kOne>(m, block, q, from, tokens, y);
+      return block_rows_unpacked<Isa, BITS, BITS, kWide>(m, block, q, from, tokens, y);
+    }
+  if (m.group < kColumns) return block_rows<Isa, BITS, BITS, kTwo>(m, block, q, from, tokens, y);
+  if (m.group == kColumns) return block_rows<Isa, BITS, BITS, kOne>(m, block, q, from, tokens, y);
+  return block_rows<Isa, BITS, BITS, kWide>(m, block, q, from, tokens, y);
 }
 
 // A group's scales or minima of the block's rows, as numbers.
@@ -276,42 +336,52 @@ INLINE void sides_of(const Matrix& m, const void* sides, const uint16_t* units, 
 }
 
 // Rows of a block as bf16: out [16, columns], rows beyond the matrix's last left out.
-template <class Isa, int BITS>
+template <class Isa, int BITS, int LAID>
 void whole16(const Matrix& m, int block, uint16_t* out) {
   const int rows = m.rows - int64_t(block) * kRows < kRows ? int(m.rows - int64_t(block) * kRows) : kRows;
-  const int tiles = m.width() / kColumns;
   const uint8_t* codes = m.codes + block * m.block_bytes();
-  for (int tile = 0; tile < tiles; ++tile, codes += BITS * 64) {
-    alignas(64) uint8_t chunks[8][kRows][4];
-    Isa::template unpack<BITS>(codes, &chunks[0][0][0]);
+  alignas(64) uint8_t chunks[16][kRows][4];
+  for (int from = 0; from < m.columns; from += kColumns) {
+    const int within = from % m.tile() / 4;  // chunks before these ones
+    if (within == 0) {
+      unpack<Isa, BITS, LAID>(codes, &chunks[0][0][0]);
+      codes += kLines<BITS, LAID> * 64;
+    }
     float step[2][kRows], least[2][kRows];  // of 16 columns each
     for (int h = 0; h < 2; ++h) {
-      const int group = (tile * kColumns + 16 * h) / m.group;
+      const int group = (from + 16 * h) / m.group;
       sides_of(m, m.scale, m.row_scale, block, group, step[h]);
       if (m.minimum) sides_of(m, m.minimum, m.row_minimum, block, group, least[h]);
       for (int r = 0; r < kRows && !m.minimum; ++r) least[h][r] = step[h][r] * -kMiddle<BITS>;
     }
-    const int count = m.columns - tile * kColumns < kColumns ? int(m.columns - tile * kColumns) : kColumns;
-    for (int r = 0; r < rows && count > 0; ++r) {
+    const int count = m.columns - from < kColumns ? int(m.columns - from) : kColumns;
+    for (int r = 0; r < rows; ++r) {
       uint8_t line[kColumns];
-      for (int c = 0; c < 8; ++c) memcpy(line + 4 * c, chunks[c][r], 4);
+      for (int c = 0; c < 8; ++c) memcpy(line + 4 * c, chunks[within + c][r], 4);
       uint16_t row[kColumns];
       for (int i = 0; i < kColumns; i += kLanes)
         store(row + i, to_bf16(uint8(line + i) * step[i / 16][r] + least[i / 16][r]));
-      memcpy(out + size_t(r) * m.columns + tile * kColumns, row, sizeof(uint16_t) * count);
+      memcpy(out + size_t(r) * m.columns + from, row, sizeof(uint16_t) * count);
     }
   }
+}
+
+template <class Isa, int BITS>
+void whole_rows(const Matrix& m, int block, uint16_t* out) {
+  if constexpr (BITS > 2)
+    if (m.type == kSparse) return whole16<Isa, BITS, kTwoOfFour>(m, block, out);
+  whole16<Isa, BITS, BITS>(m, block, out);
 }
 
 template <class Isa>
 void whole(const Matrix& m, int block, uint16_t* out) {
   switch (m.bits) {
-    case 2: return whole16<Isa, 2>(m, block, out);
-    case 3: return whole16<Isa, 3>(m, block, out);
-    case 4: return whole16<Isa, 4>(m, block, out);
-    case 5: return whole16<Isa, 5>(m, block, out);
-    case 6: return whole16<Isa, 6>(m, block, out);
-    default: return whole16<Isa, 8>(m, block, out);
+    case 2: return whole_rows<Isa, 2>(m, block, out);
+    case 3: return whole_rows<Isa, 3>(m, block, out);
+    case 4: return whole_rows<Isa, 4>(m, block, out);
+    case 5: return whole_rows<Isa, 5>(m, block, out);
+    case 6: return whole_rows<Isa, 6>(m, block, out);
+    default: return whole_rows<Isa, 8>(m, block, out);
   }
 }
 

@@ -48,6 +48,21 @@ struct Portable {
               sums[c * G / 8][b][row] += chunks[c][row][i] * x[b * stride + 4 * c + i];
     }
   }
+
+  template <int BITS, int B, int G>
+  static INLINE void kept(const uint8_t* tile, const int8_t* x, size_t stride, i32s (&sums)[G][B]) {
+    for (auto& of : sums)
+      for (auto& sum : of) sum = i32s{};
+    uint8_t codes[8][kLanes][4], which[8][kLanes][4];
+    unpack<BITS, 4 * kLanes>(tile, codes[0][0]);
+    unpack<kWhich, 4 * kLanes>(tile + 64 * BITS, which[0][0]);
+    for (int b = 0; b < B; ++b)
+      for (int c = 0; c < 8; ++c)
+        for (int row = 0; row < kLanes; ++row)
+          for (int i = 0; i < 4; ++i)
+            sums[c * G / 8][b][row] += (codes[c][row][i] - (1 << (BITS - 1))) *
+                                       x[b * stride + 8 * c + i / 2 * 4 + which[c][row][i]];
+  }
 };
 
 }  // namespace

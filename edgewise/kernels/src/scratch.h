@@ -52,7 +52,7 @@ struct Quantized {
   Codes codes, rest;
   float* energy = nullptr;        // [tokens, groups], sums of squares
   uint16_t* precise = nullptr;    // [threads, tokens, 1 + units]: how many units' rests count, and
-  int width = 0, group = 0;       // which
+  int width = 0, group = 0, unit = 0;  // which; unit: columns, whole groups
 
   Quantized() = default;
   Quantized(Scratch& from, const Matrix& m, int tokens, int threads)
@@ -60,7 +60,8 @@ struct Quantized {
         rest(from, size_t(tokens) * m.width(), size_t(tokens) * m.groups()),
         energy(from.take<float>(size_t(tokens) * m.groups())),
         width(m.width()),
-        group(m.group) {
+        group(m.group),
+        unit(m.unit()) {
     precise = from.take<uint16_t>(size_t(threads) * tokens * (1 + units()));
   }
 
@@ -72,14 +73,14 @@ struct Quantized {
 
   bool wanted() const { return group > 0; }
   int groups() const { return width / group; }
-  // Groups, or tiles where these are smaller.
-  int units() const { return width / (group < kColumns ? kColumns : group); }
+  int units() const { return width / unit; }
   const uint16_t* precise_of(int token) const { return precise + size_t(token) * (1 + units()); }
 };
 
-// The same for all parts of a matrix: those with groups of one size share them.
+// The same for all parts of a matrix: those with groups of one size share them, sparse ones among
+// themselves.
 struct Activations {
-  Quantized sizes[4];  // groups of 16, 32, 64 and 128
+  Quantized sizes[6];  // groups of 16, 32, 64 and 128; sparse ones of 32 and 64
 
   Activations(Scratch& from, const Matrix& m, int tokens, int threads) {
     for (const Matrix* part = &m; part; part = part->next)
@@ -105,6 +106,7 @@ struct Activations {
 
  private:
   static int index_of(const Matrix& part) {
+    if (part.type == kSparse) return part.group > 32 ? 5 : 4;
     return part.group > 64 ? 3 : part.group > 32 ? 2 : part.group > 16 ? 1 : 0;
   }
 };

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from edgewise.errors import QuantizationError
-from edgewise.quantization.packed import Packed, filled_up, joined, packed, shape_of
+from edgewise.quantization.packed import Packed, filled_up, joined, made_sparse, packed, shape_of
 from edgewise.quantization.rounding.descent import descend
 from edgewise.quantization.rounding.grid import code_range, inverse
 from edgewise.quantization.rounding.nearest import column_weights, matrix_sides
-from edgewise.quantization.rounding.sparsegpt import Pruned, inverse_factor
+from edgewise.quantization.rounding.sparsegpt import SEMI_STRUCTURED, Pruned, inverse_factor, prune
 from edgewise.schemes import TILE_ROWS, Scheme
 
 AT_ONCE = 2**23  # weights
@@ -34,7 +34,8 @@ def gptq(
     weight: Tensor, scheme: Scheme, moments: Tensor | None = None, pruned: Pruned | None = None
 ) -> Packed:
     """weight [rows, columns], moments float32 [columns, columns], E[x x^T] of its inputs; what is
-    not kept of `pruned` becomes exactly 0. Raises QuantizationError."""
+    not kept of `pruned` becomes exactly 0: in a sparse scheme two of every four neighbours, by
+    SparseGPT where nothing is given. Raises QuantizationError."""
     if moments is None or moments.ndim != 2:
         raise QuantizationError(
             "gptq looks at what a model computes: run `edgewise quantize --rounding gptq` first"
@@ -43,6 +44,9 @@ def gptq(
         raise QuantizationError("gptq: the moments of the inputs are not finite")
     if pruned is not None and scheme.asymmetric:
         raise QuantizationError(f"{scheme.name} has no exact zero: prune into one without an 'a'")
+    if scheme.sparse:
+        pruned = pruned or prune(weight, moments, SEMI_STRUCTURED)
+        return made_sparse(gptq(weight, scheme.dense, moments, pruned), scheme)
     order = torch.argsort(moments.diagonal(), descending=True, stable=True)
     factor = inverse_factor(moments[order][:, order])
     step = max(AT_ONCE // weight.shape[1] // TILE_ROWS, 1) * TILE_ROWS

@@ -1,8 +1,11 @@
 """Round to nearest, with the sides of every group searched for (search.py).
 
 How much a column's error counts is the second moment of what it is multiplied with: for y = W x,
-E |dW x|^2 = sum_ij dw_i dw_j E[x_i x_j], of which this is the diagonal.
+E |dW x|^2 = sum_ij dw_i dw_j E[x_i x_j], of which this is the diagonal. In a sparse scheme the two
+of every four neighbours stay that cost most to lose by the same measure.
 """
+
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -13,12 +16,14 @@ from edgewise.quantization.packed import (
     Sides,
     filled_up,
     joined,
+    made_sparse,
     packed,
     shape_of,
     sides_of,
 )
 from edgewise.quantization.rounding.grid import encode
 from edgewise.quantization.rounding.search import best_sides, ranges
+from edgewise.quantization.sparse import AMONG, KEPT
 from edgewise.schemes import TILE_ROWS, Scheme
 
 AT_ONCE = 2**18  # weights: what is tried on them stays in the cache
@@ -30,6 +35,9 @@ def nearest(weight: Tensor, scheme: Scheme, moments: Tensor | None = None) -> Pa
     the diagonal counts, of the matrix's inputs; None: all columns alike."""
     rows, columns = weight.shape
     by_column = column_weights(moments, columns, scheme)
+    if scheme.sparse:
+        left = two_of_four(weight, by_column)
+        return made_sparse(nearest(left, scheme.dense, moments), scheme)
     if can_round(weight):
         return _in_library(weight, scheme, by_column)
     step = max(AT_ONCE // columns // TILE_ROWS, 1) * TILE_ROWS
@@ -42,6 +50,26 @@ def matrix_sides(weight: Tensor, scheme: Scheme, by_column: Tensor) -> Sides:
     if can_round(weight):
         return sides_of(_in_library(weight, scheme, by_column))
     return _search(weight.float(), scheme, by_column)[1]
+
+
+def two_of_four(weight: Tensor, by_column: Tensor) -> Tensor:
+    """weight [rows, columns] with all but two of every four neighbours in a row zero; `by_column`
+    from `column_weights`."""
+    rows, columns = weight.shape
+    beyond, kept = -columns % AMONG, torch.empty_like(weight)
+    for start in range(0, rows, step := max(AT_ONCE // columns, 1)):
+        part = weight[start : start + step]
+        costs = part.float().square() * by_column.flatten()[:columns]
+        filled = torch.nn.functional.pad(costs, (0, beyond), value=-1.0)
+        four = filled.view(-1, AMONG).T.contiguous()
+        wins = torch.zeros_like(four, dtype=torch.uint8)
+        for i, j in combinations(range(AMONG), 2):  # thirty times as fast as topk
+            first = four[i] >= four[j]
+            wins[i] += first
+            wins[j] += ~first
+        keep = (wins >= AMONG - KEPT).T.reshape(filled.shape)[:, :columns]
+        kept[start : start + step] = part.where(keep, 0)
+    return kept
 
 
 def _in_library(weight: Tensor, scheme: Scheme, by_column: Tensor) -> Packed:

@@ -11,6 +11,7 @@ from rich.console import Console
 from edgewise.adapters.private import PrivateAdapter, private_adapter
 from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
+from edgewise.cli.joining import LOOPBACK
 from edgewise.cli.options import named_folders
 from edgewise.cli.sharing import ServeOptions, ServingOptions
 from edgewise.cli.terminal import bars, console, print_json, print_notes
@@ -43,7 +44,6 @@ REPEATS = 9  # of every timing: whoever joined is waited for
 LATER_BYTES = 256 * 10**6  # for adapters that are loaded while a server runs
 KEY = "EDGEWISE_API_KEY"
 TOKEN_FIRST = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...  # as `ray get-auth-token` says here"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)

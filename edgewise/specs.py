@@ -147,13 +147,52 @@ def _classes(layers: Sequence[LayerSpec]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivateParts:
+    """What blocks add with the help of the source, which has every M (PrivateLoRA, arXiv
+    2311.14030). `matrices` names the parts of each matrix that something is added to: of every
+    token `rank` numbers for each part go to the source, those of a matrix together, and as many
+    come back."""
+
+    rank: int
+    matrices: tuple[tuple[str, ...], ...]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """That a token of a block sends, and gets, at a time."""
+        return tuple(self.rank * len(parts) for parts in self.matrices)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraWork:
+    """What layers compute beyond the model. Where the head is, so many `exits` of windows agree on
+    each token, in place of the head alone; blocks add what is `private`."""
+
+    exits: int = 0
+    private: PrivateParts | None = None
+
+    def timed(self, name: str, kind: LayerKind) -> str:
+        """What seconds of a class of layers with this are known by."""
+        if kind is LayerKind.HEAD and self.exits:
+            return f"{name}, {self.exits} exits"
+        if kind is LayerKind.BLOCK and self.private is not None:
+            parts = " ".join(part for parts in self.private.matrices for part in parts)
+            return f"{name}, private {parts} of rank {self.private.rank}"
+        return name
+
+
+NO_EXTRA = ExtraWork()
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """What a plan must serve: `sequences` at a time, each `prompt_tokens` in, `new_tokens` out.
 
     They travel the pipeline in `micro_batches` groups of equal size, one behind the other. `cache`
     says how their keys and values are kept, `wire` what their hidden states cross links in. Every
     block has `adapter_bytes` of room for what adapters add to it, and the head `exit_bytes` for
-    exits of windows: with these a sequence has a branch beside it, and twice the cache.
+    exits of windows: with these a sequence has a branch beside it, and twice the cache. The branch
+    goes through the blocks before the last of the `ends`, those of windows but the last, as if
+    every request had that adapter; `extra` is what layers compute for it, and for private ones.
     """
 
     prompt_tokens: int = 128
@@ -164,6 +203,8 @@ class Workload:
     wire: Wire = Wire.FP32
     adapter_bytes: int = 0
     exit_bytes: int = 0
+    ends: tuple[int, ...] = ()
+    extra: ExtraWork = NO_EXTRA
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "new_tokens", "sequences", "micro_batches"):
@@ -190,6 +231,11 @@ class Workload:
     def streams(self) -> int:
         """What runs through blocks for a sequence, itself and maybe a branch."""
         return 2 if self.exit_bytes else 1
+
+    def rows(self, layer: int, kind: LayerKind) -> int:
+        """How many tokens go through a layer for one of a sequence."""
+        branches = kind is LayerKind.BLOCK and bool(self.ends) and layer <= self.ends[-1]
+        return 2 if branches else 1
 
     def added_bytes(self, kind: LayerKind) -> int:
         """Room in a layer for what adapters have there."""

@@ -22,7 +22,7 @@ from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.opening.adapters import open_adapters, with_room
+from edgewise.opening.adapters import open_adapters, with_private, with_room
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.private import planned_privately
 from edgewise.opening.wanted import check_private, check_wish
@@ -90,7 +90,9 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     vote = options.vote or Vote.CONFIDENCE
     named = open_adapters(named_folders(options.adapter or ()), checkpoint, vote)
     workload = workload_of(options, options.kv_cache, options.wire)
+    private, quality = _private_of(options, checkpoint), _quality_of(options, spec)
     workload = _with_room(options, spec.num_blocks, with_room(workload, named.values()))
+    workload = with_private(workload, private, checkpoint.config)
     limits = limits_of(workload, spec.max_context)
     screen = console(options.as_json)
 
@@ -99,7 +101,6 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         if options.as_json:
             print_json(asdict(event))
 
-    private, quality = _private_of(options, checkpoint), _quality_of(options, spec)
     started = start(device)
     with started.workers as workers:
         grid = replace(Grid.serving(workload), repeats=REPEATS)

@@ -11,7 +11,14 @@ from edgewise.planning import Objective, Problem
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import DEFAULT, get_scheme
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
+from edgewise.specs import (
+    ExtraWork,
+    LayerKind,
+    LayerSpec,
+    ModelSpec,
+    PrivateParts,
+    Workload,
+)
 
 AMPLE_BYTES = 10**9
 FEW_SHAPES = ((1, 1, 4), (1, 1, 20), (1, 2, 0), (1, 16, 0))
@@ -159,6 +166,31 @@ def interface_problem(seed: int) -> Problem:
         objective=Objective.THROUGHPUT,
         pins=problem.pins if seed % 2 else pins,
     )
+
+
+@cache
+def adapted_problem(seed: int) -> Problem:
+    """The mixed problem where exits of windows vote, where blocks ask the source for what is
+    private, or both. What is private may be asked for where no link leads to the source."""
+    rng, problem = random.Random(f"adapted {seed}"), mixed_problem(seed)
+    costs, blocks = problem.costs, problem.costs.model.num_blocks
+    ends = tuple(sorted(rng.sample(range(1, blocks), rng.randint(0, blocks - 1))))
+    matrices = rng.choice([(("q", "k", "v"),), (("v",), ("gate", "up"), ("down",))])
+    private = PrivateParts(rng.randint(1, 200), matrices)
+    extra = ExtraWork(0 if seed % 3 == 0 else len(ends) + 1, None if seed % 3 == 1 else private)
+    if not extra.exits:
+        ends = ()
+    kinds = dict(zip(costs.model.classes, (x.kind for x in costs.model.layers), strict=True))
+    known = costs.profile.layers
+    layers = [  # each class takes so many times as long with it
+        replace(x, layer=name, seconds=x.seconds * factor)
+        for factor in [rng.uniform(1, 3)]
+        for x in known
+        if (name := extra.timed(x.layer, kinds[x.layer])) != x.layer
+    ]
+    profile = replace(costs.profile, layers=(*known, *layers))
+    work = replace(costs.workload, exit_bytes=0, ends=ends, extra=extra)
+    return replace(problem, costs=replace(costs, profile=profile, workload=work))
 
 
 def unlike_problem(seed: int) -> Problem:

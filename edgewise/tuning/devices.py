@@ -83,7 +83,10 @@ class TrainingOnDevices:
         self._sent, self._pending = 0, set[int]()  # steps that devices were told to do, are at
         self._arrived: dict[int, TrainingStep] = {}
         self._losses = 0  # since a step was given back
-        self._hold()
+        try:
+            self._hold()
+        except (DeviceLost, DeviceTimeout) as lost:
+            self._go_on_without(lost)
 
     def _hold(self) -> None:
         """Have the devices that are there hold the windows, as they are before they learn."""

@@ -10,7 +10,7 @@ from edgewise.clusters import Device
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.kept_keys import identity_at
 from edgewise.runtime.live import start_live
-from edgewise.runtime.messages import Program
+from edgewise.runtime.messages import WorkerProgram
 from edgewise.runtime.workers import Workers
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -18,7 +18,10 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 def start_listening(
-    device: Device, listen: tuple[str, int], new_keys: bool, program: Program = Program.SERVE
+    device: Device,
+    listen: tuple[str, int],
+    new_keys: bool,
+    program: WorkerProgram = WorkerProgram.SERVE,
 ) -> tuple[Workers, AgentLauncher, str]:
     """Start this machine's worker and let others join; the last is the line for them. Raises
     InputError, DeviceError."""

@@ -19,9 +19,9 @@ from edgewise.clusters import Link
 from edgewise.errors import DeviceError, InputError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.profiling import measure_links
-from edgewise.runtime.gathering import gather
+from edgewise.runtime.gathering import wait_for_machines
 from edgewise.runtime.local import start_local
-from edgewise.runtime.messages import Program
+from edgewise.runtime.messages import WorkerProgram
 from edgewise.runtime.workers import Workers
 from edgewise.tuning.devices import TrainingOnDevices, rehearse
 from edgewise.tuning.kept import fewest_again, kept_by
@@ -86,19 +86,21 @@ def _workers(options: TuneOptions) -> Iterator[Workers]:
     """Of a cluster file's devices, or of this machine and those that joined it."""
     if options.join is None:
         assert options.cluster is not None
-        with start_local(load_cluster(options.cluster), Program.TUNE) as workers:
+        with start_local(load_cluster(options.cluster), WorkerProgram.TUNE) as workers:
             yield workers
         return
     listen = parse_address(options.listen or LISTEN, "--listen")
     here, screen = this_device(None, None, None), console(options.as_json)
-    workers, agents, line = start_listening(here, listen, options.new_keys, Program.TUNE)
+    workers, agents, line = start_listening(here, listen, options.new_keys, WorkerProgram.TUNE)
     with workers:
         screen.print(f"On each of the machines to learn on ({options.join}), run:")
         screen.print(f"  [bold]{line}[/]", soft_wrap=True)
         if options.as_json:
             print_json({"join": line})
         seconds = options.wait or WAIT_SECONDS
-        gather(workers, agents, options.join, seconds, lambda text: screen.print(escape(text)))
+        wait_for_machines(
+            workers, agents, options.join, seconds, lambda text: screen.print(escape(text))
+        )
         yield workers
 
 

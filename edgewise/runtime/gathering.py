@@ -11,7 +11,7 @@ from edgewise.runtime.workers import Workers
 LOOK_SECONDS = 1.0
 
 
-def gather(
+def wait_for_machines(
     workers: Workers,
     agents: AgentLauncher,
     count: int,

@@ -10,7 +10,7 @@ from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.launchers.kept_keys import Identity, make_identity
 from edgewise.runtime.launchers.local import LocalLauncher
-from edgewise.runtime.messages import EVERYWHERE, Program
+from edgewise.runtime.messages import EVERYWHERE, WorkerProgram
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
 from edgewise.runtime.worker import COORDINATOR
@@ -24,7 +24,7 @@ def start_live(
     host: str,
     port: int,
     identity: Identity | None = None,
-    program: Program = Program.SERVE,
+    program: WorkerProgram = WorkerProgram.SERVE,
 ) -> tuple[Workers, AgentLauncher, Invitation]:
     """Start this machine's worker, listen for agents on `host` ("0.0.0.0": everywhere) at `port`
     (0: any), all encrypted, known to them by `identity`, else by keys made now. Workers run a
@@ -62,7 +62,7 @@ def _start(
     keys: Keys,
     open_launcher: Callable[[ZeroMQ], Others],
     at_end: Callable[[], None] = lambda: None,
-    program: Program = Program.SERVE,
+    program: WorkerProgram = WorkerProgram.SERVE,
 ) -> tuple[Workers, Others]:
     """This machine's worker and the launcher of all others', under one inbox on `host`."""
     transport = ZeroMQ(COORDINATOR, f"tcp://{host}:*", keys)

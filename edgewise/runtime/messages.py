@@ -43,7 +43,7 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Peer(self.address.replace(EVERYWHERE, host), self.key) if host else self
 
 
-class Program(StrEnum):
+class WorkerProgram(StrEnum):
     """What a device's workers run: a module of this package, and nothing else, whoever asks."""
 
     SERVE = "edgewise.runtime.worker"
@@ -68,7 +68,7 @@ class Welcome(Message, frozen=True):
 
     port: int
     key: str
-    program: Program = Program.SERVE
+    program: WorkerProgram = WorkerProgram.SERVE
 
 
 class Refused(Message, frozen=True):

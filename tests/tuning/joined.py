@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewise.clusters import Device
-from edgewise.runtime.gathering import gather
+from edgewise.runtime.gathering import wait_for_machines
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.live import start_live
-from edgewise.runtime.messages import Program
+from edgewise.runtime.messages import WorkerProgram
 from edgewise.runtime.workers import Workers
 from tests.runtime.places import AGENT, SECONDS
 
@@ -34,7 +34,7 @@ class Machines:
         self.processes[name] = subprocess.Popen(told, env=environment)
 
     def let_in(self, count: int, seconds: float = SECONDS, say=lambda text: None) -> None:
-        gather(self.workers, self.agents, count, seconds, say)
+        wait_for_machines(self.workers, self.agents, count, seconds, say)
 
     def files(self, name: str) -> set[str]:
         """Of layers, that a machine has been sent."""
@@ -44,7 +44,7 @@ class Machines:
 @contextlib.contextmanager
 def machines(folder: Path, names: str = ""):
     """This machine, 'a', and those that joined it."""
-    started = start_live(Device("a", 10**9), "127.0.0.1", 0, program=Program.TUNE)
+    started = start_live(Device("a", 10**9), "127.0.0.1", 0, program=WorkerProgram.TUNE)
     workers, agents, invitation = started
     with workers:
         here = Machines(workers, agents, invitation.token, folder, {})

@@ -19,7 +19,7 @@ from edgewise.clusters import Device
 from edgewise.errors import DeviceTimeout
 from edgewise.runtime import messages
 from edgewise.runtime.launchers.invitation import Invitation
-from edgewise.runtime.messages import Message, Program
+from edgewise.runtime.messages import Message, WorkerProgram
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.zeromq import Keys
 
@@ -56,7 +56,7 @@ class AgentLauncher:
         invitation: Invitation,
         inbox: messages.Peer,
         post: Callable[[Message], None],
-        program: Program = Program.SERVE,
+        program: WorkerProgram = WorkerProgram.SERVE,
     ) -> None:
         self._invitation, self._post = invitation, post
         port = urlsplit(inbox.address).port

@@ -66,18 +66,14 @@ class CostModel:
         """One layer, one token of each sequence of a lane, midway through the answer (LLM-PQ); a
         block with the trips to the source that private adapters take."""
         middle = self.workload.prompt_tokens + self.workload.new_tokens // 2
-        name, sequences = self.alike(layer)
-        where = self.cluster.device(device).kind, name, scheme
-        seconds = self.profile.decode_seconds(*where, middle, sequences)
+        where = self.cluster.device(device).kind, self._timed_class(layer), scheme
+        seconds = self.profile.decode_seconds(*where, middle, self.workload.batch)
         return seconds * self._busy_ratio(device) + self.trip_seconds(layer, device)
 
-    def alike(self, layer: int) -> tuple[str, int]:
-        """What a layer costs goes by: what its seconds are known by, and the sequences that a lane
-        has in it, branches of windows counted."""
-        kind, work = self.model.layers[layer].kind, self.workload
-        return work.extra.timed(self.model.classes[layer], kind), work.batch * work.rows(
-            layer, kind
-        )
+    def _timed_class(self, layer: int) -> str:
+        """What seconds of a layer with what it does in service are known by."""
+        name, kind = self.model.classes[layer], self.model.layers[layer].kind
+        return self.workload.extra.timed(name, kind)
 
     def trip_seconds(self, layer: int, device: str, tokens: int = 1) -> float:
         """How long a block waits for the source, which has every M: of each adapted matrix, D x of
@@ -105,13 +101,13 @@ class CostModel:
 
     def chunk_seconds(self, layer: int, device: str, scheme: str) -> tuple[float, ...]:
         """One layer, each chunk of a lane's prompts."""
-        work, chunks, (name, sequences) = self.workload, self.chunks, self.alike(layer)
-        where = self.cluster.device(device).kind, name, scheme
+        work, chunks = self.workload, self.chunks
+        where = self.cluster.device(device).kind, self._timed_class(layer), scheme
         if self.model.layers[layer].kind is LayerKind.HEAD:  # sees the last position only
             last = self.profile.decode_seconds(*where, work.prompt_tokens, work.batch)
             return (0.0,) * (len(chunks) - 1) + (last,)
         return tuple(
-            self.profile.prefill_seconds(*where, tokens, sequences, i * PREFILL_CHUNK)
+            self.profile.prefill_seconds(*where, tokens, work.batch, i * PREFILL_CHUNK)
             + self.trip_seconds(layer, device, tokens)
             for i, tokens in enumerate(chunks)
         )
@@ -137,7 +133,7 @@ class CostModel:
     def hidden_bytes(self) -> int:
         """Bytes that a lane's hidden states take on a link, a token of each sequence. Beside it
         there may be a branch's, and what came out of windows: one row more is counted anywhere."""
-        rows = self.workload.batch * (2 if self.workload.ends else 1)
+        rows = self.workload.batch * (2 if self.workload.extra.branches else 1)
         return rows * self.workload.wire.row_bytes(self.model.hidden_size)
 
     def activation_hop(self, source: str, target: str, tokens: int = 1) -> Hop:
@@ -269,7 +265,7 @@ class CostModel:
             kind = self.cluster.device(stage.device).kind
             for i, scheme in enumerate(stage.schemes, start=stage.start):
                 decodes = decode or self.model.layers[i].kind is LayerKind.HEAD
-                key = kind, self.alike(i)[0], scheme, decodes
+                key = kind, self._timed_class(i), scheme, decodes
                 alike[key] = alike.get(key, 0.0) + seconds(i, stage.device, scheme)
         return self.profile.expected_error(alike, whole)
 

@@ -163,20 +163,39 @@ class PrivateParts:
 
 
 @dataclass(frozen=True, slots=True)
+class AddedPart:
+    """What an adapter adds to rows [first, first + rows) of a block's matrix, of some rank."""
+
+    matrix: str
+    first: int
+    rows: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExtraWork:
     """What layers compute beyond the model. Where the head is, so many `exits` of windows agree on
-    each token, in place of the head alone; blocks add what is `private`."""
+    each token, in place of the head alone; where there are several, blocks have a branch beside
+    each sequence, with what is `added`. Blocks ask for what is `private`."""
 
     exits: int = 0
+    added: tuple[AddedPart, ...] = ()
     private: PrivateParts | None = None
+
+    @property
+    def branches(self) -> bool:
+        return self.exits > 1
 
     def timed(self, name: str, kind: LayerKind) -> str:
         """What seconds of a class of layers with this are known by."""
         if kind is LayerKind.HEAD and self.exits:
             return f"{name}, {self.exits} exits"
+        if kind is LayerKind.BLOCK and self.branches:
+            ranks = sum(part.rank for part in self.added)
+            name = f"{name}, a branch of ranks {ranks}"
         if kind is LayerKind.BLOCK and self.private is not None:
             parts = " ".join(part for parts in self.private.matrices for part in parts)
-            return f"{name}, private {parts} of rank {self.private.rank}"
+            name = f"{name}, private {parts} of rank {self.private.rank}"
         return name
 
 
@@ -190,9 +209,8 @@ class Workload:
     They travel the pipeline in `micro_batches` groups of equal size, one behind the other. `cache`
     says how their keys and values are kept, `wire` what their hidden states cross links in. Every
     block has `adapter_bytes` of room for what adapters add to it, and the head `exit_bytes` for
-    exits of windows: with these a sequence has a branch beside it, and twice the cache. The branch
-    goes through the blocks before the last of the `ends`, those of windows but the last, as if
-    every request had that adapter; `extra` is what layers compute for it, and for private ones.
+    exits of windows: with these a sequence has a branch beside it, and twice the cache. `extra` is
+    what layers compute for adapters, as if every request named the one that takes most.
     """
 
     prompt_tokens: int = 128
@@ -203,7 +221,6 @@ class Workload:
     wire: Wire = Wire.FP32
     adapter_bytes: int = 0
     exit_bytes: int = 0
-    ends: tuple[int, ...] = ()
     extra: ExtraWork = NO_EXTRA
 
     def __post_init__(self) -> None:
@@ -231,11 +248,6 @@ class Workload:
     def streams(self) -> int:
         """What runs through blocks for a sequence, itself and maybe a branch."""
         return 2 if self.exit_bytes else 1
-
-    def rows(self, layer: int, kind: LayerKind) -> int:
-        """How many tokens go through a layer for one of a sequence."""
-        branches = kind is LayerKind.BLOCK and bool(self.ends) and layer <= self.ends[-1]
-        return 2 if branches else 1
 
     def added_bytes(self, kind: LayerKind) -> int:
         """Room in a layer for what adapters have there."""

@@ -15,7 +15,7 @@ from edgewise.kernels import MOST_RANK, Addition
 from edgewise.models.adapting import BlockAdapter
 from edgewise.models.config import DecoderConfig
 from edgewise.models.exits import Exits
-from edgewise.specs import Vote
+from edgewise.specs import NO_EXTRA, AddedPart, ExtraWork, Vote
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +39,14 @@ class Adapter:
     def exit_bytes(self) -> int:
         """Memory that it takes in the head."""
         return 0 if self.exits is None else self.exits.nbytes
+
+    @property
+    def work(self) -> ExtraWork:
+        """What its exits have layers compute, by the block of a branch to which most is added."""
+        if self.exits is None:
+            return NO_EXTRA
+        added = max((_parts_of(block) for block in self.branch), key=_ranks, default=())
+        return ExtraWork(len(self.exits.matrices), added)
 
 
 def open_adapter(
@@ -74,6 +82,18 @@ def _added(
                 up = (up * scale).T.contiguous()
                 added.setdefault(matrix, []).append(Addition(first, down.contiguous(), up))
     return added
+
+
+def _parts_of(added: BlockAdapter) -> tuple[AddedPart, ...]:
+    return tuple(
+        AddedPart(matrix, x.first, x.up.shape[1], x.up.shape[0])
+        for matrix, parts in added.items()
+        for x in parts
+    )
+
+
+def _ranks(parts: tuple[AddedPart, ...]) -> int:
+    return sum(part.rank for part in parts)
 
 
 def _bytes(added: BlockAdapter) -> int:

@@ -10,7 +10,7 @@ from edgewise.adapters.served import Adapter, open_adapter
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
-from edgewise.specs import Vote, Workload
+from edgewise.specs import NO_EXTRA, Vote, Workload
 
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -42,11 +42,9 @@ def with_room(workload: Workload, adapters: Iterable[Adapter]) -> Workload:
     among them which has the most exits, as if all requests named it."""
     held = list(adapters)
     in_blocks, in_head = (sum(x.block_bytes for x in held), sum(x.exit_bytes for x in held))
-    exits = max((x.exits for x in held if x.exits), key=lambda x: len(x.ends), default=None)
-    count, ends = (len(exits.matrices), exits.ends) if exits else (0, ())
-    extra = replace(workload.extra, exits=count)
-    room = replace(workload, adapter_bytes=in_blocks, exit_bytes=in_head)
-    return replace(room, ends=ends, extra=extra)
+    work = max((x.work for x in held), key=lambda x: x.exits, default=NO_EXTRA)
+    extra = replace(work, private=workload.extra.private)
+    return replace(workload, adapter_bytes=in_blocks, exit_bytes=in_head, extra=extra)
 
 
 def with_private(

@@ -65,7 +65,7 @@ def tables(problem: Problem) -> Tables:
     model, layers, chunks = costs.model, range(problem.num_layers), len(costs.chunks)
     tokens = -(-costs.workload.prompt_tokens // chunks)
     width = costs.hidden_bytes
-    first = {costs.alike(i): i for i in reversed(layers)}
+    first = {name: i for i, name in reversed(list(enumerate(model.classes)))}
 
     @cache
     def seconds(s: str, layer: int, name: str) -> tuple[float, float]:
@@ -76,7 +76,7 @@ def tables(problem: Problem) -> Tables:
     entry = [costs.entry_hop(name) for name in names]
     back = [costs.return_hop(name) for name in names]
     times = np.array(
-        [[[seconds(s, first[costs.alike(i)], n) for n in names] for i in layers]
+        [[[seconds(s, first[model.classes[i]], n) for n in names] for i in layers]
          for s in schemes]
     )  # fmt: skip
     reached = np.isfinite(times[..., 0])  # by blocks that ask the source

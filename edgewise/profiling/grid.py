@@ -44,11 +44,8 @@ class Grid:
         prefill = [(batch, length, 0) for length in sorted({max(chunk // 2, 2), chunk})]
         if prompt > chunk:
             prefill.append((batch, chunk, prompt - chunk))
-        shapes = [(batch, 1, past) for past in decode]
-        if workload.ends:  # blocks may have a branch beside every sequence
-            shapes += [(2 * batch, 1, past) for past in decode]
-            prefill += [(2 * batch, *rest) for _, *rest in prefill[-2:]]
-        return Grid(tuple(shapes), tuple(prefill), extra=workload.extra)
+        shapes = tuple((batch, 1, past) for past in decode)
+        return Grid(shapes, tuple(prefill), extra=workload.extra)
 
     @staticmethod
     def serving(workload: Workload) -> "Grid":

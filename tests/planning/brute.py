@@ -50,7 +50,7 @@ class Arithmetic:
             ]
         )
         self.step = np.array([readings[device.kind].step_seconds for device in devices])
-        width = 4 * model.hidden_size * batch * (2 if work.ends else 1)
+        width = 4 * model.hidden_size * batch * (2 if work.extra.exits > 1 else 1)
         self.token_bytes, self.hidden_bytes = 8 * batch, width
         self.interface = np.array([device.interface_bytes_per_second for device in devices])
         self.token_hop, self.token_busy = _hops(problem, 8 * batch)
@@ -65,14 +65,12 @@ class Arithmetic:
             kind = model.layers[layer].kind
             named = _named(problem, kind, model.classes[layer])
             where = devices[device].kind, named, problem.schemes[scheme]
-            at, several = (layer, device, scheme), batch
-            if kind is LayerKind.BLOCK and any(layer <= end for end in work.ends):
-                several = 2 * batch  # a branch beside each
-            self.decode[at] = profile.decode_seconds(*where, middle, several)
+            at = (layer, device, scheme)
+            self.decode[at] = profile.decode_seconds(*where, middle, batch)
             if kind is LayerKind.HEAD:  # sees a prompt's last token only
-                self.prefill[at] = profile.decode_seconds(*where, work.prompt_tokens, several)
+                self.prefill[at] = profile.decode_seconds(*where, work.prompt_tokens, batch)
             else:
-                self.prefill[at] = profile.prefill_seconds(*where, work.prompt_tokens, several)
+                self.prefill[at] = profile.prefill_seconds(*where, work.prompt_tokens, batch)
             if kind is LayerKind.BLOCK and device != self.source:
                 for table, tokens in ((self.decode, 1), (self.prefill, work.prompt_tokens)):
                     table[at] += _trips(problem, device, tokens * batch)
@@ -225,6 +223,8 @@ def _named(problem: Problem, kind: LayerKind, name: str) -> str:
     extra = problem.costs.workload.extra
     if kind is LayerKind.HEAD and extra.exits:
         return f"{name}, {extra.exits} exits"
+    if kind is LayerKind.BLOCK and extra.exits > 1:
+        name = f"{name}, a branch of ranks {sum(part.rank for part in extra.added)}"
     if kind is LayerKind.BLOCK and extra.private:
         parts = " ".join(" ".join(x) for x in extra.private.matrices)
         return f"{name}, private {parts} of rank {extra.private.rank}"

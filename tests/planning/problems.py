@@ -12,6 +12,7 @@ from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import DEFAULT, get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import (
+    AddedPart,
     ExtraWork,
     LayerKind,
     LayerSpec,
@@ -173,23 +174,23 @@ def adapted_problem(seed: int) -> Problem:
     """The mixed problem where exits of windows vote, where blocks ask the source for what is
     private, or both. What is private may be asked for where no link leads to the source."""
     rng, problem = random.Random(f"adapted {seed}"), mixed_problem(seed)
-    costs, blocks = problem.costs, problem.costs.model.num_blocks
-    ends = tuple(sorted(rng.sample(range(1, blocks), rng.randint(0, blocks - 1))))
+    costs = problem.costs
     matrices = rng.choice([(("q", "k", "v"),), (("v",), ("gate", "up"), ("down",))])
     private = PrivateParts(rng.randint(1, 200), matrices)
-    extra = ExtraWork(0 if seed % 3 == 0 else len(ends) + 1, None if seed % 3 == 1 else private)
-    if not extra.exits:
-        ends = ()
+    exits = 0 if seed % 3 == 0 else rng.randint(1, 4)
+    added = (AddedPart("qkv", 0, 8, rng.randint(1, 9)), AddedPart("down", 0, 8, 2))
+    extra = ExtraWork(exits, added, None if seed % 3 == 1 else private)
     kinds = dict(zip(costs.model.classes, (x.kind for x in costs.model.layers), strict=True))
     known = costs.profile.layers
     layers = [  # each class takes so many times as long with it
-        replace(x, layer=name, seconds=x.seconds * factor)
-        for factor in [rng.uniform(1, 3)]
+        replace(
+            x, layer=name, seconds=x.seconds * (2.0 if kinds[x.layer] is LayerKind.HEAD else 1.5)
+        )
         for x in known
         if (name := extra.timed(x.layer, kinds[x.layer])) != x.layer
     ]
     profile = replace(costs.profile, layers=(*known, *layers))
-    work = replace(costs.workload, exit_bytes=0, ends=ends, extra=extra)
+    work = replace(costs.workload, extra=extra)
     return replace(problem, costs=replace(costs, profile=profile, workload=work))
 
 

@@ -4,19 +4,23 @@ import pytest
 import torch
 
 from edgewise.adapters import AdapterConfig, Kind, LowRank
+from edgewise.adapters.served import open_adapter
 from edgewise.clusters import Cluster, Device
 from edgewise.costs import CostModel
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import random_shard
+from edgewise.opening.adapters import with_room
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
 from edgewise.runtime.extra_work import ADAPTER, add_work
 from edgewise.runtime.local import start_local
-from edgewise.specs import ExtraWork, LayerKind, PrivateParts, Workload
+from edgewise.specs import AddedPart, ExtraWork, LayerKind, PrivateParts, Vote, Workload
+from tests.adapters.windows import write_windows
 
 QKV = PrivateParts(4, (("q", "k", "v"),))
-VOTES = Workload(20, 20, exit_bytes=1, ends=(1, 3), extra=ExtraWork(exits=3))
+ADDED = (AddedPart("qkv", 0, 8, 2), AddedPart("down", 0, 32, 3))
+VOTES = Workload(20, 20, extra=ExtraWork(exits=3, added=ADDED))
 ASKS = Workload(20, 20, extra=ExtraWork(private=QKV))
 
 
@@ -58,12 +62,31 @@ def test_blocks_multiply_by_what_is_drawn_and_add_what_comes_back(shard):
     torch.testing.assert_close(block.qkv(inputs), plain + added)
 
 
-def test_a_grid_times_branches_beside_sequences():
-    grid = Grid.around(VOTES)
-    assert grid.extra == VOTES.extra
-    assert {sequences for sequences, *_ in grid.decode} == {1, 2}
-    assert {sequences for sequences, *_ in grid.prefill} == {1, 2}
-    assert Grid.around(Workload(20, 20)).sequences == 1
+def test_blocks_have_a_branch_beside_each_sequence_with_what_is_added(shard):
+    made, alone = shard(3, 5), shard(3, 5)
+    alone.layers, alone.blocks._blocks = made.layers, made.blocks._blocks  # the same weights
+    add_work(made, ExtraWork(exits=3, added=ADDED))
+    segments = [Segment(number, 0, 2, ADAPTER) for number in range(2)]
+    assert made.rows_in(segments, []) == [4, 4]
+    states = torch.randn(8, made.config.hidden_size)
+    (own, branch), (_, other) = (x.split(2) for x in made.forward(states, segments, []).split(4))
+    plain = alone.forward(states[:2], [Segment(0, 0, 2)])
+    torch.testing.assert_close(own, plain)
+    assert not torch.allclose(branch, alone.forward(states[2:4], [Segment(1, 0, 2)]), atol=1e-4)
+    assert not torch.allclose(branch, other)
+
+
+def test_what_an_adapter_of_windows_has_layers_do(checkpoint, tmp_path):
+    opened = open_checkpoint(str(checkpoint("llama")))
+    write_windows(tmp_path, opened.model, window=2)
+    what = opened.config, opened.spec.digest
+    voting, last = (open_adapter(tmp_path, *what, vote) for vote in (Vote.AVERAGE, Vote.LAST))
+    work = with_room(Workload(), [voting, last]).extra
+    assert work.exits == 2 and work.branches
+    parts = {x.matrix for x in work.added}
+    assert parts == set(voting.branch[0]) and all(x.rank > 0 for x in work.added)
+    assert not last.work.branches and last.work.exits == 1
+    assert with_room(Workload(), []).extra == ExtraWork()
 
 
 @pytest.mark.parametrize("work", [VOTES, ASKS], ids=["votes", "private"])

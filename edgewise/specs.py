@@ -163,7 +163,7 @@ class PrivateParts:
 
 
 @dataclass(frozen=True, slots=True)
-class AddedPart:
+class AddedRows:
     """What an adapter adds to rows [first, first + rows) of a block's matrix, of some rank."""
 
     matrix: str
@@ -179,7 +179,7 @@ class ExtraWork:
     each sequence, with what is `added`. Blocks ask for what is `private`."""
 
     exits: int = 0
-    added: tuple[AddedPart, ...] = ()
+    added: tuple[AddedRows, ...] = ()
     private: PrivateParts | None = None
 
     @property

@@ -15,7 +15,7 @@ from edgewise.kernels import MOST_RANK, Addition
 from edgewise.models.adapting import BlockAdapter
 from edgewise.models.config import DecoderConfig
 from edgewise.models.exits import Exits
-from edgewise.specs import NO_EXTRA, AddedPart, ExtraWork, Vote
+from edgewise.specs import NO_EXTRA, AddedRows, ExtraWork, Vote
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,15 +84,15 @@ def _added(
     return added
 
 
-def _parts_of(added: BlockAdapter) -> tuple[AddedPart, ...]:
+def _parts_of(added: BlockAdapter) -> tuple[AddedRows, ...]:
     return tuple(
-        AddedPart(matrix, x.first, x.up.shape[1], x.up.shape[0])
+        AddedRows(matrix, x.first, x.up.shape[1], x.up.shape[0])
         for matrix, parts in added.items()
         for x in parts
     )
 
 
-def _ranks(parts: tuple[AddedPart, ...]) -> int:
+def _ranks(parts: tuple[AddedRows, ...]) -> int:
     return sum(part.rank for part in parts)
 
 

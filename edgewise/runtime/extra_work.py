@@ -13,7 +13,7 @@ from edgewise.models.decoder import Block
 from edgewise.models.exits import ExitMatrices, HeldExits
 from edgewise.models.shard import Shard
 from edgewise.runtime.private import have_ask
-from edgewise.specs import AddedPart, ExtraWork, PrivateParts, Vote
+from edgewise.specs import AddedRows, ExtraWork, PrivateParts, Vote
 
 ADAPTER = 1  # by which segments name it
 
@@ -59,7 +59,7 @@ def _have_branches(shard: Shard, extra: ExtraWork) -> None:
     _have_added(shard, {ADAPTER: (), branch_adapter(ADAPTER): extra.added})
 
 
-def _have_added(shard: Shard, parts: Mapping[int, Sequence[AddedPart]]) -> None:
+def _have_added(shard: Shard, parts: Mapping[int, Sequence[AddedRows]]) -> None:
     """By the number of an adapter, or of its branches."""
     for block in range(sum(isinstance(layer, Block) for layer in shard.layers)):
         for adapter, added in parts.items():

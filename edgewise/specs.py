@@ -163,12 +163,13 @@ class PrivateParts:
 
 
 @dataclass(frozen=True, slots=True)
-class AddedRows:
-    """What an adapter adds to rows [first, first + rows) of a block's matrix, of some rank."""
+class AddedPart:
+    """What is added to rows [first, first + rows) of a matrix of a block."""
 
     matrix: str
     first: int
     rows: int
+    columns: int
     rank: int
 
 
@@ -179,7 +180,7 @@ class ExtraWork:
     each sequence, with what is `added`. Blocks ask for what is `private`."""
 
     exits: int = 0
-    added: tuple[AddedRows, ...] = ()
+    added: tuple[AddedPart, ...] = ()
     private: PrivateParts | None = None
 
     @property

@@ -12,10 +12,10 @@ from edgewise.adapters.files import read_adapter
 from edgewise.adapters.matrices import parts_of
 from edgewise.errors import InputError
 from edgewise.kernels import MOST_RANK, Addition
-from edgewise.models.adapting import BlockAdapter
+from edgewise.models.adapting import BlockAdapter, added_parts
 from edgewise.models.config import DecoderConfig
 from edgewise.models.exits import Exits
-from edgewise.specs import NO_EXTRA, AddedRows, ExtraWork, Vote
+from edgewise.specs import NO_EXTRA, AddedPart, ExtraWork, Vote
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +45,7 @@ class Adapter:
         """What its exits have layers compute, by the block of a branch to which most is added."""
         if self.exits is None:
             return NO_EXTRA
-        added = max((_parts_of(block) for block in self.branch), key=_ranks, default=())
+        added = max((added_parts(block) for block in self.branch), key=_ranks, default=())
         return ExtraWork(len(self.exits.matrices), added)
 
 
@@ -84,15 +84,7 @@ def _added(
     return added
 
 
-def _parts_of(added: BlockAdapter) -> tuple[AddedRows, ...]:
-    return tuple(
-        AddedRows(matrix, x.first, x.up.shape[1], x.up.shape[0])
-        for matrix, parts in added.items()
-        for x in parts
-    )
-
-
-def _ranks(parts: tuple[AddedRows, ...]) -> int:
+def _ranks(parts: tuple[AddedPart, ...]) -> int:
     return sum(part.rank for part in parts)
 
 

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from edgewise.adapters import AdapterConfig, Kind
-from edgewise.adapters.matrices import columns_of
 from edgewise.kernels import Addition
 from edgewise.models.branches import branch_adapter
 from edgewise.models.decoder import Block
 from edgewise.models.exits import ExitMatrices, HeldExits
 from edgewise.models.shard import Shard
 from edgewise.runtime.private import have_ask
-from edgewise.specs import AddedRows, ExtraWork, PrivateParts, Vote
+from edgewise.specs import AddedPart, ExtraWork, PrivateParts, Vote
 
 ADAPTER = 1  # by which segments name it
 
@@ -59,14 +58,13 @@ def _have_branches(shard: Shard, extra: ExtraWork) -> None:
     _have_added(shard, {ADAPTER: (), branch_adapter(ADAPTER): extra.added})
 
 
-def _have_added(shard: Shard, parts: Mapping[int, Sequence[AddedRows]]) -> None:
+def _have_added(shard: Shard, parts: Mapping[int, Sequence[AddedPart]]) -> None:
     """By the number of an adapter, or of its branches."""
     for block in range(sum(isinstance(layer, Block) for layer in shard.layers)):
         for adapter, added in parts.items():
             drawn: dict[str, list[Addition]] = {}
             for part in added:
-                columns = columns_of(shard.config, part.matrix)
-                down = torch.randn(part.rank, columns) / columns**0.5
+                down = torch.randn(part.rank, part.columns) / part.columns**0.5
                 addition = Addition(part.first, down, torch.randn(part.rank, part.rows) * 0.01)
                 drawn.setdefault(part.matrix, []).append(addition)
             shard.adapters.hold(adapter, block, drawn)

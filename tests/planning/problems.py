@@ -12,7 +12,7 @@ from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import DEFAULT, get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import (
-    AddedRows,
+    AddedPart,
     ExtraWork,
     LayerKind,
     LayerSpec,
@@ -178,7 +178,7 @@ def adapted_problem(seed: int) -> Problem:
     matrices = rng.choice([(("q", "k", "v"),), (("v",), ("gate", "up"), ("down",))])
     private = PrivateParts(rng.randint(1, 200), matrices)
     exits = 0 if seed % 3 == 0 else rng.randint(1, 4)
-    added = (AddedRows("qkv", 0, 8, rng.randint(1, 9)), AddedRows("down", 0, 8, 2))
+    added = (AddedPart("qkv", 0, 8, 16, rng.randint(1, 9)), AddedPart("down", 0, 8, 8, 2))
     extra = ExtraWork(exits, added, None if seed % 3 == 1 else private)
     kinds = dict(zip(costs.model.classes, (x.kind for x in costs.model.layers), strict=True))
     known = costs.profile.layers

@@ -15,11 +15,11 @@ from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
 from edgewise.runtime.extra_work import ADAPTER, add_work
 from edgewise.runtime.local import start_local
-from edgewise.specs import AddedRows, ExtraWork, LayerKind, PrivateParts, Vote, Workload
+from edgewise.specs import AddedPart, ExtraWork, LayerKind, PrivateParts, Vote, Workload
 from tests.adapters.windows import write_windows
 
 QKV = PrivateParts(4, (("q", "k", "v"),))
-ADDED = (AddedRows("qkv", 0, 8, 2), AddedRows("down", 0, 32, 3))
+ADDED = (AddedPart("qkv", 0, 8, 32, 2), AddedPart("down", 0, 32, 56, 3))
 VOTES = Workload(20, 20, extra=ExtraWork(exits=3, added=ADDED))
 ASKS = Workload(20, 20, extra=ExtraWork(private=QKV))
 

@@ -175,13 +175,18 @@ class AddedPart:
 
 @dataclass(frozen=True, slots=True)
 class ExtraWork:
-    """What layers compute beyond the model. Where the head is, so many `exits` of windows agree on
-    each token, in place of the head alone; where there are several, blocks have a branch beside
-    each sequence, with what is `added`. Blocks ask for what is `private`."""
+    """What layers compute beyond the model. Exits of windows agree on each token where the head is,
+    in place of the head alone; `ends` are those of windows but the last, None without any. Where
+    there are several, blocks have a branch beside each sequence, with what is `added`. Blocks ask
+    for what is `private`."""
 
-    exits: int = 0
+    ends: tuple[int, ...] | None = None
     added: tuple[AddedPart, ...] = ()
     private: PrivateParts | None = None
+
+    @property
+    def exits(self) -> int:
+        return 0 if self.ends is None else len(self.ends) + 1
 
     @property
     def branches(self) -> bool:
@@ -193,7 +198,7 @@ class ExtraWork:
             return f"{name}, {self.exits} exits"
         if kind is LayerKind.BLOCK and self.branches:
             ranks = sum(part.rank for part in self.added)
-            name = f"{name}, a branch of ranks {ranks}"
+            name = f"{name}, {self.exits} windows of ranks {ranks}"
         if kind is LayerKind.BLOCK and self.private is not None:
             parts = " ".join(part for parts in self.private.matrices for part in parts)
             name = f"{name}, private {parts} of rank {self.private.rank}"

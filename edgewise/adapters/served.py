@@ -46,7 +46,7 @@ class Adapter:
         if self.exits is None:
             return NO_EXTRA
         added = max((added_parts(block) for block in self.branch), key=_ranks, default=())
-        return ExtraWork(len(self.exits.matrices), added)
+        return ExtraWork(self.exits.ends, added)
 
 
 def open_adapter(

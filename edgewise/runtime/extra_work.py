@@ -52,9 +52,9 @@ def _have_exits_vote(shard: Shard, extra: ExtraWork) -> None:
 
 
 def _have_branches(shard: Shard, extra: ExtraWork) -> None:
-    """Blocks of windows before the last, of which none ends among them."""
-    behind = shard.config.num_layers
-    shard.adapters.exits[ADAPTER] = HeldExits((behind,), Vote.CONFIDENCE)
+    """Blocks of windows, the last one taken to have a branch, too."""
+    ends = (*(extra.ends or ()), shard.config.num_layers)
+    shard.adapters.exits[ADAPTER] = HeldExits(ends, Vote.CONFIDENCE)
     _have_added(shard, {ADAPTER: (), branch_adapter(ADAPTER): extra.added})
 
 

@@ -73,7 +73,7 @@ def _time_once(shard: Shard, shape: Time, clock: Callable[[], float]) -> float:
     is_head = shard.end == config.num_layers
     finished_at(shard.device)
     began = clock()
-    outputs = shard.forward(inputs, segments, last if is_head else None)
+    outputs = shard.forward(inputs, segments, last)
     if is_head:
         for row in outputs:
             sample(row, Sampling(), past)

@@ -224,7 +224,8 @@ def _named(problem: Problem, kind: LayerKind, name: str) -> str:
     if kind is LayerKind.HEAD and extra.exits:
         return f"{name}, {extra.exits} exits"
     if kind is LayerKind.BLOCK and extra.exits > 1:
-        name = f"{name}, a branch of ranks {sum(part.rank for part in extra.added)}"
+        ranks = sum(part.rank for part in extra.added)
+        name = f"{name}, {extra.exits} windows of ranks {ranks}"
     if kind is LayerKind.BLOCK and extra.private:
         parts = " ".join(" ".join(x) for x in extra.private.matrices)
         return f"{name}, private {parts} of rank {extra.private.rank}"

@@ -177,9 +177,9 @@ def adapted_problem(seed: int) -> Problem:
     costs = problem.costs
     matrices = rng.choice([(("q", "k", "v"),), (("v",), ("gate", "up"), ("down",))])
     private = PrivateParts(rng.randint(1, 200), matrices)
-    exits = 0 if seed % 3 == 0 else rng.randint(1, 4)
+    ends = None if seed % 3 == 0 else tuple(range(1, rng.randint(1, 4)))
     added = (AddedPart("qkv", 0, 8, 16, rng.randint(1, 9)), AddedPart("down", 0, 8, 8, 2))
-    extra = ExtraWork(exits, added, None if seed % 3 == 1 else private)
+    extra = ExtraWork(ends, added, None if seed % 3 == 1 else private)
     kinds = dict(zip(costs.model.classes, (x.kind for x in costs.model.layers), strict=True))
     known = costs.profile.layers
     layers = [  # each class takes so many times as long with it

@@ -94,7 +94,7 @@ def test_the_simulator_takes_what_the_cost_model_says() -> None:
 
 def test_what_was_not_timed_with_it_is_not_guessed() -> None:
     problem = mixed_problem(0)
-    work = dataclasses.replace(problem.costs.workload, extra=ExtraWork(exits=5))
+    work = dataclasses.replace(problem.costs.workload, extra=ExtraWork(ends=(1, 2, 3, 4)))
     costs = dataclasses.replace(problem.costs, workload=work)
     head = problem.num_layers - 1
     with pytest.raises(ProfileError, match="no decode time of head, 5 exits in fp32 on"):

@@ -20,7 +20,7 @@ from tests.adapters.windows import write_windows
 
 QKV = PrivateParts(4, (("q", "k", "v"),))
 ADDED = (AddedPart("qkv", 0, 8, 32, 2), AddedPart("down", 0, 32, 56, 3))
-VOTES = Workload(20, 20, extra=ExtraWork(exits=3, added=ADDED))
+VOTES = Workload(20, 20, extra=ExtraWork(ends=(1, 2), added=ADDED))
 ASKS = Workload(20, 20, extra=ExtraWork(private=QKV))
 
 
@@ -37,7 +37,7 @@ def shard(checkpoint):
 
 def test_exits_vote_on_what_came_out_of_all_windows(shard):
     made = shard()
-    add_work(made, ExtraWork(exits=3))
+    add_work(made, ExtraWork(ends=(1, 2)))
     segments = [Segment(number, 0, 1, ADAPTER) for number in range(2)]
     assert made.rows_in(segments, [0, 1]) == [3, 3]  # its own, and of two windows before
     states = torch.randn(6, made.config.hidden_size)
@@ -65,7 +65,7 @@ def test_blocks_multiply_by_what_is_drawn_and_add_what_comes_back(shard):
 def test_blocks_have_a_branch_beside_each_sequence_with_what_is_added(shard):
     made, alone = shard(3, 5), shard(3, 5)
     alone.layers, alone.blocks._blocks = made.layers, made.blocks._blocks  # the same weights
-    add_work(made, ExtraWork(exits=3, added=ADDED))
+    add_work(made, ExtraWork(ends=(1,), added=ADDED))
     segments = [Segment(number, 0, 2, ADAPTER) for number in range(2)]
     assert made.rows_in(segments, []) == [4, 4]
     states = torch.randn(8, made.config.hidden_size)
@@ -74,6 +74,20 @@ def test_blocks_have_a_branch_beside_each_sequence_with_what_is_added(shard):
     torch.testing.assert_close(own, plain)
     assert not torch.allclose(branch, alone.forward(states[2:4], [Segment(1, 0, 2)]), atol=1e-4)
     assert not torch.allclose(branch, other)
+
+
+def test_a_step_goes_through_blocks_window_by_window(shard, monkeypatch):
+    made, stretches = shard(1, 5), []
+    add_work(made, ExtraWork(ends=(1, 3), added=ADDED))
+    run = made.blocks.run
+
+    def note(states, segments, first, end):
+        stretches.append((first, end, len(segments)))
+        return run(states, segments, first, end)
+
+    monkeypatch.setattr(made.blocks, "run", note)
+    made.forward(torch.randn(1, made.config.hidden_size), [Segment(0, 0, 1, ADAPTER)], [0])
+    assert stretches == [(0, 1, 2), (1, 3, 2), (3, 4, 2)]
 
 
 def test_what_an_adapter_of_windows_has_layers_do(checkpoint, tmp_path):

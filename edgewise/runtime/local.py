@@ -21,7 +21,7 @@ from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
 
-def start_local(cluster: Cluster, program: WorkerProgram = WorkerProgram.SERVE) -> Workers:
+def start_local(cluster: Cluster, program: str = WorkerProgram.SERVE) -> Workers:
     """One worker process per device, joined by Unix sockets in a private folder.
 
     The coordinator is on the source: what it sends and receives travels the source's links. Raises

@@ -27,7 +27,7 @@ class _Process:
     log: IO[bytes]
 
     @staticmethod
-    def begin(program: WorkerProgram) -> "_Process":
+    def begin(program: str) -> "_Process":
         log = tempfile.TemporaryFile()  # noqa: SIM115
         popen = subprocess.Popen(
             # -P: the working directory may hold files named like the modules that a worker imports.
@@ -69,9 +69,7 @@ class LocalLauncher:
     """One process per worker, with a thread each that waits for its end. `program` is what it
     runs."""
 
-    def __init__(
-        self, post: Callable[[Ended], None], program: WorkerProgram = WorkerProgram.SERVE
-    ) -> None:
+    def __init__(self, post: Callable[[Ended], None], program: str = WorkerProgram.SERVE) -> None:
         self._post, self._program = post, program
         self._running: dict[str, tuple[_Process, threading.Thread]] = {}
         self._spare: _Process | None = None
@@ -92,7 +90,7 @@ class LocalLauncher:
         if self._spare is None:
             self._spare = _Process.begin(self._program)
 
-    def switch(self, program: WorkerProgram) -> None:
+    def switch(self, program: str) -> None:
         """Have workers that are started from now on run another program."""
         if program != self._program:
             self._program, spare = program, self._take_spare()

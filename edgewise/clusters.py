@@ -1,7 +1,7 @@
 """Devices, what connects them, and the cluster they form. Frozen, torch-free nouns."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgewise.errors import ClusterError
@@ -202,6 +202,12 @@ class Cluster:
             for network in self.networks
         )
         return Cluster(devices, links, self.source, networks)
+
+    def linked_by(self, links: Iterable[Link]) -> "Cluster":
+        """With these links alone, of which those that lead to other devices are left out."""
+        ends = self._by_name.keys()
+        own = (x for x in links if x.source != x.target and {x.source, x.target} <= ends)
+        return Cluster(self.devices, tuple(own), self.source)
 
     @property
     def has_disks(self) -> bool:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from edgewise.clusters import Cluster, Link, fair_share
+from edgewise.clusters import Cluster, Link
 from edgewise.errors import Infeasible
 from edgewise.estimates import (
     DISK,
@@ -41,15 +41,13 @@ from edgewise.estimates import (
     last_chunk_seconds,
     total_seconds,
 )
-from edgewise.memory import PREFILL_CHUNK, device_bytes, layer_bytes, workspace_bytes
+from edgewise.memory import PREFILL_CHUNK, device_bytes, layer_bytes, limit_bytes, workspace_bytes
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Key, Profile
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import TOKEN_BYTES, LayerKind, ModelSpec, Workload
+from edgewise.specs import ACTIVATION_BYTES, TOKEN_BYTES, LayerKind, ModelSpec, Workload
 from edgewise.streaming import overlapped_seconds, streamed_bytes
 from edgewise.units import format_bytes
-
-HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +63,28 @@ class CostModel:
     on_disk: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def decode_seconds(self, layer: int, device: str, scheme: str) -> float:
-        """One layer, one token of each sequence of a lane, midway through the answer (LLM-PQ)."""
+        """One layer, one token of each sequence of a lane, midway through the answer (LLM-PQ); a
+        block with the trips to the source that private adapters take."""
         middle = self.workload.prompt_tokens + self.workload.new_tokens // 2
-        where = self.cluster.device(device).kind, self.model.classes[layer], scheme
+        where = self.cluster.device(device).kind, self._timed_class(layer), scheme
         seconds = self.profile.decode_seconds(*where, middle, self.workload.batch)
-        return seconds * self._busy_ratio(device)
+        return seconds * self._busy_ratio(device) + self.trip_seconds(layer, device)
+
+    def _timed_class(self, layer: int) -> str:
+        """What seconds of a layer with what it does in service are known by."""
+        name, kind = self.model.classes[layer], self.model.layers[layer].kind
+        return self.workload.extra.timed(name, kind)
+
+    def trip_seconds(self, layer: int, device: str, tokens: int = 1) -> float:
+        """How long a block waits for the source, which has every M: of each adapted matrix, D x of
+        so many tokens of each sequence goes there, and M D x comes back, while it waits."""
+        private, source = self.workload.extra.private, self.cluster.source
+        is_block = self.model.layers[layer].kind is LayerKind.BLOCK
+        if private is None or device == source or not is_block:
+            return 0.0
+        count = tokens * self.workload.batch * ACTIVATION_BYTES
+        ways = [(x, y, self.link(x, y)) for x, y in ((device, source), (source, device))]
+        return sum(self._hop(*way, count * x).seconds for x in private.numbers for way in ways)
 
     def _busy_ratio(self, device: str) -> float:
         """Of several lanes one is always there for the busiest device, which is what counts; of a
@@ -87,12 +102,13 @@ class CostModel:
     def chunk_seconds(self, layer: int, device: str, scheme: str) -> tuple[float, ...]:
         """One layer, each chunk of a lane's prompts."""
         work, chunks = self.workload, self.chunks
-        where = self.cluster.device(device).kind, self.model.classes[layer], scheme
+        where = self.cluster.device(device).kind, self._timed_class(layer), scheme
         if self.model.layers[layer].kind is LayerKind.HEAD:  # sees the last position only
             last = self.profile.decode_seconds(*where, work.prompt_tokens, work.batch)
             return (0.0,) * (len(chunks) - 1) + (last,)
         return tuple(
             self.profile.prefill_seconds(*where, tokens, work.batch, i * PREFILL_CHUNK)
+            + self.trip_seconds(layer, device, tokens)
             for i, tokens in enumerate(chunks)
         )
 
@@ -115,8 +131,10 @@ class CostModel:
 
     @property
     def hidden_bytes(self) -> int:
-        """Bytes that a lane's hidden states take on a link, a token of each sequence."""
-        return self.workload.batch * self.workload.wire.row_bytes(self.model.hidden_size)
+        """Bytes that a lane's hidden states take on a link, a token of each sequence. Beside it
+        there may be a branch's, and what came out of windows: one row more is counted anywhere."""
+        rows = self.workload.batch * (2 if self.workload.extra.branches else 1)
+        return rows * self.workload.wire.row_bytes(self.model.hidden_size)
 
     def activation_hop(self, source: str, target: str, tokens: int = 1) -> Hop:
         """The hidden states of so many tokens of each sequence of a lane; stages that follow each
@@ -175,19 +193,8 @@ class CostModel:
         return float("inf") if values is None else values[layer]
 
     def memory_limit(self, device: str) -> int:
-        """Memory of a device for weights, cache and workspace: its cap, or its share of what its
-        machine has free besides the processes of its devices, less headroom."""
-        this = self.cluster.device(device)
-        reading = self.profile.reading(this.kind)
-        if not reading.free_bytes:
-            return this.memory_bytes
-        caps, free = [], reading.free_bytes
-        for other in self.cluster.devices if reading.machine else (this,):
-            beside = self.profile.reading(other.kind)
-            if beside.machine == reading.machine:
-                caps.append(other.memory_bytes)
-                free -= beside.process_bytes
-        return min(this.memory_bytes, fair_share(caps, max(round(free * (1 - HEADROOM)), 0)))
+        """Memory of a device for weights, cache and workspace."""
+        return limit_bytes(self.cluster, self.profile, device)
 
     def capacity_bytes(self, device: str) -> int:
         """Memory of a device that is left for layers, and what of its disk is for them."""
@@ -258,7 +265,7 @@ class CostModel:
             kind = self.cluster.device(stage.device).kind
             for i, scheme in enumerate(stage.schemes, start=stage.start):
                 decodes = decode or self.model.layers[i].kind is LayerKind.HEAD
-                key = kind, self.model.classes[i], scheme, decodes
+                key = kind, self._timed_class(i), scheme, decodes
                 alike[key] = alike.get(key, 0.0) + seconds(i, stage.device, scheme)
         return self.profile.expected_error(alike, whole)
 
@@ -282,4 +289,5 @@ class CostModel:
             hop=arrive(1),
             chunk_hops=tuple(arrive(tokens) for tokens in self.chunks),
             read_seconds=sum(reads),
+            trip_seconds=sum(self.trip_seconds(i, name) for i, _ in layers),
         )

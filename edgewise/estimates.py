@@ -93,7 +93,8 @@ class Hop:
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
     """One stage: how its input arrives and how long it computes, per token and for each chunk of
-    the prompt, waiting for its disk; which reads its layers there for `read_seconds` a step."""
+    the prompt, waiting for its disk; which reads its layers there for `read_seconds` a step. For
+    `trip_seconds` of a token's it waits for the source, which has what is private."""
 
     stage: Stage
     decode_seconds: float
@@ -101,6 +102,7 @@ class StageEstimate:
     hop: Hop
     chunk_hops: tuple[Hop, ...]
     read_seconds: float = 0.0
+    trip_seconds: float = 0.0
 
     @property
     def hop_seconds(self) -> float:

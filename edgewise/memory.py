@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+from edgewise.clusters import Cluster, fair_share
 from edgewise.plans import Stage
+from edgewise.profiles import Profile
 from edgewise.schemes import get_scheme
 from edgewise.specs import ACTIVATION_BYTES, ModelSpec, Workload
 from edgewise.streaming import BUFFERS
 
+HEADROOM = 0.1  # share of a machine's free memory that plans leave alone
 PREFILL_CHUNK = 256  # tokens of a prompt that travel together
 FILE_BYTES = 2**14  # of a layer's file beside its weights, at most: what it says of them, padding
 
@@ -49,3 +52,19 @@ def saved_bytes(model: ModelSpec, stage: Stage) -> int:
         saved += sum(layer.matrix_bytes(scheme, i) for i in range(len(layer.matrices)))
         sizes.append(layer.weight_bytes(scheme) + FILE_BYTES)
     return saved - max(sizes) * min(BUFFERS, len(sizes))
+
+
+def limit_bytes(cluster: Cluster, profile: Profile, device: str) -> int:
+    """Memory of a device for weights, cache and workspace: its cap, or its share of what its
+    machine has free besides the processes of its devices, less headroom."""
+    this = cluster.device(device)
+    reading = profile.reading(this.kind)
+    if not reading.free_bytes:
+        return this.memory_bytes
+    caps, free = [], reading.free_bytes
+    for other in cluster.devices if reading.machine else (this,):
+        beside = profile.reading(other.kind)
+        if beside.machine == reading.machine:
+            caps.append(other.memory_bytes)
+            free -= beside.process_bytes
+    return min(this.memory_bytes, fair_share(caps, max(round(free * (1 - HEADROOM)), 0)))

@@ -147,13 +147,76 @@ def _classes(layers: Sequence[LayerSpec]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivateParts:
+    """What blocks add with the help of the source, which has every M (PrivateLoRA, arXiv
+    2311.14030). `matrices` names the parts of each matrix that something is added to: of every
+    token `rank` numbers for each part go to the source, those of a matrix together, and as many
+    come back."""
+
+    rank: int
+    matrices: tuple[tuple[str, ...], ...]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """That a token of a block sends, and gets, at a time."""
+        return tuple(self.rank * len(parts) for parts in self.matrices)
+
+
+@dataclass(frozen=True, slots=True)
+class AddedPart:
+    """What is added to rows [first, first + rows) of a matrix of a block."""
+
+    matrix: str
+    first: int
+    rows: int
+    columns: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraWork:
+    """What layers compute beyond the model. Exits of windows agree on each token where the head is,
+    in place of the head alone; `ends` are those of windows but the last, None without any. Where
+    there are several, blocks have a branch beside each sequence, with what is `added`. Blocks ask
+    for what is `private`."""
+
+    ends: tuple[int, ...] | None = None
+    added: tuple[AddedPart, ...] = ()
+    private: PrivateParts | None = None
+
+    @property
+    def exits(self) -> int:
+        return 0 if self.ends is None else len(self.ends) + 1
+
+    @property
+    def branches(self) -> bool:
+        return self.exits > 1
+
+    def timed(self, name: str, kind: LayerKind) -> str:
+        """What seconds of a class of layers with this are known by."""
+        if kind is LayerKind.HEAD and self.exits:
+            return f"{name}, {self.exits} exits"
+        if kind is LayerKind.BLOCK and self.branches:
+            ranks = sum(part.rank for part in self.added)
+            name = f"{name}, {self.exits} windows of ranks {ranks}"
+        if kind is LayerKind.BLOCK and self.private is not None:
+            parts = " ".join(part for parts in self.private.matrices for part in parts)
+            name = f"{name}, private {parts} of rank {self.private.rank}"
+        return name
+
+
+NO_EXTRA = ExtraWork()
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """What a plan must serve: `sequences` at a time, each `prompt_tokens` in, `new_tokens` out.
 
     They travel the pipeline in `micro_batches` groups of equal size, one behind the other. `cache`
     says how their keys and values are kept, `wire` what their hidden states cross links in. Every
     block has `adapter_bytes` of room for what adapters add to it, and the head `exit_bytes` for
-    exits of windows: with these a sequence has a branch beside it, and twice the cache.
+    exits of windows: with these a sequence has a branch beside it, and twice the cache. `extra` is
+    what layers compute for adapters, as if every request named the one that takes most.
     """
 
     prompt_tokens: int = 128
@@ -164,6 +227,7 @@ class Workload:
     wire: Wire = Wire.FP32
     adapter_bytes: int = 0
     exit_bytes: int = 0
+    extra: ExtraWork = NO_EXTRA
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "new_tokens", "sequences", "micro_batches"):

@@ -12,9 +12,9 @@ from itertools import product
 import pytest
 
 from edgewise.clusters import Cluster, Device, Link, Network
-from edgewise.costs import HEADROOM, CostModel
+from edgewise.costs import CostModel
 from edgewise.errors import Infeasible, ProfileError
-from edgewise.memory import device_bytes, layer_bytes, workspace_bytes
+from edgewise.memory import HEADROOM, device_bytes, layer_bytes, workspace_bytes
 from edgewise.planning import PLANNERS, Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import DeviceReading, LayerTiming, Profile

@@ -12,6 +12,7 @@ from edgewise.adapters.matrices import Part, adapted_parts, parts_of
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
+from edgewise.specs import PrivateParts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,11 @@ class PrivateAdapter:
     @property
     def config(self) -> AdapterConfig:
         return AdapterConfig(Kind.PRIVATE, self.rank, matrices=self.matrices, seed=self.seed)
+
+    def asked(self, config: DecoderConfig) -> PrivateParts:
+        """What of it blocks ask for."""
+        names = (tuple(name for name, _, _ in parts) for parts in self.parts(config).values())
+        return PrivateParts(self.rank, tuple(names))
 
     def parts(self, config: DecoderConfig) -> dict[str, tuple[Part, ...]]:
         """By a block's matrix, the parts of it that something is added to."""

@@ -12,10 +12,10 @@ from edgewise.adapters.files import read_adapter
 from edgewise.adapters.matrices import parts_of
 from edgewise.errors import InputError
 from edgewise.kernels import MOST_RANK, Addition
-from edgewise.models.adapting import BlockAdapter
+from edgewise.models.adapting import BlockAdapter, added_parts
 from edgewise.models.config import DecoderConfig
 from edgewise.models.exits import Exits
-from edgewise.specs import Vote
+from edgewise.specs import NO_EXTRA, AddedPart, ExtraWork, Vote
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +39,14 @@ class Adapter:
     def exit_bytes(self) -> int:
         """Memory that it takes in the head."""
         return 0 if self.exits is None else self.exits.nbytes
+
+    @property
+    def work(self) -> ExtraWork:
+        """What its exits have layers compute, by the block of a branch to which most is added."""
+        if self.exits is None:
+            return NO_EXTRA
+        added = max((added_parts(block) for block in self.branch), key=_ranks, default=())
+        return ExtraWork(self.exits.ends, added)
 
 
 def open_adapter(
@@ -74,6 +82,10 @@ def _added(
                 up = (up * scale).T.contiguous()
                 added.setdefault(matrix, []).append(Addition(first, down.contiguous(), up))
     return added
+
+
+def _ranks(parts: tuple[AddedPart, ...]) -> int:
+    return sum(part.rank for part in parts)
 
 
 def _bytes(added: BlockAdapter) -> int:

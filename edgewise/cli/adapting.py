@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgewise.advice.facts import Task
-from edgewise.cli.options import ClusterOrNone, Json, Model
+from edgewise.cli.options import LISTEN, ClusterOrNone, Json, Model
 from edgewise.federating.algorithms import Algorithm
 from edgewise.schemes import STORED
 from edgewise.tuning.method import TuningMethod, WindowOrder
@@ -31,6 +31,20 @@ class TuneOptions:
     ] = TuningMethod.WINDOW
     scheme: Annotated[str, typer.Option(help="How the model's own weights are kept.")] = STORED
     cluster: ClusterOrNone = None
+    join: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use so many machines that join, by a line that is printed."),
+    ] = None
+    wait: Annotated[float | None, typer.Option(min=1.0, help="Seconds to wait for them: 600.")] = (
+        None
+    )
+    listen: Annotated[
+        str | None,
+        typer.Option(help=f"Where they join, HOST:PORT: {LISTEN}, which is from everywhere."),
+    ] = None
+    new_keys: Annotated[
+        bool, typer.Option("--new-keys", help="Let nobody in by the line of an earlier run here.")
+    ] = False
     window: Annotated[int, typer.Option(min=1, help="Blocks that are trained together.")] = 6
     order: Annotated[
         WindowOrder,

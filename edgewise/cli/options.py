@@ -56,6 +56,7 @@ Text = Annotated[
 TextSequences = Annotated[int, typer.Option(min=1, help="Sequences of that text.")]
 TextLength = Annotated[int, typer.Option(min=2, help="Tokens of each sequence.")]
 TextSeed = Annotated[int, typer.Option(min=0, help="Seed of what the model writes.")]
+LISTEN = "0.0.0.0:7766"  # where devices join
 ADAPTER = "adapter"  # what an answer's only one is called
 CANDIDATE_NAMES = ",".join(CANDIDATES)
 Schemes = Annotated[str, typer.Option(help="Schemes to choose from, with commas between.")]

@@ -11,6 +11,7 @@ from rich.console import Console
 from edgewise.adapters.private import PrivateAdapter, private_adapter
 from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
+from edgewise.cli.joining import LOOPBACK
 from edgewise.cli.options import named_folders
 from edgewise.cli.sharing import ServeOptions, ServingOptions
 from edgewise.cli.terminal import bars, console, print_json, print_notes
@@ -21,7 +22,7 @@ from edgewise.errors import InputError
 from edgewise.hosting import Chooser, Event, Host, Measured, Overview
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.opening.adapters import open_adapters, with_room
+from edgewise.opening.adapters import open_adapters, with_private, with_room
 from edgewise.opening.by_quality import LossBudget
 from edgewise.opening.private import planned_privately
 from edgewise.opening.wanted import check_private, check_wish
@@ -43,7 +44,6 @@ REPEATS = 9  # of every timing: whoever joined is waited for
 LATER_BYTES = 256 * 10**6  # for adapters that are loaded while a server runs
 KEY = "EDGEWISE_API_KEY"
 TOKEN_FIRST = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...  # as `ray get-auth-token` says here"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,9 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     vote = options.vote or Vote.CONFIDENCE
     named = open_adapters(named_folders(options.adapter or ()), checkpoint, vote)
     workload = workload_of(options, options.kv_cache, options.wire)
+    private, quality = _private_of(options, checkpoint), _quality_of(options, spec)
     workload = _with_room(options, spec.num_blocks, with_room(workload, named.values()))
+    workload = with_private(workload, private, checkpoint.config)
     limits = limits_of(workload, spec.max_context)
     screen = console(options.as_json)
 
@@ -99,7 +101,6 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
         if options.as_json:
             print_json(asdict(event))
 
-    private, quality = _private_of(options, checkpoint), _quality_of(options, spec)
     started = start(device)
     with started.workers as workers:
         grid = replace(Grid.serving(workload), repeats=REPEATS)

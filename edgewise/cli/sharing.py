@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from edgewise.cli.options import (
+    LISTEN,
     AdapterFolder,
     ClusterOrNone,
     Json,
@@ -103,7 +104,7 @@ class UpOptions(ServingOptions):
 
     listen: Annotated[
         str, typer.Option(help="Where devices join, HOST:PORT; 0.0.0.0: from everywhere.")
-    ] = "0.0.0.0:7766"
+    ] = LISTEN
     new_keys: Annotated[
         bool,
         typer.Option("--new-keys", help="Let nobody in by the line of an earlier `up` here."),

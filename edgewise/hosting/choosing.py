@@ -85,11 +85,11 @@ class Chooser:
 
     def stage_seconds(self, plan: Plan, sequences: int) -> list[float]:
         """What each stage of a plan that was chosen takes for a token of each of so many sequences
-        together. Nothing is measured for it."""
+        together, without waiting for others. Nothing is measured for it."""
         costs = self._costs_of(plan)
         work = replace(self._workload, sequences=sequences * self._workload.micro_batches)
         estimate = replace(costs, workload=work).estimate(plan)
-        return [stage.decode_seconds for stage in estimate.stages]
+        return [stage.decode_seconds - stage.trip_seconds for stage in estimate.stages]
 
     def admission(self, plan: Plan) -> Admission:
         """How requests are let in while a plan that was chosen runs: by the policy, and by what it

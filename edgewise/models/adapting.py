@@ -12,9 +12,19 @@ from edgewise.models.branches import branch_adapter
 from edgewise.models.cache import Segment
 from edgewise.models.decoder import Adapt, as_it_is
 from edgewise.models.exits import HeldExits
+from edgewise.specs import AddedPart
 
 # By a block's matrix, what is added to its parts.
 BlockAdapter = Mapping[str, Sequence[Addition]]
+
+
+def added_parts(added: BlockAdapter) -> tuple[AddedPart, ...]:
+    """What of a block's matrices something is added to."""
+    return tuple(
+        AddedPart(matrix, x.first, x.up.shape[1], x.down.shape[1], x.down.shape[0])
+        for matrix, additions in added.items()
+        for x in additions
+    )
 
 
 class HeldAdapters:

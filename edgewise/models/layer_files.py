@@ -118,7 +118,7 @@ def layers_from_files(
     """Layers [start, start + len(schemes)), what `load_shard` loads from a checkpoint, from files
     of a folder, but for those that are `there`. Raises ModelError; a damaged file is deleted then,
     so that it can be fetched again."""
-    known = {file.layer: file.key for file in files}
+    known = {file.layer: file for file in files}
     layers: list[Layer] = []
     for number, scheme in enumerate(map(get_scheme, schemes), start):
         if number in there:
@@ -126,12 +126,25 @@ def layers_from_files(
             continue
         if number not in known:
             raise ModelError(f"layer {number} of {shape.name} has no file")
-        path = layer_path(folder, known[number])
-        _check_content(path, known[number])
-        tied, on = layers[0] if layers else None, torch.device(device)
-        layers.append(load_layer(shape, number, scheme, path, on, tied))
+        file, tied = known[number], layers[0] if layers else None
+        layers.append(layer_from_file(shape, file, scheme, folder, torch.device(device), tied))
         on_layer(number)
     return layers
+
+
+def layer_from_file(
+    shape: ModelShape,
+    file: LayerFile,
+    scheme: Scheme,
+    folder: Path,
+    device: torch.device,
+    tied: Layer | None = None,
+) -> Layer:
+    """A layer from its file in a folder, whose content is checked first. Raises ModelError; a
+    damaged file is deleted then."""
+    path = layer_path(folder, file.key)
+    _check_content(path, file.key)
+    return load_layer(shape, file.layer, scheme, path, device, tied)
 
 
 def content_key(path: Path) -> str:

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from edgewise.adapters.private import PrivateAdapter
 from edgewise.adapters.served import Adapter, open_adapter
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint
-from edgewise.specs import Vote, Workload
+from edgewise.models.config import DecoderConfig
+from edgewise.specs import NO_EXTRA, Vote, Workload
 
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -36,7 +38,18 @@ def open_adapters(
 
 
 def with_room(workload: Workload, adapters: Iterable[Adapter]) -> Workload:
-    """The workload with what they need in every block, and in the head."""
+    """The workload with what they need in every block, and in the head; and with the work of that
+    among them which has the most exits, as if all requests named it."""
     held = list(adapters)
     in_blocks, in_head = (sum(x.block_bytes for x in held), sum(x.exit_bytes for x in held))
-    return replace(workload, adapter_bytes=in_blocks, exit_bytes=in_head)
+    work = max((x.work for x in held), key=lambda x: x.exits, default=NO_EXTRA)
+    extra = replace(work, private=workload.extra.private)
+    return replace(workload, adapter_bytes=in_blocks, exit_bytes=in_head, extra=extra)
+
+
+def with_private(
+    workload: Workload, private: PrivateAdapter | None, config: DecoderConfig
+) -> Workload:
+    """The workload with what blocks ask the source for."""
+    asked = None if private is None else private.asked(config)
+    return replace(workload, extra=replace(workload.extra, private=asked))

@@ -69,8 +69,10 @@ def plan_by_quality(
     """Measured once, then found in the cache. Raises Infeasible where no plan keeps the budget."""
     check_reachable(wanted.cluster)
     asked = LossBudget.of(wanted.model, quality, spec, show)
-    profile, _, _ = cached_profile(wanted.model, spec, wanted.cluster, asked.schemes, show=show)
-    costs = CostModel(spec, wanted.cluster, profile, _rounded(wanted.workload, spec))
+    work = _rounded(wanted.workload, spec)
+    what = wanted.model, spec, wanted.cluster, asked.schemes
+    profile, _, _ = cached_profile(*what, show=show, extra=work.extra)
+    costs = CostModel(spec, wanted.cluster, profile, work)
     chosen, problem = asked.best(Problem(costs, asked.schemes), note, show)
     return Decided(chosen.plan, problem)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from edgewise.adapters.private import private_adapter
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.opening.adapters import with_room
+from edgewise.opening.adapters import with_private, with_room
 from edgewise.opening.by_fit import check_free, plan_by_fit
 from edgewise.opening.by_quality import plan_by_quality
 from edgewise.opening.default_scheme import ORDER, check_size
@@ -38,6 +38,7 @@ def open_wanted(
         plan, asked = wanted.plan, wanted.workload
         wanted = replace(wanted, workload=replace(asked, cache=plan.cache, wire=plan.wire))
     work = with_room(wanted.workload, wanted.adapters.values())
+    work = with_private(work, private, checkpoint.config)
     wanted, room = replace(wanted, workload=work), (work.adapter_bytes, work.exit_bytes)
     decided = _decided_before(wanted, spec, show, note)
     with ExitStack() as started:

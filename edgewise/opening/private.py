@@ -1,5 +1,5 @@
 """Where layers lie when adapters are private: embedding and head on the source, blocks on all other
-devices in proportion to their memory. The planners do not know what asking for M D x costs."""
+devices in proportion to their memory."""
 
 import time
 from collections.abc import Sequence

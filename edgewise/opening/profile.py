@@ -15,7 +15,7 @@ from edgewise.runtime.local import start_local
 from edgewise.runtime.machine import code_name, free_bytes, machine_name
 from edgewise.runtime.workers import Workers
 from edgewise.schemes import get_scheme
-from edgewise.specs import ModelSpec
+from edgewise.specs import NO_EXTRA, ExtraWork, ModelSpec
 
 WIDE_CONTEXT = 1024
 
@@ -28,8 +28,10 @@ def cached_profile(
     *,
     fresh: bool = False,
     show: Show = unseen,
+    extra: ExtraWork = NO_EXTRA,
 ) -> tuple[Profile, Path | None, bool]:
-    """A wide profile, where it is kept (None: nowhere), and whether it was there already.
+    """A wide profile of layers with `extra` work, where it is kept (None: nowhere), and whether it
+    was there already.
 
     It is measured again when the model's shape, the schemes, the cluster, this machine, torch,
     Edgewise, its kernels or the profile format change. Raises ClusterError where a device cannot
@@ -38,11 +40,11 @@ def cached_profile(
     for scheme in schemes:
         get_scheme(scheme)
     check_reachable(cluster)
-    path = _path(spec, cluster, schemes)
-    if not fresh and (kept := kept_profile(spec, cluster, schemes)) is not None:
+    path = _path(spec, cluster, schemes, extra)
+    if not fresh and (kept := read_cached(path, load_profile)) is not None:
         return kept, path, True
     with start_local(cluster) as workers:
-        grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT))
+        grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT), extra)
         profile = measure_cluster(workers, model, spec, schemes, grid, show)
     return profile, write_text_atomically(path, profile.to_json() + "\n"), False
 
@@ -52,9 +54,11 @@ def kept_profile(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> P
     return read_cached(_path(spec, cluster, schemes), load_profile)
 
 
-def _path(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> Path | None:
+def _path(
+    spec: ModelSpec, cluster: Cluster, schemes: Sequence[str], extra: ExtraWork = NO_EXTRA
+) -> Path | None:
     folder = cache_folder("profiles")
-    return folder and folder / f"{profile_key(spec, cluster, schemes)}.json"
+    return folder and folder / f"{profile_key(spec, cluster, schemes, extra)}.json"
 
 
 def load_profile(path: Path) -> Profile:
@@ -72,12 +76,14 @@ def check_reachable(cluster: Cluster) -> None:
         )
 
 
-def profile_key(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> str:
+def profile_key(
+    spec: ModelSpec, cluster: Cluster, schemes: Sequence[str], extra: ExtraWork = NO_EXTRA
+) -> str:
     """A name made of all that a profile's seconds depend on: not of how much memory there is."""
     cluster = replace(cluster, devices=tuple(replace(x, memory_bytes=1) for x in cluster.devices))
     # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: the code's name says so.
     machine = (machine_name(), os.cpu_count(), code_name())
-    return cache_key(VERSION, spec.digest, cluster, tuple(schemes), *machine)
+    return cache_key(VERSION, spec.digest, cluster, tuple(schemes), extra, *machine)
 
 
 def measure_cluster(

@@ -28,7 +28,7 @@ class Tables:
     `back[j]` token ids in from the source and out to it; `busy` and `chunk_busy`, `entry_busy` and
     `back_busy` are what of that keeps the link from carrying others. `room[j]` is what a device has
     for layers; a tied model that lies whole on one device takes `shared[s]` bytes less.
-    `allowed[i, j]` respects the pins.
+    `allowed[i, j]` respects the pins, and that what is private is asked for at the source.
     """
 
     names: tuple[str, ...]
@@ -79,6 +79,8 @@ def tables(problem: Problem) -> Tables:
         [[[seconds(s, first[model.classes[i]], n) for n in names] for i in layers]
          for s in schemes]
     )  # fmt: skip
+    reached = np.isfinite(times[..., 0])  # by blocks that ask the source
+    times = np.where(reached[..., None], times, 0.0)
     return Tables(
         names=names,
         schemes=schemes,
@@ -99,7 +101,8 @@ def tables(problem: Problem) -> Tables:
         chunks=chunks,
         room=np.array([costs.capacity_bytes(name) for name in names]),
         shared=np.array([model.shared_bytes((s, s)) for s in schemes]),
-        allowed=np.array([[problem.pinned.get(i, n) == n for n in names] for i in layers]),
+        allowed=np.array([[problem.pinned.get(i, n) == n for n in names] for i in layers])
+        & reached.all(axis=0),
         required=np.array([name in problem.required for name in names]),
     )
 

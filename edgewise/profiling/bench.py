@@ -39,8 +39,9 @@ class Bench:
 
     def run(self, scheme: str, start: int, end: int, shapes: Sequence[Shape]) -> dict[str, Run]:
         """Layers [start, end) per shape, by device, the devices taking turns."""
-        slots, context = self.grid.sequences, self.grid.context
-        layers = Prepare(self.shape, start, end, scheme, slots, context)
+        streams = 2 if self.grid.extra.branches else 1
+        slots, context = streams * self.grid.sequences, self.grid.context
+        layers = Prepare(self.shape, start, end, scheme, slots, context, self.grid.extra)
         weight_bytes = {
             name: self.workers.call(name, layers, Prepared, TIME_SECONDS).size
             for name in self.names

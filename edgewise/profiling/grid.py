@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from edgewise.memory import PREFILL_CHUNK
-from edgewise.specs import Workload
+from edgewise.specs import NO_EXTRA, ExtraWork, Workload
 
 ENDS = 5  # short prompts for an embedding: it costs next to nothing
 
@@ -12,11 +12,12 @@ Shape = tuple[int, int, int]  # sequences, new tokens, cached tokens
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The shapes to time, each at most `repeats` times."""
+    """The shapes to time, each at most `repeats` times, of layers that have `extra` work."""
 
     decode: tuple[Shape, ...]
     prefill: tuple[Shape, ...]
     repeats: int = 20
+    extra: ExtraWork = NO_EXTRA
 
     @property
     def context(self) -> int:
@@ -43,7 +44,8 @@ class Grid:
         prefill = [(batch, length, 0) for length in sorted({max(chunk // 2, 2), chunk})]
         if prompt > chunk:
             prefill.append((batch, chunk, prompt - chunk))
-        return Grid(tuple((batch, 1, past) for past in decode), tuple(prefill))
+        shapes = tuple((batch, 1, past) for past in decode)
+        return Grid(shapes, tuple(prefill), extra=workload.extra)
 
     @staticmethod
     def serving(workload: Workload) -> "Grid":
@@ -51,10 +53,11 @@ class Grid:
         around = Grid.around(workload)
         one = Grid.around(replace(workload, sequences=1, micro_batches=1))
         decode, prefill = (*around.decode, one.decode[0]), (*around.prefill, one.prefill[-1])
-        return Grid(tuple(dict.fromkeys(decode)), tuple(dict.fromkeys(prefill)))
+        shapes = tuple(dict.fromkeys(decode)), tuple(dict.fromkeys(prefill))
+        return Grid(*shapes, extra=workload.extra)
 
     @staticmethod
-    def wide(context: int) -> "Grid":
+    def wide(context: int, extra: ExtraWork = NO_EXTRA) -> "Grid":
         """Contexts, lengths and batches for any workload of up to `context` tokens: of prompts
         three shapes and more on each side of every switch that kernels may have."""
         first, middle, last = (max(context * part // 8, 4) for part in (1, 4, 7))
@@ -64,4 +67,4 @@ class Grid:
         prefill = [(batch, x, 0) for x in lengths for batch in (1, 4)]
         prefill += [(2, x, 0) for x in lengths[:2]]
         prefill += [(1, chunk, 0), (1, chunk, context - 1 - chunk)]
-        return Grid(tuple(dict.fromkeys(decode)), tuple(dict.fromkeys(prefill)), repeats=5)
+        return Grid(tuple(dict.fromkeys(decode)), tuple(dict.fromkeys(prefill)), 5, extra)

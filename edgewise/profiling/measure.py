@@ -156,11 +156,12 @@ def _time_scheme(bench: Bench, spec: ModelSpec, scheme: str) -> dict[str, _Timed
     together = bench.run(scheme, 1, 1 + count, grid.decode)
     busy = bench.busy_ratios(together, grid.decode[0])
     head = bench.run(scheme, last - beside, last + 1, [x for x in grid.ends if x in grid.decode])
-    timed = {}
+    named = zip(spec.classes, spec.layers, strict=True)
+    names, timed = [grid.extra.timed(name, layer.kind) for name, layer in named], {}
     for name in bench.names:
         blocks = {layer: run[name] for layer, run in alone.items()}
         runs = _Runs(embedding[name], blocks, together[name], busy[name], head[name])
-        timed[name] = runs.taken_apart(layers, spec.classes, beside, count, grid)
+        timed[name] = runs.taken_apart(layers, names, beside, count, grid)
     return timed
 
 

@@ -1,19 +1,7 @@
 """What the coordinator and its workers say about adapters."""
 
-import msgspec
-
 from edgewise.runtime.messages import Message
-from edgewise.specs import Vote
-
-
-class AddedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is added to rows [first, first + rows) of a matrix of a block."""
-
-    matrix: str
-    first: int
-    rows: int
-    columns: int
-    rank: int
+from edgewise.specs import AddedPart, Vote
 
 
 class HoldAdapter(Message, frozen=True):

@@ -6,21 +6,17 @@ import torch
 from torch import Tensor
 
 from edgewise.kernels import Addition
-from edgewise.models.adapting import BlockAdapter
-from edgewise.runtime.adapter_messages import AddedPart
+from edgewise.models.adapting import BlockAdapter, added_parts
+from edgewise.specs import AddedPart
 
 
 def packed_additions(
     added: BlockAdapter,
 ) -> tuple[tuple[AddedPart, ...], Tensor | None]:
     """What is added to a block, as it travels."""
-    parts, numbers = list[AddedPart](), list[Tensor]()
-    for matrix, additions in added.items():
-        for part in additions:
-            (rank, columns), rows = part.down.shape, part.up.shape[1]
-            parts.append(AddedPart(matrix, part.first, rows, columns, rank))
-            numbers += [part.down.flatten(), part.up.flatten()]
-    return tuple(parts), torch.cat(numbers) if numbers else None
+    every = [x for additions in added.values() for x in additions]
+    numbers = [half.flatten() for x in every for half in (x.down, x.up)]
+    return added_parts(added), torch.cat(numbers) if numbers else None
 
 
 def unpacked_additions(

@@ -11,7 +11,6 @@ from edgewise.errors import DeviceMemoryError
 from edgewise.memory import device_bytes
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.decoder import Layer
-from edgewise.models.download import Download
 from edgewise.models.exits import ExitMatrices, HeldExits
 from edgewise.models.layer_files import LayerFile, layer_folder, layers_from_files
 from edgewise.models.layer_store import LayerFiles
@@ -23,6 +22,7 @@ from edgewise.quantization.store import Store
 from edgewise.runtime import messages
 from edgewise.runtime.adapter_messages import AdapterHeld, ExitHeld, HoldAdapter, HoldExit
 from edgewise.runtime.additions import unpacked_additions
+from edgewise.runtime.fetching import Fetching
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.messages import Message
 from edgewise.runtime.private import PrivateSplit
@@ -43,8 +43,7 @@ class Holding:
         self.route: tuple[str, ...] = ()
         self.wire = Wire.FP32
         self.shards: dict[int, Shard] = {}
-        self._load: messages.Load | None = None  # files of which are still to come
-        self._downloads: list[Download] = []
+        self.fetching = Fetching(report)
 
     def load(self, load: messages.Load) -> None:
         """Hold what a plan says, and no more: at once, or when the files of it have come. Raises
@@ -52,18 +51,7 @@ class Holding:
         self.epoch = load.epoch
         spec = ModelShape.from_json(load.shape).spec if load.shape else None
         self._check_memory(spec or open_checkpoint(load.model).spec, load)
-        self._load = load
-        folder = layer_folder() if load.files else None
-        self._downloads = [Download(folder, file) for file in load.files] if folder else []
-        self._go_on()
-
-    def receive(self, piece: messages.Piece, content: Tensor | None) -> None:
-        """A piece of a file that was asked for. Raises ModelError where it is not what it should
-        be."""
-        download = next((x for x in self._downloads if x.file.key == piece.key), None)
-        if download is not None and content is not None and not download.done:
-            download.write(piece.offset, content.numpy().tobytes(), piece.packed)
-            self._go_on()
+        self.fetching.begin(load.files, lambda: self._hold(load))
 
     def adapt(self, hold: HoldAdapter, numbers: Tensor | None) -> None:
         """Hold what an adapter adds to a block. Raises ValueError where it is malformed."""
@@ -97,15 +85,6 @@ class Holding:
         """Seconds that layers from disk were waited for since this was asked last."""
         streams = [shard.streamed.stream for shard in self.shards.values() if shard.streamed]
         return sum(stream.waited() for stream in streams)
-
-    def _go_on(self) -> None:
-        """Ask for the next piece, or load once everything is there."""
-        missing = next((x for x in self._downloads if not x.done), None)
-        if missing is not None:
-            self._report(messages.Fetch(missing.file.key, missing.offset))
-        elif self._load is not None:
-            load, self._load = self._load, None
-            self._hold(load)
 
     def _hold(self, load: messages.Load) -> None:
         held = [layer for shard in self.shards.values() for layer in _in_memory(shard)]

@@ -10,7 +10,7 @@ from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.launchers.kept_keys import Identity, make_identity
 from edgewise.runtime.launchers.local import LocalLauncher
-from edgewise.runtime.messages import EVERYWHERE
+from edgewise.runtime.messages import EVERYWHERE, WorkerProgram
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
 from edgewise.runtime.worker import COORDINATOR
@@ -20,17 +20,22 @@ Others = TypeVar("Others", bound=Launcher)
 
 
 def start_live(
-    source: Device, host: str, port: int, identity: Identity | None = None
+    source: Device,
+    host: str,
+    port: int,
+    identity: Identity | None = None,
+    program: WorkerProgram = WorkerProgram.SERVE,
 ) -> tuple[Workers, AgentLauncher, Invitation]:
     """Start this machine's worker, listen for agents on `host` ("0.0.0.0": everywhere) at `port`
-    (0: any), all encrypted, known to them by `identity`, else by keys made now."""
+    (0: any), all encrypted, known to them by `identity`, else by keys made now. Workers run a
+    `program`, theirs too."""
     keys, invitation = identity or make_identity()
     address = f"tcp://{host}:{port or '*'}"
 
     def listen(inbox: ZeroMQ) -> AgentLauncher:
-        return AgentLauncher(address, keys, invitation, inbox.peer, inbox.post)
+        return AgentLauncher(address, keys, invitation, inbox.peer, inbox.post, program)
 
-    workers, agents = _start(source, host, keys, listen)
+    workers, agents = _start(source, host, keys, listen, program=program)
     return workers, agents, invitation
 
 
@@ -57,6 +62,7 @@ def _start(
     keys: Keys,
     open_launcher: Callable[[ZeroMQ], Others],
     at_end: Callable[[], None] = lambda: None,
+    program: WorkerProgram = WorkerProgram.SERVE,
 ) -> tuple[Workers, Others]:
     """This machine's worker and the launcher of all others', under one inbox on `host`."""
     transport = ZeroMQ(COORDINATOR, f"tcp://{host}:*", keys)
@@ -69,7 +75,7 @@ def _start(
         own = Keys.make()
         here = transport.peer.at("127.0.0.1" if host == EVERYWHERE else host)
         settings = Settings(source, f"tcp://{host}:*", here, own.public, own.secret)
-        workers.start(LocalLauncher(transport.post), [settings])
+        workers.start(LocalLauncher(transport.post, program), [settings])
     except BaseException:
         workers.close()
         raise

@@ -1,12 +1,9 @@
 """A plan into its workers."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-
-import torch
 
 from edgewise.adapters.private import PrivateAdapter
 from edgewise.errors import DeviceTimeout
@@ -16,14 +13,13 @@ from edgewise.models.shape import ModelShape
 from edgewise.plans import Plan
 from edgewise.runtime import messages
 from edgewise.runtime.adapters import Adapters
+from edgewise.runtime.sending import PieceSender
 from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 from edgewise.streaming import streamed_bytes
 
 LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
-CLOCK = 1e-3  # seconds that every clock tells apart from none
 SLOW_DISK = 4.0  # times what reading should take, after which a device is taken to be stuck
-FIRST_PACE = 1.25e8  # bytes a second that a link is taken to carry before any were seen: a gigabit
 
 OnLayer = Callable[[int], None]
 
@@ -42,8 +38,7 @@ class PlanLoader:
         self._workers, self._model = workers, model
         self._adapters, self._private = adapters, private
         self.read_seconds = 0.0  # that a step may take for layers on disks
-        self._paces: dict[str, float] = {}  # bytes a second that the last pieces came at
-        self._sent: dict[str, tuple[float, int]] = {}  # when the last piece left, and its bytes
+        self._pieces = PieceSender(workers)
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
@@ -68,7 +63,7 @@ class PlanLoader:
                 raise DeviceTimeout(missing[0], f"loaded nothing for {LOAD_SECONDS:g} s")
             message, sender = envelope.message, envelope.sender
             if isinstance(message, messages.Fetch) and files is not None:
-                self._send_piece(sender, message, files)
+                self._pieces.send(sender, message, files)
             elif isinstance(message, messages.LayerLoaded) and message.epoch == workers.epoch:
                 on_layer(message.layer)
             elif isinstance(message, messages.Loaded) and message.epoch == workers.epoch:
@@ -99,14 +94,3 @@ class PlanLoader:
         mine = [stage for stage in plan.stages if stage.device == name]
         wanted = tuple(file for stage in mine for file in files.of_stage(stage))
         return messages.Load(*order, shape, wanted, private)
-
-    def _send_piece(self, device: str, fetch: messages.Fetch, files: LayerFiles) -> None:
-        """A device asks for a piece when it has written the one before."""
-        if fetch.offset and device in self._sent:
-            began, size = self._sent[device]
-            self._paces[device] = size / max(time.monotonic() - began, CLOCK)
-        pace = self._paces.get(device, FIRST_PACE)
-        content, packed = files.piece(fetch.key, fetch.offset, bytes_per_second=pace)
-        piece = messages.Piece(fetch.key, fetch.offset, packed)
-        self._sent[device] = time.monotonic(), len(content)
-        self._workers.send(device, piece, torch.frombuffer(bytearray(content), dtype=torch.uint8))

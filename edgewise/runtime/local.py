@@ -8,7 +8,8 @@ from edgewise.clusters import Cluster, Link
 from edgewise.plans import Plan
 from edgewise.runtime.checks import check_route
 from edgewise.runtime.coordinator import Coordinator, Replan
-from edgewise.runtime.launchers.local import WORKER, LocalLauncher
+from edgewise.runtime.launchers.local import LocalLauncher
+from edgewise.runtime.messages import WorkerProgram
 from edgewise.runtime.processors import check_processors
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.sockets import socket_folder
@@ -20,7 +21,7 @@ from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
 
-def start_local(cluster: Cluster, program: str = WORKER) -> Workers:
+def start_local(cluster: Cluster, program: str = WorkerProgram.SERVE) -> Workers:
     """One worker process per device, joined by Unix sockets in a private folder.
 
     The coordinator is on the source: what it sends and receives travels the source's links. Raises

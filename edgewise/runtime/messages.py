@@ -5,6 +5,7 @@ Encoded as MessagePack with the class's name as tag; decoding checks every field
 handler never sees a malformed message.
 """
 
+from enum import StrEnum
 from typing import ClassVar
 
 import msgspec
@@ -42,6 +43,13 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Peer(self.address.replace(EVERYWHERE, host), self.key) if host else self
 
 
+class WorkerProgram(StrEnum):
+    """What a device's workers run: a module of this package, and nothing else, whoever asks."""
+
+    SERVE = "edgewise.runtime.worker"
+    TUNE = "edgewise.tuning.worker"
+
+
 # Between an agent and the coordinator (launchers/).
 
 
@@ -56,10 +64,11 @@ class JoinRequest(Message, frozen=True):
 
 class Welcome(Message, frozen=True):
     """The agent is in. The coordinator's inbox is at this port of the machine that the agent
-    connected to, and has this key."""
+    connected to, and has this key; its workers are to run this program."""
 
     port: int
     key: str
+    program: WorkerProgram = WorkerProgram.SERVE
 
 
 class Refused(Message, frozen=True):

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgewise.adapters import AdapterConfig, LowRank
-from edgewise.adapters.matrices import Part, columns_of
+from edgewise.adapters.matrices import Part, adapted_parts, columns_of
 from edgewise.adapters.private import PrivateAdapter, read_middles
 from edgewise.clusters import Device
 from edgewise.errors import DeviceError
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block
 from edgewise.models.linear import frozen_linear
 from edgewise.models.shard import Shard
@@ -62,6 +63,15 @@ class Asking(nn.Module):
         return products
 
 
+def have_ask(
+    block: Block, number: int, config: DecoderConfig, adapter: AdapterConfig, ask: Ask
+) -> None:
+    """Have a block ask for what an adapter adds to its matrices."""
+    for matrix, parts in adapted_parts(config, adapter.matrices).items():
+        base, columns = getattr(block, matrix), columns_of(config, matrix)
+        setattr(block, matrix, Asking(base, number, matrix, parts, columns, adapter, ask))
+
+
 class PrivateSplit:
     """A worker's side of it; answers come through its `inbox`."""
 
@@ -93,12 +103,10 @@ class PrivateSplit:
 
     def _attach(self, block: Block, number: int, shard: Shard) -> None:
         for matrix, module in list(block.named_children()):
-            base = module.base if isinstance(module, Asking) else module
-            if self._adapter and matrix in self._parts:
-                parts, columns = self._parts[matrix], columns_of(shard.config, matrix)
-                config = self._adapter.config
-                base = Asking(base, number, matrix, parts, columns, config, self._ask)
-            setattr(block, matrix, base)
+            if isinstance(module, Asking):
+                setattr(block, matrix, module.base)
+        if self._adapter:
+            have_ask(block, number, shard.config, self._adapter.config, self._ask)
 
     # Where blocks are
 

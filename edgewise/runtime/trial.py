@@ -12,6 +12,7 @@ from edgewise.models.cache import Segment
 from edgewise.models.shape import ModelShape
 from edgewise.models.shard import Shard, random_shard
 from edgewise.runtime import messages
+from edgewise.runtime.extra_work import add_work
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Transport
@@ -46,6 +47,7 @@ class Trial:
             context=message.context,
             spec=shape.spec,
         )
+        add_work(self._shard, message.extra)
         return Prepared(self._shard.weight_bytes)
 
     def time(self, message: Time) -> Timed:
@@ -61,17 +63,17 @@ def _time_once(shard: Shard, shape: Time, clock: Callable[[], float]) -> float:
     """Seconds by `clock` of one step through a shard, and of sampling where that ends in the
     head."""
     config, tokens, past = shard.config, shape.tokens, shape.past
-    total = shape.sequences * tokens
+    total, adapter = shape.sequences * tokens, max(shard.adapters.exits, default=0)
+    segments = [Segment(number, past, tokens, adapter) for number in range(shape.sequences)]
+    last = list(range(tokens - 1, total, tokens))
     if shard.start == 0:
         inputs = torch.randint(config.vocab_size, (total,))
     else:
-        inputs = torch.randn(total, config.hidden_size)
+        inputs = torch.randn(sum(shard.rows_in(segments, last)), config.hidden_size)
     is_head = shard.end == config.num_layers
-    segments = [Segment(number, past, tokens) for number in range(shape.sequences)]
-    last = list(range(tokens - 1, total, tokens))
     finished_at(shard.device)
     began = clock()
-    outputs = shard.forward(inputs, segments, last if is_head else None)
+    outputs = shard.forward(inputs, segments, last)
     if is_head:
         for row in outputs:
             sample(row, Sampling(), past)

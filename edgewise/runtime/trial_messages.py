@@ -1,11 +1,12 @@
 """What a worker is told when layers are timed."""
 
 from edgewise.runtime.messages import Message
+from edgewise.specs import NO_EXTRA, ExtraWork
 
 
 class Prepare(Message, frozen=True):
-    """Make layers [start, end) of a model with random weights, to be timed. `shape` is a ModelShape
-    as JSON."""
+    """Make layers [start, end) of a model with random weights, to be timed with `extra` work.
+    `shape` is a ModelShape as JSON."""
 
     shape: str
     start: int
@@ -13,6 +14,7 @@ class Prepare(Message, frozen=True):
     scheme: str
     slots: int
     context: int
+    extra: ExtraWork = NO_EXTRA
 
 
 class Prepared(Message, frozen=True):

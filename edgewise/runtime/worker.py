@@ -57,7 +57,9 @@ class Worker:
         self.handlers: dict[type[Message], Handler] = {
             messages.Peers: self._introduce,
             messages.Load: self._load,
-            messages.Piece: lambda _, message, tensor: self.holding.receive(message, tensor),
+            messages.Piece: lambda _, message, tensor: self.holding.fetching.receive(
+                message, tensor
+            ),
             HoldAdapter: lambda _, message, tensor: self.holding.adapt(message, tensor),
             HoldExit: lambda _, message, tensor: self.holding.hold_exit(message, tensor),
             ForgetAdapter: lambda _, message, __: self.holding.forget(message.adapter),

@@ -11,21 +11,24 @@ from typing import TypeVar
 from torch import Tensor
 
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
-from edgewise.runtime.messages import Message
+from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.shape import ModelShape
+from edgewise.runtime.messages import Fetch, Message
 from edgewise.runtime.transport import Envelope
 from edgewise.runtime.workers import Workers
 from edgewise.tuning import messages
 from edgewise.tuning.judging import ExitScore, Verdict, batches_of
 from edgewise.tuning.lessons import Lesson, drawn
+from edgewise.tuning.loading import layers_of
 from edgewise.tuning.model import Window
 from edgewise.tuning.placing import WindowCost, WindowPlace
 from edgewise.tuning.recipe import Recipe, Visit
 from edgewise.tuning.training import TrainingStep
+from edgewise.tuning.weights import WeightSource
 
 Result = TypeVar("Result")
 
-PROGRAM = "edgewise.tuning.worker"
-LOAD_SECONDS = 600.0
+LOAD_SECONDS = 600.0  # between two signs that layers come
 MOST_LOSSES = 10  # one after the other, without a step in between
 ANSWER_SECONDS = 600.0  # a device that hangs is noticed by its silence, much earlier
 
@@ -39,10 +42,13 @@ def rehearse(
     batch: Sequence[Lesson],
     on_device: Callable[[str], None] = lambda name: None,
 ) -> dict[str, WindowCost]:
-    """What a window costs each device, measured one after the other."""
+    """What a window costs each device, measured one after the other, by a batch's lengths: what it
+    says goes to none. Raises ModelError, DeviceError."""
+    shape = ModelShape.of(open_checkpoint(model)).to_json()
+    blank = tuple(Lesson((0,) * len(lesson.tokens), lesson.first) for lesson in batch)
     costs = {}
     for name in workers.names:
-        asked = messages.Rehearse(model, scheme, recipe, window, tuple(batch))
+        asked = messages.Rehearse(shape, scheme, recipe, window, blank)
         said = workers.call(name, asked, messages.Rehearsed, LOAD_SECONDS)
         costs[name] = WindowCost(
             said.plain_seconds, said.step_seconds, said.window_bytes + said.learned_bytes,
@@ -71,13 +77,16 @@ class TrainingOnDevices:
         self.recipe, self.windows, self.lessons, self.done = recipe, tuple(windows), lessons, 0
         self.places = tuple[WindowPlace, ...]()
         self._workers, self._find_places, self._on_loss = workers, places, on_loss
-        self._model, self._scheme = model, scheme
+        self._weights = WeightSource(workers, model, scheme)
         self._kept: tuple[int, dict[str, Tensor]] = 0, {}  # the last state
         self._visits: Iterator[Visit] | None = None
         self._sent, self._pending = 0, set[int]()  # steps that devices were told to do, are at
         self._arrived: dict[int, TrainingStep] = {}
         self._losses = 0  # since a step was given back
-        self._hold()
+        try:
+            self._hold()
+        except (DeviceLost, DeviceTimeout) as lost:
+            self._go_on_without(lost)
 
     def _hold(self) -> None:
         """Have the devices that are there hold the windows, as they are before they learn."""
@@ -86,15 +95,28 @@ class TrainingOnDevices:
         told = self._told(workers.epoch)
         for device, message in told.items():
             workers.send(device, message)
-        workers.collect(messages.Held, list(told), LOAD_SECONDS)
+        self._wait_until_held(set(told), workers.epoch)
+
+    def _wait_until_held(self, missing: set[str], epoch: int) -> None:
+        """Those without the model ask for their layers meanwhile."""
+        while missing:
+            envelope = self._workers.receive(LOAD_SECONDS)
+            if envelope is None:
+                raise DeviceTimeout(min(missing), f"loaded nothing for {LOAD_SECONDS:g} s")
+            if isinstance(envelope.message, Fetch):
+                self._weights.send_piece(envelope.sender, envelope.message)
+            elif envelope.message == messages.Held(epoch):
+                missing.discard(envelope.sender)
 
     def _told(self, epoch: int) -> dict[str, Message]:
         """What devices are to hold."""
         told, onward = dict[str, Message](), [*self._devices[1:], ""]
         for placed, after in zip(self.places, onward, strict=True):
-            mine = tuple(range(placed.first, placed.end))
-            what = self._model, self._scheme, self.recipe, self.windows, mine, after
-            told[placed.device] = messages.Hold(epoch, *what)
+            mine = self.windows[placed.first : placed.end]
+            layers = layers_of(mine, self.windows[-1].end + 2)
+            what = self._weights.of(placed.device, layers), self.recipe, self.windows
+            indices = tuple(range(placed.first, placed.end))
+            told[placed.device] = messages.Hold(epoch, *what, indices, after)
         return told
 
     @property

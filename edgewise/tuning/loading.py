@@ -1,6 +1,6 @@
 """A model from its files, ready to be adapted."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,13 +26,18 @@ def load_tunable(
     windows: tuple[Window, ...],
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> Tunable:
-    """What some windows, one behind the other, need of a model, in one scheme, on the CPU: their
-    blocks, the head, and the embedding where they begin with the first block. Raises ModelError,
-    QuantizationError, ValueError."""
-    blocks = range(windows[0].first + 1, windows[-1].end + 1)
-    numbers = *([0] if blocks[0] == 1 else []), *blocks, checkpoint.config.num_layers - 1
+    """What some windows, one behind the other, need of a model, in one scheme, on the CPU. Raises
+    ModelError, QuantizationError, ValueError."""
+    numbers = layers_of(windows, checkpoint.config.num_layers)
     layers = load_layers(checkpoint, scheme, numbers, on_layer)
     return Tunable(checkpoint.config, layers, adapter, windows)
+
+
+def layers_of(windows: Sequence[Window], num_layers: int) -> tuple[int, ...]:
+    """Of a model's layers those that some windows, one behind the other, need: their blocks, the
+    head, and the embedding where they begin with the first block."""
+    blocks = range(windows[0].first + 1, windows[-1].end + 1)
+    return *([0] if blocks[0] == 1 else []), *blocks, num_layers - 1
 
 
 def load_layers(

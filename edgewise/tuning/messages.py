@@ -6,12 +6,14 @@ from edgewise.tuning.judging import ExitScore
 from edgewise.tuning.lessons import Lesson
 from edgewise.tuning.model import Window
 from edgewise.tuning.recipe import Recipe
+from edgewise.tuning.weights import Weights
 
 
 class Rehearse(Message, frozen=True):
-    """Time a step of one window, by states that are drawn, and what a plain pass takes."""
+    """Time a step of one window of a model of this shape (ModelShape, as JSON), by weights and
+    states that are drawn, and what a plain pass takes."""
 
-    model: str
+    shape: str
     scheme: str
     recipe: Recipe
     window: Window
@@ -36,8 +38,7 @@ class Hold(Message, frozen=True):
     ones are told by it."""
 
     epoch: int
-    model: str
-    scheme: str
+    weights: Weights
     recipe: Recipe
     windows: tuple[Window, ...]
     mine: tuple[int, ...]
@@ -46,6 +47,8 @@ class Hold(Message, frozen=True):
 
 class Held(Message, frozen=True):
     """Done."""
+
+    epoch: int
 
 
 class Learn(Message, frozen=True):
@@ -107,8 +110,7 @@ class HoldMiddles(Message, frozen=True):
     ends_steps = True
 
     epoch: int
-    model: str
-    scheme: str
+    weights: Weights
     recipe: Recipe
     first: str
     last: str
@@ -121,8 +123,7 @@ class HoldBlocks(Message, frozen=True):
     ends_steps = True
 
     epoch: int
-    model: str
-    scheme: str
+    weights: Weights
     adapter: AdapterConfig
     source: str
     first: int

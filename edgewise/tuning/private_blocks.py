@@ -18,14 +18,12 @@ from torch import Tensor, nn
 
 from edgewise.adapters.matrices import adapted_parts, columns_of
 from edgewise.errors import DeviceError
-from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.linear import frozen_linear
 from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.private import Asking
 from edgewise.runtime.transport import Transport
 from edgewise.tuning import messages
 from edgewise.tuning.frozen import Frozen
-from edgewise.tuning.loading import load_layers
 from edgewise.tuning.model import FrozenBlocks
 
 ANSWER_SECONDS = 60.0
@@ -43,16 +41,18 @@ class PrivateBlocks:
         self._batch = messages.Through(-1, -1, False)
         self._inputs = self._outputs = NOTHING
 
+    def let_go(self) -> None:
+        """What comes from now on is left over, until others are held."""
+        self._held = self._blocks = None
+        self._inputs = self._outputs = NOTHING
+
     def hold(self, message: messages.HoldBlocks) -> None:
         """Raises ModelError, QuantizationError."""
-        self._blocks, self._inputs, self._outputs = None, NOTHING, NOTHING  # before others come
-        checkpoint, told = open_checkpoint(message.model), message.adapter
-        layers = load_layers(checkpoint, message.scheme, range(message.first + 1, message.end + 1))
-        blocks = FrozenBlocks(checkpoint.config, layers)
-        chosen = adapted_parts(checkpoint.config, told.matrices)
+        (config, layers), told = message.weights.load(), message.adapter
+        blocks, chosen = FrozenBlocks(config, layers), adapted_parts(config, told.matrices)
         for number, block in blocks.blocks.items():
             for matrix, parts in chosen.items():
-                base, columns = getattr(block, matrix), columns_of(checkpoint.config, matrix)
+                base, columns = getattr(block, matrix), columns_of(config, matrix)
                 asking = Asking(base, number, matrix, parts, columns, told, self._mixed, _drawn)
                 setattr(block, matrix, asking)
         self._held, self._blocks = message, blocks

@@ -32,26 +32,27 @@ class PrivateTraining(TrainingOnDevices):
         lessons: Sequence[Lesson],
         on_loss: Callable[[DeviceError], None] = lambda lost: None,
     ) -> None:
-        self._spec = spec
+        self._spec, self._stored_in = spec, scheme
         self.blocks: dict[str, range] = {}  # by device, in their order
         windows = recipe.windows(spec.num_blocks)
         super().__init__(workers, self._place, model, scheme, recipe, windows, lessons, on_loss)
 
     def _place(self, workers: Workers) -> Sequence[WindowPlace]:
-        self.blocks = block_places(self._spec, self._scheme, workers.cluster)
+        self.blocks = block_places(self._spec, self._stored_in, workers.cluster)
         return (WindowPlace(workers.cluster.source, 0, 1),)
 
     def _told(self, epoch: int) -> dict[str, Message]:
         source, names = self._workers.cluster.source, list(self.blocks)
-        way = [source, *names, source]
-        what = self._model, self._scheme
+        way, ends = [source, *names, source], (0, self._spec.num_layers - 1)
+        there = self._weights.of(source, ends)
         told: dict[str, Message] = {
-            source: messages.HoldMiddles(epoch, *what, self.recipe, names[0], names[-1])
+            source: messages.HoldMiddles(epoch, there, self.recipe, names[0], names[-1])
         }
         for before, (name, after) in zip(way, pairwise(way[1:]), strict=False):
             blocks = self.blocks[name]
+            there = self._weights.of(name, range(blocks.start + 1, blocks.stop + 1))
             told[name] = messages.HoldBlocks(
-                epoch, *what, self.recipe.adapter, source, blocks.start, blocks.stop, before, after
+                epoch, there, self.recipe.adapter, source, blocks.start, blocks.stop, before, after
             )
         return told
 
@@ -63,7 +64,7 @@ def block_places(spec: ModelSpec, scheme: str, cluster: Cluster) -> dict[str, ra
     if not others:
         raise Infeasible(
             f"'{cluster.source}' is the only device: to train privately, blocks have to be on "
-            "another one; leave --cluster out to train here alone"
+            "another one; leave --cluster or --join out to train here alone"
         )
     counts = shares([float(device.memory_bytes) for device in others], spec.num_blocks)
     places, first = dict[str, range](), 0

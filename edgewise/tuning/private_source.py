@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from edgewise.adapters.matrices import adapted_parts
 from edgewise.errors import DeviceError
-from edgewise.models.checkpoint import Checkpoint
 from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.messages import Message
 from edgewise.runtime.transport import Envelope, Transport
 from edgewise.tuning import messages
-from edgewise.tuning.loading import load_layers
 from edgewise.tuning.model import Tunable, Window
 
 ANSWER_SECONDS = 600.0  # between two messages: a device that hangs is noticed by its silence
@@ -129,11 +127,9 @@ class _Elsewhere(torch.autograd.Function):
 class PrivateTunable(Tunable):
     """A model whose embedding, head and every M are here, and whose blocks are elsewhere."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, told: messages.HoldMiddles, transport: Transport, inbox: Inbox
-    ) -> None:
-        config, adapter = checkpoint.config, told.recipe.adapter
-        layers = load_layers(checkpoint, told.scheme, (0, config.num_layers - 1))
+    def __init__(self, told: messages.HoldMiddles, transport: Transport, inbox: Inbox) -> None:
+        """Raises ModelError, QuantizationError."""
+        (config, layers), adapter = told.weights.load(), told.recipe.adapter
         super().__init__(config, layers, adapter, (Window(0, config.num_blocks),))
         parts = {
             matrix: tuple(name for name, _, _ in each)

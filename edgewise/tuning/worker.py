@@ -5,25 +5,30 @@ that depends on what they have learned. So nothing ever comes back along the way
 be at the next batch while others are at this one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.blank import random_layer
+from edgewise.models.shape import ModelShape
 from edgewise.runtime.pacing import Pacer
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Transport
 from edgewise.runtime.worker import COORDINATOR, Worker, run_worker
+from edgewise.schemes import get_scheme
 from edgewise.tuning import messages
 from edgewise.tuning.judging import judge_window
 from edgewise.tuning.kept import bytes_of, kept_by
 from edgewise.tuning.lessons import batch_of
-from edgewise.tuning.loading import load_tunable
+from edgewise.tuning.loading import layers_of
 from edgewise.tuning.model import Exit, Tunable
 from edgewise.tuning.private_blocks import PrivateBlocks
 from edgewise.tuning.private_source import PrivateTunable
 from edgewise.tuning.training import Learning
+
+_Hold = messages.Hold | messages.HoldMiddles | messages.HoldBlocks
 
 
 class TuningWorker(Worker):
@@ -36,9 +41,9 @@ class TuningWorker(Worker):
         self._given = dict[str, Tensor]()
         self.handlers |= {
             messages.Rehearse: lambda _, message, __: self._report(self._rehearse(message)),
-            messages.Hold: lambda _, message, __: self._hold(message),
-            messages.HoldMiddles: lambda _, message, __: self._hold_middles(message),
-            messages.HoldBlocks: lambda _, message, __: self._hold_blocks(message),
+            messages.Hold: lambda _, message, __: self._begin(message, self._hold),
+            messages.HoldMiddles: lambda _, message, __: self._begin(message, self._hold_middles),
+            messages.HoldBlocks: lambda _, message, __: self._begin(message, self._blocks.hold),
             messages.Through: lambda _, message, states: self._through(message, states),
             messages.Back: lambda _, message, gradient: self._back(message, gradient),
             messages.Learn: lambda _, message, states: self._learn(message, states),
@@ -50,7 +55,7 @@ class TuningWorker(Worker):
     def _rehearse(self, message: messages.Rehearse) -> messages.Rehearsed:
         self._learning = None
         window, batch = message.window, batch_of(message.lessons)
-        model = _loaded(message.model, message.scheme, message.recipe, (window,))
+        model = _drawn(message)
         learning = Learning(model, message.recipe, (window,))
         states = torch.randn(*batch.tokens.shape, model.config.hidden_size)
         seconds, exit = dict[bool, float](), model.exits[0]
@@ -72,26 +77,27 @@ class TuningWorker(Worker):
         )
 
     def _hold(self, message: messages.Hold) -> None:
-        self.holding.epoch = message.epoch
         mine = tuple(message.windows[index] for index in message.mine)
-        self._learning = None  # before others are loaded beside it
-        model = _loaded(message.model, message.scheme, message.recipe, mine)
+        model = Tunable(*message.weights.load(), message.recipe.adapter, mine)
         self._learning = Learning(model, message.recipe, message.windows)
         self._next, self._given = message.next, {}
-        self._report(messages.Held())
 
     def _hold_middles(self, message: messages.HoldMiddles) -> None:
-        self.holding.epoch, self._learning = message.epoch, None
-        checkpoint = open_checkpoint(message.model)
-        model = PrivateTunable(checkpoint, message, self.transport, self.inbox)
+        model = PrivateTunable(message, self.transport, self.inbox)
         self._learning = Learning(model, message.recipe, model.windows)
         self._given = {}
-        self._report(messages.Held())
 
-    def _hold_blocks(self, message: messages.HoldBlocks) -> None:
-        self.holding.epoch, self._learning = message.epoch, None
-        self._blocks.hold(message)
-        self._report(messages.Held())
+    def _begin(self, message: _Hold, hold: Callable[[Any], None]) -> None:
+        """Hold what a message says, once the files that this device was told of are here."""
+        self.holding.epoch = message.epoch
+        self._learning = None  # before others are loaded beside it
+        self._blocks.let_go()
+
+        def held() -> None:
+            hold(message)
+            self._report(messages.Held(message.epoch))
+
+        self.holding.fetching.begin(message.weights.files, held)
 
     def _through(self, message: messages.Through, states: Tensor | None) -> None:
         if states is not None:
@@ -152,8 +158,15 @@ class TuningWorker(Worker):
         self._report(messages.GaveAll())
 
 
-def _loaded(model: str, scheme: str, recipe: Any, windows: Any) -> Tunable:
-    return load_tunable(open_checkpoint(model), scheme, recipe.adapter, windows)
+def _drawn(message: messages.Rehearse) -> Tunable:
+    """A window with weights by lot, which take as long as any."""
+    shape, scheme = ModelShape.from_json(message.shape), get_scheme(message.scheme)
+    specs, cpu, windows = shape.spec.layers, torch.device("cpu"), (message.window,)
+    layers = {
+        number: random_layer(shape.config, number, scheme, cpu, specs[number])
+        for number in layers_of(windows, len(specs))
+    }
+    return Tunable(shape.config, layers, message.recipe.adapter, windows)
 
 
 if __name__ == "__main__":

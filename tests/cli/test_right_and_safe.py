@@ -12,9 +12,10 @@ from edgewise import caches, kernels
 from edgewise.cli.pins import parse_pins
 from edgewise.cluster_files import load_cluster
 from edgewise.clusters import Cluster, Device
-from edgewise.costs import HEADROOM, CostModel
+from edgewise.costs import CostModel
 from edgewise.errors import ClusterError, InputError, PlanError, ProfileError
 from edgewise.kernels.library import VARIABLE, library
+from edgewise.memory import HEADROOM
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.default_scheme import needed_bytes
 from edgewise.opening.profile import cached_profile

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from edgewise.demo.questions import draw_questions, prompt
+from tests.hosting.clusters import PATIENCE, commands
 
+JOIN = ("--join", "1", "--listen", "127.0.0.1:0")
 FEW = ("--window", "2", "--batch", "3", "--steps", "6", "--scheme", "fp32")
 
 
@@ -65,6 +67,37 @@ def test_privately_with_blocks_on_another_device_it_learns_what_it_learns_on_one
     assert away["after"][exit]["loss"] == pytest.approx(one["after"][exit]["loss"], abs=0.02)
 
 
+@pytest.mark.parametrize("method", ["window", "private"])
+def test_on_a_machine_that_joined_it_learns_what_it_learns_on_one(tuned, data, tmp_path, method):
+    """By the line that it prints, with a folder of its own."""
+    told = "--method", method
+    one, out = tuned("one", *told), tmp_path / "away"
+    with commands(tmp_path) as started:
+        run = started.start(
+            "tune", "demo", "--data", str(data), "--out", str(out), *FEW, *told, *JOIN
+        )
+        there = started.join(run, "--name", "there", XDG_CACHE_HOME=str(tmp_path / "there"))
+        away = run.wait_for("after", seconds=PATIENCE)
+        assert run.process.wait(30) == 0
+        assert there.process.poll() is None  # it is let go, and waits for the next run
+    assert [x["loss"] for x in away["steps"]] == pytest.approx(
+        [x["loss"] for x in one["steps"]], abs=1e-5
+    )
+    assert (out / "adapter_model.safetensors").is_file()
+    if method == "private":
+        assert away["blocks"] == {"there": [0, 12]}
+    else:
+        assert sum(x["end"] - x["first"] for x in away["places"]) == 6
+
+
+def test_who_does_not_join_is_waited_for_as_long_as_was_said(command, data, tmp_path):
+    options = "--data", data, "--out", tmp_path / "out", *FEW, *JOIN, "--wait", "1"
+    result = command("tune", "demo", *options)
+    assert result.code == 2
+    assert "0 of 1 machines joined within 1 s: run the line that was printed" in result.err
+    assert "edgewise join 127.0.0.1:" in result.out
+
+
 def test_a_run_that_ended_has_nothing_left_to_do(tuned):
     first, again = tuned("one"), tuned("one")
     assert len(first["steps"]) == 6 and again["steps"] == []
@@ -82,6 +115,10 @@ def test_it_keeps_no_more_than_it_may_and_learns_the_same(tuned):
         (("--keep", "1 kB"), "even where all blocks run again"),
         (("--keep", "some"), "--keep: 'some' is not a size"),
         (("--keep", "1 MB", "--cluster", "two.toml"), "--keep is for one device"),
+        (("--keep", "1 MB", "--join", "1"), "leave --join out"),
+        (("--cluster", "two.toml", "--join", "1"), "give one"),
+        (("--wait", "5"), "--wait is for machines that join"),
+        (("--join", "1", "--listen", "here"), "--listen: 'here' is not HOST:PORT"),
     ],
 )
 def test_what_cannot_be_is_refused(command, data, two, tmp_path, options, says):

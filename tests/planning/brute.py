@@ -50,24 +50,30 @@ class Arithmetic:
             ]
         )
         self.step = np.array([readings[device.kind].step_seconds for device in devices])
-        self.token_bytes, self.hidden_bytes = 8 * batch, 4 * model.hidden_size * batch
+        width = 4 * model.hidden_size * batch * (2 if work.extra.exits > 1 else 1)
+        self.token_bytes, self.hidden_bytes = 8 * batch, width
         self.interface = np.array([device.interface_bytes_per_second for device in devices])
         self.token_hop, self.token_busy = _hops(problem, 8 * batch)
-        self.hop, self.busy = _hops(problem, 4 * model.hidden_size * batch)
+        self.hop, self.busy = _hops(problem, width)
         self.ids_hop, _ = _hops(problem, 8 * batch * work.prompt_tokens)
-        self.prompt_hop, _ = _hops(problem, 4 * model.hidden_size * batch * work.prompt_tokens)
+        self.prompt_hop, _ = _hops(problem, width * work.prompt_tokens)
         for table in (self.hop, self.busy, self.prompt_hop):
             np.fill_diagonal(table, 0.0)
         self.decode = np.empty((model.num_layers, len(devices), len(problem.schemes)))
         self.prefill = np.empty_like(self.decode)
         for layer, device, scheme in np.ndindex(self.decode.shape):
-            where = devices[device].kind, model.classes[layer], problem.schemes[scheme]
+            kind = model.layers[layer].kind
+            named = _named(problem, kind, model.classes[layer])
+            where = devices[device].kind, named, problem.schemes[scheme]
             at = (layer, device, scheme)
             self.decode[at] = profile.decode_seconds(*where, middle, batch)
-            if model.layers[layer].kind is LayerKind.HEAD:  # sees a prompt's last token only
+            if kind is LayerKind.HEAD:  # sees a prompt's last token only
                 self.prefill[at] = profile.decode_seconds(*where, work.prompt_tokens, batch)
             else:
                 self.prefill[at] = profile.prefill_seconds(*where, work.prompt_tokens, batch)
+            if kind is LayerKind.BLOCK and device != self.source:
+                for table, tokens in ((self.decode, 1), (self.prefill, work.prompt_tokens)):
+                    table[at] += _trips(problem, device, tokens * batch)
         self.width = np.array([BYTES[scheme] for scheme in problem.schemes])
         cached = work.sequences * (work.prompt_tokens + work.new_tokens)
         self.values = np.array(
@@ -210,6 +216,31 @@ class Arithmetic:
     def used(self, devices: Sequence[str], schemes: Sequence[str] = ()) -> dict[str, int]:
         used = self.used_bytes(*self.rows(devices, schemes))[0]
         return {name: int(used[self.names.index(name)]) for name in devices}
+
+
+def _named(problem: Problem, kind: LayerKind, name: str) -> str:
+    """What a profile calls a layer with what adapters have it do."""
+    extra = problem.costs.workload.extra
+    if kind is LayerKind.HEAD and extra.exits:
+        return f"{name}, {extra.exits} exits"
+    if kind is LayerKind.BLOCK and extra.exits > 1:
+        ranks = sum(part.rank for part in extra.added)
+        name = f"{name}, {extra.exits} windows of ranks {ranks}"
+    if kind is LayerKind.BLOCK and extra.private:
+        parts = " ".join(" ".join(x) for x in extra.private.matrices)
+        return f"{name}, private {parts} of rank {extra.private.rank}"
+    return name
+
+
+def _trips(problem: Problem, device: int, tokens: int) -> float:
+    """To the source and back, for every matrix that something private is added to."""
+    private, cluster = problem.costs.workload.extra.private, problem.costs.cluster
+    source = [x.name for x in cluster.devices].index(cluster.source)
+    total = 0.0
+    for parts in private.matrices if private else ():
+        there, _ = _hops(problem, 4 * len(parts) * private.rank * tokens)
+        total += there[device, source] + there[source, device]
+    return total
 
 
 def _hops(problem: Problem, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,7 +11,15 @@ from edgewise.planning import Objective, Problem
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import DEFAULT, get_scheme
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
+from edgewise.specs import (
+    AddedPart,
+    ExtraWork,
+    LayerKind,
+    LayerSpec,
+    ModelSpec,
+    PrivateParts,
+    Workload,
+)
 
 AMPLE_BYTES = 10**9
 FEW_SHAPES = ((1, 1, 4), (1, 1, 20), (1, 2, 0), (1, 16, 0))
@@ -159,6 +167,31 @@ def interface_problem(seed: int) -> Problem:
         objective=Objective.THROUGHPUT,
         pins=problem.pins if seed % 2 else pins,
     )
+
+
+@cache
+def adapted_problem(seed: int) -> Problem:
+    """The mixed problem where exits of windows vote, where blocks ask the source for what is
+    private, or both. What is private may be asked for where no link leads to the source."""
+    rng, problem = random.Random(f"adapted {seed}"), mixed_problem(seed)
+    costs = problem.costs
+    matrices = rng.choice([(("q", "k", "v"),), (("v",), ("gate", "up"), ("down",))])
+    private = PrivateParts(rng.randint(1, 200), matrices)
+    ends = None if seed % 3 == 0 else tuple(range(1, rng.randint(1, 4)))
+    added = (AddedPart("qkv", 0, 8, 16, rng.randint(1, 9)), AddedPart("down", 0, 8, 8, 2))
+    extra = ExtraWork(ends, added, None if seed % 3 == 1 else private)
+    kinds = dict(zip(costs.model.classes, (x.kind for x in costs.model.layers), strict=True))
+    known = costs.profile.layers
+    layers = [  # each class takes so many times as long with it
+        replace(
+            x, layer=name, seconds=x.seconds * (2.0 if kinds[x.layer] is LayerKind.HEAD else 1.5)
+        )
+        for x in known
+        if (name := extra.timed(x.layer, kinds[x.layer])) != x.layer
+    ]
+    profile = replace(costs.profile, layers=(*known, *layers))
+    work = replace(costs.workload, extra=extra)
+    return replace(problem, costs=replace(costs, profile=profile, workload=work))
 
 
 def unlike_problem(seed: int) -> Problem:

@@ -1,5 +1,8 @@
 """Frames: what goes in comes out, and whatever else comes in is a ValueError."""
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
 import torch
@@ -48,6 +51,24 @@ def test_what_goes_in_comes_out(size):
     envelope = decoded(parts)
     assert (envelope.sender, envelope.message) == ("a", STEP)
     assert torch.equal(envelope.tensor, torch.arange(size))
+
+
+LATE = """
+from edgewise.runtime.messages import Ping
+from edgewise.runtime.transport.frames import Numbering, envelope_of, header_of
+numbering = Numbering("a")
+def through(message):
+    parts = numbering.encode(message)
+    return envelope_of(header_of(parts[0]), [bytearray(part) for part in parts]).message
+assert through(Ping()) == Ping()
+from edgewise.tuning.messages import Held
+assert through(Held(3)) == Held(3)
+"""
+
+
+def test_messages_of_what_is_imported_later_are_known():
+    """A process may serve first, and tune then."""
+    subprocess.run([sys.executable, "-c", LATE], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("own_frame", [False, True])

@@ -11,9 +11,10 @@ from edgewise.clusters import Cluster, Device, Network
 from edgewise.errors import Infeasible, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.runtime.local import start_local
+from edgewise.runtime.messages import WorkerProgram
 from edgewise.schemes import get_scheme
 from edgewise.tuning import checkpoints
-from edgewise.tuning.devices import PROGRAM, TrainingOnDevices, rehearse
+from edgewise.tuning.devices import TrainingOnDevices, rehearse
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import WindowOrder
 from edgewise.tuning.placing import WindowPlace, place
@@ -35,7 +36,7 @@ def recipe_of(**options):
 
 @pytest.fixture(scope="module")
 def workers():
-    with start_local(CLUSTER, PROGRAM) as started:
+    with start_local(CLUSTER, WorkerProgram.TUNE) as started:
         yield started
 
 
@@ -105,7 +106,7 @@ def test_a_checkpoint_goes_on_on_other_devices(trainings, tmp_path):
 def test_a_loss_that_is_no_number_ends_it(checkpoint):
     model, recipe = str(checkpoint("llama")), recipe_of(rate=1e37)
     windows = recipe.windows(4)
-    with start_local(CLUSTER, PROGRAM) as workers:
+    with start_local(CLUSTER, WorkerProgram.TUNE) as workers:
         training = TrainingOnDevices(
             workers, lambda _: PLACES, model, "fp32", recipe, windows, LESSONS
         )
@@ -139,7 +140,7 @@ def test_it_goes_on_without_a_device_that_dies_with_the_same_losses(checkpoint, 
     def places(workers):
         return PLACES if len(workers.names) == 2 else (WindowPlace("a", 0, 4),)
 
-    with start_local(CLUSTER, PROGRAM) as workers:
+    with start_local(CLUSTER, WorkerProgram.TUNE) as workers:
         told = model, "fp32", recipe, windows, LESSONS
         there = TrainingOnDevices(workers, places, *told, on_loss=said.append)
         first = steps_of(there, 11)
@@ -166,7 +167,7 @@ def test_where_too_few_devices_are_left_it_ends(checkpoint):
             raise Infeasible("no room")
         return PLACES
 
-    with start_local(CLUSTER, PROGRAM) as workers:
+    with start_local(CLUSTER, WorkerProgram.TUNE) as workers:
         told = model, "fp32", recipe, recipe.windows(4), LESSONS
         training = TrainingOnDevices(workers, places, *told)
         training.step()

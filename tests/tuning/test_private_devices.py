@@ -11,8 +11,8 @@ from edgewise.clusters import Cluster, Device, Network
 from edgewise.errors import Infeasible, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.runtime.local import start_local
+from edgewise.runtime.messages import WorkerProgram
 from edgewise.tuning import checkpoints
-from edgewise.tuning.devices import PROGRAM
 from edgewise.tuning.lessons import batch_of, drawn
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod
@@ -37,7 +37,7 @@ def recipe_of(matrices=QKV, **options):
 
 @pytest.fixture(scope="module", params=["ab", "abc"])
 def workers(request):
-    with start_local(cluster_of(request.param), PROGRAM) as started:
+    with start_local(cluster_of(request.param), WorkerProgram.TUNE) as started:
         yield started
 
 
@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_number_ends_it(workers, checkpoint):
 @pytest.mark.parametrize("dies", ["a", "b", "c"])
 def test_it_goes_on_without_a_device_that_dies_with_the_same_losses(checkpoint, dies):
     said = []
-    with start_local(cluster_of("abc"), PROGRAM) as workers:
+    with start_local(cluster_of("abc"), WorkerProgram.TUNE) as workers:
         options = {"recipe": recipe_of(steps=60), "on_loss": said.append}
         there, here = trainings(workers, checkpoint("llama"), **options)
         steps = steps_of(there, 7)
@@ -135,7 +135,7 @@ def test_it_goes_on_without_a_device_that_dies_with_the_same_losses(checkpoint, 
 
 
 def test_where_only_the_source_is_left_it_ends(checkpoint):
-    with start_local(cluster_of("ab"), PROGRAM) as workers:
+    with start_local(cluster_of("ab"), WorkerProgram.TUNE) as workers:
         there, _ = trainings(workers, checkpoint("llama"), recipe=recipe_of(steps=500))
         there.step()
         os.kill(workers.process_ids["b"], signal.SIGKILL)

@@ -62,6 +62,8 @@ class Agent:
                     socket = self._connect(context)
                     welcome = self._ask(socket)
                     self._say(f"joined {self._address} as '{self._device.name}'")
+                    launcher.switch(welcome.program)
+                    launcher.prepare()
                     pause = LEAST_PAUSE
                     self._serve(socket, launcher, welcome)
                 except _Left as left:

@@ -19,7 +19,7 @@ from edgewise.clusters import Device
 from edgewise.errors import DeviceTimeout
 from edgewise.runtime import messages
 from edgewise.runtime.launchers.invitation import Invitation
-from edgewise.runtime.messages import Message
+from edgewise.runtime.messages import Message, WorkerProgram
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.zeromq import Keys
 
@@ -46,7 +46,8 @@ class _Agent:
 class AgentLauncher:
     """Lets agents in that know the secret, and is the launcher of their devices' workers. A thread
     of its own answers them, whatever the coordinator does; `post` tells it of devices that joined
-    and of workers that ended. `refused` counts what was not let in, by reason."""
+    and of workers that ended, which run a `program`. `refused` counts what was not let in, by
+    reason."""
 
     def __init__(
         self,
@@ -55,11 +56,12 @@ class AgentLauncher:
         invitation: Invitation,
         inbox: messages.Peer,
         post: Callable[[Message], None],
+        program: WorkerProgram = WorkerProgram.SERVE,
     ) -> None:
         self._invitation, self._post = invitation, post
         port = urlsplit(inbox.address).port
         assert port is not None
-        self._welcome = messages.Welcome(port, inbox.key)
+        self._welcome = messages.Welcome(port, inbox.key, program)
         self._agents: dict[str, _Agent] = {}
         self.refused: Counter[str] = Counter()
         self._context = zmq.Context()

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from edgewise.runtime.launchers import STOP_SECONDS
-from edgewise.runtime.messages import Ended
+from edgewise.runtime.messages import Ended, WorkerProgram
 from edgewise.runtime.settings import Settings
-
-WORKER = "edgewise.runtime.worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +66,10 @@ class _Process:
 
 
 class LocalLauncher:
-    """One process per worker, with a thread each that waits for its end. `program` is the module
-    that it runs."""
+    """One process per worker, with a thread each that waits for its end. `program` is what it
+    runs."""
 
-    def __init__(self, post: Callable[[Ended], None], program: str = WORKER) -> None:
+    def __init__(self, post: Callable[[Ended], None], program: str = WorkerProgram.SERVE) -> None:
         self._post, self._program = post, program
         self._running: dict[str, tuple[_Process, threading.Thread]] = {}
         self._spare: _Process | None = None
@@ -91,6 +89,14 @@ class LocalLauncher:
         """Have a process import now what the next worker needs: that takes a second."""
         if self._spare is None:
             self._spare = _Process.begin(self._program)
+
+    def switch(self, program: str) -> None:
+        """Have workers that are started from now on run another program."""
+        if program != self._program:
+            self._program, spare = program, self._take_spare()
+            if spare is not None:  # it has imported what the other one needs
+                spare.end()
+                spare.forget()
 
     def _take_spare(self) -> _Process | None:
         """None where there is none, or it has died."""

@@ -55,9 +55,14 @@ _HEADER = msgspec.msgpack.Decoder(FrameHeader)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@functools.cache
 def _message_decoder() -> msgspec.msgpack.Decoder[Message]:
-    """Of all classes of messages that this process knows as the first one comes."""
+    """Of all classes of messages that this process knows by now: tuning's may come later."""
+    return _decoder_of(len(Message.__subclasses__()))
+
+
+@functools.cache
+def _decoder_of(classes: int) -> msgspec.msgpack.Decoder[Message]:
+    """Of so many classes, which are all there are."""
     return msgspec.msgpack.Decoder(Union[tuple(Message.__subclasses__())])  # noqa: UP007
 
 

@@ -13,7 +13,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -115,6 +115,19 @@ def cases(parts: Sequence[str], scheme: str, folder: Path) -> Iterator[tuple[str
         yield "private", split, private_adapter(folder, checkpoint, HERE)
 
 
+def row_of(
+    network: tuple[float, float], plan: Plan, count: int, added: object, rounds: int
+) -> tuple[list[float], list[float]]:
+    """So many requests over such a link, without what is added and with it."""
+    config, plain = open_checkpoint(MODEL).config, Workload(PROMPT, NEW, sequences=count)
+    adapters = added if isinstance(added, dict) else {}
+    private = added if isinstance(added, PrivateAdapter) else None
+    full = with_private(with_room(plain, adapters.values()), private, config)
+    with start_local(cluster_of(network)) as workers:
+        without = compared(workers, plan, plain, rounds, {}, None)
+        return without, compared(workers, plan, full, rounds, adapters, private)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", default=["votes", "private"])
@@ -122,29 +135,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", default="1,4")
     args, load, failed = parser.parse_args(), os.getloadavg()[0], list[str]()
-    config, rows = open_checkpoint(MODEL).config, list[dict[str, object]]()
+    counts, rows = [int(x) for x in args.requests.split(",")], list[dict[str, object]]()
     with tempfile.TemporaryDirectory() as name:
         wanted = [(s, *x) for s in args.scheme.split(",") for x in cases(args.parts, s, Path(name))]
-        for network in NETWORKS:
-            for scheme, what, plan, added in wanted:
-                for count in map(int, args.requests.split(",")):
-                    plain = Workload(PROMPT, NEW, sequences=count)
-                    adapters = added if isinstance(added, dict) else {}
-                    private = added if isinstance(added, PrivateAdapter) else None
-                    full = with_private(with_room(plain, adapters.values()), private, config)
-                    with start_local(cluster_of(network)) as workers:
-                        rest = workers, plan
-                        without = compared(*rest, plain, args.rounds, {}, None)
-                        given = compared(*rest, full, args.rounds, adapters, private)
-                    where = f"{scheme}, {what}, {network[0]:g} ms, {count} at a time"
-                    print(where, *(
-                        f"{name}: predicted {1000 * x[0]:.2f}, simulated {1000 * x[1]:.2f}, "
-                        f"measured {1000 * x[2]:.2f} ms ({x[2] / x[0]:.2f})"
-                        for name, x in (("without", without), ("with", given))
-                    ), sep="; ", flush=True)  # fmt: skip
-                    rows.append({"what": where, "without": without, "with": given})
-                    if abs(given[2] / given[0] - 1) > OFF:
-                        failed.append(f"{where}: {given[2] / given[0]:.2f} of what was predicted")
+        for network, (scheme, what, plan, added), count in product(NETWORKS, wanted, counts):
+            without, given = row_of(network, plan, count, added, args.rounds)
+            where = f"{scheme}, {what}, {network[0]:g} ms, {count} at a time"
+            print(where, *(
+                f"{name}: predicted {1000 * x[0]:.2f}, simulated {1000 * x[1]:.2f}, "
+                f"measured {1000 * x[2]:.2f} ms ({x[2] / x[0]:.2f})"
+                for name, x in (("without", without), ("with", given))
+            ), sep="; ", flush=True)  # fmt: skip
+            rows.append({"what": where, "without": without, "with": given})
+            if abs(given[2] / given[0] - 1) > OFF:
+                failed.append(f"{where}: {given[2] / given[0]:.2f} of what was predicted")
     finish("predicted_adapters", {
         "machine": f"{describe_machine()['processor']}, {kernels.instruction_set()}", "load": load,
         "torch": torch.__version__, "model": MODEL, "slowdown": SLOWDOWN, "rows": rows,

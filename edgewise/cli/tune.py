@@ -9,8 +9,8 @@ from rich.table import Table
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.adapters.low_rank import MATRICES
 from edgewise.cli.adapting import TuneOptions
+from edgewise.cli.begin_training import begun, check_where
 from edgewise.cli.terminal import console, print_json, progress
-from edgewise.cli.tuning import begun, check_where
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.models.votes import VOTES

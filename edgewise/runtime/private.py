@@ -40,7 +40,7 @@ class Asking(nn.Module):
 
     def __init__(self, base: nn.Module, number: int, matrix: str, parts: Sequence[Part],
                  columns: int, adapter: AdapterConfig, ask: Ask,
-                 drawn_matrix: Callable[[Tensor], nn.Module] = frozen_linear) -> None:  # fmt: skip
+                 drawn_matrix: Callable[[Tensor], nn.Module]) -> None:  # fmt: skip
         super().__init__()
         self.base, self._number, self._matrix, self._ask = base, number, matrix, ask
         self._places = [(first, first + rows) for _, first, rows in parts]
@@ -64,12 +64,18 @@ class Asking(nn.Module):
 
 
 def have_ask(
-    block: Block, number: int, config: DecoderConfig, adapter: AdapterConfig, ask: Ask
+    block: Block,
+    number: int,
+    config: DecoderConfig,
+    adapter: AdapterConfig,
+    ask: Ask,
+    drawn_matrix: Callable[[Tensor], nn.Module] = frozen_linear,
 ) -> None:
-    """Have a block ask for what an adapter adds to its matrices."""
+    """Have a block ask for what an adapter adds to its matrices, D and U made so of what is
+    drawn."""
     for matrix, parts in adapted_parts(config, adapter.matrices).items():
-        base, columns = getattr(block, matrix), columns_of(config, matrix)
-        setattr(block, matrix, Asking(base, number, matrix, parts, columns, adapter, ask))
+        what = getattr(block, matrix), number, matrix, parts, columns_of(config, matrix)
+        setattr(block, matrix, Asking(*what, adapter, ask, drawn_matrix))
 
 
 class PrivateSplit:

@@ -174,7 +174,7 @@ def perplexity_section(trials: dict[int, list[CompressedTrial]]) -> Section:
     caption = (
         "Perplexity, and how many nats a token loses more than by LUC: mean over sequences and its "
         "standard error. Random: LUC's bits and shares of zeros, at blocks drawn by lot. MB of "
-        "blocks: zeros take as much as others."
+        "blocks: scattered zeros take as much as others."
     )
     return Section("Perplexity", caption, columns, tuple(rows))
 
@@ -220,9 +220,9 @@ def size_section(
         for name, x in ways.items()
     )
     caption = (
-        f"All blocks in {bits} bits. Packed codes are as long for zeros as for others, and no "
-        "kernel here skips them: zeros make what is shipped or kept smaller, by zstd, and nothing "
-        "quicker."
+        f"All blocks in {bits} bits. Scattered zeros take as many bits as other codes: they make "
+        "what is shipped or kept smaller, by zstd, and nothing quicker. 2:4: the others are "
+        "stored, and where they are."
     )
     columns = ("zeros", "perplexity", "MB", "MB by zstd", "left")
     return Section("What zeros save", caption, columns, rows)

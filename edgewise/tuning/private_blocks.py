@@ -16,11 +16,10 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from edgewise.adapters.matrices import adapted_parts, columns_of
 from edgewise.errors import DeviceError
 from edgewise.models.linear import frozen_linear
 from edgewise.runtime.inbox import Inbox
-from edgewise.runtime.private import Asking
+from edgewise.runtime.private import have_ask
 from edgewise.runtime.transport import Transport
 from edgewise.tuning import messages
 from edgewise.tuning.frozen import Frozen
@@ -48,13 +47,10 @@ class PrivateBlocks:
 
     def hold(self, message: messages.HoldBlocks) -> None:
         """Raises ModelError, QuantizationError."""
-        (config, layers), told = message.weights.load(), message.adapter
-        blocks, chosen = FrozenBlocks(config, layers), adapted_parts(config, told.matrices)
+        config, layers = message.weights.load()
+        blocks = FrozenBlocks(config, layers)
         for number, block in blocks.blocks.items():
-            for matrix, parts in chosen.items():
-                base, columns = getattr(block, matrix), columns_of(config, matrix)
-                asking = Asking(base, number, matrix, parts, columns, told, self._mixed, _drawn)
-                setattr(block, matrix, asking)
+            have_ask(block, number, config, message.adapter, self._mixed, _drawn)
         self._held, self._blocks = message, blocks
 
     def forward(self, message: messages.Through, states: Tensor | None) -> None:

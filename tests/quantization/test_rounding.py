@@ -2,7 +2,6 @@
 
 import math
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgewise import kernels
 from edgewise.errors import QuantizationError
 from edgewise.quantization import quantize_matrix
 from edgewise.quantization.packed import random_packed
@@ -29,19 +27,8 @@ SOME = [
     *map(get_scheme, ("q8g32", "q8g64ad", "q8g16a", "t4", "t10", "t16")),
 ]
 SOME_GROUPED = [scheme for scheme in SOME if scheme.family is Family.GROUPED]
+pytestmark = pytest.mark.usefixtures("rounder")
 BF16 = 2.0**-7  # relative spacing of bf16, at most
-
-
-@pytest.fixture(params=["library", "torch"], autouse=True, scope="module")
-def rounder(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test, with the library and without."""
-    if request.param == "library" and not kernels.available():
-        pytest.skip("the kernels were not built")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            module = sys.modules["edgewise.quantization.rounding.nearest"]
-            patch.setattr(module, "can_round", lambda _: False)
-        yield
 
 
 def normal(rows: int, columns: int, seed: int = 0) -> Tensor:

@@ -1,8 +1,6 @@
 """2:4 sparse schemes: where codes and places lie, which weights stay, and what they become."""
 
 import itertools
-import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,18 +20,6 @@ from edgewise.schemes import SCHEMES, SPARSE_BITS, get_scheme
 
 SPARSE = [name for name, scheme in SCHEMES.items() if scheme.sparse]
 SHAPES = [(16, 64), (1, 1), (17, 33), (5, 200), (48, 130)]
-
-
-@pytest.fixture(params=["library", "torch"])
-def rounder(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With the library and without."""
-    if request.param == "library" and not kernels.available():
-        pytest.skip("the kernels were not built")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            module = sys.modules["edgewise.quantization.rounding.nearest"]
-            patch.setattr(module, "can_round", lambda _: False)
-        yield
 
 
 def normal(rows: int, columns: int, seed: int = 0) -> Tensor:

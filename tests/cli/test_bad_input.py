@@ -86,7 +86,8 @@ def test_corrupt_safetensors(fails, tmp_path, checkpoint):
 def test_unknown_scheme(fails):
     message = (
         "unknown scheme 'q17'; known schemes: fp32, bf16, fp16, q4g64 (2, 3, 4, 5, 6 or 8 bits, "
-        "groups of 16, 32, 64 or 128; q4g64a is asymmetric, q4g32d has its scales quantized too), "
+        "groups of 16, 32, 64 or 128; q4g64a is asymmetric, q4g32d has its scales quantized too, "
+        "q4g32ds keeps two of every four weights), "
         "4bit (a recipe; 2, 3, 5, 6, 8 too), stored (as the checkpoint has it), "
         "t8 (truncated: 4, 6, ... 16 bits)"
     )

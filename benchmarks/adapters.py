@@ -30,8 +30,8 @@ from edgewise.clusters import Cluster, Device, Network
 from edgewise.kernels import Addition
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.config import DecoderConfig
-from edgewise.runtime.adapters import Adapters
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload

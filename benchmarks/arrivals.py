@@ -29,8 +29,8 @@ from edgewise.clusters import Cluster
 from edgewise.planning.joint import joint
 from edgewise.plans import Plan
 from edgewise.profiles import Profile
-from edgewise.runtime.coordinator import Coordinator
-from edgewise.runtime.replanning import replanner
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.replanning import replanner
 from edgewise.simulation import Fault, Join, Leave, Recovery, poisson, simulate_plan
 
 EVERY_SECONDS, BACK_SECONDS = 60.0, 30.0

@@ -34,7 +34,7 @@ from edgewise.costs import CostModel
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.events import Event, Returned
 from edgewise.runtime.local import open_engine, start_local

@@ -36,10 +36,10 @@ from edgewise.opening.profile import cached_profile
 from edgewise.planning import Problem
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.replanning import keep_spare, replanner
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
-from edgewise.runtime.replanning import keep_spare, replanner
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import ModelSpec, Workload
 

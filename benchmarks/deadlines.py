@@ -32,7 +32,7 @@ from edgewise.clusters import Cluster
 from edgewise.batching.pace import Pace
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.runtime.admission import Admission
+from edgewise.runtime.coordinator.admission import Admission
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload
 from edgewise.studies.dftsp.processes import measured_pace, plan_alone, run_policy

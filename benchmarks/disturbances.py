@@ -20,7 +20,7 @@ import psutil
 from places import Place
 
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 
 STALL_SECONDS = 0.2, 2.2  # shorter than the silence after which a device is taken for lost
 CUT_SECONDS = 0.05, 1.0

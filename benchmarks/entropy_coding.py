@@ -31,7 +31,7 @@ from edgewise.models.layer_files import layer_path
 from edgewise.models.layer_store import LayerFiles
 from edgewise.models.pieces import PIECE_BYTES, compressed, decompressed
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.live import start_live
 from edgewise.specs import Workload
 

@@ -34,7 +34,7 @@ from edgewise.cli.devices import describe_machine
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import open_engine
 from edgewise.specs import Workload

@@ -20,6 +20,6 @@ def enter_group() -> None:
 
 if __name__ == "__main__":
     enter_group()
-    from edgewise.runtime.worker import run_worker
+    from edgewise.runtime.worker.worker import run_worker
 
     run_worker()

@@ -27,10 +27,10 @@ from edgewise.demo import CLUSTER_FILE
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import start_local
-from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
 SCHEMES = ("q2g64", "q3g64", "q4g64", "q5g64", "q6g64", "q8g64")

@@ -17,12 +17,12 @@ import psutil
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import DeviceLost, DeviceTimeout
 from edgewise.hosting.swaps import GoOn, beside_requests
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.live import start_live, start_on_ray
 from edgewise.runtime.local import start_local
 from edgewise.runtime.messages import Joined
-from edgewise.runtime.workers import Workers
 
 LATECOMER = "tablet"
 RAY_NODES = ("jetson", "pi", "phone", LATECOMER)

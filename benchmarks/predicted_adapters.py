@@ -34,11 +34,11 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.adapters import with_private, with_room
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
-from edgewise.runtime.adapters import Adapters
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.simulation import simulate_plan, together
 from edgewise.specs import Vote, Workload
 

@@ -27,10 +27,10 @@ from edgewise.memory import PREFILL_CHUNK
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
-from edgewise.runtime.workers import Workers
 from edgewise.simulation import simulate_plan, together
 from edgewise.specs import ModelSpec, Workload
 

@@ -36,7 +36,7 @@ from edgewise.models.decoder import Block
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine
 from edgewise.specs import Workload

@@ -28,7 +28,7 @@ from edgewise.cli.devices import describe_machine
 from edgewise.clusters import Device
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.live import start_live
 from edgewise.schemes import STORED

@@ -43,11 +43,11 @@ from edgewise.planning.spilling import spilled
 from edgewise.plans import Plan, Stage
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, measure, read_memory
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Sampling
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.specs import Workload
 from edgewise.streaming import streamed_bytes
 

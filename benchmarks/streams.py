@@ -7,7 +7,7 @@ from itertools import pairwise
 from disturbances import Disturbance, random_plan
 from places import Place
 
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.transport import Envelope
 

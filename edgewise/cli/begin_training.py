@@ -19,10 +19,10 @@ from edgewise.clusters import Link
 from edgewise.errors import DeviceError, InputError
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.profiling import measure_links
-from edgewise.runtime.gathering import wait_for_machines
+from edgewise.runtime.coordinator.gathering import wait_for_machines
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.local import start_local
 from edgewise.runtime.messages import WorkerProgram
-from edgewise.runtime.workers import Workers
 from edgewise.tuning.devices import TrainingOnDevices, rehearse
 from edgewise.tuning.kept import fewest_again, kept_by
 from edgewise.tuning.lessons import Lesson, batch_of, drawn

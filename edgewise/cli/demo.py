@@ -41,11 +41,11 @@ from edgewise.profiling import Grid
 from edgewise.quality.calibration import Calibration
 from edgewise.quality.promise import Kept
 from edgewise.quality.rounding import rounding_for
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.replanning import replanner
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import start_local
-from edgewise.runtime.replanning import replanner
-from edgewise.runtime.workers import Workers
 from edgewise.schemes import DEFAULT
 from edgewise.specs import Workload
 

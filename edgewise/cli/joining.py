@@ -7,11 +7,11 @@ import psutil
 
 from edgewise.cli.terminal import print_notes
 from edgewise.clusters import Device
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.kept_keys import identity_at
 from edgewise.runtime.live import start_live
 from edgewise.runtime.messages import WorkerProgram
-from edgewise.runtime.workers import Workers
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 EVERYWHERE = ("0.0.0.0", "::")

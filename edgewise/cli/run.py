@@ -17,8 +17,8 @@ from edgewise.opening.asking import request_of
 from edgewise.opening.engine import open_wanted, this_machine
 from edgewise.opening.wanted import Wanted
 from edgewise.plans import Plan
+from edgewise.runtime.coordinator.recording import Recording
 from edgewise.runtime.engine import Request, stream
-from edgewise.runtime.recording import Recording
 from edgewise.specs import ModelSpec, Workload
 
 

@@ -28,13 +28,13 @@ from edgewise.opening.private import planned_privately
 from edgewise.opening.wanted import check_private, check_wish
 from edgewise.planning.joint import quick_joint
 from edgewise.profiling import Grid
-from edgewise.runtime.adapters import Adapters
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.launchers.local import LocalLauncher
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.local import start_local
-from edgewise.runtime.workers import Workers
 from edgewise.schemes import Wire
 from edgewise.serving import AdapterShelf, Gate, HttpServer, Model, create_app
 from edgewise.specs import ModelSpec, Vote, Workload

@@ -15,9 +15,9 @@ from edgewise.planning import Objective, Planner, PlanResult, Problem
 from edgewise.planning.disks import with_disks
 from edgewise.planning.joint import quick_joint
 from edgewise.plans import Plan
-from edgewise.runtime.admission import Admission
-from edgewise.runtime.replanning import keeping_schemes
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.admission import Admission
+from edgewise.runtime.coordinator.replanning import keeping_schemes
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
 GAIN = 0.1  # less is not worth that requests pause

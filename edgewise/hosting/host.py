@@ -15,15 +15,15 @@ from edgewise.hosting.slowness import Watch
 from edgewise.hosting.swaps import Swaps, beside_requests
 from edgewise.planning import PlanResult
 from edgewise.plans import Plan
-from edgewise.runtime.adapters import Adapters
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.replanning import keep_spare
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.events import Event, PlanInUse
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.messages import Joined
-from edgewise.runtime.replanning import keep_spare
 from edgewise.runtime.transport import Envelope
-from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
 LOOK_SECONDS = 0.5  # how old what is seen may be

@@ -12,7 +12,7 @@ from edgewise.profiles import VERSION, DeviceReading, Profile
 from edgewise.profiling import Grid, measure_layers, measure_links, read_memory
 from edgewise.profiling.bench import TIME_SECONDS
 from edgewise.runtime import messages
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.specs import ModelSpec
 
 

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 from edgewise.errors import PromptError
 from edgewise.hosting.pending import OnToken, Pending
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
 
 

@@ -8,9 +8,9 @@ from queue import SimpleQueue
 
 from edgewise.adapters.served import Adapter
 from edgewise.errors import DeviceError, InputError
-from edgewise.runtime.adapters import Adapters
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.transport import Envelope
-from edgewise.runtime.workers import Workers
 
 GoingOn = Callable[[], AbstractContextManager[None]]
 GoOn = Callable[[Envelope], None]

@@ -2,7 +2,7 @@
 
 from edgewise.errors import PromptError
 from edgewise.models.tokenizer import Tokenizer
-from edgewise.runtime.checks import check_request
+from edgewise.runtime.coordinator.checks import check_request
 from edgewise.runtime.engine import Request
 from edgewise.runtime.sampling import Sampling
 from edgewise.specs import ModelSpec

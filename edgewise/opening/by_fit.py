@@ -15,7 +15,7 @@ from edgewise.plans import Plan
 from edgewise.profiles import Profile
 from edgewise.profiling import Grid, read_memory
 from edgewise.quality.rounding import Show
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
 

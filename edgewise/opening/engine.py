@@ -14,13 +14,13 @@ from edgewise.opening.default_scheme import ORDER, check_size
 from edgewise.opening.private import private_plan, private_replanner
 from edgewise.opening.wanted import Decided, Wanted
 from edgewise.quality.rounding import Show, rounding_for, unseen
-from edgewise.runtime.adapters import Adapters
-from edgewise.runtime.checks import check_route
-from edgewise.runtime.coordinator import Coordinator, Replan
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.checks import check_route
+from edgewise.runtime.coordinator.coordinator import Coordinator, Replan
+from edgewise.runtime.coordinator.replanning import replanner
 from edgewise.runtime.events import Event, PlanInUse
 from edgewise.runtime.local import start_local
 from edgewise.runtime.machine import free_bytes, physical_cores
-from edgewise.runtime.replanning import replanner
 from edgewise.specs import ModelSpec
 
 

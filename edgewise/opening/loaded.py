@@ -19,7 +19,7 @@ from edgewise.opening.asking import request_of
 from edgewise.opening.engine import open_wanted, this_machine
 from edgewise.opening.wanted import Wanted
 from edgewise.plans import Plan
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.stats import Stats

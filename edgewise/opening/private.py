@@ -15,8 +15,8 @@ from edgewise.planning.problem import result
 from edgewise.planning.proportional import shares
 from edgewise.plans import Plan
 from edgewise.profiles import Profile
-from edgewise.runtime.coordinator import Replan
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.coordinator import Replan
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.schemes import STORED
 from edgewise.specs import ModelSpec, Workload
 

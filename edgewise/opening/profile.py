@@ -11,9 +11,9 @@ from edgewise.errors import ClusterError
 from edgewise.profiles import VERSION, Profile
 from edgewise.profiling import Grid, measure, num_measurements
 from edgewise.quality.rounding import Show, unseen
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.local import start_local
 from edgewise.runtime.machine import code_name, free_bytes, machine_name
-from edgewise.runtime.workers import Workers
 from edgewise.schemes import get_scheme
 from edgewise.specs import NO_EXTRA, ExtraWork, ModelSpec
 

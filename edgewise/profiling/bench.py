@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 from edgewise.profiling.grid import Grid, Shape
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
-from edgewise.runtime.workers import Workers
 
 TIME_SECONDS = 300.0
 WARM_UP = 1

@@ -7,8 +7,8 @@ from statistics import median
 from edgewise.clusters import Link
 from edgewise.profiling.bench import TIME_SECONDS, Progress
 from edgewise.runtime import messages
-from edgewise.runtime.trial import REST_SECONDS, cool_caches
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.workers import Workers
+from edgewise.runtime.worker.trial import REST_SECONDS, cool_caches
 
 COLD = messages.Echo(cold=True)
 FASTEST = 1e-12  # seconds per byte: below this a slope is noise

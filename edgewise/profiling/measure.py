@@ -23,7 +23,7 @@ from edgewise.profiling.bench import Bench, Progress, Run
 from edgewise.profiling.grid import ENDS, Grid, Shape
 from edgewise.profiling.links import measure_links
 from edgewise.profiling.memory import read_memory
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.schemes import Family, get_scheme
 from edgewise.specs import LayerSpec, ModelSpec
 

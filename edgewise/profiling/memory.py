@@ -3,7 +3,7 @@
 from edgewise.profiles import DeviceReading
 from edgewise.profiling.bench import TIME_SECONDS
 from edgewise.runtime import messages
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.workers import Workers
 
 
 def read_memory(workers: Workers) -> tuple[DeviceReading, ...]:

@@ -5,16 +5,15 @@ from typing import TypeVar
 
 from edgewise.clusters import Cluster, Device
 from edgewise.errors import InputError
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.launchers.kept_keys import Identity, make_identity
 from edgewise.runtime.launchers.local import LocalLauncher
-from edgewise.runtime.messages import EVERYWHERE, WorkerProgram
+from edgewise.runtime.messages import COORDINATOR, EVERYWHERE, WorkerProgram
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
-from edgewise.runtime.worker import COORDINATOR
-from edgewise.runtime.workers import Workers
 
 Others = TypeVar("Others", bound=Launcher)
 

@@ -6,18 +6,17 @@ from collections.abc import Callable
 from edgewise.adapters.private import PrivateAdapter
 from edgewise.clusters import Cluster, Link
 from edgewise.plans import Plan
-from edgewise.runtime.checks import check_route
-from edgewise.runtime.coordinator import Coordinator, Replan
+from edgewise.runtime.coordinator.checks import check_route
+from edgewise.runtime.coordinator.coordinator import Coordinator, Replan
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.launchers.local import LocalLauncher
-from edgewise.runtime.messages import WorkerProgram
+from edgewise.runtime.messages import COORDINATOR, WorkerProgram
 from edgewise.runtime.processors import check_processors
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.sockets import socket_folder
 from edgewise.runtime.transport import Transport
 from edgewise.runtime.transport.emulation import Emulated
 from edgewise.runtime.transport.zeromq import ZeroMQ
-from edgewise.runtime.worker import COORDINATOR
-from edgewise.runtime.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 
 

@@ -18,6 +18,7 @@ from edgewise.runtime.scores import PromptScores
 from edgewise.runtime.spans import Sampled, Span
 from edgewise.specs import Workload
 
+COORDINATOR = ""  # no device can be called that
 EVERYWHERE = "0.0.0.0"
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from edgewise.hosting import Host
-from edgewise.runtime.metrics import metrics_text
+from edgewise.runtime.coordinator.metrics import metrics_text
 from edgewise.serving.adapters import AdapterShelf, adapter_of, add_adapters
 from edgewise.serving.answers import Answers
 from edgewise.serving.chats import chat_chunks, chat_of

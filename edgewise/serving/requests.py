@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgewise.errors import PromptError
 from edgewise.models.grammar import CompiledGrammar
 from edgewise.models.tokenizer import Tokenizer
-from edgewise.runtime.checks import check_request
+from edgewise.runtime.coordinator.checks import check_request
 from edgewise.runtime.engine import Request, samples
 from edgewise.runtime.sampling import Sampling
 from edgewise.serving.schema import Generation, ResponseFormat

@@ -13,9 +13,9 @@ from torch import Tensor
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shape import ModelShape
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.messages import Fetch, Message
 from edgewise.runtime.transport import Envelope
-from edgewise.runtime.workers import Workers
 from edgewise.tuning import messages
 from edgewise.tuning.judging import ExitScore, Verdict, batches_of
 from edgewise.tuning.lessons import Lesson, drawn

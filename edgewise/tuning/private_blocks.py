@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from edgewise.errors import DeviceError
 from edgewise.models.linear import frozen_linear
-from edgewise.runtime.inbox import Inbox
-from edgewise.runtime.private import have_ask
 from edgewise.runtime.transport import Transport
+from edgewise.runtime.worker.inbox import Inbox
+from edgewise.runtime.worker.private import have_ask
 from edgewise.tuning import messages
 from edgewise.tuning.frozen import Frozen
 from edgewise.tuning.model import FrozenBlocks

@@ -6,8 +6,8 @@ from itertools import pairwise
 from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, Infeasible
 from edgewise.planning.proportional import shares
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.messages import Message
-from edgewise.runtime.workers import Workers
 from edgewise.schemes import get_scheme
 from edgewise.specs import ModelSpec
 from edgewise.tuning import messages

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from edgewise.adapters.matrices import adapted_parts
 from edgewise.errors import DeviceError
-from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.messages import Message
 from edgewise.runtime.transport import Envelope, Transport
+from edgewise.runtime.worker.inbox import Inbox
 from edgewise.tuning import messages
 from edgewise.tuning.model import Tunable, Window
 

@@ -12,9 +12,9 @@ from edgewise.models.decoder import Layer
 from edgewise.models.layer_files import LayerFile, layer_folder, layer_from_file
 from edgewise.models.layer_store import LayerFiles
 from edgewise.models.shape import ModelShape
+from edgewise.runtime.coordinator.sending import PieceSender
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.messages import Fetch
-from edgewise.runtime.sending import PieceSender
-from edgewise.runtime.workers import Workers
 from edgewise.schemes import get_scheme
 from edgewise.tuning.loading import load_layers
 

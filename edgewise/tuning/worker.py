@@ -13,10 +13,11 @@ from torch import Tensor
 
 from edgewise.models.blank import random_layer
 from edgewise.models.shape import ModelShape
-from edgewise.runtime.pacing import Pacer
+from edgewise.runtime.messages import COORDINATOR
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Transport
-from edgewise.runtime.worker import COORDINATOR, Worker, run_worker
+from edgewise.runtime.worker.pacing import Pacer
+from edgewise.runtime.worker.worker import Worker, run_worker
 from edgewise.schemes import get_scheme
 from edgewise.tuning import messages
 from edgewise.tuning.judging import judge_window

@@ -21,7 +21,7 @@ TOKENS = (5, 9, 33, 21, 60, 7, 2, 90, 41, 13)
 
 
 def hold(shard, number, adapter):
-    """As a worker does (runtime/holding.py)."""
+    """As a worker does (runtime/worker/holding.py)."""
     first = max(shard.start - 1, 0)
     for each, blocks in ((number, adapter.blocks), (branch_adapter(number), adapter.branch)):
         for block, added in enumerate(blocks):

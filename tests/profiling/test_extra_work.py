@@ -13,8 +13,8 @@ from edgewise.models.shard import random_shard
 from edgewise.opening.adapters import with_room
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
-from edgewise.runtime.extra_work import ADAPTER, add_work
 from edgewise.runtime.local import start_local
+from edgewise.runtime.worker.extra_work import ADAPTER, add_work
 from edgewise.specs import AddedPart, ExtraWork, LayerKind, PrivateParts, Vote, Workload
 from tests.adapters.windows import write_windows
 

@@ -15,14 +15,13 @@ import psutil
 
 from edgewise.clusters import Cluster, Device
 from edgewise.runtime import messages
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.launchers.local import LocalLauncher
-from edgewise.runtime.messages import EVERYWHERE
+from edgewise.runtime.messages import COORDINATOR, EVERYWHERE
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
-from edgewise.runtime.worker import COORDINATOR
-from edgewise.runtime.workers import Workers
 
 KINDS = ("local", "agent", "ray")
 NODES = ("a", "b")

@@ -14,9 +14,9 @@ import transformers
 from edgewise.adapters.served import open_adapter
 from edgewise.errors import DeviceLost, InputError, PromptError
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.runtime.adapters import Adapters
 from edgewise.runtime.additions import packed_additions, unpacked_additions
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.events import Entered
 from edgewise.runtime.local import start_local
@@ -142,7 +142,7 @@ def test_prefixes_are_of_one_adapter(opened, monkeypatch):
     said = answers(engine, requests)
     by_number = {row.request: row for row in copied}
     assert len(by_number) == 3  # the second of each adapter's
-    monkeypatch.setattr("edgewise.runtime.scheduler.shared", lambda a, b, share: 0)
+    monkeypatch.setattr("edgewise.runtime.coordinator.scheduler.shared", lambda a, b, share: 0)
     assert said == alone(opened(CUTS["two devices"]), requests)
     assert len({tuple(x) for x in said[:3]}) == 3
 

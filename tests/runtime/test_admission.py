@@ -5,10 +5,10 @@ import pytest
 from edgewise.batching import POLICIES
 from edgewise.batching.pace import Pace
 from edgewise.errors import PromptError, Unattainable
-from edgewise.runtime.admission import Admission
+from edgewise.runtime.coordinator.admission import Admission
+from edgewise.runtime.coordinator.scheduler import EPOCH_SECONDS, Scheduler
 from edgewise.runtime.engine import Request
-from edgewise.runtime.scheduler import EPOCH_SECONDS, Scheduler
-from edgewise.runtime.sequences import Limits
+from edgewise.runtime.limits import Limits
 
 LIMITS = Limits(sequences=3, lanes=1, cache_tokens=240, context=100, chunk=8, share=8, page=4)
 PACE = Pace((0.0, 0.1, 0.15, 0.2), lambda tokens: 0.01 * tokens, quality=0.98)

@@ -10,8 +10,8 @@ from edgewise.clusters import Cluster
 from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import Unattainable
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.runtime.admission import Admission
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.admission import Admission
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload

@@ -19,7 +19,7 @@ from edgewise.opening.engine import open_wanted
 from edgewise.opening.wanted import Wanted
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import read_memory
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.specs import Workload
 from tests.conftest import FAMILIES

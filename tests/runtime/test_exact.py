@@ -16,8 +16,8 @@ from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.adapters import Adapters
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Past, Sampling, sample

@@ -13,10 +13,10 @@ from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, DeviceLost, ModelError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shape import ModelShape
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.signs import SILENT_SECONDS
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine, start_local
-from edgewise.runtime.signs import SILENT_SECONDS
 from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of
 from tests.seeds import THOROUGH, cases

@@ -12,7 +12,7 @@ import pytest
 from edgewise.clusters import Device
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.launchers.agent import GONE_SECONDS
 from edgewise.runtime.messages import Joined
@@ -148,7 +148,7 @@ def test_a_device_is_offered_again_when_it_is_free(opened, monkeypatch, kind):
 def test_a_key_that_comes_too_late_is_forgotten(opened, monkeypatch):
     place = opened("agent")
     with monkeypatch.context() as patience:
-        patience.setattr("edgewise.runtime.workers.START_SECONDS", 0.0)
+        patience.setattr("edgewise.runtime.coordinator.workers.START_SECONDS", 0.0)
         with pytest.raises(DeviceTimeout, match="was not started within 0 s"):
             place.start("a")
     assert until(lambda: worker_pids())  # whose key was sent before

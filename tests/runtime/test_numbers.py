@@ -17,15 +17,15 @@ from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.batches import Batch, Row
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.metrics import metrics_text
+from edgewise.runtime.coordinator.recording import Recording
+from edgewise.runtime.coordinator.tally import BOUNDS, LAST_REPLANS, RATE_TOKENS, RECENT, Tally
 from edgewise.runtime.engine import Request, Token
 from edgewise.runtime.events import Cancelled, Entered, PlanInUse, Returned, Submitted
 from edgewise.runtime.local import start_local
 from edgewise.runtime.logs import fields
-from edgewise.runtime.metrics import metrics_text
-from edgewise.runtime.recording import Recording
 from edgewise.runtime.sampling import Sampling
-from edgewise.runtime.tally import BOUNDS, LAST_REPLANS, RATE_TOKENS, RECENT, Tally
 from edgewise.specs import Workload
 from tests.runtime.conftest import cluster, plan_of
 

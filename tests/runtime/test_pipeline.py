@@ -8,7 +8,7 @@ import torch
 
 from edgewise.errors import DeviceMemoryError, ModelError, PlanError, PromptError
 from edgewise.memory import device_bytes
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.runtime.sampling import Sampling

@@ -12,10 +12,10 @@ from edgewise.demo import MODEL_FOLDER
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure, measure_layers
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
-from edgewise.runtime.workers import Workers
 from edgewise.simulation import simulate_plan, together
 from edgewise.specs import Workload
 

@@ -20,7 +20,7 @@ from edgewise.demo import MODEL_FOLDER
 from edgewise.errors import DeviceError, Infeasible, InputError, PlanError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.runtime import messages
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.specs import Workload
 from tests.adapters.made import write_adapter

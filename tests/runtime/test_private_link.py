@@ -16,9 +16,9 @@ from edgewise.models.shard import load_shard
 from edgewise.runtime import inbox as inboxes
 from edgewise.runtime import messages, private
 from edgewise.runtime.adapter_messages import Residual
-from edgewise.runtime.inbox import Inbox
-from edgewise.runtime.private import PrivateSplit
 from edgewise.runtime.transport.zeromq import ZeroMQ
+from edgewise.runtime.worker.inbox import Inbox
+from edgewise.runtime.worker.private import PrivateSplit
 from edgewise.specs import Workload
 from tests.adapters.made import write_adapter
 

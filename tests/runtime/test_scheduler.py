@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.errors import PromptError
+from edgewise.runtime.coordinator.scheduler import Scheduler
 from edgewise.runtime.engine import Request
+from edgewise.runtime.limits import Limits
 from edgewise.runtime.sampling import Sampling
-from edgewise.runtime.scheduler import Scheduler
-from edgewise.runtime.sequences import Limits
 from tests.seeds import THOROUGH
 
 LIMITS = Limits(sequences=4, lanes=1, cache_tokens=400, context=100, chunk=8, share=8, page=4)

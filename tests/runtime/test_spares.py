@@ -8,9 +8,9 @@ import sys
 import psutil
 import pytest
 
+from edgewise.runtime.coordinator.replanning import keep_spare
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import open_engine
-from edgewise.runtime.replanning import keep_spare
 from tests.runtime.conftest import NAMES, cluster, plan_of, reference
 from tests.runtime.places import SECONDS, Place, is_running, until, worker_pids
 from tests.runtime.test_recovery import WORK, evenly, run

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.runtime.turns import Turns
+from edgewise.runtime.worker.turns import Turns
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from edgewise.runtime.turns import Turns
+from edgewise.runtime.worker.turns import Turns
 with Turns(Path(sys.argv[1])).one(0.0):
     print("has it", flush=True)
     time.sleep(60)

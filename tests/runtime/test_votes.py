@@ -12,8 +12,8 @@ from edgewise.adapters.served import open_adapter
 from edgewise.errors import InputError, PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.opening.adapters import with_room
-from edgewise.runtime.adapters import Adapters
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.local import start_local
 from edgewise.schemes import Wire
@@ -97,7 +97,7 @@ def test_prefixes_are_shared_with_their_branches(opened, monkeypatch):
     engine = opened(CUTS["two devices"])
     said = answers(engine, requests)
     assert engine.stats().shared_tokens >= 16 * len(NAMED)
-    monkeypatch.setattr("edgewise.runtime.scheduler.shared", lambda a, b, share: 0)
+    monkeypatch.setattr("edgewise.runtime.coordinator.scheduler.shared", lambda a, b, share: 0)
     assert said == alone(opened(CUTS["two devices"]), requests)
 
 

@@ -6,7 +6,7 @@ from edgewise.batching import POLICIES
 from edgewise.clusters import Cluster
 from edgewise.demo import MODEL_FOLDER
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.runtime.admission import Admission
+from edgewise.runtime.coordinator.admission import Admission
 from edgewise.runtime.local import start_local
 from edgewise.specs import Workload
 from edgewise.studies.dftsp.processes import measured_pace, plan_alone, run_policy

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewise.clusters import Device
-from edgewise.runtime.gathering import wait_for_machines
+from edgewise.runtime.coordinator.gathering import wait_for_machines
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.live import start_live
 from edgewise.runtime.messages import WorkerProgram
-from edgewise.runtime.workers import Workers
 from tests.runtime.places import AGENT, SECONDS
 
 

@@ -9,9 +9,9 @@ from edgewise.costs import CostModel
 from edgewise.errors import Unattainable
 from edgewise.plans import Plan, Stage
 from edgewise.profiling import Grid, measure
-from edgewise.runtime.admission import Admission
-from edgewise.runtime.coordinator import Coordinator
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.admission import Admission
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.specs import ModelSpec, Workload
 from edgewise.studies.dftsp.traffic import Incoming, Served
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from edgewise.batching import Policy
 from edgewise.batching.pace import Pace
 from edgewise.errors import Unattainable
-from edgewise.runtime.admission import Admission
 from edgewise.runtime.batches import Batch
-from edgewise.runtime.scheduler import Scheduler
-from edgewise.runtime.sequences import Limits
+from edgewise.runtime.coordinator.admission import Admission
+from edgewise.runtime.coordinator.scheduler import Scheduler
+from edgewise.runtime.limits import Limits
 from edgewise.studies.dftsp.traffic import Incoming, Served
 
 

@@ -22,10 +22,10 @@ from edgewise.hosting.measured import Measured
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.planning import PLANNERS, PlanResult, Problem
 from edgewise.profiling import Grid
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.live import start_live
-from edgewise.runtime.workers import Workers
 from edgewise.specs import Workload
 
 PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 64, 33, 3

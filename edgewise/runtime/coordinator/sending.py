@@ -6,7 +6,7 @@ import torch
 
 from edgewise.models.layer_store import LayerFiles
 from edgewise.runtime import messages
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.workers import Workers
 
 CLOCK = 1e-3  # seconds that every clock tells apart from none
 FIRST_PACE = 1.25e8  # bytes a second that a link is taken to carry before any were seen: a gigabit

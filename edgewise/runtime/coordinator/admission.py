@@ -11,7 +11,8 @@ from edgewise.batching import Candidate, Policy, Room, fcfs
 from edgewise.batching.pace import Pace
 from edgewise.errors import Unattainable
 from edgewise.runtime.batches import Batch
-from edgewise.runtime.sequences import Limits, Sequence
+from edgewise.runtime.coordinator.sequences import Sequence
+from edgewise.runtime.limits import Limits
 
 MEMORY = 0.97  # of what steps took, when another step is through
 TRUST = 1.0  # seconds of steps for which the cost model's word stands

@@ -10,11 +10,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from edgewise.errors import PromptError, Unattainable
-from edgewise.runtime.admission import FIRST_COME, Admission, Slowness
 from edgewise.runtime.batches import Batch, Row
+from edgewise.runtime.coordinator.admission import FIRST_COME, Admission, Slowness
+from edgewise.runtime.coordinator.sequences import Sequence, shared
 from edgewise.runtime.engine import Request
+from edgewise.runtime.limits import Limits
 from edgewise.runtime.scores import PromptScores, Score
-from edgewise.runtime.sequences import Limits, Sequence, shared
 
 EPOCH_SECONDS = 0.05
 

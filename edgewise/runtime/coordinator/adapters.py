@@ -24,8 +24,8 @@ from edgewise.runtime.adapter_messages import (
     HoldExit,
 )
 from edgewise.runtime.additions import packed_additions
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.messages import Message
-from edgewise.runtime.workers import Workers
 from edgewise.units import format_bytes
 
 SEND_SECONDS = 60.0  # a block's

@@ -11,7 +11,7 @@ from edgewise.models.branches import branch_adapter
 from edgewise.models.decoder import Block
 from edgewise.models.exits import ExitMatrices, HeldExits
 from edgewise.models.shard import Shard
-from edgewise.runtime.private import have_ask
+from edgewise.runtime.worker.private import have_ask
 from edgewise.specs import AddedPart, ExtraWork, PrivateParts, Vote
 
 ADAPTER = 1  # by which segments name it

@@ -8,9 +8,9 @@ from edgewise.planning import Planner, PlanResult, Problem
 from edgewise.planning.disks import with_disks
 from edgewise.planning.joint import quick_joint
 from edgewise.plans import Plan
-from edgewise.runtime.coordinator import Coordinator, Replan
+from edgewise.runtime.coordinator.coordinator import Coordinator, Replan
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.events import Event, PlanInUse
-from edgewise.runtime.workers import Workers
 from edgewise.sensitivities import Sensitivity
 
 

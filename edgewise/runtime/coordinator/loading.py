@@ -12,9 +12,9 @@ from edgewise.models.layer_store import LayerFiles
 from edgewise.models.shape import ModelShape
 from edgewise.plans import Plan
 from edgewise.runtime import messages
-from edgewise.runtime.adapters import Adapters
-from edgewise.runtime.sending import PieceSender
-from edgewise.runtime.workers import Workers
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.sending import PieceSender
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.specs import Workload
 from edgewise.streaming import streamed_bytes
 

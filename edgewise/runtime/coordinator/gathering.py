@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 
 from edgewise.errors import ClusterError, DeviceError
+from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.launchers.agents import AgentLauncher
 from edgewise.runtime.messages import Joined
-from edgewise.runtime.workers import Workers
 
 LOOK_SECONDS = 1.0
 

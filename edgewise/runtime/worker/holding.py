@@ -22,10 +22,10 @@ from edgewise.quantization.store import Store
 from edgewise.runtime import messages
 from edgewise.runtime.adapter_messages import AdapterHeld, ExitHeld, HoldAdapter, HoldExit
 from edgewise.runtime.additions import unpacked_additions
-from edgewise.runtime.fetching import Fetching
 from edgewise.runtime.limits import limits_of
 from edgewise.runtime.messages import Message
-from edgewise.runtime.private import PrivateSplit
+from edgewise.runtime.worker.fetching import Fetching
+from edgewise.runtime.worker.private import PrivateSplit
 from edgewise.schemes import Wire
 from edgewise.specs import ModelSpec
 from edgewise.units import format_bytes

@@ -14,14 +14,13 @@ from torch import Tensor
 from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.runtime import messages
-from edgewise.runtime.failures import error_of
+from edgewise.runtime.coordinator.failures import error_of
+from edgewise.runtime.coordinator.signs import SILENT_SECONDS, Signs
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.logs import fields
-from edgewise.runtime.messages import EVERYWHERE, Message, Peer
+from edgewise.runtime.messages import COORDINATOR, EVERYWHERE, Message, Peer
 from edgewise.runtime.settings import Settings
-from edgewise.runtime.signs import SILENT_SECONDS, Signs
 from edgewise.runtime.transport import Envelope, Transport
-from edgewise.runtime.worker import COORDINATOR
 
 START_SECONDS = 120.0
 LOOK_SECONDS = 0.5  # how often silence is looked for

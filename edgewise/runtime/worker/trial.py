@@ -12,12 +12,12 @@ from edgewise.models.cache import Segment
 from edgewise.models.shape import ModelShape
 from edgewise.models.shard import Shard, random_shard
 from edgewise.runtime import messages
-from edgewise.runtime.extra_work import add_work
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.transport import Transport
 from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
 from edgewise.runtime.waiting import computing_clock, wait_until
+from edgewise.runtime.worker.extra_work import add_work
 
 PROBE_SECONDS = 30.0
 REST_SECONDS = 0.01  # that whoever is asked rests between two steps

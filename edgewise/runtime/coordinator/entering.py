@@ -8,8 +8,8 @@ from torch import Tensor
 
 from edgewise.runtime import messages
 from edgewise.runtime.batches import Batch
+from edgewise.runtime.coordinator.failures import error_of
 from edgewise.runtime.events import Entered
-from edgewise.runtime.failures import error_of
 from edgewise.runtime.spans import Sampled, Span
 
 

@@ -40,6 +40,6 @@ def _turns(file: str) -> Callable[[float], contextlib.AbstractContextManager[Non
     """What makes emulated devices of this machine compute by turns; real ones need none."""
     if not file:
         return lambda until: contextlib.nullcontext()
-    from edgewise.runtime.turns import Turns  # not on every system, and not needed there
+    from edgewise.runtime.worker.turns import Turns  # not on every system, and not needed there
 
     return Turns(Path(file)).one

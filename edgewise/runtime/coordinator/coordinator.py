@@ -15,11 +15,15 @@ from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.runtime import messages
-from edgewise.runtime.adapters import Adapters
-from edgewise.runtime.admission import FIRST_COME, Admission
-from edgewise.runtime.checks import check_request, check_votes
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.admission import FIRST_COME, Admission
+from edgewise.runtime.coordinator.checks import check_request, check_votes
+from edgewise.runtime.coordinator.entering import back_of, step_of
+from edgewise.runtime.coordinator.loading import OnLayer, PlanLoader
+from edgewise.runtime.coordinator.scheduler import Scheduler
+from edgewise.runtime.coordinator.tally import Tally
+from edgewise.runtime.coordinator.workers import LOOK_SECONDS, Workers
 from edgewise.runtime.engine import Request, Token, warm_up
-from edgewise.runtime.entering import back_of, step_of
 from edgewise.runtime.events import (
     Cancelled,
     Entered,
@@ -30,14 +34,10 @@ from edgewise.runtime.events import (
     Submitted,
 )
 from edgewise.runtime.limits import limits_of
-from edgewise.runtime.loading import OnLayer, PlanLoader
 from edgewise.runtime.logs import fields
-from edgewise.runtime.scheduler import Scheduler
 from edgewise.runtime.spans import Sampled
 from edgewise.runtime.stats import Stats
-from edgewise.runtime.tally import Tally
 from edgewise.runtime.transport import Envelope
-from edgewise.runtime.workers import LOOK_SECONDS, Workers
 from edgewise.specs import Workload
 
 STEP_SECONDS = 60.0

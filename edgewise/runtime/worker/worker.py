@@ -22,21 +22,20 @@ from edgewise.models.direct_reads import disk_rate
 from edgewise.models.layer_files import layer_folder
 from edgewise.runtime import messages
 from edgewise.runtime.adapter_messages import ForgetAdapter, HoldAdapter, HoldExit, Residual
-from edgewise.runtime.heart import Heart
-from edgewise.runtime.holding import Holding
-from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.machine import code_name, free_bytes, machine_name, process_bytes
-from edgewise.runtime.messages import Message
-from edgewise.runtime.private import PrivateSplit
+from edgewise.runtime.messages import COORDINATOR, Message
 from edgewise.runtime.settings import Settings
-from edgewise.runtime.stages import Stages
 from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.transport.emulation import Emulated
 from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
-from edgewise.runtime.trial import Trial, answer_echo, round_trip_seconds
 from edgewise.runtime.trial_messages import Prepare, Time
+from edgewise.runtime.worker.heart import Heart
+from edgewise.runtime.worker.holding import Holding
+from edgewise.runtime.worker.inbox import Inbox
+from edgewise.runtime.worker.private import PrivateSplit
+from edgewise.runtime.worker.stages import Stages
+from edgewise.runtime.worker.trial import Trial, answer_echo, round_trip_seconds
 
-COORDINATOR = ""  # no device can be called that
 IDLE_SECONDS = 60.0
 
 Handler = Callable[[str, Any, Tensor | None], None]
@@ -163,7 +162,3 @@ def run_worker(kind: type[Worker] = Worker) -> None:
     _watch_standard_input(transport)
     kind(settings, transport).run()
     transport.close()
-
-
-if __name__ == "__main__":
-    run_worker()

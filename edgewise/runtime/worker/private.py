@@ -25,9 +25,9 @@ from edgewise.models.linear import frozen_linear
 from edgewise.models.shard import Shard
 from edgewise.runtime import messages
 from edgewise.runtime.adapter_messages import Residual
-from edgewise.runtime.inbox import Inbox
 from edgewise.runtime.transport import Transport
 from edgewise.runtime.waiting import wait_until
+from edgewise.runtime.worker.inbox import Inbox
 
 ANSWER_SECONDS = 30.0
 

@@ -14,16 +14,16 @@ from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
 from edgewise.models.wire import from_wire, to_wire
 from edgewise.runtime import messages
-from edgewise.runtime.holding import Holding
-from edgewise.runtime.inbox import Inbox
-from edgewise.runtime.last_stage import Sampler, score_prompt
-from edgewise.runtime.pacing import Pacer
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.scores import PromptScores
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.spans import Sampled, Span
 from edgewise.runtime.transport import Transport
 from edgewise.runtime.waiting import computing_clock
+from edgewise.runtime.worker.holding import Holding
+from edgewise.runtime.worker.inbox import Inbox
+from edgewise.runtime.worker.last_stage import Sampler, score_prompt
+from edgewise.runtime.worker.pacing import Pacer
 
 COORDINATOR = ""
 

@@ -70,6 +70,10 @@ Memory = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads that compute; one for each core by default.")
 ]
+Disk = Annotated[
+    str | None,
+    typer.Option(help='Rate at which layers may be read from disk, "800 MB/s"; else never.'),
+]
 Trace = Annotated[Path | None, typer.Option(help="Write a Chrome trace to this file.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure even if it is known.")]
 

@@ -83,7 +83,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
     """Until interrupted: the first time, requests under way are answered before it ends."""
     _check_wish(options)
     http = parse_address(options.http, "--http")
-    device = this_device(options.name, options.memory, options.threads)
+    device = this_device(options.name, options.memory, options.threads, disk=options.disk)
     checkpoint = open_checkpoint(options.model)
     print_notes(checkpoint.notes)
     spec, tokenizer = checkpoint.spec, load_tokenizer(options.model)

@@ -10,6 +10,7 @@ from edgewise.cli.options import (
     LISTEN,
     AdapterFolder,
     ClusterOrNone,
+    Disk,
     Json,
     KVCache,
     Memory,
@@ -42,6 +43,7 @@ class ServingOptions:
     )
     memory: Memory = None
     threads: Threads = None
+    disk: Disk = None
     scheme: Annotated[
         str | None, typer.Option(help="How weights are stored; by default the most bits that fit.")
     ] = None
@@ -160,10 +162,7 @@ class JoinOptions:
     slowdown: Annotated[
         float, typer.Option(min=1, help="Take so many times as long: to try slow devices out.")
     ] = 1.0
-    disk: Annotated[
-        str | None,
-        typer.Option(help='Rate at which layers may be read from disk, "800 MB/s"; else never.'),
-    ] = None
+    disk: Disk = None
     host: Annotated[
         str, typer.Option(help="Where other devices reach this one; else where it connects from.")
     ] = ""

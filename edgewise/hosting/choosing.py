@@ -43,7 +43,7 @@ class Chooser:
     ) -> None:
         """`note` is told what plans were measured to lose. Layers are on disk only where nothing
         else fits, whatever the schemes."""
-        self._planner = planner
+        self._planner, self._with_disks = planner, with_disks(planner, planner)
         self._workers, self._measured, self._spec = workers, measured, spec
         self._workload, self._scheme, self._objective = workload, scheme, objective
         self._costs: dict[tuple[str, ...], CostModel] = {}  # last ones, by schemes
@@ -60,9 +60,10 @@ class Chooser:
 
     def keeping(self, plan: Plan) -> PlanResult:
         """The best plan in which every layer keeps its scheme: requests under way go on with it
-        token for token."""
+        token for token. Where some are on disk now, some may be again."""
         problem = keeping_schemes(self._problem(_schemes_of(plan)), plan)
-        chosen = self._planner(problem)
+        on_disk = any(stage.streamed for stage in plan.stages)
+        chosen = (self._with_disks if on_disk else self._planner)(problem)
         return replace(chosen, plan=replace(chosen.plan, rounding=plan.rounding))
 
     def like(self, plan: Plan) -> PlanResult:
@@ -124,7 +125,7 @@ class Chooser:
     def _best_within(self, quality: LossBudget) -> PlanResult:
         problem = self._problem(quality.schemes)
         try:
-            chosen, problem = quality.best(problem, self._note, planner=self._planner)
+            chosen, problem = quality.best(problem, self._note, planner=self._with_disks)
         except (InputError, NonFinite) as error:  # for lack of memory here, say
             raise Infeasible(f"what a plan loses cannot be measured: {error}") from None
         self._costs[_schemes_of(chosen.plan)] = problem.costs
@@ -134,7 +135,7 @@ class Chooser:
         check_size(self._spec, scheme, cluster, self._workload)
         problem = self._problem((scheme,))
         problem = replace(problem, costs=replace(problem.costs, cluster=cluster), pins=problem.pins)
-        return with_disks(self._planner, self._planner)(problem)
+        return self._with_disks(problem)
 
     def _costs_of(self, plan: Plan) -> CostModel:
         """By which a plan was chosen."""

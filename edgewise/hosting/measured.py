@@ -96,11 +96,13 @@ class Measured:
         return tuple(readings)
 
     def _file(self, device: str, scheme: str) -> Path | None:
-        """Named by all that a device's seconds depend on: not by its memory, nor its interface."""
+        """Named by all that a device's seconds depend on: not by its memory, interface or disk."""
         folder = cache_folder("devices")
         said = self._workers.call(device, messages.Describe(), messages.Described, TIME_SECONDS)
         what = self._workers.cluster.device(device)
-        what = replace(what, memory_bytes=1, interface_bytes_per_second=1.0)
+        what = replace(
+            what, memory_bytes=1, interface_bytes_per_second=1.0, disk_bytes_per_second=0.0
+        )
         machine = (said.machine, said.code)
         key = cache_key(VERSION, self._spec.digest, scheme, self._grid, what, *machine)
         return folder and folder / f"{key}.json"

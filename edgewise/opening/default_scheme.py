@@ -103,6 +103,6 @@ def too_large(spec: ModelSpec, name: str, cluster: Cluster, workload: Workload) 
     return Infeasible(
         f"'{spec.name}' needs {format_bytes(needed)} in {name}, but {where} {format_bytes(has)}: "
         f"{format_bytes(max(needed - has, 0))} too little; add devices with --cluster, or store "
-        "fewer bits, or say in a cluster file how fast a disk is read for layers",
+        "fewer bits, or say how fast a disk is read for layers: `disk` in a cluster file, --disk",
         shortage_bytes=max(needed - has, 0),
     )

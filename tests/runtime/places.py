@@ -26,12 +26,14 @@ from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
 KINDS = ("local", "agent", "ray")
 NODES = ("a", "b")
 SECONDS = 60.0  # for anything, on a busy machine
-AGENT = """
+DISK = 5e8  # bytes a second, of every device
+AGENT = f"""
 import sys
 from edgewise.clusters import Device
 from edgewise.runtime.launchers.agent import Agent
 from edgewise.runtime.launchers.invitation import Invitation
-Agent(sys.argv[1], Invitation.parse(sys.argv[2]), Device(sys.argv[3], 10**9)).run()
+device = Device(sys.argv[3], 10**9, disk_bytes_per_second={DISK})
+Agent(sys.argv[1], Invitation.parse(sys.argv[2]), device).run()
 """
 
 
@@ -67,7 +69,8 @@ class Place:
         self.kind, self.posted, self.keys = kind, SimpleQueue(), Keys.make()
         here = EVERYWHERE if kind == "ray" else "127.0.0.1"
         self.transport = ZeroMQ(COORDINATOR, f"tcp://{here}:*", self.keys)
-        self.workers = Workers(Cluster((Device("here", 10**9),), (), "here"), self.transport)
+        source = Device("here", 10**9, disk_bytes_per_second=DISK)
+        self.workers = Workers(Cluster((source,), (), "here"), self.transport)
         self.workers.at_end(self.transport.close)
         self.agents = []
         self.launcher = getattr(self, f"_{kind}")(names)
@@ -101,7 +104,7 @@ class Place:
     def start(self, name):
         """Start a worker as the coordinator does."""
         if self.kind == "local":
-            device = Device(name, 10**9)
+            device = Device(name, 10**9, disk_bytes_per_second=DISK)
             self.workers.cluster = self.workers.cluster.joined_by(device)
             self._start_here(self.launcher, device)
         else:
@@ -175,6 +178,7 @@ class RayCluster:
 
     def add(self, name):
         few = {"object_store_memory": 80 * 2**20, "num_cpus": 1}
+        few["resources"] = {"disk_bytes_per_second": DISK}
         return self._nodes.add_node(node_name=name, wait=True, **few)
 
     def remove(self, node):

@@ -1,6 +1,7 @@
 """One contract for all launchers: processes here, agents, and a Ray cluster of three nodes."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,13 +13,15 @@ import pytest
 from edgewise.clusters import Device
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.plans import Plan, Stage
+from edgewise.profiling import read_memory
 from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request
 from edgewise.runtime.launchers.agent import GONE_SECONDS
 from edgewise.runtime.messages import Joined
 from edgewise.runtime.settings import Settings
-from tests.runtime.conftest import plan_of, reference
+from tests.runtime.conftest import file_of, plan_of, reference, streaming_plan
 from tests.runtime.places import (
+    DISK,
     KINDS,
     NODES,
     SECONDS,
@@ -28,7 +31,7 @@ from tests.runtime.places import (
     until,
     worker_pids,
 )
-from tests.runtime.test_recovery import WORK, run
+from tests.runtime.test_recovery import WORK, requests_of, run
 
 LOOK_SECONDS = 1.0  # within which a launcher has seen what there is, and is told
 
@@ -265,6 +268,53 @@ def test_a_worker_ends_with_whoever_wanted_it(request, kind):
     assert until(lambda: not is_running(pid))
 
 
+@pytest.fixture
+def file_there(deep):
+    """Of a layer on device 'a', made before it is read."""
+    return file_of(deep, 8)
+
+
+@pytest.fixture(params=KINDS)
+def streaming(request, opened, deep, file_there):
+    """The source and two devices, with most of their blocks on disk."""
+    place = opened(request.param, NODES)
+    place.start_source()
+    for name in NODES:
+        place.start(name)
+    names = ("here", *NODES)
+    return Coordinator(
+        place.workers,
+        deep,
+        streaming_plan(deep, names),
+        WORK,
+        replan=lambda workers, plan: streaming_plan(deep, workers.names),
+    )
+
+
+def goes_on_from_disk(engine, model, disturb):
+    """Answers are those from memory, without and with what costs a device before step 5."""
+    requests = requests_of(random.Random("disks"))
+    expected = [reference(model, request) for request in requests]
+    assert run(engine, requests, lambda step: None) == expected
+    assert run(engine, requests, lambda step: step == 5 and disturb()) == expected
+    assert len(engine.plan.stages) == 2
+    assert all(stage.streamed for stage in engine.plan.stages)
+
+
+def test_layers_on_disk_survive_a_kill(streaming, deep):
+    rates = {x.device: x.disk_bytes_per_second for x in read_memory(streaming.workers)}
+    assert set(rates) == {"here", *NODES}
+    assert min(rates.values()) > 1e6
+    others = worker_pids() - {streaming.workers.process_ids["here"]}
+    goes_on_from_disk(streaming, deep, lambda: os.kill(min(others), signal.SIGKILL))
+    assert streaming.workers.names[0] == "here"
+
+
+def test_a_device_without_its_disk_is_lost(streaming, deep, file_there):
+    goes_on_from_disk(streaming, deep, lambda: os.truncate(file_there, 4096))
+    assert streaming.workers.names == ("here", "b")
+
+
 # Ray alone.
 
 
@@ -276,6 +326,7 @@ def test_nodes_are_devices(ray_cluster):
     assert {node.device.threads for node in there.values()} == {1}
     memory = psutil.virtual_memory().total
     assert all(0 < node.device.memory_bytes < memory for node in there.values())
+    assert {node.device.disk_bytes_per_second for node in there.values()} == {DISK}
 
 
 def test_leaving_a_cluster_leaves_no_socket_open(ray_cluster):

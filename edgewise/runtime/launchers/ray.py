@@ -31,6 +31,7 @@ LOOK_SECONDS = 1.0  # between looks at which nodes there are
 AGAIN_SECONDS = 5.0  # before a node whose worker was ended is offered again
 END_SECONDS = 5.0
 HEAD_BYTES = 80 * 2**20  # Ray's store of objects, at its smallest: nothing of ours is in it
+DISK = "disk_bytes_per_second"  # a resource of nodes that may read layers from their disk
 
 disconnect = ray.shutdown
 
@@ -45,18 +46,18 @@ class Node:
 
 
 def nodes() -> dict[str, Node]:
-    """The other nodes of the cluster that this process is connected to, by name: their memory and
-    processors are what Ray may use of them. The second of two with one name is left out until the
-    first is gone."""
+    """The other nodes of the cluster that this process is connected to, by name: their memory,
+    processors and disks are what Ray may use of them. The second of two with one name is left out
+    until the first is gone."""
     here = ray.get_runtime_context().get_node_id()
     others: dict[str, Node] = {}
     for each in ray.nodes():
-        memory = int(each["Resources"].get("memory", 0))
-        if not each["Alive"] or each["NodeID"] == here or not memory:
+        name, has = each["NodeName"], each["Resources"]
+        if not each["Alive"] or each["NodeID"] == here or not has.get("memory"):
             continue
-        name, threads = each["NodeName"], max(int(each["Resources"].get("CPU", 1)), 1)
-        node = Node(each["NodeID"], Device(name, memory, threads), each["NodeManagerAddress"])
-        others.setdefault(name, node)
+        threads, disk = max(int(has.get("CPU", 1)), 1), float(has.get(DISK, 0))
+        device = Device(name, int(has["memory"]), threads, disk_bytes_per_second=disk)
+        others.setdefault(name, Node(each["NodeID"], device, each["NodeManagerAddress"]))
     return others
 
 

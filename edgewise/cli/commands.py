@@ -111,6 +111,13 @@ class PlanOptions:
         None
     )
     compare: Annotated[bool, typer.Option("--compare", help="Ask every planner.")] = False
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --compare, a smaller checkpoint of it, as `compress` writes, in the same "
+            "table; repeatable."
+        ),
+    ] = None
     plot: Annotated[Path | None, typer.Option(help="Draw the plan (.png, .svg, .pdf).")] = None
     frontier: Annotated[
         Path | None, typer.Option(help="Draw what quality costs: plans under other budgets.")

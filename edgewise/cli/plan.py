@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, replace
 
+from edgewise.cli.beside import Beside, plans_beside, with_beside
 from edgewise.cli.commands import PlanOptions
 from edgewise.cli.plan_problem import make_problem
 from edgewise.cli.terminal import (
@@ -30,6 +31,8 @@ def run_plan(options: PlanOptions) -> None:
     planner = options.planner or DEFAULT_PLANNER
     if planner not in PLANNERS:
         raise InputError(f"unknown planner '{planner}'; known planners: {', '.join(PLANNERS)}")
+    if options.beside and not options.compare:
+        raise InputError("--beside is a row of the table that --compare prints: give both")
     model, screen = options.model, console(options.as_json)
     problem = make_problem(open_checkpoint(model).spec, options)
     rounding = rounding_for(model, problem.schemes, options.rounding, bars(options.as_json))
@@ -38,8 +41,10 @@ def run_plan(options: PlanOptions) -> None:
         chosen = best(problem, outcomes)
     except Infeasible as error:
         raise with_remedy(problem, PLANNERS[planner], error) from None
+    beside = plans_beside(options, planner, problem)
     if options.compare:
-        screen.print(comparison_table(outcomes, chosen.planner))
+        every, losses = with_beside(problem, outcomes, planner, beside)
+        screen.print(comparison_table(every, chosen.planner, losses))
     else:
         screen.print(plan_table(chosen))
     kept = None
@@ -62,12 +67,18 @@ def run_plan(options: PlanOptions) -> None:
         document: dict[str, object] = {
             "model": model,
             "plans": comparison_json(outcomes),
+            "beside": [_beside_json(x) for x in beside],
             "chosen": chosen.planner,
             "plan": json.loads(plan.to_json()),
             "quality_rounds": None if kept is None else [asdict(x) for x in kept.rounds],
             "frontier": drawn,
         }
         print_json(document)
+
+
+def _beside_json(beside: Beside) -> dict[str, object]:
+    (row,) = comparison_json({DEFAULT_PLANNER: beside.outcome})
+    return {"model": beside.model, "own_loss": beside.own_loss, **row}
 
 
 def _draw_frontier(

@@ -3,8 +3,9 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.markup import escape
@@ -126,17 +127,28 @@ def cluster_table(cluster: Cluster) -> Table:
     return table
 
 
-def comparison_table(outcomes: dict[str, PlanResult | Infeasible], chosen: str | None) -> Table:
-    table = Table("planner", "ms/token", "plan", title="Plans (predicted)")
+def comparison_table(
+    outcomes: Mapping[str, PlanResult | Infeasible],
+    chosen: str | None,
+    losses: Mapping[str, str] = MappingProxyType({}),
+) -> Table:
+    """A row for each of these plans, with what it loses where that is known of any."""
+    shown = ("loss",) if losses else ()
+    table = Table("planner", "ms/token", *shown, "memory", "plan", title="Plans (predicted)")
     for name, outcome in outcomes.items():
-        mark = " *" if name == chosen else ""
+        loss = (losses.get(name, "-"),) if losses else ()
         if isinstance(outcome, Infeasible):
-            table.add_row(name, "-", escape(f"does not fit: {outcome}"))
+            empty = "-" * (2 + len(loss))
+            table.add_row(escape(name), *empty, escape(f"does not fit: {outcome}"))
         else:
-            stages = escape("\n".join(map(str, outcome.plan.stages)))
-            seconds = outcome.estimate.decode_seconds
-            expected = f"{seconds * 1e3:.2f}{_spread(outcome.estimate)}"
-            table.add_row(name + mark, expected, stages)
+            estimate = outcome.estimate
+            table.add_row(
+                escape(name) + (" *" if name == chosen else ""),
+                f"{estimate.decode_seconds * 1e3:.2f}{_spread(estimate)}",
+                *loss,
+                format_bytes(sum(estimate.memory_bytes.values())),
+                escape("\n".join(map(str, outcome.plan.stages))),
+            )
     return table
 
 

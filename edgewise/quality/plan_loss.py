@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgewise.errors import InputError
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.loading import Loader
 from edgewise.models.shard import Shard, load_shard
@@ -92,6 +93,23 @@ def plan_losses(
             losses.append(Loss.of(torch.stack(rows).double()))
         on_step(f"plan {len(losses)}")
     return losses
+
+
+def checkpoint_loss(
+    model: str, other: str, ids: Tensor, on_step: OnStep = lambda step: None
+) -> Loss:
+    """KL(model || other) in nats per token, on sequences ids [B, T], of two checkpoints with the
+    same tokens, both at full precision. Raises InputError where they have others."""
+    opened = [open_checkpoint(name) for name in (model, other)]
+    sizes = [checkpoint.config.vocab_size for checkpoint in opened]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"'{other}' has {sizes[1]} tokens and '{model}' {sizes[0]}: their losses cannot be "
+            "compared"
+        )
+    (full, head), (theirs, their_head) = (full_states(x, ids, on_step) for x in opened)
+    rows = [divergence(head(a), their_head(b)).mean() for a, b in zip(full, theirs, strict=True)]
+    return Loss.of(torch.stack(rows).double())
 
 
 def plan_loss_steps(model: str, plans: int = 1) -> int:

@@ -15,7 +15,7 @@ from edgewise import __version__, kernels
 from edgewise.caches import cache_folder, cache_key, is_cached, write_text_atomically
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.quality.calibration import Calibration, text_key
-from edgewise.quality.plan_loss import Loss, plan_loss_steps, plan_losses
+from edgewise.quality.plan_loss import Loss, checkpoint_loss, plan_loss_steps, plan_losses
 from edgewise.quality.rounding import Show, calibration_text, unseen
 from edgewise.quantization.store import Store
 from edgewise.schemes import CacheType, Wire
@@ -59,6 +59,22 @@ def verify(
             store=store,
             on_step=advance,
         )
+    write_text_atomically(path, json.dumps([loss.mean, loss.error, loss.count]))
+    return loss
+
+
+def verify_checkpoint(model: str, other: str, show: Show = unseen) -> Loss:
+    """What another checkpoint loses beside a model, on text that the model wrote. Raises
+    InputError where they have other tokens."""
+    text = text_of(model, 0)
+    path = _path("checkpoint", text_key(model, text), text_key(other, text))
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    ids = calibration_text(model, text, show)
+    steps = sum(open_checkpoint(name).config.num_layers - 1 for name in (model, other))
+    with show(f"comparing {other}", steps) as advance:
+        loss = checkpoint_loss(model, other, ids, advance)
     write_text_atomically(path, json.dumps([loss.mean, loss.error, loss.count]))
     return loss
 

@@ -27,7 +27,9 @@ from itertools import product
 from edgewise.errors import SchemeError
 
 DEFAULT = "fp32"
-# What plans choose among where quality matters: one for each width.
+# What plans choose among where quality matters: one for each width. No sparse ones: on a real model
+# two zeros of four cost more than a bit does (docs/studies/luc.md). q8g32ds takes more bytes and
+# time than q4g32d, and loses more; those of fewer bits are for whoever names them.
 CANDIDATES = ("q2g16ad", "q3g32ad", "q4g32ad", "q5g32ad", "q6g32d", "q8g32d", "bf16")
 STORED = "stored"
 BITS = (2, 3, 4, 5, 6, 8)

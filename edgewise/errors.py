@@ -13,7 +13,7 @@ EdgewiseError                  exit 1
 |       +-- Unattainable                a deadline or a quality that cannot be met
 +-- Infeasible                 exit 3   no plan satisfies the constraints
 +-- NonFinite                  exit 1   layers computed infinities or NaN
-+-- DiskError                  exit 1   layers that live on disk cannot be read from there
++-- DiskError                  exit 1   a disk is full, or gone, or does nothing
 +-- DeviceError                exit 4   a device could not do its part; knows which one
     +-- DeviceMemoryError               its memory does not hold what it was given
     +-- DeviceLost                      its process ended

@@ -20,7 +20,7 @@ from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.coordinator.replanning import keep_spare
 from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.engine import Request, Token
-from edgewise.runtime.events import Event, PlanInUse
+from edgewise.runtime.events import Event, Lost, PlanInUse
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.messages import Joined
 from edgewise.runtime.transport import Envelope
@@ -242,7 +242,7 @@ class Host:
         )  # fmt: skip
         keep_spare(self._engine)
         self._engine.listen(self._watch.listen)
-        self._engine.listen(self._note_plan)
+        self._engine.listen(self._note)
         self._overview.chose(chosen, why)
 
     def _apply(self, chosen: PlanResult, why: str) -> None:
@@ -262,21 +262,21 @@ class Host:
         self._overview.chose(chosen, why)
         return chosen.plan
 
-    def _note_plan(self, event: Event) -> None:
+    def _note(self, event: Event) -> None:
         if isinstance(event, PlanInUse):
             self._stalled = self._replanning = ""
+        elif isinstance(event, Lost):
+            self._overview.say(event.why)
 
     def _go_on_without(self, lost: DeviceError) -> None:
         """A device is lost where no engine sees to it."""
-        self._overview.say(str(lost))
+        source, workers = self._workers.cluster.source, self._workers
         try:
             if self._engine is not None:
                 self._engine.go_on_without(lost)
-                return
-            if lost.device == self._workers.cluster.source:
-                self._workers.restart(lost.device)
             else:
-                self._workers.remove(lost.device)
+                self._overview.say(str(lost))
+                (workers.restart if lost.device == source else workers.remove)(lost.device)
         except NO_PLAN as reason:
             self._stall(reason)
         except (DeviceLost, DeviceTimeout) as another:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from edgewise.caches import cache_key, make_room, remove
-from edgewise.errors import ModelError
+from edgewise.errors import DiskError, ModelError
 from edgewise.models.layer_files import LayerFile, layer_path
 from edgewise.models.pieces import PIECE_BYTES, decompressed
 from edgewise.quantization.store import MOST_BYTES
@@ -26,7 +26,8 @@ class Download:
     """
 
     def __init__(self, folder: Path, file: LayerFile, most_bytes: int = MOST_BYTES) -> None:
-        """Raises ModelError where the file is too large, or the folder cannot be written."""
+        """Raises ModelError where the file is too large, DiskError where the folder has no room for
+        it, or cannot be written."""
         self.file, self.path = file, layer_path(folder, file.key)
         self._most_bytes, self._content, self.offset = most_bytes, hashlib.sha256(), 0
         self._machine = cache_key(platform.node())[:8]
@@ -47,7 +48,7 @@ class Download:
     def write(self, offset: int, piece: bytes, packed: bool) -> None:
         """Add the piece that begins at `offset`. Raises ModelError where it is not the next one,
         damaged, or too long; and with the last one where the whole is not what its key says: then
-        nothing is left of it."""
+        nothing is left of it. Raises DiskError."""
         piece = decompressed(piece, packed)
         if self.done or offset != self.offset or offset + len(piece) > self.file.size:
             raise ModelError(
@@ -107,13 +108,13 @@ class Download:
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.path.parent).free
         if not self.done and free < (missing := self.file.size - self.offset):
-            raise ModelError(
+            raise DiskError(
                 f"{self.path}: {format_bytes(missing)} are to come, but the disk has "
                 f"{format_bytes(free)} free"
             )
 
-    def _fails(self, error: OSError) -> ModelError:
-        return ModelError(f"{self.path}: cannot be written: {error}")
+    def _fails(self, error: OSError) -> DiskError:
+        return DiskError(f"{self.path}: cannot be written: {error}")
 
 
 def _is_left(part: Path) -> bool:

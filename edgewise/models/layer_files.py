@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise.caches import cache_folder, remove
-from edgewise.errors import ModelError
+from edgewise.errors import DiskError, ModelError
 from edgewise.models.blank import blank_layer
 from edgewise.models.decoder import Embedding, Head, Layer, Origin
 from edgewise.models.shape import ModelShape
@@ -116,8 +116,8 @@ def layers_from_files(
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> list[Layer]:
     """Layers [start, start + len(schemes)), what `load_shard` loads from a checkpoint, from files
-    of a folder, but for those that are `there`. Raises ModelError; a damaged file is deleted then,
-    so that it can be fetched again."""
+    of a folder, but for those that are `there`. Raises DiskError and ModelError; a damaged file is
+    deleted then, so that it can be fetched again."""
     known = {file.layer: file for file in files}
     layers: list[Layer] = []
     for number, scheme in enumerate(map(get_scheme, schemes), start):
@@ -140,8 +140,8 @@ def layer_from_file(
     device: torch.device,
     tied: Layer | None = None,
 ) -> Layer:
-    """A layer from its file in a folder, whose content is checked first. Raises ModelError; a
-    damaged file is deleted then."""
+    """A layer from its file in a folder, whose content is checked first. Raises DiskError and
+    ModelError; a damaged file is deleted then."""
     path = layer_path(folder, file.key)
     _check_content(path, file.key)
     return load_layer(shape, file.layer, scheme, path, device, tied)
@@ -157,7 +157,7 @@ def _check_content(path: Path, key: str) -> None:
     try:
         content = content_key(path)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
+        raise DiskError(f"{path}: cannot be read: {error}") from None
     if content != key:
         remove(path)
         raise ModelError(f"{path}: damaged, its SHA-256 is {content}; deleted, fetch it again")

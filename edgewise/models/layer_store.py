@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from edgewise.caches import cache_key, is_cached, make_room, remove, write_text_atomically
-from edgewise.errors import ModelError
+from edgewise.errors import DiskError, ModelError
 from edgewise.models.blank import META
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.decoder import build_layer
@@ -65,7 +65,7 @@ class LayerFiles:
 
     def file(self, layer: int, scheme: str, *, shared: bool = False) -> LayerFile:
         """The file of a layer; `shared`: of a tied head, without its matrix. Raises ModelError,
-        QuantizationError, SchemeError."""
+        QuantizationError, SchemeError, DiskError."""
         config = self.checkpoint.config
         if shared and not (config.tied and layer == config.num_layers - 1):
             raise ModelError(f"layer {layer} of {self.checkpoint.model} shares no matrix")
@@ -80,7 +80,7 @@ class LayerFiles:
     ) -> tuple[bytes, bool]:
         """At most so many bytes of a file from `offset` on, and whether they are compressed, which
         they are where that pays over such a link (pieces.py). Raises ModelError for files not
-        handed out before, and where there is nothing."""
+        handed out before, and where there is nothing, DiskError."""
         file = self._given.get(key)
         if file is None:
             raise ModelError(f"no layer's file {key[:80]!r} was handed out")
@@ -92,7 +92,7 @@ class LayerFiles:
                 content.seek(offset)
                 piece = content.read(min(size, PIECE_BYTES, file.size - offset))
         except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error}") from None
+            raise DiskError(f"{path}: cannot be read: {error}") from None
         if not piece:
             raise ModelError(f"{path}: ends before byte {offset}")
         return compressed(piece, bytes_per_second)
@@ -148,7 +148,7 @@ class LayerFiles:
             path = layer_path(self.folder, file.key)
             partial.replace(path)
         except OSError as error:
-            raise ModelError(f"{self.folder}: layer {number} cannot be kept: {error}") from None
+            raise DiskError(f"{self.folder}: layer {number} cannot be kept: {error}") from None
         finally:
             remove(partial)
         make_room(self.folder.iterdir(), self.most_bytes, {path, *self._paths()})

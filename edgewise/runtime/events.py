@@ -45,6 +45,15 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """A device is gone, or cannot do its part: `why` names it. What goes on, goes on without."""
+
+    at: float
+    device: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlanInUse:
     """From now on this plan runs; what was in flight is lost. `why` and the `seconds` that finding
     and loading it took: of a plan that replaced another one."""
@@ -56,5 +65,5 @@ class PlanInUse:
     seconds: float = 0.0
 
 
-Event = Submitted | Entered | Returned | Token | Cancelled | PlanInUse
+Event = Submitted | Entered | Returned | Token | Cancelled | Lost | PlanInUse
 Listener = Callable[[Event], None]

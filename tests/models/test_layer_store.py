@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import ModelError
+from edgewise.errors import DiskError, ModelError
 from edgewise.models.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from edgewise.models.download import Download
 from edgewise.models.layer_files import LayerFile, content_key
@@ -290,7 +290,7 @@ class TestDownload:
 
     def test_a_full_disk_is_named(self, there, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 9))
-        with pytest.raises(ModelError, match="1 kB are to come, but the disk has 9 B free"):
+        with pytest.raises(DiskError, match="1 kB are to come, but the disk has 9 B free"):
             Download(there, LayerFile(1, "0" * 64, 1000))
 
     def test_the_oldest_make_room(self, files, there):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from edgewise.adapters.private import PrivateAdapter
-from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
+from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout, Infeasible
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan
 from edgewise.runtime import messages
@@ -29,6 +29,7 @@ from edgewise.runtime.events import (
     Entered,
     Event,
     Listener,
+    Lost,
     PlanInUse,
     Returned,
     Submitted,
@@ -226,19 +227,13 @@ class Coordinator:
     # Plans
 
     def apply(
-        self,
-        plan: Plan,
-        on_layer: OnLayer = lambda layer: None,
-        *,
-        why: str = "asked for",
-        since: float | None = None,
+        self, plan: Plan, on_layer: OnLayer = lambda layer: None, *, why: str = "asked for"
     ) -> None:
         """Load a plan: layers that stay where they are keep their weights. Requests that are under
         way enter again from their first token and go on with the next one. A device that is lost
-        meanwhile is gone on without. `since` is when another plan began to be looked for, and `why`
-        it was."""
+        meanwhile is gone on without. `why` another plan was looked for."""
         try:
-            self._load(plan, why, time.monotonic() if since is None else since, on_layer)
+            self._load(plan, why, time.monotonic(), on_layer)
         except (DeviceLost, DeviceTimeout) as lost:
             self.go_on_without(lost)
 
@@ -265,6 +260,7 @@ class Coordinator:
         source, held = self.workers.cluster.source, False
         while True:
             log.warning(fields("device_lost", device=lost.device, why=lost))
+            self._tell(Lost(time.monotonic(), lost.device, str(lost)))
             held = held or lost.device in (source, *self.plan.devices)
             try:
                 if held:
@@ -280,6 +276,8 @@ class Coordinator:
                 return
             except (DeviceLost, DeviceTimeout) as another:
                 lost = another
+            except Infeasible as error:
+                raise Infeasible(f"{lost}; {error}", error.shortage_bytes) from None
 
     def listen(self, listener: Listener) -> None:
         """Tell it the plan in use, and everything that happens from now on."""

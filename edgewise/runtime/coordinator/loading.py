@@ -1,12 +1,13 @@
 """A plan into its workers."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
 from edgewise.adapters.private import PrivateAdapter
-from edgewise.errors import DeviceTimeout
+from edgewise.errors import DeviceLost, DeviceTimeout, DiskError
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.layer_store import LayerFiles
 from edgewise.models.shape import ModelShape
@@ -55,7 +56,8 @@ class PlanLoader:
         for name in workers.names:
             layers = [f"{s.start}-{s.end - 1}" for s in plan.stages if s.device == name]
             workers.roles[name] = f"while it held layers {', '.join(layers) or 'none'}"
-            workers.send(name, self._order(name, plan, workload, files))
+            with _sent_to(name):
+                workers.send(name, self._order(name, plan, workload, files))
         sizes: dict[str, int] = {}
         while missing := [name for name in workers.names if name not in sizes]:
             envelope = workers.receive(LOAD_SECONDS)
@@ -63,7 +65,8 @@ class PlanLoader:
                 raise DeviceTimeout(missing[0], f"loaded nothing for {LOAD_SECONDS:g} s")
             message, sender = envelope.message, envelope.sender
             if isinstance(message, messages.Fetch) and files is not None:
-                self._pieces.send(sender, message, files)
+                with _sent_to(sender):
+                    self._pieces.send(sender, message, files)
             elif isinstance(message, messages.LayerLoaded) and message.epoch == workers.epoch:
                 on_layer(message.layer)
             elif isinstance(message, messages.Loaded) and message.epoch == workers.epoch:
@@ -94,3 +97,13 @@ class PlanLoader:
         mine = [stage for stage in plan.stages if stage.device == name]
         wanted = tuple(file for stage in mine for file in files.of_stage(stage))
         return messages.Load(*order, shape, wanted, private)
+
+
+@contextlib.contextmanager
+def _sent_to(device: str) -> Iterator[None]:
+    """Where this machine cannot keep or read the files of a device's layers, others go on without
+    that one."""
+    try:
+        yield
+    except DiskError as error:
+        raise DeviceLost(device, f"cannot be sent its layers: {error}") from error

@@ -21,7 +21,8 @@ class PieceSender:
         self._sent: dict[str, tuple[float, int]] = {}  # when the last piece left, and its bytes
 
     def send(self, device: str, fetch: messages.Fetch, files: LayerFiles) -> None:
-        """A device asks for a piece when it has written the one before. Raises ModelError."""
+        """A device asks for a piece when it has written the one before. Raises ModelError,
+        DiskError."""
         if fetch.offset and device in self._sent:
             began, size = self._sent[device]
             self._paces[device] = size / max(time.monotonic() - began, CLOCK)

@@ -21,7 +21,7 @@ class Fetching:
 
     def begin(self, files: Sequence[LayerFile], then: Callable[[], None]) -> None:
         """Ask for what is missing of these files, and for nothing of before; `then` is called once
-        they are there, which may be now. Raises ModelError."""
+        they are there, which may be now. Raises ModelError, DiskError."""
         self._downloads, self._then = [], None
         if files:
             folder = layer_folder()
@@ -30,7 +30,8 @@ class Fetching:
         self._go_on()
 
     def receive(self, piece: messages.Piece, content: Tensor | None) -> None:
-        """A piece that was asked for. Raises ModelError where it is not what it should be."""
+        """A piece that was asked for. Raises ModelError where it is not what it should be, and
+        DiskError."""
         download = next((x for x in self._downloads if x.file.key == piece.key), None)
         if download is not None and content is not None and not download.done:
             download.write(piece.offset, content.numpy().tobytes(), piece.packed)

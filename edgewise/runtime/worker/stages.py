@@ -1,15 +1,14 @@
 """Steps on a worker: a batch through its stages, and on to whoever is next."""
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, compress
 
 import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from edgewise.errors import DeviceLost, DiskError, NonFinite
+from edgewise.errors import NonFinite
 from edgewise.models.cache import Segment
 from edgewise.models.shard import Shard
 from edgewise.models.wire import from_wire, to_wire
@@ -48,7 +47,7 @@ class Stages:
             states = from_wire(states, self._holding.wire, hidden_size)
         while True:
             shard, is_last = self._holding.shards[step.stage], step.stage + 1 == len(route)
-            with self._disk(), self._pace.paced(len(states)) as taken:
+            with self._pace.paced(len(states)) as taken:
                 _prepare_cache(shard, step)
                 if is_last:
                     back = self._finish(shard, states, step)
@@ -64,15 +63,6 @@ class Stages:
                 sent = to_wire(states, self._holding.wire)
                 self._transport.send(route[step.stage], step, sent)
                 return
-
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        """A device that cannot read its layers is lost, as one that is gone: others may have theirs
-        in memory, and where it is started again it reads, or makes, its files anew."""
-        try:
-            yield
-        except DiskError as error:
-            raise DeviceLost(self._device.name, f"lost its disk: {error}") from error
 
     def _waited(self) -> tuple[float, float]:
         """For the pacer: a disk is as fast as it is whatever the device computes like."""

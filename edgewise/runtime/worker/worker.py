@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from edgewise.errors import DeviceError, EdgewiseError
+from edgewise.errors import DeviceError, DeviceLost, DiskError, EdgewiseError
 from edgewise.models.direct_reads import disk_rate
 from edgewise.models.layer_files import layer_folder
 from edgewise.runtime import messages
@@ -126,7 +126,11 @@ class Worker:
 
 
 def _failure(error: Exception, name: str, epoch: int, step: int | None) -> messages.Failed:
-    """An exception as a message: our own errors by class and text, others with their trace."""
+    """An exception as a message: our own errors by class and text, others with their trace. A
+    device that cannot read or keep its layers is lost, as one that is gone: others may have theirs
+    in memory, and where it is started again it fetches, or makes, its files anew."""
+    if isinstance(error, DiskError):
+        error = DeviceLost(name, f"cannot use its disk: {error}")
     device = error.device if isinstance(error, DeviceError) else name
     if isinstance(error, EdgewiseError):
         return messages.Failed(epoch, type(error).__name__, str(error), device, step)

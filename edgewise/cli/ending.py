@@ -34,7 +34,7 @@ def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror}", "OSError", 2, as_json)
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}", "OSError", 2, as_json)
 
 
 def _command_error() -> Any:

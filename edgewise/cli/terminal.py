@@ -10,7 +10,7 @@ from types import MappingProxyType
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from edgewise.clusters import Cluster
 from edgewise.errors import EdgewiseError, Infeasible
@@ -134,7 +134,8 @@ def comparison_table(
 ) -> Table:
     """A row for each of these plans, with what it loses where that is known of any."""
     shown = ("loss",) if losses else ()
-    table = Table("planner", "ms/token", *shown, "memory", "plan", title="Plans (predicted)")
+    planner = Column("planner", overflow="fold")  # paths of checkpoints are long
+    table = Table(planner, "ms/token", *shown, "memory", "plan", title="Plans (predicted)")
     for name, outcome in outcomes.items():
         loss = (losses.get(name, "-"),) if losses else ()
         if isinstance(outcome, Infeasible):

@@ -32,7 +32,7 @@ def write_compressed(
 ) -> int:
     """Write a model whose blocks are compressed as is chosen, on sequences ids [B, T], into a
     folder that loads like any other model; embedding and head stay as they are. `among`: see
-    Sparsity. Returns bytes of weights. Raises InputError, ModelError, OSError."""
+    Sparsity. Returns bytes of weights. Raises InputError, ModelError, DiskError."""
     checkpoint = open_checkpoint(model)
     check_packable(checkpoint, folder)
     layers = compressed_layers(checkpoint, chosen, ids, among, on_step)

@@ -3,6 +3,7 @@
 import contextlib
 import mmap
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -124,18 +125,22 @@ def _opened(path: Path) -> tuple[int, bool]:
 @cache
 def disk_rate(folder: Path) -> float:
     """Bytes a second that files of a folder are read at: of one that is written there for it, once
-    in a process. Raises DiskError."""
+    in a process, in half of the room at most; 0 where that is too little to tell. Raises
+    DiskError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        parts = min(TRIAL_BYTES, shutil.disk_usage(folder).free // 2) // TRIAL_PART
+        if not parts:
+            return 0.0
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".part") as file:
-            for _ in range(TRIAL_BYTES // TRIAL_PART):
+            for _ in range(parts):
                 file.write(os.urandom(TRIAL_PART))
             file.flush()
             os.fsync(file.fileno())
-            memory = anonymous_memory(TRIAL_BYTES)
+            memory = anonymous_memory(parts * TRIAL_PART)
             with contextlib.closing(DirectFile(Path(file.name))) as trial:
                 _seconds(trial, memory)  # which takes the memory from the system, too
-                return TRIAL_BYTES / median(_seconds(trial, memory) for _ in range(TRIALS))
+                return trial.size / median(_seconds(trial, memory) for _ in range(TRIALS))
     except OSError as error:
         raise DiskError(f"{folder}: its disk cannot be timed: {error}") from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from edgewise.errors import InputError
+from edgewise.errors import DiskError, InputError
 
 
 def check_vacant(folder: Path) -> None:
@@ -21,18 +21,23 @@ def check_vacant(folder: Path) -> None:
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder beside it to write to, which takes its place at the end, and is gone after any
-    error. Raises InputError, OSError."""
+    error. Raises InputError, and DiskError where it cannot be written."""
     check_vacant(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial: Path | None = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         yield partial
         partial.chmod(0o755)
         if folder.is_dir():
             folder.rmdir()
         os.replace(partial, folder)
+    except OSError as error:
+        why = error.strerror or error
+        raise DiskError(f"{folder}: cannot be written, and is not there: {why}") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

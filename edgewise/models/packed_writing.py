@@ -66,7 +66,7 @@ def stored_layer(source: Checkpoint, number: int, instead: Tensors) -> dict[str,
 def write_packed(source: Checkpoint, layers: Iterable[Tensors], folder: Path) -> int:
     """Write layers, of each its tensors, as a checkpoint of `source`'s shape; matrices among them
     may be packed. Returns the bytes of all tensors. The folder appears whole or not at all. Raises
-    InputError, ModelError, OSError."""
+    InputError, ModelError, DiskError."""
     check_packable(source, folder)
     with new_folder(folder) as partial:
         places, matrices, total = dict[str, str](), dict[str, PackedMatrix](), 0

@@ -57,7 +57,7 @@ def write_checkpoint(
     """Write the model that consists of `blocks` of `source`, by number and in this order, each with
     its own weights or with those of `changed`, between the same embedding and head. Numbers keep
     the types that a safetensors checkpoint has them in; of a GGUF file they become bf16. The folder
-    appears whole or not at all. Raises InputError, ModelError, OSError."""
+    appears whole or not at all. Raises InputError, ModelError, DiskError."""
     check_rewritable(source)
     with new_folder(folder) as partial:
         write_json(partial / CONFIG, rewritten_config(source, len(blocks)))

@@ -73,7 +73,7 @@ class ShorterModel:
         return float(nats.mean())
 
     def write(self, folder: Path, on_layer: Callable[[str], None] = lambda layer: None) -> None:
-        """As a checkpoint. Raises InputError, OSError."""
+        """As a checkpoint. Raises InputError, DiskError."""
         write_checkpoint(self.checkpoint, self.blocks, self.changed, folder, on_layer)
 
 

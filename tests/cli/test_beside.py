@@ -78,10 +78,11 @@ def test_one_table_has_them_all(command, asked, smaller):
     assert packed["feasible"]
 
 
-def test_what_people_read(command, asked, smaller):
+def test_what_people_read(command, asked, smaller, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     result = command(*asked, "--quality", "any")
     assert result.code == 0, result.err
-    for part in ("joint of", "from disk", "q4g32ds", "stored", "or more"):
+    for part in (*(f"joint of {name}" for name in smaller), "from disk", "q4g32ds x", "or more"):
         assert part in result.out, result.out
 
 

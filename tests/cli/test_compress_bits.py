@@ -53,6 +53,29 @@ def test_all_blocks_alike(command, tmp_path, question):
     assert answer["answer"]
 
 
+@pytest.mark.parametrize("how", [(), ("--luc",)], ids=str)
+def test_no_zeros(command, tmp_path, how):
+    made = command("compress", "demo", *how, "--bits", 4, "--sparsity", 0, "--out", tmp_path / "x",
+                   *SMALL)  # fmt: skip
+    document = json.loads(made.out)
+    assert set(document["sparsities"]) == {0.0} and document["errors_by_sparsity"] in (None, {})
+
+
+def test_a_full_disk(command, tmp_path):
+    """The operating system writes no file any further."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        refused = command("compress", "demo", "--bits", 4, "--out", tmp_path / "x", *SMALL[:-1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.code == 1
+    assert f"{tmp_path / 'x'}: cannot be written, and is not there: " in refused.err
+    assert "File too large" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from edgewise.compression.errors import measure_block_errors
 from edgewise.compression.policies import Compression, uniform_compression
 from edgewise.compression.writing import write_compressed
-from edgewise.errors import InputError, ModelError
+from edgewise.errors import DiskError, InputError, ModelError
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.layer_files import load_layer, save_layer
@@ -192,7 +192,7 @@ def test_nothing_is_left_of_what_failed(checkpoint: Callable[[str], Path], tmp_p
     def fail(step: str) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match=r"cannot be written.*No space"):
         write_compressed(str(checkpoint("llama")), MIXED, IDS, tmp_path / "smaller", on_step=fail)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from edgewise.errors import InputError, ModelError
+from edgewise.errors import DiskError, InputError, ModelError
 from edgewise.models import rewriting
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
@@ -89,7 +89,7 @@ def test_what_is_half_written_is_nowhere(checkpoint, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(rewriting, "write_tensors", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match=r"cannot be written.*No space"):
         write_checkpoint(open_checkpoint(checkpoint("llama")), KEPT, {}, tmp_path / "a" / "new")
     assert not list((tmp_path / "a").iterdir())
 

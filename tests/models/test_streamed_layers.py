@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import threading
 import time
 
@@ -193,6 +194,14 @@ def test_closing_ends_a_wait(opened):
 def test_a_disk_is_timed(tmp_path):
     assert disk_rate(tmp_path / "new") > 1e6
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_full_disk_is_timed_by_what_fits(tmp_path, monkeypatch):
+    """Layers may be there already."""
+    for free, timed in ((9, False), (5 * 2**20, True)):
+        room = shutil._ntuple_diskusage(free, free, free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, room=room: room)
+        assert (disk_rate(tmp_path / str(free)) > 1e6) is timed
 
 
 def test_no_file_is_an_error(tmp_path):

@@ -67,7 +67,7 @@ def run_plan(options: PlanOptions) -> None:
         document: dict[str, object] = {
             "model": model,
             "plans": comparison_json(outcomes),
-            "beside": [_beside_json(x) for x in beside],
+            "beside": [_beside_json(x, planner) for x in beside],
             "chosen": chosen.planner,
             "plan": json.loads(plan.to_json()),
             "quality_rounds": None if kept is None else [asdict(x) for x in kept.rounds],
@@ -76,8 +76,8 @@ def run_plan(options: PlanOptions) -> None:
         print_json(document)
 
 
-def _beside_json(beside: Beside) -> dict[str, object]:
-    (row,) = comparison_json({DEFAULT_PLANNER: beside.outcome})
+def _beside_json(beside: Beside, planner: str) -> dict[str, object]:
+    (row,) = comparison_json({planner: beside.outcome})
     return {"model": beside.model, "own_loss": beside.own_loss, **row}
 
 

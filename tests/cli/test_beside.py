@@ -8,7 +8,7 @@ import torch
 from edgewise.models.cache import Segment
 from edgewise.models.shard import load_shard
 from edgewise.quality.calibration import sequences
-from edgewise.quality.verification import text_of
+from edgewise.quality.verification import text_of, verify_checkpoint
 
 SCHEMES = "q4g32ad,q4g32ds"
 TOML = """
@@ -87,10 +87,12 @@ def test_what_people_read(command, asked, smaller, monkeypatch):
 
 
 def test_what_loses_too_much_by_itself_is_no_plan(command, asked, smaller):
-    result = command(*asked[:-4], "--beside", smaller[0], "--quality", "90%", "--json")
+    lost = verify_checkpoint("demo", smaller[0]).mean
+    told = (*asked[:-4], "--beside", smaller[0], "--json")
+    result = command(*told, "--quality", 0.9 * lost)
     assert result.code == 0, result.err
     (row,) = json.loads(result.out)["beside"]
-    assert row["own_loss"] > 0 and (row["feasible"] or "by itself" in row["reason"])
+    assert not row["feasible"] and "by itself, the budget is" in row["reason"]
 
 
 def test_only_in_a_comparison(command, asked):

@@ -12,7 +12,7 @@ from edgewise.hosting import host as module
 from edgewise.hosting.pending import Pending
 from edgewise.hosting.requests import Requests
 from edgewise.runtime.engine import Request, Token
-from edgewise.runtime.events import PlanInUse
+from edgewise.runtime.events import Lost, PlanInUse
 
 REQUEST = Request((1, 2), 3)
 ALONE = SimpleNamespace(devices=("here",), schemes=("fp32",))
@@ -52,6 +52,8 @@ class Engine:
 
     def go_on_without(self, lost):
         self.lost.append(lost)
+        for listener in self.listeners:
+            listener(Lost(0.0, lost.device, str(lost)))
         self.in_use(ALONE)
 
     def wait(self, seconds):

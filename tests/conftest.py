@@ -1,7 +1,8 @@
 """Tiny random checkpoints of every family, written by `transformers`: the independent truth."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -104,3 +105,21 @@ def real_model() -> Path:
         return named_file("smollm2")
     except ModelError as error:
         pytest.fail(str(error))
+
+
+@pytest.fixture
+def files_end_at() -> Callable[[int], AbstractContextManager[None]]:
+    """While it is entered, the operating system writes no file beyond so many bytes: as on a disk
+    that is full."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limited(most_bytes: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

@@ -15,7 +15,6 @@ from types import MappingProxyType
 import msgspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from edgewise.caches import cache_folder, remove
@@ -25,7 +24,7 @@ from edgewise.models.decoder import Embedding, Head, Layer, Origin
 from edgewise.models.shape import ModelShape
 from edgewise.quantization.store import FORMAT as PACKED_FORMAT
 from edgewise.schemes import Scheme, get_scheme
-from edgewise.tensor_files import read_tensors
+from edgewise.tensor_files import read_tensors, write_tensors
 
 FORMAT = f"{PACKED_FORMAT}.1"  # of codes, and of the file
 MATRIX = "out."  # a head's, in the names of its tensors
@@ -60,14 +59,11 @@ def save_layer(layer: Layer, path: Path, *, shared: bool = False) -> None:
     """Equal layers become equal bytes. `shared`: without the matrix of a tied head. Raises
     OSError."""
     tensors = {
-        name: tensor.cpu().contiguous()
+        name: tensor.cpu()
         for name, tensor in layer.state_dict().items()
         if not (shared and name.startswith(MATRIX))
     }
-    try:
-        save_file(tensors, path, metadata={"format": FORMAT})
-    except SafetensorError as error:  # how the library reports a full disk
-        raise OSError(str(error)) from None
+    write_tensors(path, tensors, {"format": FORMAT})
 
 
 def load_layer(

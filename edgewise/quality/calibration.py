@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from edgewise.caches import cache_folder, cache_key, is_cached, remove, write_atomically
@@ -18,6 +18,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.digests import tensor_digests
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.quality.writing import write
+from edgewise.tensor_files import write_tensors
 from edgewise.texts import read_text
 
 WRITING = 2  # version of how models write
@@ -111,7 +112,7 @@ def written_by(
             remove(path)  # damaged: write again
     ids = write(model, asked.count, asked.length, asked.seed, on_token)
     if path is not None:
-        write_atomically(path, lambda partial: save_file({"ids": ids}, partial))
+        write_atomically(path, lambda partial: write_tensors(partial, {"ids": ids}, {}))
     return ids
 
 

@@ -12,11 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from edgewise.caches import cache_folder, remove, write_atomically
 from edgewise.errors import QuantizationError
+from edgewise.tensor_files import write_tensors
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,9 @@ class Statistics:
 
     def keep(self, path: Path | None) -> bool:
         """Write them to the cache; False where that cannot be."""
-
-        def save(partial: Path) -> None:
-            try:
-                save_file({name: x.contiguous() for name, x in self.moments.items()}, partial)
-            except SafetensorError as error:  # how the library reports a full disk
-                raise OSError(str(error)) from None
-
-        return path is not None and write_atomically(path, save)
+        return path is not None and write_atomically(
+            path, lambda partial: write_tensors(partial, self.moments, {})
+        )
 
 
 def statistics_path(key: str) -> Path | None:

@@ -61,15 +61,9 @@ def test_no_zeros(command, tmp_path, how):
     assert set(document["sparsities"]) == {0.0} and document["errors_by_sparsity"] in (None, {})
 
 
-def test_a_full_disk(command, tmp_path):
-    """The operating system writes no file any further."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-    try:
+def test_a_full_disk(command, tmp_path, files_end_at):
+    with files_end_at(50_000):
         refused = command("compress", "demo", "--bits", 4, "--out", tmp_path / "x", *SMALL[:-1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert refused.code == 1
     assert f"{tmp_path / 'x'}: cannot be written, and is not there: " in refused.err
     assert "File too large" in refused.err

@@ -111,3 +111,14 @@ def test_what_was_written_is_kept(cache):
     first, steps = written_by("demo", asked), []
     assert torch.equal(written_by("demo", asked, steps.append), first)
     assert steps == []
+
+
+def test_on_a_full_disk_nothing_is_kept_and_everything_works(cache, files_end_at):
+    model, asked = "demo", Calibration(None, 16, 16, 1)
+    with files_end_at(1000):
+        ids = written_by(model, asked)
+        assert not [path for path in cache.rglob("*") if path.is_file()]
+        statistics = collect_statistics(model, ids)
+        assert not statistics.keep(cache / "kept.safetensors")
+    assert torch.equal(ids, written_by(model, asked))
+    assert [path.suffix for path in cache.rglob("texts/*")] == [".safetensors"]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edgewise.cli.options import Json, Model, Text, TextLength, TextSeed, TextSequences
+from edgewise.shortening.recipe import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,13 @@ class CompressOptions:
             "does, they are left out.",
         ),
     ] = 200
+    replace: Annotated[
+        Replacement | None,
+        typer.Option(
+            help="What learns that: the first of them, which is the default, or an MLP without "
+            "attention, smaller and for Edgewise alone.",
+        ),
+    ] = None
     word_steps: Annotated[
         int, typer.Option(min=0, help="Batches by which it then learns the next token.")
     ] = 100

@@ -9,6 +9,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.sampling import sample
+from edgewise.schemes import DEFAULT
 from edgewise.specs import Workload
 
 NAMES = ("laptop", "jetson", "pi")
@@ -31,9 +32,9 @@ def plan_of(model, *ends):
     return spec, Plan(spec.name, spec.digest, spec.num_layers, tuple(stages))
 
 
-def reference(model, request):
+def reference(model, request, scheme=DEFAULT):
     """The tokens of a request by the unsharded model, one sequence, one process."""
-    shard = load_shard(model)
+    shard = load_shard(model, schemes=scheme)
     tokens, entering, at = [], torch.tensor(request.prompt), 0
     while True:
         logits = shard.forward(entering, [Segment(0, at, len(entering))], rows=[len(entering) - 1])

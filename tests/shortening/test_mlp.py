@@ -30,7 +30,8 @@ def test_it_begins_as_nothing_in_the_place_of_the_span(checkpoint, family):
     source = open_checkpoint(checkpoint(family))
     mlp, states = new_mlp(source.config, seed=3), torch.randn(5, 32) * 1000
     assert torch.allclose(mlp(states, None, None), states, rtol=1e-5)
-    assert float(distillation_of(checkpoint, family).loss(PIECES, False)) == pytest.approx(1)
+    loss = distillation_of(checkpoint, family).loss(PIECES, by_words=False)
+    assert loss.item() == pytest.approx(1)
     changed = {SPAN.first: mlp.requires_grad_(False)}
     whole = token_nats(source, PIECES, blocks=kept_blocks(source.config, SPAN, True),
                        changed=changed, scheme="fp32")  # fmt: skip

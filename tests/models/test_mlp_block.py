@@ -17,8 +17,11 @@ from edgewise.models.rewriting import write_checkpoint
 from edgewise.models.shape import ModelShape
 from edgewise.models.shard import load_shard, random_shard
 from edgewise.models.streamed_layers import streamed_layers
+from edgewise.quality.plan_loss import plan_losses
+from edgewise.quality.sensitivity import measure_sensitivity
 from edgewise.quality.statistics import collect_statistics
 from edgewise.schemes import CacheType, get_scheme
+from edgewise.simulation.rooflines import Roofline
 from edgewise.specs import LayerKind, Workload
 from tests.conftest import VOCABULARY
 from tests.models.mlps import KEPT, PLACE, model_with_mlp, write_with_mlp
@@ -110,6 +113,20 @@ def test_what_it_counts_for(folder):
     assert mlp.cached_bytes(get_scheme("fp32"), CacheType.INT8) == 0 != block.kv_width
 
 
+def test_its_seconds_know_no_context(folder, checkpoint):
+    spec, reference = open_checkpoint(folder()).spec, open_checkpoint(checkpoint("llama")).spec
+    mlp, fp32 = spec.layers[LAYER], get_scheme("fp32")
+    counted = Roofline("counted", flops_per_second=1e9, bytes_per_second=1e9)
+    near, far = (counted.seconds(spec, mlp, fp32, (1, 1, past)) for past in (0, 1000))
+    # What is read: its weights, and states of 32 numbers in and out.
+    assert near == far == pytest.approx((mlp.weight_bytes(fp32) + 2 * 32 * 4) / 1e9)
+    many = counted.seconds(spec, mlp, fp32, (1, 512, 0))
+    assert many == pytest.approx(2 * 8 * 32**2 * 512 / 1e9)
+    published = Roofline("published", 1e15, layer_seconds={LayerKind.BLOCK: 1.0})
+    share = mlp.weight_bytes(fp32) / reference.layers[1].weight_bytes(fp32)
+    assert published.seconds(spec, mlp, fp32, (1, 1, 0), reference) == pytest.approx(share)
+
+
 def test_it_is_sent_as_a_file_and_read_from_disk(folder, tmp_path):
     opened = open_checkpoint(folder())
     files, shape = LayerFiles(opened, folder=tmp_path / "files"), ModelShape.of(opened)
@@ -142,6 +159,16 @@ def test_inputs_of_its_matrices_are_looked_at(folder):
     ids = TOKENS[None]
     moments = collect_statistics(str(folder()), ids).of(LAYER)
     assert {name: x.shape for name, x in moments.items()} == {"fc1": (32,), "fc2": (128,)}
+
+
+def test_what_it_loses_in_few_bits_is_weighed(folder):
+    """By gradients that went through it, as much of all as if it alone were in few bits."""
+    ids = torch.randint(VOCABULARY, (24, 20), generator=torch.Generator().manual_seed(1))
+    losses = measure_sensitivity(str(folder()), ["q8g64"], ids).losses["q8g64"]
+    plans = [["q8g64" if n == layer else "fp32" for n in range(5)] for layer in range(5)]
+    alone = [loss.mean for loss in plan_losses(str(folder()), plans, ids)]
+    shares, expected = ([loss / sum(each) for loss in each] for each in (losses, alone))
+    assert shares == pytest.approx(expected, rel=0.5, abs=0.08)
 
 
 def test_it_goes_elsewhere_and_away(folder, checkpoint, tmp_path):

@@ -52,8 +52,7 @@ class Origin:
 
 
 class Layer(nn.Module):
-    """One layer of a model; `kind` says which, `origin` where it comes from, if it was
-    loaded."""
+    """One layer of a model; `kind` says which, `origin` where it comes from, if it was loaded."""
 
     kind: LayerKind
     origin: Origin | None = None
@@ -87,17 +86,8 @@ def as_it_is(matrix: str, inputs: Tensor, product: Tensor) -> Tensor:
     return product
 
 
-class Block(Layer):
-    """Layers 1..L: states [..., H] -> [..., H]."""
-
-    def forward(
-        self, states: Tensor, turn: Rotation | None, attend: Attend, adapt: Adapt = as_it_is
-    ) -> Tensor:
-        raise NotImplementedError
-
-
-class DecoderBlock(Block):
-    """Attention and MLP, each added to the hidden states."""
+class DecoderBlock(Layer):
+    """Layers 1..L: attention and MLP, each added to the hidden states."""
 
     kind = LayerKind.BLOCK
 
@@ -125,6 +115,7 @@ class DecoderBlock(Block):
         attend: Attend,
         adapt: Adapt = as_it_is,
     ) -> Tensor:
+        """states [..., H] -> [..., H]."""
         if self.norm_first:
             normed = _normed(self.attention_norm, states)
             states = states + self._attention(normed, turn, attend, adapt)
@@ -178,14 +169,15 @@ def _normalised(norm: Norm, states: Tensor) -> Tensor:
     return F.rms_norm(states, shape, weight, norm.eps)
 
 
-class MlpBlock(Block):
-    """What took the place of blocks (LLM-Streamline, arXiv 2403.19135, its first version): with H
-    -> 4 H -> H numbers
+class MlpBlock(Layer):
+    """What took the place of decoder blocks (LLM-Streamline, arXiv 2403.19135, its first version):
+    with H -> 4 H -> H numbers
 
         fc2(relu(fc1(x)))
 
     and nothing else: no norm, no residual, no attention, so that it keeps nothing of a sequence. As
-    nothing carries the states past it, it computes in float32, whatever its weights are in."""
+    nothing carries the states past it, it computes in float32, whatever its weights are in.
+    Adapters add nothing to it."""
 
     kind = LayerKind.MLP
 
@@ -198,8 +190,12 @@ class MlpBlock(Block):
     def forward(
         self, states: Tensor, turn: Rotation | None, attend: Attend, adapt: Adapt = as_it_is
     ) -> Tensor:
+        """states [..., H] -> [..., H]."""
         made: Tensor = self.fc2(F.relu(self.fc1(states)))
         return made
+
+
+Block = DecoderBlock | MlpBlock  # layers 1..L
 
 
 class Head(Layer):

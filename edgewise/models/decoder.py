@@ -24,7 +24,11 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Adapt = Callable[[str, Tensor, Tensor], Tensor]
 Norm = nn.RMSNorm | nn.LayerNorm
 
-_ACTIVATIONS = {"silu": F.silu, "relu": F.relu, "gelu": F.gelu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+}
 
 
 def _norm(config: DecoderConfig, size: int) -> Norm:
@@ -237,9 +241,11 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(build_layer(config, n) for n in range(config.num_layers))
+        embedding, head = Embedding(config), Head(config)
+        blocks = [build_layer(config, number + 1) for number in range(config.num_blocks)]
+        self.layers = nn.ModuleList([embedding, *blocks, head])
         if config.tied:
-            self.layers[-1].out.weight = self.layers[0].tokens.weight
+            head.out.weight = embedding.tokens.weight
 
     def init_weights(self, std: float = 0.02, seed: int = 0) -> None:
         """Normal weights, those that write to the hidden states scaled down with depth."""

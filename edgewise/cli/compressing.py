@@ -39,7 +39,10 @@ class CompressOptions:
         int, typer.Option(min=0, help="Batches by which it then learns the next token.")
     ] = 100
     batch: Annotated[int, typer.Option(min=1, help="Pieces of text of a batch.")] = 8
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 5e-4
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="At its highest: 0.0005 for a block, 0.001 for an MLP."),
+    ] = None
     luc: Annotated[
         bool,
         typer.Option("--luc", help="More bits, and fewer zeros, where a block feels it most."),

@@ -14,7 +14,7 @@ from edgewise.models.new_folder import check_vacant
 from edgewise.quality.calibration import Calibration, sequences, text_pieces
 from edgewise.quality.rounding import Show
 from edgewise.shortening.judging import token_nats
-from edgewise.shortening.recipe import DistillationRecipe, Replacement
+from edgewise.shortening.recipe import RATES, DistillationRecipe, Replacement
 from edgewise.shortening.shorten import ShorterModel, TextSplit, shorten
 from edgewise.shortening.spans import check_dropped
 
@@ -29,10 +29,11 @@ def run_shortening(options: CompressOptions, dropped: int) -> None:
     show, checkpoint = bars(options.as_json), open_checkpoint(options.model)
     check_dropped(checkpoint, dropped)
     check_vacant(options.out)
+    what = options.replace or Replacement.BLOCK
+    rate = RATES[what] if options.learning_rate is None else options.learning_rate
     recipe = DistillationRecipe(
-        options.steps, options.word_steps, options.batch, options.length, options.learning_rate,
-        options.seed, options.replace or Replacement.BLOCK,
-    )  # fmt: skip
+        options.steps, options.word_steps, options.batch, options.length, rate, options.seed, what
+    )
     split = TextSplit.of(_pieces(options, show), options.text or options.model)
     shorter = shorten(options.model, dropped, split, recipe, show)
     with show("writing", len(shorter.blocks) + 2) as advance:

@@ -22,6 +22,9 @@ class Replacement(StrEnum):
     MLP = "mlp"
 
 
+RATES = {Replacement.BLOCK: 5e-4, Replacement.MLP: 1e-3}
+
+
 @dataclass(frozen=True, slots=True)
 class DistillationRecipe:
     """`steps` by the states behind the span, then `word_steps` by the next token, each of `batch`
@@ -31,7 +34,7 @@ class DistillationRecipe:
     word_steps: int = 0
     batch: int = 4
     length: int = 256
-    rate: float = 5e-4
+    rate: float = RATES[Replacement.BLOCK]
     seed: int = 0
     replacement: Replacement = Replacement.BLOCK
 

@@ -18,7 +18,7 @@ from edgewise.quantization.rounding import calibrated
 from edgewise.schemes import RECIPES
 from edgewise.shortening.distilling import Distillation, DistillationStep
 from edgewise.shortening.judging import PRECISION, token_nats
-from edgewise.shortening.recipe import DistillationRecipe, Replacement
+from edgewise.shortening.recipe import RATES, DistillationRecipe, Replacement
 from edgewise.shortening.shorten import ShorterModel
 from edgewise.shortening.spans import (
     BlockSpan,
@@ -163,7 +163,8 @@ def streamlined(
     for name, other in other_spans(config.num_blocks, dropped, similarities[dropped]).items():
         judge.judge(f"without {other}, {name}", checkpoint, kept_blocks(config, other, False))
     shorter = distilled(checkpoint, judge, recipe, texts.learned)
-    distilled(checkpoint, judge, replace(recipe, replacement=Replacement.MLP), texts.learned)
+    mlp = replace(recipe, replacement=Replacement.MLP, rate=RATES[Replacement.MLP])
+    distilled(checkpoint, judge, mlp, texts.learned)
     with tempfile.TemporaryDirectory() as folder:
         shorter.write(Path(folder) / "shorter")
         compare_bits(model, str(Path(folder) / "shorter"), judge)

@@ -4,7 +4,7 @@ import pytest
 
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.plans import Plan, Stage
-from edgewise.runtime.coordinator import Coordinator
+from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import start_local
 from edgewise.runtime.sampling import Sampling

@@ -111,7 +111,7 @@ def test_the_page_of_the_demo_model(tmp_path: Path) -> None:
     by_states, by_words = DISTILLED[Replacement.BLOCK], THEN_WORDS[Replacement.BLOCK]
     assert ways[by_words].own < ways[by_states].own < still.own
     mlp_states, mlp_words = (ways[x[Replacement.MLP]] for x in (DISTILLED, THEN_WORDS))
-    assert mlp_words.own < mlp_states.own < gone.own
+    assert max(mlp_words.own, mlp_states.own) < gone.own
     hidden, block = found.spec.hidden_size, full.parameters - gone.parameters
     assert mlp_states.blocks == still.blocks and mlp_words.size == mlp_states.size
     assert mlp_states.parameters - gone.parameters == 8 * hidden**2 + 5 * hidden

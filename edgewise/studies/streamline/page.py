@@ -42,7 +42,7 @@ TEXT = (
 
 
 def streamline_page(model: str, on_step: OnStep) -> Page:
-    """Half an hour of one core. Raises InputError where the handbook is not there."""
+    """An hour of one core. Raises InputError where the handbook is not there."""
     texts = study_texts(
         model, handbook_pages(), length=RECIPE.length, rows=ROWS, row_length=ROW_LENGTH,
         questions=QUESTIONS,

@@ -33,13 +33,8 @@ from edgewise.adapters import AdapterConfig, Kind, LowRank
 from edgewise.adapters.matrices import columns_of, parts_of
 from edgewise.cli.devices import describe_machine
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import (
-    Block,
-    Embedding,
-    causal_attention,
-    inverse_frequencies,
-    rotation,
-)
+from edgewise.models.decoder import DecoderBlock, Embedding, causal_attention
+from edgewise.models.rotary import inverse_frequencies, rotation
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 
@@ -115,7 +110,7 @@ class Depths:
         if rank is None:
             return states[cut]
         block, adapter = self.blocks[cut], AdapterConfig(Kind.PRIVATE, rank, matrices=PARTS)
-        assert isinstance(block, Block)
+        assert isinstance(block, DecoderBlock)
         columns = columns_of(self.config, "qkv")
         downs = [
             LowRank(adapter, f"{cut}.{name}", rows, columns).down.detach()

@@ -32,7 +32,7 @@ from edgewise.cli.devices import describe_machine
 from edgewise.clusters import Cluster, Device, Link
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.models.decoder import Block
+from edgewise.models.decoder import DecoderBlock
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.plans import Plan, Stage
@@ -84,7 +84,7 @@ def merged_answers(added: Added, prompts: Sequence[tuple[int, ...]]) -> list[lis
     """By one process, one prompt after the other, with W + U M D as matrices."""
     shard = load_shard(MODEL, schemes=SCHEME, context=512)
     for block, parts in zip(shard.layers[1:-1], added, strict=True):
-        assert isinstance(block, Block)
+        assert isinstance(block, DecoderBlock)
         for name, first, rows in parts_of(shard.config)["qkv"]:
             if name in parts:
                 block.qkv.weight.data[first : first + rows] += parts[name].whole()

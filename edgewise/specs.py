@@ -16,9 +16,17 @@ TOKEN_BYTES = 8  # a sampled token id travels as int64
 
 
 class LayerKind(StrEnum):
+    """`MLP`: what took the place of decoder blocks, without attention and cache."""
+
     EMBEDDING = "embedding"
     BLOCK = "block"
+    MLP = "mlp"
     HEAD = "head"
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is one of layers 1..L."""
+        return self in (LayerKind.BLOCK, LayerKind.MLP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ class LayerSpec:
         """What a scheme means for this layer: a recipe its part; `stored`, where that is floating
         point, the type."""
         if scheme.family is Family.RECIPE:
-            return get_scheme(scheme.blocks if self.kind is LayerKind.BLOCK else scheme.ends)
+            return get_scheme(scheme.blocks if self.kind.is_block else scheme.ends)
         if scheme.family is Family.STORED and not self.stored:
             return get_scheme(self.compute)
         return scheme
@@ -111,7 +119,7 @@ class ModelSpec:
 
     @property
     def num_blocks(self) -> int:
-        return sum(layer.kind is LayerKind.BLOCK for layer in self.layers)
+        return sum(layer.kind.is_block for layer in self.layers)
 
     def shared_bytes(self, schemes: Sequence[str]) -> int:
         """Bytes that a device which holds all layers in these schemes saves: a table that is the

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from demo_batches import Batch
 from torch import Tensor
 
-from edgewise.models.decoder import Attend, Block, Decoder, inverse_frequencies, rotation
+from edgewise.models.decoder import Attend, Decoder, DecoderBlock
+from edgewise.models.rotary import inverse_frequencies, rotation
 
 MUON_RATE: Final = 5e-3
 ADAM_RATE: Final = 3e-3
@@ -21,7 +22,7 @@ WARMUP: Final = 0.02
 
 
 # Compiled, a step takes a sixth less time.
-_run_block = torch.compile(Block.forward, dynamic=True)
+_run_block = torch.compile(DecoderBlock.forward, dynamic=True)
 
 
 def training_attention(length: int, dtype: torch.dtype) -> Attend:
@@ -48,7 +49,7 @@ def training_logits(decoder: Decoder, tokens: Tensor) -> Tensor:
     attend = training_attention(tokens.shape[1], next(decoder.parameters()).dtype)
     x: Tensor = decoder.layers[0](tokens, positions)
     for block in decoder.layers[1:-1]:
-        x = _run_block(cast(Block, block), x, turn, attend)
+        x = _run_block(cast(DecoderBlock, block), x, turn, attend)
     logits: Tensor = decoder.layers[-1](x)
     return logits
 

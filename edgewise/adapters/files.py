@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from edgewise.adapters.low_rank import AdapterConfig, Kind, LowRank
-from edgewise.adapters.matrices import columns_of, parts_of
+from edgewise.adapters.matrices import check_adaptable, columns_of, parts_of
 from edgewise.errors import InputError
 from edgewise.models.config import DecoderConfig
 from edgewise.models.finite import all_finite
@@ -92,6 +92,7 @@ def read_adapter(
     """An adapter's configuration, and its tensors by "BLOCK.PART.down", ".up" and ".middle". Raises
     InputError where it is for a model of other layers, of wrong shapes, holds what is no number, or
     is a pickle. Models of equal layers are not told apart: they may take each other's."""
+    check_adaptable(config)
     pickles = [x.name for x in sorted(folder.glob("*")) if x.suffix in PICKLES]
     if pickles and not (folder / WEIGHTS).exists():
         raise InputError(

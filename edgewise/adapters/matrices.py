@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 
 from edgewise.adapters.low_rank import Adapted, AdapterConfig, LowRank
+from edgewise.errors import ModelError
 from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Block
 
@@ -37,10 +38,20 @@ def columns_of(config: DecoderConfig, matrix: str) -> int:
     return wide.get(matrix, config.hidden_size)
 
 
+def check_adaptable(config: DecoderConfig) -> None:
+    """Raise ModelError where adapters would not know what to adapt."""
+    if config.mlp_blocks:
+        raise ModelError(
+            f"an MLP is in the place of block {config.mlp_blocks[0]}, for which there are no "
+            "adapters: adapt a model without (`compress --replace block` makes shorter ones)"
+        )
+
+
 def attach(
     block: Block, config: DecoderConfig, number: int, adapter: AdapterConfig
 ) -> dict[str, LowRank]:
-    """Put new adapters on block `number` (0 is the first); returns them by part."""
+    """Put new adapters on block `number` (0 is the first); returns them by part. Raises
+    ModelError."""
     added = low_ranks(config, number, adapter)
     for matrix, parts in parts_of(config).items():
         if chosen := {name: added[name] for name, _, _ in parts if name in added}:
@@ -49,7 +60,9 @@ def attach(
 
 
 def low_ranks(config: DecoderConfig, number: int, adapter: AdapterConfig) -> dict[str, LowRank]:
-    """New adapters of block `number`, by part, whether its matrices are here or not."""
+    """New adapters of block `number`, by part, whether its matrices are here or not. Raises
+    ModelError."""
+    check_adaptable(config)
     return {
         name: LowRank(adapter, f"{number}.{name}", rows, columns_of(config, matrix))
         for matrix, parts in parts_of(config).items()

@@ -9,6 +9,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from edgewise.adapters.matrices import check_adaptable
 from edgewise.cli.adapting import TuneOptions
 from edgewise.cli.joining import start_listening
 from edgewise.cli.options import LISTEN
@@ -57,6 +58,7 @@ def begun(
     options: TuneOptions, checkpoint: Checkpoint, recipe: Recipe, learned: Sequence[Lesson]
 ) -> Iterator[Training | TrainingOnDevices]:
     """A training before its first step. Raises what keeps it from beginning."""
+    check_adaptable(checkpoint.config)
     if options.cluster is None and options.join is None:
         yield _in_this_process(options, checkpoint, recipe, learned)
         return

@@ -13,6 +13,8 @@ def run_compress(options: CompressOptions) -> None:
         raise InputError(
             "--drop-layers or --bits, with its zeros: drop first, then compress what that has made"
         )
+    if options.replace is not None and options.drop_layers is None:
+        raise InputError("--replace says what takes the place of dropped blocks: add --drop-layers")
     if options.drop_layers is not None:
         run_shortening(options, options.drop_layers)
     elif options.bits is not None:

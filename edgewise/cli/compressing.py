@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edgewise.cli.options import Json, Model, Text, TextLength, TextSeed, TextSequences
+from edgewise.shortening.recipe import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,21 @@ class CompressOptions:
             "does, they are left out.",
         ),
     ] = 200
+    replace: Annotated[
+        Replacement | None,
+        typer.Option(
+            help="What learns that: the first of them, which is the default, or an MLP without "
+            "attention, smaller and for Edgewise alone.",
+        ),
+    ] = None
     word_steps: Annotated[
         int, typer.Option(min=0, help="Batches by which it then learns the next token.")
     ] = 100
     batch: Annotated[int, typer.Option(min=1, help="Pieces of text of a batch.")] = 8
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 5e-4
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="At its highest: 0.0005 for a block, 0.001 for an MLP."),
+    ] = None
     luc: Annotated[
         bool,
         typer.Option("--luc", help="More bits, and fewer zeros, where a block feels it most."),

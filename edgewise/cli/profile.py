@@ -26,7 +26,8 @@ def run_profile(options: ProfileOptions) -> None:
     )
     if out is not None:
         out.write_text(profile.to_json() + "\n", encoding="utf-8")
-    errors = [x for key, x in profile.errors.items() if key[1].startswith(LayerKind.BLOCK)]
+    kinds = tuple(kind for kind in LayerKind if kind.is_block)
+    errors = [x for key, x in profile.errors.items() if key[1].startswith(kinds)]
     error = median(errors) if errors else None
     screen = console(as_json)
     screen.print(profile_table(profile, min(spec.max_context, WIDE_CONTEXT) // 2))

@@ -17,6 +17,7 @@ from edgewise.models.packed_writing import check_packable, stored_layer, write_p
 from edgewise.quality.streaming import run_in_parts, run_observed
 from edgewise.quantization.packed import Packed, rows_of
 from edgewise.quantization.rounding.sparsegpt import Sparsity
+from edgewise.specs import LayerKind
 
 Matrices = dict[str, Tensor | Packed]  # by the checkpoint's names
 
@@ -60,16 +61,18 @@ def compressed_layers(
                 packed = compress_block(config, layer, moments, scheme, sparsity)
                 layer = filled_block(config, number, layer, packed)
                 for name, matrix in packed.items():
-                    instead |= _by_tensor(checkpoint, number, name, matrix)
+                    instead |= _by_tensor(checkpoint, layer.kind, number, name, matrix)
             states = run_in_parts(config, number, layer, states)
         yield stored_layer(checkpoint, number, instead)
         on_step(f"layer {number}")
 
 
-def _by_tensor(checkpoint: Checkpoint, number: int, name: str, matrix: Packed) -> Matrices:
+def _by_tensor(
+    checkpoint: Checkpoint, kind: LayerKind, number: int, name: str, matrix: Packed
+) -> Matrices:
     """A matrix of a block in the parts that a checkpoint keeps apart."""
     config, parameter = checkpoint.config, f"{name}.weight"
-    names = parameter_names(config, Block.kind, parameter, number - 1)
+    names = parameter_names(config, kind, parameter, number - 1)
     rows = split_parameter(config, parameter, torch.arange(matrix.shape[0]))
     pairs = zip(names, rows, strict=True)
     return {tensor: rows_of(matrix, int(x[0]), int(x[-1]) + 1) for tensor, x in pairs}

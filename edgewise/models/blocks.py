@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from edgewise.kernels import backend_of
+from edgewise.kernels.block import NativeBlock
 from edgewise.models.adapting import HeldAdapters
 from edgewise.models.cache import KVCache, Segment
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, Rotation, inverse_frequencies, rotation
+from edgewise.models.decoder import Block, DecoderBlock
 from edgewise.models.native import NativePart, native_block
+from edgewise.models.rotary import Rotation, inverse_frequencies, rotation
 from edgewise.models.streamed_layers import StreamedLayers
 from edgewise.models.wire import through
 from edgewise.schemes import Wire
@@ -92,8 +94,7 @@ class BlockStack:
         """The blocks as they are when first run, in stretches that run alike."""
         parts: list[NativePart] = []
         for number, block in enumerate(self._blocks):
-            window = self.config.windows[self.first + number]
-            native = native_block(self.config, block, window, self._cache.stored(number))
+            native = self._native(number, block)
             most = native.most_tokens if native else 0
             layer = self.first + number + 1
             starts = layer in self._rounded or not self._stay(layer - 1, layer)
@@ -103,6 +104,13 @@ class BlockStack:
             if native is not None:
                 parts[-1].native.append(native)
         return parts
+
+    def _native(self, number: int, block: Block) -> NativeBlock | None:
+        """As the kernels run it whole; of an MLP they know each matrix alone."""
+        if not isinstance(block, DecoderBlock):
+            return None
+        window = self.config.windows[self.first + number]
+        return native_block(self.config, block, window, self._cache.stored(number))
 
     def _stay(self, *layers: int) -> bool:
         """Whether none of these is streamed: each that is goes alone."""

@@ -6,7 +6,7 @@ few long sequences and many short ones can share a budget smaller than `slots * 
 tokens out keeps to that budget.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,13 +89,13 @@ def through_eight_bits(attend: Attend) -> Attend:
 
 
 class KVCache:
-    """Keys and values of `len(dtypes)` blocks, each in its type, or all of them in 8 bits. Of all
-    `slots * context` tokens at most `tokens` are there at a time."""
+    """Keys and values of `len(dtypes)` blocks, each in its type, or all of them in 8 bits; of those
+    without a type none. Of all `slots * context` tokens at most `tokens` are there at a time."""
 
     def __init__(
         self,
         heads: tuple[int, int],
-        dtypes: list[torch.dtype],
+        dtypes: Sequence[torch.dtype | None],
         slots: int,
         context: int,
         device: torch.device,
@@ -111,23 +111,24 @@ class KVCache:
         self._pages = Pages(device)
         shape = (2, slots, num_kv, context, head_dim)
         eight, empty = kind is CacheType.INT8, self._pages.empty
-        self._blocks = [
-            Stored(
+        self._blocks = {
+            number: Stored(
                 empty(shape, torch.int8 if eight else dtype),
                 empty(shape[:-1], torch.float32) if eight else None,
             )
-            for dtype in dtypes
-        ]
+            for number, dtype in enumerate(dtypes)
+            if dtype is not None
+        }
 
     @property
     def bytes(self) -> int:
         """What `tokens` tokens take. Whole pages of memory are taken: the last one of each
         sequence's keys, and values, of each head is on average half empty."""
-        return sum(block.nbytes for block in self._blocks) // self._places * self.tokens
+        return sum(block.nbytes for block in self._blocks.values()) // self._places * self.tokens
 
     def clear(self) -> None:
         """Make all keys and values zero: for timing, where tokens are looked at that never came."""
-        for block in self._blocks:
+        for block in self._blocks.values():
             for tensor in block.tensors():
                 tensor.zero_()
 
@@ -149,7 +150,7 @@ class KVCache:
         if slot is None:
             return
         self._free.append(slot)
-        for block in self._blocks:
+        for block in self._blocks.values():
             for tensor in block.tensors():
                 for vectors in tensor[:, slot]:
                     self._pages.give_back(vectors)
@@ -158,12 +159,12 @@ class KVCache:
         """Let a sequence begin with the first `length` tokens that are kept of another one. Raises
         RuntimeError where none are, or where so many cannot be."""
         if not self._blocks:
-            return  # an embedding or a head alone: nothing is kept of anybody
+            return  # no block with attention: nothing is kept of anybody
         if source not in self._slots:
             raise RuntimeError(f"nothing is cached of sequence {source}")
         self._check_room(length)
         held, new = self._slots[source], self.slot(target)
-        for block in self._blocks:
+        for block in self._blocks.values():
             for tensor in block.tensors():
                 tensor[:, new, :, :length] = tensor[:, held, :, :length]
 

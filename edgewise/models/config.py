@@ -13,9 +13,13 @@ from edgewise.errors import ModelError
 from edgewise.schemes import DEFAULT
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec
 
+# The `model_type` of what is no model of transformers', so that it is refused there rather than
+# misread; and how `quantization_config` names the matrices of packed_checkpoint.py.
+EDGEWISE = "edgewise"
 # By layer, by matrix: (rows, scheme) of its parts.
-PACKED = "edgewise"  # what `quantization_config` names the matrices of packed_checkpoint.py
 Stored = Sequence[tuple[tuple[tuple[int, str], ...], ...]]
+MLP_BLOCKS = "mlp_blocks"  # in a `config.json`, which is none of transformers' then
+MLP_WIDTH = 4  # of an MLP in a block's place, in hidden sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class DecoderConfig:
     `windows[i]` is how many keys block i sees, itself included (None: all of them). `rope` is None
     where positions are learned; row p + `position_offset` of that table then belongs to position p.
     `embed_size` differs from `hidden_size` where the embedding is projected in and out (OPT-350m).
+    The blocks `mlp_blocks` are no decoder's, but an MLP each (decoder.MlpBlock).
     """
 
     architecture: str
@@ -63,6 +68,7 @@ class DecoderConfig:
     position_offset: int = 0
     norm_first: bool = True
     final_norm: bool = True
+    mlp_blocks: tuple[int, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -84,6 +90,7 @@ class DecoderConfig:
             )
         try:
             config = ARCHITECTURES[known](known, hf)
+            config = replace(config, mlp_blocks=tuple(hf.get(MLP_BLOCKS, ())))
             config.check()
             return config
         except KeyError as error:
@@ -93,14 +100,8 @@ class DecoderConfig:
 
     def check(self) -> None:
         """Raise ValueError where the sizes do not go together."""
-        sizes = (
-            self.vocab_size,
-            self.hidden_size,
-            self.ffn_size,
-            self.num_blocks,
-            self.max_context,
-        )
-        if min(*sizes, self.num_heads, self.num_kv_heads, self.head_dim) < 1:
+        sizes = (self.vocab_size, self.hidden_size, self.ffn_size, self.num_blocks, self.head_dim)
+        if min(*sizes, self.max_context, self.num_heads, self.num_kv_heads) < 1:
             raise ValueError("every size must be at least 1")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
@@ -109,6 +110,10 @@ class DecoderConfig:
         divisors = None if self.rope is None else self.rope.divisors
         if divisors is not None and len(divisors) != self.head_dim // 2:
             raise ValueError(f"{len(divisors)} rope divisors for heads of {self.head_dim}")
+        known = {n for n in self.mlp_blocks if type(n) is int and 0 <= n < self.num_blocks}
+        if len(known) < len(self.mlp_blocks):
+            told = list(self.mlp_blocks)
+            raise ValueError(f"{MLP_BLOCKS} {told} are not numbers of {self.num_blocks} blocks")
 
     def spec(self, name: str, compute: str = DEFAULT, stored: Stored | None = None) -> ModelSpec:
         """The torch-free description that planners use. `compute` is the type of the checkpoint's
@@ -131,7 +136,12 @@ class DecoderConfig:
             kv_width=2 * kv,
             kv_heads=self.num_kv_heads,
         )
-        blocks = [replace(block, window=window) for window in self.windows]
+        wide = MLP_WIDTH * h
+        mlp = LayerSpec(LayerKind.MLP, ((wide, h), (h, wide)), wide + h, compute=compute)
+        blocks = [
+            mlp if number in self.mlp_blocks else replace(block, window=window)
+            for number, window in enumerate(self.windows)
+        ]
         table = (self.vocab_size, self.embed_size)
         embedding = LayerSpec(LayerKind.EMBEDDING, (table, *project), positions, compute=compute)
         out = tuple((b, a) for a, b in project)
@@ -154,7 +164,7 @@ class DecoderConfig:
 def is_packed(hf: Mapping[str, Any]) -> bool:
     """Whether a `config.json` is of a checkpoint of packed matrices (packed_checkpoint.py)."""
     described = hf.get("quantization_config")
-    return isinstance(described, dict) and described.get("quant_method") == PACKED
+    return isinstance(described, dict) and described.get("quant_method") == EDGEWISE
 
 
 def _rope(hf: Mapping[str, Any]) -> Rope:

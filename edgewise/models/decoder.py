@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgewise.models.config import DecoderConfig, Rope
+from edgewise.models.config import MLP_WIDTH, DecoderConfig
 from edgewise.models.linear import Linear
+from edgewise.models.rotary import Rotation, inverse_frequencies, rotate, rotation
 from edgewise.specs import LayerKind
 
 # (query [..., N, D], key [..., K, D], value [..., K, D]) -> [..., N, D]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 # (matrix's name, what it was multiplied with [..., columns], product [..., rows]) -> [..., rows]
 Adapt = Callable[[str, Tensor, Tensor], Tensor]
-Rotation = tuple[Tensor, Tensor]
 Norm = nn.RMSNorm | nn.LayerNorm
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -35,36 +35,6 @@ def _norm(config: DecoderConfig, size: int) -> Norm:
     if config.norm == "rms":
         return nn.RMSNorm(size, eps=config.norm_eps)
     return nn.LayerNorm(size, eps=config.norm_eps)
-
-
-def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
-    """Rotary frequencies [D/2] (Su et al. 2021, RoFormer), with Llama 3.1's scaling where set:
-    wavelengths beyond the original context are stretched by `factor`, short ones kept, and those
-    between blended; or divided by what the model states."""
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    frequency = 1.0 / (rope.theta**exponent) / rope.linear_factor
-    if rope.divisors is not None:
-        frequency = frequency / torch.tensor(rope.divisors)
-    if rope.llama3 is None:
-        return frequency
-    factor, low, high, original = rope.llama3
-    wavelength = 2 * math.pi / frequency
-    smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
-    return (1 - smooth) * frequency / factor + smooth * frequency
-
-
-def rotation(frequency: Tensor, positions: Tensor) -> Rotation:
-    """cos and sin, each [..., 1, D], of the angles at `positions` [...]."""
-    angle = positions.unsqueeze(-1).float() * frequency
-    angle = torch.cat((angle, angle), dim=-1).unsqueeze(-2)
-    return angle.cos(), angle.sin()
-
-
-def rotate(vectors: Tensor, by: Rotation) -> Tensor:
-    """Rotate each pair (i, i + D/2) of vectors [..., heads, D]."""
-    half = vectors.shape[-1] // 2
-    turned = torch.cat((-vectors[..., half:], vectors[..., :half]), dim=-1)
-    return vectors * by[0].to(vectors.dtype) + turned * by[1].to(vectors.dtype)
 
 
 def _table(rows: int, size: int) -> nn.Embedding:
@@ -86,8 +56,7 @@ class Origin:
 
 
 class Layer(nn.Module):
-    """One layer of a model; `kind` says which of the three, `origin` where it comes from, if it was
-    loaded."""
+    """One layer of a model; `kind` says which, `origin` where it comes from, if it was loaded."""
 
     kind: LayerKind
     origin: Origin | None = None
@@ -121,7 +90,7 @@ def as_it_is(matrix: str, inputs: Tensor, product: Tensor) -> Tensor:
     return product
 
 
-class Block(Layer):
+class DecoderBlock(Layer):
     """Layers 1..L: attention and MLP, each added to the hidden states."""
 
     kind = LayerKind.BLOCK
@@ -204,6 +173,35 @@ def _normalised(norm: Norm, states: Tensor) -> Tensor:
     return F.rms_norm(states, shape, weight, norm.eps)
 
 
+class MlpBlock(Layer):
+    """What took the place of decoder blocks (LLM-Streamline, arXiv 2403.19135, its first version):
+    with H -> 4 H -> H numbers
+
+        fc2(relu(fc1(x)))
+
+    and nothing else: no norm, no residual, no attention, so that it keeps nothing of a sequence. As
+    nothing carries the states past it, it computes in float32, whatever its weights are in.
+    Adapters add nothing to it."""
+
+    kind = LayerKind.MLP
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        hidden, wide = config.hidden_size, MLP_WIDTH * config.hidden_size
+        self.fc1 = Linear(hidden, wide, bias=True)
+        self.fc2 = Linear(wide, hidden, bias=True)
+
+    def forward(
+        self, states: Tensor, turn: Rotation | None, attend: Attend, adapt: Adapt = as_it_is
+    ) -> Tensor:
+        """states [..., H] -> [..., H]."""
+        made: Tensor = self.fc2(F.relu(self.fc1(states)))
+        return made
+
+
+Block = DecoderBlock | MlpBlock  # layers 1..L
+
+
 class Head(Layer):
     """Layer L+1: hidden states [..., H] -> logits [..., vocabulary]."""
 
@@ -232,7 +230,9 @@ def build_layer(config: DecoderConfig, layer: int) -> Layer:
     """The module of one layer, weights uninitialised as torch leaves them."""
     if layer == 0:
         return Embedding(config)
-    return Head(config) if layer == config.num_layers - 1 else Block(config)
+    if layer == config.num_layers - 1:
+        return Head(config)
+    return MlpBlock(config) if layer - 1 in config.mlp_blocks else DecoderBlock(config)
 
 
 class Decoder(nn.Module):
@@ -242,7 +242,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         embedding, head = Embedding(config), Head(config)
-        blocks = [Block(config) for _ in range(config.num_blocks)]
+        blocks = [build_layer(config, number + 1) for number in range(config.num_blocks)]
         self.layers = nn.ModuleList([embedding, *blocks, head])
         if config.tied:
             head.out.weight = embedding.tokens.weight
@@ -254,7 +254,7 @@ class Decoder(nn.Module):
         for layer in self.layers:
             for name, parameter in layer.named_parameters():
                 if parameter.ndim == 2:
-                    writes = isinstance(layer, Block) and name in ("out.weight", "down.weight")
+                    writes = name in ("out.weight", "down.weight") and not isinstance(layer, Head)
                     scale = std / depth if writes else std
                     nn.init.normal_(parameter, std=scale, generator=generator)
                 elif name.endswith("bias"):

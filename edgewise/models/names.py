@@ -10,10 +10,23 @@ from edgewise.errors import ModelError
 from edgewise.models.config import DecoderConfig
 from edgewise.specs import LayerKind
 
+# A layer's, in the order of LayerSpec.matrices.
+MATRICES = {
+    LayerKind.EMBEDDING: ("tokens",),
+    LayerKind.BLOCK: ("qkv", "out", "up", "down"),
+    LayerKind.MLP: ("fc1", "fc2"),
+    LayerKind.HEAD: ("out",),
+}
 Names = Mapping[LayerKind, Mapping[str, tuple[str, ...]]]
 
 _SELF = "model.layers.{block}.self_attn."
 _OPT = "model.decoder.layers.{block}."
+
+
+def _mlp(block: str) -> Mapping[str, tuple[str, ...]]:
+    """Of an MLP in a block's place: names of ours, as transformers knows no such thing."""
+    return {name: (block + name,) for name in ("fc1", "fc2")}
+
 
 NAMES: dict[str, Names] = {
     "llama": {
@@ -28,6 +41,7 @@ NAMES: dict[str, Names] = {
             "up": ("model.layers.{block}.mlp.gate_proj", "model.layers.{block}.mlp.up_proj"),
             "down": ("model.layers.{block}.mlp.down_proj",),
         },
+        LayerKind.MLP: _mlp("model.layers.{block}."),
         LayerKind.HEAD: {"norm": ("model.norm",), "out": ("lm_head",)},
     },
     "opt": {
@@ -48,6 +62,7 @@ NAMES: dict[str, Names] = {
             "up": (_OPT + "fc1",),
             "down": (_OPT + "fc2",),
         },
+        LayerKind.MLP: _mlp(_OPT),
         LayerKind.HEAD: {
             "norm": ("model.decoder.final_layer_norm",),
             "project": ("model.decoder.project_out",),

@@ -17,7 +17,7 @@ from edgewise.kernels.block import (
 )
 from edgewise.models.cache import Stored
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, Norm
+from edgewise.models.decoder import Block, DecoderBlock, Norm
 from edgewise.models.linear import Linear
 from edgewise.quantization.linear import PackedLinear
 
@@ -49,7 +49,7 @@ class NativePart:
 
 
 def native_block(
-    config: DecoderConfig, block: Block, window: int | None, cache: Stored
+    config: DecoderConfig, block: DecoderBlock, window: int | None, cache: Stored
 ) -> NativeBlock | None:
     """The block with its cache; None where torch has to run it: without the kernels, on other
     devices, with truncated matrices, or shapes that the kernels do not know."""
@@ -66,7 +66,7 @@ def native_block(
     return backend.block(shape, matrices, norms, (cache.codes[0], cache.codes[1], *scales))
 
 
-def _matrices(block: Block) -> dict[str, NativeMatrix] | None:
+def _matrices(block: DecoderBlock) -> dict[str, NativeMatrix] | None:
     natives = {}
     for name in MATRICES:
         matrix: Linear | PackedLinear = getattr(block, name)

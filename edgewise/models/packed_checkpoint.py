@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from edgewise.errors import ModelError
-from edgewise.models.gguf.spec import MATRICES
-from edgewise.models.names import parameter_names
+from edgewise.models.names import MATRICES, parameter_names
 from edgewise.models.safetensors_checkpoint import SafetensorsCheckpoint
 from edgewise.quantization.packed import PARTS, Packed, empty_packed
 from edgewise.schemes import SCHEMES, Family, get_scheme

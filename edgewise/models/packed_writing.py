@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewise.errors import ModelError
 from edgewise.models.checkpoint import Checkpoint
-from edgewise.models.config import PACKED
+from edgewise.models.config import EDGEWISE
 from edgewise.models.decoder import build_layer
 from edgewise.models.hub import CONFIG
 from edgewise.models.loading import matrix_modules
@@ -98,10 +98,10 @@ def _flat(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, PackedMatrix]]
 
 
 def _config(source: Checkpoint, matrices: dict[str, PackedMatrix]) -> dict[str, Any]:
-    described = PackedDescription(PACKED, FORMAT, matrices)
+    described = PackedDescription(EDGEWISE, FORMAT, matrices)
     return {
         **source.hf_config,
-        "model_type": PACKED,  # for others: transformers would take an unknown method for none
+        "model_type": EDGEWISE,  # for others: transformers would take an unknown method for none
         "tie_word_embeddings": source.config.tied,
         "dtype": str(COMPUTED).removeprefix("torch."),
         "quantization_config": msgspec.to_builtins(described),

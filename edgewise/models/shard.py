@@ -17,7 +17,7 @@ from edgewise.models.cache import KVCache, Segment
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
 from edgewise.models.company import Group, in_groups, owners
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, Embedding, Head, Layer
+from edgewise.models.decoder import Block, DecoderBlock, Embedding, Head, Layer
 from edgewise.models.finite import all_finite, check_finite, nan_where_infinite
 from edgewise.models.linear import Linear
 from edgewise.models.loading import Loader
@@ -57,7 +57,10 @@ class Shard:
         blocks = [layer for layer in layers if isinstance(layer, Block)]
         self.cache = KVCache(
             (config.num_kv_heads, config.head_dim),
-            [next(block.parameters()).dtype for block in blocks],
+            [
+                next(block.parameters()).dtype if isinstance(block, DecoderBlock) else None
+                for block in blocks
+            ],
             slots,
             context,
             self.device,

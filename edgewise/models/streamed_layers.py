@@ -16,14 +16,15 @@ from torch import Tensor
 
 from edgewise.caches import remove
 from edgewise.errors import ModelError
-from edgewise.kernels.block import MATRICES
 from edgewise.models.blank import blank_layer
 from edgewise.models.decoder import Layer
 from edgewise.models.direct_reads import DirectFile
 from edgewise.models.layer_files import FORMAT, LayerFile, check_parts, layer_path
 from edgewise.models.layer_stream import LayerStream
+from edgewise.models.names import MATRICES
 from edgewise.models.shape import ModelShape
 from edgewise.schemes import get_scheme
+from edgewise.specs import LayerKind
 
 TYPES = {
     "F32": torch.float32,
@@ -99,14 +100,14 @@ def _layer(shape: ModelShape, number: int, name: str, memory: mmap.mmap, file: D
     layer = blank_layer(shape.config, number, scheme, shape.spec.layers[number])
     tensors = dict(_tensors(memory, file))
     check_parts(layer.state_dict(), tensors, file.path, f"{number} of {shape.name} in {name}")
-    own = {part: x if _is_streamed(part) else x.clone() for part, x in tensors.items()}
+    own = {part: x if _is_streamed(layer.kind, part) else x.clone() for part, x in tensors.items()}
     layer.load_state_dict(own, assign=True)
     return layer.requires_grad_(False)
 
 
-def _is_streamed(part: str) -> bool:
+def _is_streamed(kind: LayerKind, part: str) -> bool:
     first, _, rest = part.partition(".")
-    return first in MATRICES and rest != "bias"
+    return first in MATRICES[kind] and rest != "bias"
 
 
 def _tensors(memory: mmap.mmap, file: DirectFile) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 from edgewise.errors import Infeasible
 from edgewise.planning.problem import PlanResult, Problem, with_uniform_schemes
-from edgewise.specs import LayerKind
 
 
 def even(problem: Problem) -> PlanResult:
@@ -29,9 +28,7 @@ def memory_proportional(problem: Problem) -> PlanResult:
 
 def speed_proportional(problem: Problem) -> PlanResult:
     """Layers in proportion to blocks per second. Raises Infeasible."""
-    blocks = [
-        i for i, layer in enumerate(problem.costs.model.layers) if layer.kind is LayerKind.BLOCK
-    ]
+    blocks = [i for i, layer in enumerate(problem.costs.model.layers) if layer.kind.is_block]
     return _divide(
         problem,
         "speed",

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, Layer, causal_attention, inverse_frequencies, rotation
+from edgewise.models.decoder import Block, Layer, causal_attention
+from edgewise.models.rotary import inverse_frequencies, rotation
 from edgewise.quality.writing import draw
 
 AT_ONCE = 2048  # tokens through which gradients are taken at a time

@@ -9,17 +9,11 @@ from torch import Tensor, nn
 
 from edgewise.models.cache import through_eight_bits
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import (
-    Block,
-    Embedding,
-    Head,
-    Layer,
-    causal_attention,
-    inverse_frequencies,
-)
-from edgewise.models.decoder import rotation as angles
+from edgewise.models.decoder import Block, Embedding, Head, Layer, causal_attention
 from edgewise.models.finite import check_finite
 from edgewise.models.loading import matrix_modules
+from edgewise.models.rotary import inverse_frequencies
+from edgewise.models.rotary import rotation as angles
 from edgewise.schemes import CacheType
 
 AT_ONCE = 2048  # tokens whose inputs of a layer's matrices are in memory at a time

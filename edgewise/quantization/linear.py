@@ -28,7 +28,8 @@ def packed_matmul(
             tile = backend.whole(native, start, end).to(inputs.dtype)
         else:
             tile = packed.dequantized(start, end).to(inputs.dtype)
-        parts.append(F.linear(inputs, tile, None if bias is None else bias[start:end]))
+        own = None if bias is None else bias[start:end].to(inputs.dtype)
+        parts.append(F.linear(inputs, tile, own))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""One block learns to do what a span of a frozen model does.
+"""One block, or an MLP, learns to do what a span of a frozen model does.
 
 By states (LLM-Streamline, arXiv 2403.19135): with x what enters the span and y what leaves it, both
 computed as text goes by and kept nowhere, minimise |block(x) - y|^2. By words: the block in the
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from edgewise.errors import NonFinite
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import Block, Head, Layer
+from edgewise.models.decoder import Block, Head, Layer, MlpBlock
 from edgewise.models.finite import all_finite
 from edgewise.models.loading import Loader
 from edgewise.schemes import get_scheme
-from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.recipe import DistillationRecipe, Replacement
 from edgewise.shortening.spans import BlockSpan
 from edgewise.tuning.cross_entropy import head_cross_entropy
 from edgewise.tuning.frozen import Frozen
@@ -32,6 +32,7 @@ from edgewise.tuning.model import FrozenBlocks
 FROZEN, LEARNING = get_scheme("bf16"), get_scheme("fp32")
 WEIGHT_DECAY, LONGEST_GRADIENT = 1e-3, 5.0  # the paper's code
 BETAS = (0.9, 0.95)  # the same
+SPREAD = 0.02  # of random numbers that an MLP begins with: transformers' default
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class FrozenModel(FrozenBlocks):
 
 
 class Distillation:
-    """A block in training, which begins as the span's first one: `student` is in float32."""
+    """What takes a span's place in training: `student` is in float32."""
 
     def __init__(
         self, checkpoint: Checkpoint, span: BlockSpan, recipe: DistillationRecipe, pieces: Tensor
@@ -79,7 +80,11 @@ class Distillation:
         for number in range(last):
             layers[number] = loader.layer(number, FROZEN, layers.get(0))
         self.model, self.span, self.recipe = FrozenModel(config, layers), span, recipe
-        self.student = loader.layer(span.first + 1, LEARNING).requires_grad_(True)
+        self.student = (
+            new_mlp(config, recipe.seed)
+            if recipe.replacement is Replacement.MLP
+            else loader.layer(span.first + 1, LEARNING)
+        ).requires_grad_(True)
         self._batches = recipe.batches(pieces)
 
     def steps(self) -> Iterator[DistillationStep]:
@@ -130,6 +135,24 @@ class Distillation:
             if by_words:
                 return model.nats(model.through(guess, span.end, end), tokens)
             return missing_share(before, after, guess)
+
+
+@torch.no_grad()
+def new_mlp(config: DecoderConfig, seed: int) -> MlpBlock:
+    """An MLP in float32 which hands on what it gets: relu(x) - relu(-x) is x, and of its 4 H
+    numbers these are 2 H. The others begin as random ones that nothing is made of yet.
+
+    The paper's begins with random matrices, so that, without a residual, it has to learn first what
+    all blocks do: to leave the states nearly as they are."""
+    mlp, hidden = MlpBlock(config), config.hidden_size
+    generator, one = torch.Generator().manual_seed(seed), torch.eye(hidden)
+    mlp.fc1.weight.normal_(std=SPREAD, generator=generator)
+    mlp.fc1.weight[: 2 * hidden] = torch.cat((one, -one))
+    mlp.fc2.weight.zero_()
+    mlp.fc2.weight[:, : 2 * hidden] = torch.cat((one, -one), dim=1)
+    for matrix in (mlp.fc1, mlp.fc2):
+        matrix.bias.zero_()
+    return mlp
 
 
 def missing_share(before: Tensor, after: Tensor, guess: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -13,17 +14,29 @@ WARM_UP = 0.03  # share of the steps in which the rate rises
 FALLS_TO = 0.25  # share of the rate that the last step has, as the paper's code has it
 
 
+class Replacement(StrEnum):
+    """What takes the place of a span: one decoder block, which begins as the span's first, or an
+    MLP without attention (models/decoder.py)."""
+
+    BLOCK = "block"
+    MLP = "mlp"
+
+
+RATES = {Replacement.BLOCK: 5e-4, Replacement.MLP: 1e-3}
+
+
 @dataclass(frozen=True, slots=True)
 class DistillationRecipe:
     """`steps` by the states behind the span, then `word_steps` by the next token, each of `batch`
-    pieces of text of `length` tokens."""
+    pieces of text of `length` tokens; what learns is the `replacement`."""
 
     steps: int = 200
     word_steps: int = 0
     batch: int = 4
     length: int = 256
-    rate: float = 5e-4
+    rate: float = RATES[Replacement.BLOCK]
     seed: int = 0
+    replacement: Replacement = Replacement.BLOCK
 
     def __post_init__(self) -> None:
         if min(self.steps, self.word_steps) < 0 or min(self.batch, self.length - 1) < 1:

@@ -81,7 +81,8 @@ def shorten(
     model: str, dropped: int, split: TextSplit, recipe: DistillationRecipe, show: Show
 ) -> ShorterModel:
     """A model of `dropped` blocks fewer. Without steps the span of so many blocks that changes
-    states least is left out; with steps the first of one block more learns what all of them did.
+    states least is left out; with steps the first of one block more, or an MLP in its place, learns
+    what all of them did.
     Raises InputError, ModelError, NonFinite."""
     checkpoint = open_checkpoint(model)
     check_dropped(checkpoint, dropped)

@@ -64,11 +64,12 @@ class Roofline:
         reference: ModelSpec | None = None,
     ) -> float:
         """Seconds of one layer for (sequences, new tokens each, cached tokens each)."""
-        if layer.kind in self.layer_seconds:
+        kind = LayerKind.BLOCK if layer.kind.is_block else layer.kind
+        if kind in self.layer_seconds:
             if reference is None:
                 raise ProfileError(f"'{self.name}': layer_milliseconds need a reference model")
-            weights = layer.weight_bytes(scheme) / _alike(reference, layer.kind)
-            reading = self.layer_seconds[layer.kind] * weights
+            weights = layer.weight_bytes(scheme) / _alike(reference, kind)
+            reading = self.layer_seconds[kind] * weights
         else:
             reading = _bytes(model, layer, scheme, shape) / self.bytes_per_second
         computing = _flops(model, layer, shape) / self.flops_per_second

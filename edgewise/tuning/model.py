@@ -15,19 +15,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from edgewise.adapters import AdapterConfig, LowRank, attach
-from edgewise.adapters.matrices import adapted, parts_of
+from edgewise.adapters.matrices import adapted
 from edgewise.models.config import DecoderConfig
-from edgewise.models.decoder import (
-    Block,
-    Head,
-    Layer,
-    Norm,
-    Rotation,
-    causal_attention,
-    inverse_frequencies,
-    rotation,
-)
+from edgewise.models.decoder import Block, Head, Layer, Norm, causal_attention
 from edgewise.models.exits import exit_inputs
+from edgewise.models.names import MATRICES
+from edgewise.models.rotary import Rotation, inverse_frequencies, rotation
 from edgewise.tuning.cross_entropy import head_cross_entropy
 from edgewise.tuning.frozen import Frozen
 
@@ -92,7 +85,7 @@ class FrozenBlocks(nn.Module):
         self.config, self.embedding = config, layers.get(0)
         self.blocks = {i - 1: block for i, block in layers.items() if isinstance(block, Block)}
         for block in self.blocks.values():
-            for matrix in parts_of(config):
+            for matrix in MATRICES[block.kind]:
                 setattr(block, matrix, Frozen(getattr(block, matrix)))
         rope = config.rope
         self._frequency = None if rope is None else inverse_frequencies(rope, config.head_dim)

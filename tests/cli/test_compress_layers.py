@@ -13,8 +13,10 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.quality.calibration import Calibration, sequences
+from edgewise.quantization.packed import Packed
 from edgewise.shortening.judging import token_nats
 from edgewise.shortening.shorten import TextSplit
+from tests.models.mlps import PLACE, write_with_mlp
 from tests.seeds import THOROUGH
 
 SHORT = ("--length", "32", "--batch", "2")
@@ -41,7 +43,7 @@ def test_a_shorter_demo(command, text, tmp_path, steps):
     said = json.loads(result.out)
     assert len(said["steps"]) == steps + steps // 3
     assert said["span"]["end"] - said["span"]["first"] == 2 + (steps > 0)
-    assert said["replaced"] is (steps > 0)
+    assert said["replacement"] == ("block" if steps else None)
     assert max(said["similarities"]) == said["similarities"][said["span"]["first"]]
     blocks = open_checkpoint("demo").config.num_blocks
     assert open_checkpoint(out).config.num_blocks == said["blocks"] == blocks - 2
@@ -52,6 +54,47 @@ def test_a_shorter_demo(command, text, tmp_path, steps):
         truth = model.eval()(ids[None]).logits[0]
     assert (logits(out, ids) - truth).abs().max() < 1e-3
     assert command("run", out, "Where is the library?", "--max-tokens", "3").code == 0
+
+
+def test_an_mlp_in_the_place_of_blocks(command, text, tmp_path):
+    out = tmp_path / "new"
+    told = ("compress", "demo", "--drop-layers", "2", "--text", text, "--out", out, *SHORT)
+    result = command(*told, "--replace", "mlp", "--steps", "6", "--word-steps", "2")
+    assert result.code == 0, result.err
+    assert "an MLP that learned what blocks" in result.out
+    opened, source = open_checkpoint(out), open_checkpoint("demo")
+    assert opened.config.num_blocks == source.config.num_blocks - 2
+    (place,) = opened.config.mlp_blocks
+    wide, hidden = 4 * source.config.hidden_size, source.config.hidden_size
+    assert opened.spec.layers[place + 1].matrices == ((wide, hidden), (hidden, wide))
+    with pytest.raises(ValueError, match="edgewise"):
+        transformers.AutoModelForCausalLM.from_pretrained(out)
+    for scheme in ("stored", "4bit"):
+        told = ("run", out, "Where is the library?", "--max-tokens", "3", "--scheme", scheme)
+        assert command(*told).code == 0
+
+
+def test_what_is_in_few_bits_of_a_model_with_an_mlp(command, text, tmp_path):
+    """Dropped first, then compressed: SparseGPT and GPTQ take an MLP's matrices as others'."""
+    write_with_mlp(tmp_path / "mlp", "demo")
+    told = ("compress", tmp_path / "mlp", "--bits", "4", "--text", text, "--sparsity", "0.5")
+    result = command(*told, "--sequences", "4", "--out", tmp_path / "few", "--luc")
+    assert result.code == 0, result.err
+    few = open_checkpoint(tmp_path / "few")
+    assert few.config.mlp_blocks == (PLACE,)
+    matrix = few.stored(f"model.layers.{PLACE}.fc1.weight")
+    assert isinstance(matrix, Packed) and float((matrix.dequantized() == 0).float().mean()) > 0.2
+    assert command("run", tmp_path / "few", "Where is the library?", "--max-tokens", "3").code == 0
+
+
+def test_adapters_are_not_for_an_mlp(command, tmp_path):
+    model = write_with_mlp(tmp_path / "mlp", "demo")
+    record = {"prompt": "Where is the library?", "answer": "Here."}
+    (tmp_path / "data.jsonl").write_text("\n".join([json.dumps(record)] * 20))
+    told = ("tune", model, "--data", tmp_path / "data.jsonl", "--out", tmp_path / "adapter")
+    result = command(*told, "--steps", "1")
+    assert result.code == 2
+    assert f"an MLP is in the place of block {PLACE}" in result.err
 
 
 def test_without_a_text_it_learns_from_what_it_writes_itself(command, tmp_path, monkeypatch):
@@ -102,6 +145,12 @@ def test_what_people_read(command, text, tmp_path):
         (("--drop-layers", "1", "--out", "{text}"), "is there already"),
         (("--drop-layers", "1", "--length", "4000"), "pieces of text"),
         (("--drop-layers", "1", "--text", "nowhere.txt"), "nowhere.txt"),
+        (("--replace", "mlp", "--bits", "4"), "add --drop-layers"),
+        (("--replace", "block"), "add --drop-layers"),
+        (
+            ("--drop-layers", "1", "--replace", "mlp", "--steps", "0", "--word-steps", "0"),
+            "--replace with no steps",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(command, text, tmp_path, options, says):

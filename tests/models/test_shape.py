@@ -57,8 +57,10 @@ TEXT = ModelShape(
 KEYS = json.loads(TEXT)["config"]
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("change", ["left out", [], {"no": 1}, -1.5])
+CHANGES = [(key, change) for key in KEYS for change in ("left out", [], {"no": 1}, -1.5)]
+
+
+@pytest.mark.parametrize(("key", "change"), [x for x in CHANGES if x != ("mlp_blocks", [])])
 def test_every_key_is_asked_for_and_checked(key, change):
     document = json.loads(TEXT)
     if change == "left out":
@@ -82,6 +84,9 @@ def test_every_key_is_asked_for_and_checked(key, change):
         ("config", "names", "../llama"),
         ("config", "windows", [None]),
         ("config", "windows", [None, 0]),
+        ("config", "mlp_blocks", [2]),
+        ("config", "mlp_blocks", [0, 0]),
+        ("config", "mlp_blocks", [True]),
         ("config", "embed_size", 0),
         ("config", "position_offset", -1),
         ("", "more", 1),

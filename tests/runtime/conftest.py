@@ -12,6 +12,7 @@ from edgewise.models.layer_store import LayerFiles
 from edgewise.models.shard import load_shard
 from edgewise.plans import Plan, Stage
 from edgewise.runtime.sampling import sample
+from edgewise.schemes import DEFAULT
 from edgewise.specs import Workload
 from tests.conftest import FAMILIES
 
@@ -52,9 +53,9 @@ def file_of(model, layer):
     return layer_path(files.folder, files.file(layer, "fp32").key)
 
 
-def reference(model, request):
+def reference(model, request, scheme=DEFAULT):
     """The tokens of a request by the unsharded model, one sequence, one process."""
-    shard = load_shard(model)
+    shard = load_shard(model, schemes=scheme)
     tokens, entering, at = [], torch.tensor(request.prompt), 0
     while True:
         logits = shard.forward(entering, [Segment(0, at, len(entering))], rows=[len(entering) - 1])

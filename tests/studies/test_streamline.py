@@ -11,7 +11,7 @@ from edgewise.demo.questions import draw_questions, prompt
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.schemes import get_scheme
-from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.recipe import DistillationRecipe, Replacement
 from edgewise.studies.streamline.choices import CONTEXT, OPTIONS, Choices, stability
 from edgewise.studies.streamline.measured import (
     DISTILLED,
@@ -108,7 +108,14 @@ def test_the_page_of_the_demo_model(tmp_path: Path) -> None:
     assert still.blocks == gone.blocks + 1 == blocks - found.dropped
     assert all(x.own > full.own for name, x in ways.items() if x.blocks < blocks)
     # Few steps are enough to be better than none: by what is learned, on pages that were held out.
-    assert ways[THEN_WORDS].own < ways[DISTILLED].own < still.own
+    by_states, by_words = DISTILLED[Replacement.BLOCK], THEN_WORDS[Replacement.BLOCK]
+    assert ways[by_words].own < ways[by_states].own < still.own
+    mlp_states, mlp_words = (ways[x[Replacement.MLP]] for x in (DISTILLED, THEN_WORDS))
+    assert max(mlp_words.own, mlp_states.own) < gone.own
+    hidden, block = found.spec.hidden_size, full.parameters - gone.parameters
+    assert mlp_states.blocks == still.blocks and mlp_words.size == mlp_states.size
+    assert mlp_states.parameters - gone.parameters == 8 * hidden**2 + 5 * hidden
+    assert still.parameters - gone.parameters == block // (full.blocks - gone.blocks)
     bits = [x for x in found.judged if ", in " in x.name and x.name.startswith(FULL)]
     in_few = next(x for x in found.judged if x.name.startswith("shorter"))
     assert bits[0].size <= still.size and bits[-1].size <= in_few.size
@@ -119,5 +126,6 @@ def test_the_page_of_the_demo_model(tmp_path: Path) -> None:
     document = json.loads(files[1].read_text())
     judged, similar, learning, kept, tasks = (section["rows"] for section in document["sections"])
     assert len(judged) == len(found.judged) and len(similar) == blocks
-    assert [row["steps"] for row in learning] == [12, 4] and (len(kept), len(tasks)) == (4, 7)
+    assert [row["steps"] for row in learning] == [12, 4, 12, 4]
+    assert (len(kept), len(tasks)) == (4, 7)
     assert {path.suffix for path in files} == {".md", ".json", ".png", ".svg"}

@@ -9,17 +9,11 @@ from edgewise.models.config import DecoderConfig
 from edgewise.models.gguf.blocks import BLOCK_TYPES
 from edgewise.models.gguf.header import Header, TensorEntry
 from edgewise.models.gguf.names import gguf_name
-from edgewise.models.names import parameter_names
+from edgewise.models.names import MATRICES, parameter_names
 from edgewise.specs import LayerKind, ModelSpec
 
 FLOATS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 OTHER = "bf16"  # what types that have no scheme of ours are kept as
-# In the order of LayerSpec.matrices.
-MATRICES = {
-    LayerKind.EMBEDDING: ("tokens",),
-    LayerKind.BLOCK: ("qkv", "out", "up", "down"),
-    LayerKind.HEAD: ("out",),
-}
 
 
 def gguf_spec(name: str, config: DecoderConfig, header: Header, where: str) -> ModelSpec:

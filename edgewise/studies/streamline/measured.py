@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from edgewise.models.checkpoint import Checkpoint, open_checkpoint
-from edgewise.models.decoder import Block
+from edgewise.models.config import DecoderConfig
+from edgewise.models.decoder import Block, MlpBlock
 from edgewise.quality.calibration import ENGLISH, Calibration
 from edgewise.quality.rounding import collected
 from edgewise.quantization.rounding import calibrated
 from edgewise.schemes import RECIPES
 from edgewise.shortening.distilling import Distillation, DistillationStep
 from edgewise.shortening.judging import PRECISION, token_nats
-from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.recipe import RATES, DistillationRecipe, Replacement
 from edgewise.shortening.shorten import ShorterModel
 from edgewise.shortening.spans import (
     BlockSpan,
@@ -34,18 +35,21 @@ from edgewise.studies.streamline.texts import StudyTexts
 SMALLER_BY = 0.25  # of all parameters
 FEW_BITS, TOLD_EVERY = "4bit", 10
 ROUNDED_BY = Calibration(ENGLISH, 32, 128, seed=1)  # text that weights are rounded by
-FULL, DISTILLED, THEN_WORDS = "full", "one learns by states", "then by words"
+FULL = "full"
+DISTILLED = {Replacement.BLOCK: "one learns by states", Replacement.MLP: "an MLP learns by states"}
+THEN_WORDS = {Replacement.BLOCK: "then by words", Replacement.MLP: "the MLP, then by words"}
 STILL, GONE = "the first of them alone", "that span without replacement"
 
 
 @dataclass(frozen=True)
 class JudgedModel:
-    """A model's blocks and bytes, and what it says: nats a token on text like what was learned and
-    on other text; the share of questions answered rightly, how stable that is, and how often it is
-    right where the full model is, and wrong where that is."""
+    """A model's blocks, parameters and bytes, and what it says: nats a token on text like what was
+    learned and on other text; the share of questions answered rightly, how stable that is, and how
+    often it is right where the full model is, and wrong where that is."""
 
     name: str
     blocks: int
+    parameters: int
     size: int
     own: float
     other: float
@@ -56,8 +60,9 @@ class JudgedModel:
 
 @dataclass
 class Streamlined:
-    """All that was measured. `similarities` by length of the span; bytes of memory before learning
-    and at most during it; of how many questions stability really is."""
+    """All that was measured. `similarities` by length of the span; by what learned, its steps, and
+    bytes of memory before learning and at most during it; of how many questions stability really
+    is."""
 
     model: str
     spec: ModelSpec
@@ -65,8 +70,8 @@ class Streamlined:
     span: BlockSpan
     similarities: Mapping[int, list[float]]
     judged: list[JudgedModel] = field(default_factory=list)
-    steps: list[DistillationStep] = field(default_factory=list)
-    memory: tuple[int, int] = (0, 0)
+    steps: dict[Replacement, list[DistillationStep]] = field(default_factory=dict)
+    memory: dict[Replacement, tuple[int, int]] = field(default_factory=dict)
     questions: float = 0.0
 
 
@@ -81,6 +86,12 @@ def parameters(spec: ModelSpec, *, ends: bool = True) -> int:
 def shorter_spec(spec: ModelSpec, blocks: int) -> ModelSpec:
     """Of as many of its blocks, which are all alike."""
     return replace(spec, layers=(*spec.layers[: blocks + 1], spec.layers[-1]))
+
+
+def with_mlp(spec: ModelSpec, config: DecoderConfig) -> ModelSpec:
+    """The same with an MLP in the place of one of its blocks, which are all alike."""
+    mlp = replace(config, mlp_blocks=(0,)).spec(spec.name).layers[1]
+    return replace(spec, layers=(spec.layers[0], mlp, *spec.layers[2:]))
 
 
 def blocks_to_drop(spec: ModelSpec) -> int:
@@ -116,14 +127,16 @@ class Judge:
                 method=method,
             )  # fmt: skip
 
-        size = shorter_spec(spec, count).weight_bytes([scheme] * (count + 2))
+        shape = shorter_spec(spec, count)
+        if any(isinstance(block, MlpBlock) for block in (changed or {}).values()):
+            shape = with_mlp(shape, checkpoint.config)
         said = nats(texts.choices.ids.flatten(0, 1), CONTEXT).mean(1).view(-1, OPTIONS)
         if not len(self._original):
             self._original = said
         was_right, right = (texts.choices.are_right(x) for x in (self._original, said))
         stable, self.result.questions = stability(self._original, was_right, right)
         self.result.judged.append(JudgedModel(
-            name, count, size,
+            name, count, parameters(shape), shape.weight_bytes([scheme] * (count + 2)),
             float(nats(texts.own).mean()), float(nats(texts.other).mean()),
             float(right.double().mean()), stable, float((was_right == right).double().mean()),
         ))  # fmt: skip
@@ -150,6 +163,8 @@ def streamlined(
     for name, other in other_spans(config.num_blocks, dropped, similarities[dropped]).items():
         judge.judge(f"without {other}, {name}", checkpoint, kept_blocks(config, other, False))
     shorter = distilled(checkpoint, judge, recipe, texts.learned)
+    mlp = replace(recipe, replacement=Replacement.MLP, rate=RATES[Replacement.MLP])
+    distilled(checkpoint, judge, mlp, texts.learned)
     with tempfile.TemporaryDirectory() as folder:
         shorter.write(Path(folder) / "shorter")
         compare_bits(model, str(Path(folder) / "shorter"), judge)
@@ -170,23 +185,23 @@ def other_spans(blocks: int, length: int, similarities: list[float]) -> dict[str
 def distilled(
     checkpoint: Checkpoint, judge: Judge, recipe: DistillationRecipe, pieces: Tensor
 ) -> ShorterModel:
-    """What one block learns by states, judged, and then by words, judged again."""
-    result, process = judge.result, psutil.Process()
+    """What one block, or an MLP, learns by states, judged, and then by words, judged again."""
+    result, process, what = judge.result, psutil.Process(), recipe.replacement
     span, before = result.span, process.memory_info().rss
     distillation, most = Distillation(checkpoint, span, recipe, pieces), before
-    blocks = kept_blocks(checkpoint.config, span, True)
+    blocks, steps = kept_blocks(checkpoint.config, span, True), list[DistillationStep]()
     for step in distillation.steps():
-        result.steps.append(step)
+        steps.append(step)
         most = max(most, process.memory_info().rss)
         if step.number % TOLD_EVERY == 0:
             judge.on_step(f"step {step.number}, loss {step.loss:.3f}")
         if not step.by_words and step.number == recipe.steps - 1:
             learned = distillation.learned()
-            judge.judge(f"{span}: {DISTILLED}", checkpoint, blocks, {span.first: learned})
-    result.memory = before, most
+            judge.judge(f"{span}: {DISTILLED[what]}", checkpoint, blocks, {span.first: learned})
+    result.steps[what], result.memory[what] = steps, (before, most)
     block = distillation.learned()
     if recipe.word_steps:
-        judge.judge(f"{span}: {THEN_WORDS}", checkpoint, blocks, {span.first: block})
+        judge.judge(f"{span}: {THEN_WORDS[what]}", checkpoint, blocks, {span.first: block})
     return ShorterModel(checkpoint, span, blocks, [], {span.first: block})
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from edgewise.plots import save_lines
 from edgewise.shortening.distilling import DistillationStep
-from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.recipe import DistillationRecipe, Replacement
 from edgewise.studies.page import (
     Comparison,
     Figure,
@@ -29,7 +29,6 @@ from edgewise.studies.streamline.measured import (
     streamlined,
 )
 from edgewise.studies.streamline.texts import handbook_pages, study_texts
-from edgewise.units import format_bytes
 
 RECIPE = DistillationRecipe(steps=200, word_steps=60, batch=4, length=256)
 QUESTIONS, ROWS, ROW_LENGTH = 120, 24, 128
@@ -43,7 +42,7 @@ TEXT = (
 
 
 def streamline_page(model: str, on_step: OnStep) -> Page:
-    """Half an hour of one core. Raises InputError where the handbook is not there."""
+    """An hour of one core. Raises InputError where the handbook is not there."""
     texts = study_texts(
         model, handbook_pages(), length=RECIPE.length, rows=ROWS, row_length=ROW_LENGTH,
         questions=QUESTIONS,
@@ -68,11 +67,11 @@ def page_of(found: Streamlined) -> Page:
 
 
 def judged_section(found: Streamlined) -> Section:
-    columns = ("model", "blocks", "MB", "perplexity", "on other text", "ratio right", "stability",
-               "ratio as the full model")  # fmt: skip
+    columns = ("model", "blocks", "M parameters", "MB", "perplexity", "on other text",
+               "ratio right", "stability", "ratio as the full model")  # fmt: skip
     rows = tuple(
-        (x.name, x.blocks, x.size / 1e6, _perplexity(x.own), _perplexity(x.other), x.accuracy,
-         x.stability, x.agreement)
+        (x.name, x.blocks, x.parameters / 1e6, x.size / 1e6, _perplexity(x.own),
+         _perplexity(x.other), x.accuracy, x.stability, x.agreement)
         for x in found.judged
     )  # fmt: skip
     caption = (
@@ -108,15 +107,17 @@ def similarity_section(found: Streamlined) -> Section:
 
 def learning_section(found: Streamlined) -> Section:
     rows = list[tuple[Value, ...]]()
-    for name, by_words in ((DISTILLED, False), (THEN_WORDS, True)):
-        if steps := [step for step in found.steps if step.by_words is by_words]:
-            rows.append((name, len(steps), *_costs(steps)))
-    before, most = found.memory
-    columns = ("phase", "steps", "tokens", "minutes", "tokens/s", "first loss", "last loss")
+    for what, steps in found.steps.items():
+        for names, by_words in ((DISTILLED, False), (THEN_WORDS, True)):
+            if its := [step for step in steps if step.by_words is by_words]:
+                memory = (size / 1e6 for size in found.memory[what])
+                rows.append((names[what], len(its), *_costs(its), *memory))
+    columns = ("phase", "steps", "tokens", "minutes", "tokens/s", "first loss", "last loss",
+               "MB before", "MB at most")  # fmt: skip
     caption = (
         "By states the loss is the share of what the span adds that is missing, by words nats a "
-        f"token; means of ten steps. Memory grew from {format_bytes(before)} to "
-        f"{format_bytes(most)} at most; states are kept for no longer than a step."
+        "token; means of ten steps. Memory is the process's, before both phases and at most during "
+        "them; states are kept for no longer than a step."
     )
     return Section("What learning took", caption, columns, tuple(rows))
 
@@ -128,11 +129,12 @@ def _costs(steps: list[DistillationStep]) -> tuple[Value, ...]:
 
 
 def kept_section(found: Streamlined) -> Section:
-    full, states, words = (_judged(found, name) for name in (FULL, DISTILLED, THEN_WORDS))
-    published = load_published("streamline")["kept"]
+    full, published = _judged(found, FULL), load_published("streamline")["kept"]
     comparisons = []
     for name, cells in published.items():
+        what = Replacement.MLP if "MLP" in name else Replacement.BLOCK
         by_words = "states" not in name
+        states, words = _judged(found, DISTILLED[what]), _judged(found, THEN_WORDS[what])
         ours = (words or states) if by_words else states
         share = None if ours is None or full is None else ours.accuracy / full.accuracy
         comparisons.append(Comparison(name, share, cells["share"], "ours: " + (
@@ -162,4 +164,4 @@ def tasks_section() -> Section:
 
 
 def _judged(found: Streamlined, name: str) -> JudgedModel | None:
-    return next((x for x in found.judged if x.name.endswith(name)), None)
+    return next((x for x in found.judged if x.name.rpartition(": ")[2] == name), None)

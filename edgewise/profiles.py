@@ -50,8 +50,9 @@ class DeviceReading:
     """What a step costs a kind of device however many layers it runs (waking up with cold caches),
     what its machine has free without any worker, 0 where nobody knows, which machine that is, and
     what a worker takes of it before it loads anything: the interpreter, torch. Where it never waits
-    for its next step, decoding takes `busy_ratio` of what it takes after a pause. Its disk is read
-    past the page cache at `disk_bytes_per_second`, 0 where that was not measured."""
+    for its next step, nor do others, decoding takes `busy_ratio` times what it takes after a pause.
+    Its disk is read past the page cache at `disk_bytes_per_second`, 0 where that was not
+    measured."""
 
     device: str
     step_seconds: float
@@ -241,10 +242,10 @@ def _check(profile: Profile) -> None:
             raise ProfileError(
                 f"profile: a step on '{reading.device}' takes {reading.step_seconds} seconds"
             )
-        if not 0 < reading.busy_ratio <= 1:
+        if not 0 < reading.busy_ratio < math.inf:
             raise ProfileError(
                 f"profile: '{reading.device}' takes {reading.busy_ratio} of its time when it never "
-                "waits, not more than 0 and at most 1"
+                "waits, not a number above 0"
             )
         disk = reading.disk_bytes_per_second
         if not (math.isfinite(disk) and disk >= 0):

@@ -413,7 +413,7 @@ class TestFile:
         assert message.startswith("p.json: 'a' has ")
         assert repr(count) in message
 
-    @pytest.mark.parametrize("ratio", [0, -0.5, 1.5, float("nan"), "0.9", None])
+    @pytest.mark.parametrize("ratio", [0, -0.5, float("inf"), float("nan"), "0.9", None])
     def test_a_busy_ratio_that_cannot_be_is_refused(self, ratio: object) -> None:
         message = self.message(self.edited(lambda d: d["devices"][0].update(busy_ratio=ratio)))
         assert message.startswith("p.json: ")

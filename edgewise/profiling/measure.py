@@ -19,7 +19,7 @@ from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shape import ModelShape
 from edgewise.profiles import LayerMemory, LayerTiming, Profile
-from edgewise.profiling.bench import Bench, Progress, Run
+from edgewise.profiling.bench import PASSES, Bench, Progress, Run, TimedLayers
 from edgewise.profiling.grid import ENDS, Grid, Shape
 from edgewise.profiling.links import measure_links
 from edgewise.profiling.memory import read_memory
@@ -94,9 +94,8 @@ def measure_layers(
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """A device, in a scheme: seconds of a step besides its layers, what all takes where it never
-    waits, of what it takes else, and by class of layers their seconds and the bytes of their
-    weights."""
+    """A device, in a scheme: seconds of a step besides its layers, how many times that all takes
+    where it never waits, and by class of layers their seconds and the bytes of their weights."""
 
     step: float
     busy_ratio: float
@@ -112,7 +111,6 @@ class _Runs:
     embedding: Run
     alone: Mapping[LayerSpec, Run]
     together: Run
-    busy_ratio: float
     head: Run
 
     def taken_apart(
@@ -136,7 +134,7 @@ class _Runs:
             others = alone[block] if beside else dict.fromkeys(run.seconds, step)
             seconds[name] = {x: max(t - others[x], 0.0) for x, t in run.seconds.items()}
             held[name] = run.weight_bytes - beside * self.alone[block].weight_bytes
-        return _Timed(step, self.busy_ratio, seconds, held)
+        return _Timed(step, self.together.busy_ratio, seconds, held)
 
 
 def _time_scheme(bench: Bench, spec: ModelSpec, scheme: str) -> dict[str, _Timed]:
@@ -147,20 +145,20 @@ def _time_scheme(bench: Bench, spec: ModelSpec, scheme: str) -> dict[str, _Timed
     count = min(max(TOGETHER_BYTES // each, 2), MOST_BLOCKS, spec.num_blocks)
     grid = bench.grid
     shapes = (*grid.decode, *grid.prefill)
-    embedding = bench.run(scheme, 0, 1 + beside, grid.ends)
+    embedding = TimedLayers(0, 1 + beside, grid.ends)
     alone = {
-        layers[i]: bench.run(scheme, i, i + 1, shapes)
+        layers[i]: TimedLayers(i, i + 1, shapes)
         for i in range(1, last)
         if layers.index(layers[i]) == i
     }
-    together = bench.run(scheme, 1, 1 + count, grid.decode)
-    busy = bench.busy_ratios(together, grid.decode[0])
-    head = bench.run(scheme, last - beside, last + 1, [x for x in grid.ends if x in grid.decode])
+    together = TimedLayers(1, 1 + count, grid.decode, busy=True)
+    head = TimedLayers(last - beside, last + 1, tuple(x for x in grid.ends if x in grid.decode))
+    run = bench.run(scheme, (embedding, *alone.values(), together, head))
     named = zip(spec.classes, spec.layers, strict=True)
     names, timed = [grid.extra.timed(name, layer.kind) for name, layer in named], {}
     for name in bench.names:
-        blocks = {layer: run[name] for layer, run in alone.items()}
-        runs = _Runs(embedding[name], blocks, together[name], busy[name], head[name])
+        blocks = {layer: run[name][part] for layer, part in alone.items()}
+        runs = _Runs(run[name][embedding], blocks, run[name][together], run[name][head])
         timed[name] = runs.taken_apart(layers, names, beside, count, grid)
     return timed
 
@@ -202,4 +200,4 @@ def num_measurements(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str], 
     """How many times `measure` reports progress, at most."""
     blocks = len(set(spec.layers[1:-1]))
     shapes = (3 + blocks) * len(grid.decode) + blocks * len(grid.prefill) + ENDS
-    return len(schemes) * shapes + len(cluster.all_links()) + 1
+    return len(schemes) * shapes * PASSES + len(cluster.all_links()) + 1

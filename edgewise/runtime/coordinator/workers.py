@@ -201,9 +201,10 @@ class Workers:
         return f" {self.roles[name]}" if name in self.roles else ""
 
     def collect(
-        self, kind: type[Reply], devices: Sequence[str], timeout_seconds: float
+        self, kind: type[Reply], devices: Sequence[str], timeout_seconds: float, least: int = 0
     ) -> dict[str, Reply]:
-        """Wait until every device has sent a message of that kind. Raises DeviceTimeout."""
+        """Wait until every device, or `least` of them, has sent a message of that kind. Raises
+        DeviceTimeout."""
         replies: dict[str, Reply] = {}
 
         def take(envelope: Envelope) -> bool:
@@ -212,7 +213,8 @@ class Workers:
             return isinstance(envelope.message, kind)
 
         def missing() -> list[str]:
-            return [name for name in devices if name not in replies]
+            enough = least and len(replies) >= least
+            return [] if enough else [name for name in devices if name not in replies]
 
         self._wait(missing, take, kind.__name__.lower(), timeout_seconds)
         return replies

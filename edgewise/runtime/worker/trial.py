@@ -1,12 +1,10 @@
 """Timing on a worker: layers with random weights, and round trips to others."""
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from edgewise.clusters import Device
 from edgewise.errors import EdgewiseError
 from edgewise.models.cache import Segment
 from edgewise.models.shape import ModelShape
@@ -14,10 +12,11 @@ from edgewise.models.shard import Shard, random_shard
 from edgewise.runtime import messages
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
+from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport import Transport
 from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
-from edgewise.runtime.waiting import computing_clock, wait_until
 from edgewise.runtime.worker.extra_work import add_work
+from edgewise.runtime.worker.pacing import Pacer
 
 PROBE_SECONDS = 30.0
 REST_SECONDS = 0.01  # that whoever is asked rests between two steps
@@ -27,8 +26,8 @@ COLD_BYTES = 2**25  # more than the caches hold that a core has to itself
 class Trial:
     """Layers that are only timed, at the device's speed."""
 
-    def __init__(self, device: Device) -> None:
-        self.device, self._clock = device, computing_clock(device)
+    def __init__(self, settings: Settings) -> None:
+        self.device, self._pace = settings.device, Pacer(settings)
         self._shard: Shard | None = None
 
     def forget(self) -> None:
@@ -53,32 +52,26 @@ class Trial:
     def time(self, message: Time) -> Timed:
         """Run the prepared layers once, as a step of the pipeline would."""
         assert self._shard is not None
-        began = time.monotonic()
-        seconds = self.device.slowdown * _time_once(self._shard, message, self._clock)
-        wait_until(began + seconds)
-        return Timed(seconds)
+        return Timed(self._step_seconds(self._shard, message))
 
-
-def _time_once(shard: Shard, shape: Time, clock: Callable[[], float]) -> float:
-    """Seconds by `clock` of one step through a shard, and of sampling where that ends in the
-    head."""
-    config, tokens, past = shard.config, shape.tokens, shape.past
-    total, adapter = shape.sequences * tokens, max(shard.adapters.exits, default=0)
-    segments = [Segment(number, past, tokens, adapter) for number in range(shape.sequences)]
-    last = list(range(tokens - 1, total, tokens))
-    if shard.start == 0:
-        inputs = torch.randint(config.vocab_size, (total,))
-    else:
-        inputs = torch.randn(sum(shard.rows_in(segments, last)), config.hidden_size)
-    is_head = shard.end == config.num_layers
-    finished_at(shard.device)
-    began = clock()
-    outputs = shard.forward(inputs, segments, last)
-    if is_head:
-        for row in outputs:
-            sample(row, Sampling(), past)
-    finished_at(shard.device)
-    return clock() - began
+    def _step_seconds(self, shard: Shard, shape: Time) -> float:
+        """Of one step through a shard, and of sampling where that ends in the head."""
+        config, tokens, past = shard.config, shape.tokens, shape.past
+        total, adapter = shape.sequences * tokens, max(shard.adapters.exits, default=0)
+        segments = [Segment(number, past, tokens, adapter) for number in range(shape.sequences)]
+        last = list(range(tokens - 1, total, tokens))
+        if shard.start == 0:
+            inputs = torch.randint(config.vocab_size, (total,))
+        else:
+            inputs = torch.randn(sum(shard.rows_in(segments, last)), config.hidden_size)
+        finished_at(shard.device)
+        with self._pace.paced(total) as taken:
+            outputs = shard.forward(inputs, segments, last)
+            if shard.end == config.num_layers:
+                for row in outputs:
+                    sample(row, Sampling(), past)
+            finished_at(shard.device)
+        return taken[0]
 
 
 def round_trip_seconds(transport: Transport, probe: messages.Probe) -> float | None:

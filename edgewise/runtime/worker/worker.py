@@ -51,7 +51,7 @@ class Worker:
         self.private = PrivateSplit(settings.device, transport, self.inbox)
         self.holding = Holding(settings.device, self._report, self.private)
         self.stages = Stages(settings, self.holding, transport, self.inbox)
-        self.trial = Trial(settings.device)
+        self.trial = Trial(settings)
         self.ended = False
         self.handlers: dict[type[Message], Handler] = {
             messages.Peers: self._introduce,

@@ -82,7 +82,7 @@ def _error(
     outputs: Tensor,
     matrices: Mapping[str, Packed] | Mapping[str, Pruned],
 ) -> float:
-    """Squares of what these matrices change of a block's outputs [B, T, H], as a share of their own.
+    """Squares of what these matrices change of a block's outputs [B, T, H], as a share of theirs.
 
     A share, since hidden states grow with depth, and what was changed early is as much of what all
     later blocks see. Without first tokens: in many models their states are ten times as long as all

@@ -29,7 +29,7 @@ OnStep = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BlockErrors:
-    """Mean squared errors of blocks' outputs, one for every block, by bits and by sparsity."""
+    """What blocks' outputs lose, one number for every block, by bits and by sparsity."""
 
     by_bits: dict[int, tuple[float, ...]]
     by_sparsity: dict[float, tuple[float, ...]]
@@ -82,7 +82,12 @@ def _error(
     outputs: Tensor,
     matrices: Mapping[str, Packed] | Mapping[str, Pruned],
 ) -> float:
-    """Mean square of what these matrices change of a block's outputs [B, T, H]."""
+    """Squares of what these matrices change of a block's outputs [B, T, H], as a share of theirs.
+
+    A share, since hidden states grow with depth, and what was changed early is as much of what all
+    later blocks see. Without first tokens: in many models their states are ten times as long as all
+    others' (massive activations, arXiv 2402.17762), so that a sum would be about them alone."""
     changed = filled_block(config, number, block, matrices)
     change = run_in_parts(config, number, changed, states) - outputs
-    return float(change.double().square().mean())
+    changed_by, all_of_it = (x[:, 1:].double().square().sum() for x in (change, outputs))
+    return float(changed_by / all_of_it)

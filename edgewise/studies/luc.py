@@ -246,7 +246,7 @@ def errors_section(errors: BlockErrors, trials: dict[int, list[CompressedTrial]]
     )  # fmt: skip
     shares = ", ".join(f"{x:.0%}" for x in errors.by_sparsity)
     caption = (
-        f"Mean squared error of a block's output, with it alone in few bits, or pruned (mean over "
-        f"{shares}); and the bits and zeros that LUC gives it."
+        "Squared error of a block's output over its square, with it alone in few bits, or pruned "
+        f"(mean over {shares}); and the bits and zeros that LUC gives it."
     )
     return Section("By block", caption, columns, tuple(rows))

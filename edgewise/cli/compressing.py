@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgewise.cli.options import Json, Model, Text, TextLength, TextSeed, TextSequences
-from edgewise.shortening.recipe import Replacement
+from edgewise.shortening.replacement import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)

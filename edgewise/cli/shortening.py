@@ -14,7 +14,8 @@ from edgewise.models.new_folder import check_vacant
 from edgewise.quality.calibration import Calibration, sequences, text_pieces
 from edgewise.quality.rounding import Show
 from edgewise.shortening.judging import token_nats
-from edgewise.shortening.recipe import RATES, DistillationRecipe, Replacement
+from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.replacement import RATES, Replacement
 from edgewise.shortening.shorten import ShorterModel, TextSplit, shorten
 from edgewise.shortening.spans import check_dropped
 

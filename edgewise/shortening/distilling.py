@@ -23,7 +23,8 @@ from edgewise.models.decoder import Block, Head, Layer, MlpBlock
 from edgewise.models.finite import all_finite
 from edgewise.models.loading import Loader
 from edgewise.schemes import get_scheme
-from edgewise.shortening.recipe import DistillationRecipe, Replacement
+from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.replacement import Replacement
 from edgewise.shortening.spans import BlockSpan
 from edgewise.tuning.cross_entropy import head_cross_entropy
 from edgewise.tuning.frozen import Frozen

@@ -3,26 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from edgewise.errors import InputError
+from edgewise.shortening.replacement import RATES, Replacement
 
 WARM_UP = 0.03  # share of the steps in which the rate rises
 FALLS_TO = 0.25  # share of the rate that the last step has, as the paper's code has it
-
-
-class Replacement(StrEnum):
-    """What takes the place of a span: one decoder block, which begins as the span's first, or an
-    MLP without attention (models/decoder.py)."""
-
-    BLOCK = "block"
-    MLP = "mlp"
-
-
-RATES = {Replacement.BLOCK: 5e-4, Replacement.MLP: 1e-3}
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def test_one_table_has_them_all(command, asked, smaller):
     (stage,) = shorter["stages"]
     assert stage["end"] == said["plan"]["num_layers"] - 2
     assert any(x["streamed"] for x in said["plan"]["stages"])
-    assert {x for y in said["plan"]["stages"] for x in y["schemes"]} == {"q4g32ds"}
+    assert "q4g32ds" in {x for y in said["plan"]["stages"] for x in y["schemes"]}
     assert packed["feasible"]
 
 

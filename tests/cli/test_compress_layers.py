@@ -78,12 +78,14 @@ def test_what_is_in_few_bits_of_a_model_with_an_mlp(command, text, tmp_path):
     """Dropped first, then compressed: SparseGPT and GPTQ take an MLP's matrices as others'."""
     write_with_mlp(tmp_path / "mlp", "demo")
     told = ("compress", tmp_path / "mlp", "--bits", "4", "--text", text, "--sparsity", "0.5")
-    result = command(*told, "--sequences", "4", "--out", tmp_path / "few", "--luc")
+    result = command(*told, "--sequences", "4", "--out", tmp_path / "few")
     assert result.code == 0, result.err
     few = open_checkpoint(tmp_path / "few")
     assert few.config.mlp_blocks == (PLACE,)
     matrix = few.stored(f"model.layers.{PLACE}.fc1.weight")
-    assert isinstance(matrix, Packed) and float((matrix.dequantized() == 0).float().mean()) > 0.2
+    assert isinstance(matrix, Packed)
+    zeros = float((matrix.dequantized() == 0).float().mean())
+    assert 0.5 <= zeros < 0.7  # rounding makes some, too
     assert command("run", tmp_path / "few", "Where is the library?", "--max-tokens", "3").code == 0
 
 

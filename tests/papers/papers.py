@@ -7,6 +7,7 @@ from edgewise.memory import workspace_bytes
 from edgewise.planning import Objective, Problem
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
+from tests.kinds import DECODER_KINDS
 
 GIB = 2**30
 MILLISECONDS = {  # embedding, decoder block, norm and head
@@ -49,7 +50,7 @@ def testbed(
     timings = tuple(
         LayerTiming(kind, layer, "fp32", 1, tokens, context, ms / 1e3)
         for kind, values in MILLISECONDS.items()
-        for layer, ms in zip(LayerKind, values, strict=True)
+        for layer, ms in zip(DECODER_KINDS, values, strict=True)
         for tokens, context in ((1, middle), (32, 0))
     )
     links = tuple(

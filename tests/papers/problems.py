@@ -11,6 +11,7 @@ from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.schemes import get_scheme
 from edgewise.sensitivities import Sensitivity
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
+from tests.kinds import DECODER_KINDS
 from tests.planning.problems import shares
 
 AMPLE_BYTES = 10**9
@@ -145,7 +146,7 @@ def _profile(
         readings.append(DeviceReading(kind, overhead * rng.random()))
         for rank, scheme in enumerate(schemes):
             faster = rng.uniform(0.6, 1.1) ** rank
-            for layers_kind in LayerKind:
+            for layers_kind in DECODER_KINDS:
                 for tokens, context in ((1, 4), (1, 20), (2, 0), (16, 0)):
                     seconds = slowness * faster * (tokens + context / 8) * rng.uniform(2e-4, 1e-3)
                     layers += [

@@ -20,6 +20,7 @@ from edgewise.specs import (
     PrivateParts,
     Workload,
 )
+from tests.kinds import DECODER_KINDS
 
 AMPLE_BYTES = 10**9
 FEW_SHAPES = ((1, 1, 4), (1, 1, 20), (1, 2, 0), (1, 16, 0))
@@ -241,7 +242,7 @@ def _profile(
         slowness = rng.uniform(1, 8)
         readings.append(DeviceReading(name, overhead * rng.random(), (free or {}).get(name, 0)))
         for scheme in schemes:
-            for kind in LayerKind:
+            for kind in DECODER_KINDS:
                 for sequences, tokens, context in shapes:
                     work = sequences * (tokens + context / 8)
                     seconds = slowness * work * rng.uniform(2e-4, 1e-3)

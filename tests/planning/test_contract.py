@@ -24,7 +24,8 @@ from edgewise.planning.problem import Planner
 from edgewise.planning.proportional import shares
 from edgewise.profiles import DeviceReading, LayerTiming, Profile
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import LayerKind, LayerSpec, ModelSpec, Workload
+from edgewise.specs import LayerSpec, ModelSpec, Workload
+from tests.kinds import DECODER_KINDS
 from tests.planning.brute import Arithmetic, Numbers, Placement, brute_force
 from tests.planning.problems import mixed_problem, random_problem
 from tests.planning.told import told
@@ -958,7 +959,7 @@ def without(problem: Problem, name: str) -> Problem:
 
 TINY = ModelSpec(
     "tiny",
-    tuple(LayerSpec(kind, ((16, 4),), 0) for kind in LayerKind),
+    tuple(LayerSpec(kind, ((16, 4),), 0) for kind in DECODER_KINDS),
     hidden_size=4,
     vocab_size=16,
     max_context=8,
@@ -976,7 +977,7 @@ def by_hand(a: int = 10**6, b: int = 10**6) -> Problem:
     layers = tuple(
         LayerTiming(device, kind, scheme, 1, tokens, 3, value * share)
         for device, values in seconds.items()
-        for kind, value in zip(LayerKind, values, strict=True)
+        for kind, value in zip(DECODER_KINDS, values, strict=True)
         for scheme, share in (("fp32", 1.0), ("bf16", 0.5))
         for tokens in (1, 2)
     )

@@ -13,10 +13,11 @@ from edgewise.errors import DeviceError, DeviceTimeout
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shard import load_shard
-from edgewise.runtime import inbox as inboxes
-from edgewise.runtime import messages, private
+from edgewise.runtime import messages
 from edgewise.runtime.adapter_messages import Residual
 from edgewise.runtime.transport.zeromq import ZeroMQ
+from edgewise.runtime.worker import inbox as inboxes
+from edgewise.runtime.worker import private
 from edgewise.runtime.worker.inbox import Inbox
 from edgewise.runtime.worker.private import PrivateSplit
 from edgewise.specs import Workload

@@ -11,7 +11,8 @@ from edgewise.schemes import get_scheme
 from edgewise.shortening import distilling
 from edgewise.shortening.distilling import Distillation, new_mlp
 from edgewise.shortening.judging import token_nats
-from edgewise.shortening.recipe import DistillationRecipe, Replacement
+from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.replacement import Replacement
 from edgewise.shortening.shorten import TextSplit, shorten
 from edgewise.shortening.spans import kept_blocks
 from tests.models.mlps import write_with_mlp

@@ -11,7 +11,8 @@ from edgewise.demo.questions import draw_questions, prompt
 from edgewise.errors import InputError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.schemes import get_scheme
-from edgewise.shortening.recipe import DistillationRecipe, Replacement
+from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.replacement import Replacement
 from edgewise.studies.streamline.choices import CONTEXT, OPTIONS, Choices, stability
 from edgewise.studies.streamline.measured import (
     DISTILLED,

@@ -18,7 +18,8 @@ from edgewise.quantization.rounding import calibrated
 from edgewise.schemes import RECIPES
 from edgewise.shortening.distilling import Distillation, DistillationStep
 from edgewise.shortening.judging import PRECISION, token_nats
-from edgewise.shortening.recipe import RATES, DistillationRecipe, Replacement
+from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.replacement import RATES, Replacement
 from edgewise.shortening.shorten import ShorterModel
 from edgewise.shortening.spans import (
     BlockSpan,

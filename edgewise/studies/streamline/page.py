@@ -7,7 +7,8 @@ from statistics import fmean
 
 from edgewise.plots import save_lines
 from edgewise.shortening.distilling import DistillationStep
-from edgewise.shortening.recipe import DistillationRecipe, Replacement
+from edgewise.shortening.recipe import DistillationRecipe
+from edgewise.shortening.replacement import Replacement
 from edgewise.studies.page import (
     Comparison,
     Figure,

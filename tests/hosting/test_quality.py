@@ -61,24 +61,6 @@ def test_plans_keep_the_budget_on_whatever_devices_there_are(quality):
         assert set(second.devices) <= set(workers.names) and loss(second) <= quality.budget
 
 
-def test_a_budget_is_kept_from_disks_where_nothing_fits(quality):
-    """And after a loss layers keep their schemes, as tokens under way must go on."""
-    small = cluster(1)
-    devices = tuple(replace(x, disk_bytes_per_second=5e8) for x in small.devices)
-    with start_local(small) as workers:
-        measured = Measured(workers, "demo", SPEC, Grid.around(WORK))
-        with pytest.raises(Infeasible):
-            Chooser(workers, measured, SPEC, WORK, quality=quality).anew()
-    with start_local(replace(small, devices=devices)) as workers:
-        measured = Measured(workers, "demo", SPEC, Grid.around(WORK))
-        chooser = Chooser(workers, measured, SPEC, WORK, quality=quality)
-        first = chooser.anew().plan
-        assert any(stage.streamed for stage in first.stages) and loss(first) <= quality.budget
-        workers.remove(NAMES[2])
-        second = chooser.keeping(first).plan
-        assert second.schemes == first.schemes and set(second.devices) <= set(NAMES[:2])
-
-
 def test_what_no_plan_keeps_is_not_promised(quality):
     with start_local(cluster(3)) as workers:
         measured = Measured(workers, "demo", SPEC, Grid.around(WORK))

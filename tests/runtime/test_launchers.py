@@ -1,11 +1,13 @@
 """One contract for all launchers: processes here, agents, and a Ray cluster of three nodes."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, InvalidStateError
 
 import psutil
 import pytest
@@ -162,24 +164,32 @@ def test_a_key_that_comes_too_late_is_forgotten(opened, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["agent", "ray"])
 def test_requests_go_on_while_a_worker_is_started(opened, checkpoint, prompt, monkeypatch, kind):
-    """Tokens come before it has said its key: a Ray actor needs seconds for that."""
+    """Tokens come before it has said its key: a Ray actor needs seconds for that. Here nobody is
+    told the key before a token came, so whoever waited for it would wait in vain."""
     place, model = opened(kind, NODES), checkpoint("llama")
     place.start_source()
     place.start("a")
     _, plan = plan_of(model, ("a", 6))
     engine = Coordinator(place.workers, str(model), plan, WORK)
-    request, start, keys, came = Request(prompt, 40), place.launcher.start, [], []
+    request, start, said, came = Request(prompt, 40), place.launcher.start, [], []
+    told = Future()
     engine.submit(request)
     engine.enter()
 
+    def tell(key):
+        if came and key.done():
+            with contextlib.suppress(InvalidStateError):  # both threads may come here
+                told.set_result(key.result())
+
     def take(envelope):
-        tokens = engine.take(envelope)
-        came.extend((token.id, keys[0].done()) for token in tokens)
+        came.extend((token.id, told.done()) for token in engine.take(envelope))
+        tell(said[0])
         engine.enter()
 
     def begin(settings):
-        keys.append(start(settings))
-        return keys[0]
+        said.append(start(settings))
+        said[0].add_done_callback(tell)
+        return told
 
     monkeypatch.setattr(place.launcher, "start", begin)
     with place.workers.meanwhile(take):

@@ -13,8 +13,9 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from edgewise.errors import ModelError
+from edgewise.errors import InputError, ModelError
 from edgewise.models.named import named_file
+from edgewise.studies.testbed.machines import check_possible
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)
@@ -123,3 +124,13 @@ def files_end_at() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> None:
+    """Skips where this machine lets nobody make namespaces and mounts: not Linux, not root, or a
+    container without the right to; the reason is what users of the testbed are told."""
+    try:
+        check_possible()
+    except InputError as error:
+        pytest.skip(str(error))

@@ -85,8 +85,8 @@ def _error(
     """Squares of what these matrices change of a block's outputs [B, T, H], as a share of theirs.
 
     A share, since hidden states grow with depth, and what was changed early is as much of what all
-    later blocks see. Without first tokens: in many models their states are ten times as long as all
-    others' (massive activations, arXiv 2402.17762), so that a sum would be about them alone."""
+    later blocks see. Without first tokens: in many models their states are a hundred times as long
+    as others' (massive activations, arXiv 2402.17762), so that a sum would be about them alone."""
     changed = filled_block(config, number, block, matrices)
     change = run_in_parts(config, number, changed, states) - outputs
     changed_by, all_of_it = (x[:, 1:].double().square().sum() for x in (change, outputs))

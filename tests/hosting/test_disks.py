@@ -5,9 +5,7 @@ import threading
 
 import pytest
 
-from edgewise.errors import InputError
-from edgewise.studies.testbed.machines import check_possible
-from tests.hosting.clusters import PATIENCE, ask, commands
+from tests.hosting.clusters import PATIENCE, ask
 from tests.hosting.test_up import HERE, SLOW, SMALL, TEXT, is_ready, state_of
 from tests.runtime.places import until
 
@@ -15,19 +13,9 @@ FULL = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
 
 
 @pytest.fixture
-def started(tmp_path):
-    with commands(tmp_path) as all_started:
-        yield all_started
-
-
-@pytest.fixture
-def full(tmp_path):
+def full(tmp_path, namespaces):
     """How to start a command whose cache has no room for a layer: what goes before it, and its
     environment."""
-    try:
-        check_possible()
-    except InputError as error:
-        pytest.skip(str(error))
     folder = tmp_path / "full"
     folder.mkdir()
     prefix = ("unshare", "--mount", "--fork", "--kill-child", "sh", "-c", FULL, str(folder))

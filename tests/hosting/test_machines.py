@@ -13,8 +13,7 @@ import pytest
 
 import edgewise.demo
 from edgewise.demo.questions import draw_questions, prompt
-from edgewise.errors import InputError
-from edgewise.studies.testbed.machines import Machine, Machines, check_possible
+from edgewise.studies.testbed.machines import Machine, Machines
 from tests.hosting.clusters import PATIENCE, ask, commands
 
 QUESTION = draw_questions(3, 1)[0]
@@ -29,11 +28,7 @@ mount -t tmpfs none {model} && mount -t tmpfs none {cache} && exec "$@"
 
 
 @pytest.fixture(scope="module")
-def machines():
-    try:
-        check_possible()
-    except InputError as error:
-        pytest.skip(str(error))
+def machines(namespaces):
     with Machines(BOTH, SUBNET) as made:
         yield [made.command(machine) for machine in BOTH]
 

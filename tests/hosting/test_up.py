@@ -24,7 +24,7 @@ from edgewise.errors import InputError
 from edgewise.runtime.launchers.invitation import Invitation
 from edgewise.runtime.live import start_on_ray
 from edgewise.runtime.transport.zeromq import Keys
-from tests.hosting.clusters import PATIENCE, ask, commands, get
+from tests.hosting.clusters import PATIENCE, ask, get
 from tests.runtime.places import NODES, RayCluster, is_running, only_ray_cluster, until, worker_pids
 
 QUESTION = draw_questions(3, 1)[0]
@@ -32,12 +32,6 @@ TEXT = prompt(QUESTION.context, QUESTION.question)
 HERE = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--name", "here")
 SLOW = ("--slowdown", "20")  # an answer takes seconds
 SMALL = ("--memory", "9 MB", "--scheme", "fp32", "--prompt-tokens", "64", "--new-tokens", "64")
-
-
-@pytest.fixture
-def started(tmp_path):
-    with commands(tmp_path) as all_started:
-        yield all_started
 
 
 def workers_of(running):

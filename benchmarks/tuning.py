@@ -3,8 +3,9 @@ and a quarter of the memory that the backward pass needs of LoRA through all blo
 records, and is no worse by more than a point; votes are at least as good as the best single exit.
 
 The demo's questions about a city, with contexts that were not learned from. Both methods by turns
-for the seconds and bytes of a step, then each for as many steps. A batch goes through all windows,
-a step each, so that what the model computes before a window is computed once. What the backward
+for the seconds and bytes of a step, then each for as many steps, and windows on for as long as LoRA
+took. A batch goes through all windows, a step each, so that what the model computes before a window
+is computed once. What the backward
 pass needs is what autograd keeps of a forward pass, each storage once, and not the weights; beside
 it what the system saw the process grow by. With a text its pieces of 64 tokens are learned instead,
 the last fifth held out, and tokens foreseen are counted. `python benchmarks/tuning.py [steps]
@@ -110,6 +111,19 @@ def lessons(text: str | None) -> tuple[list[Lesson], list[Lesson]]:
     return pieces[:cut], pieces[cut : cut + JUDGED]
 
 
+def judged_after(training: Training, steps: int, lessons: list[Lesson]) -> dict[str, Verdict]:
+    """Of a model after so many steps in all."""
+    began = time.perf_counter()
+    while training.done < steps:
+        training.step()
+    print(f"{training.recipe.method}: at step {steps} after {time.perf_counter() - began:.0f} s")
+    verdicts = judge(training.model, lessons)
+    for name, x in verdicts.items():
+        said = f"{x.loss:6.3f} nats, {x.likeliest:6.1%} of tokens foreseen, {x.right:.1%} right"
+        print(f"  {name:12} {said}", flush=True)
+    return verdicts
+
+
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
     torch.set_num_threads(os.cpu_count() or 1)
@@ -123,14 +137,10 @@ def main() -> None:
     for method in METHODS:
         training = begun(method, steps, learned)
         verdicts[f"{method} before"] = judge(training.model, judged)
-        began = time.perf_counter()
-        while training.done < steps:
-            training.step()
-        print(f"{method}: {steps} steps in {time.perf_counter() - began:.0f} s")
-        verdicts[method] = judge(training.model, judged)
-        for name, x in verdicts[method].items():
-            said = f"{x.loss:6.3f} nats, {x.likeliest:6.1%} of tokens foreseen, {x.right:.1%} right"
-            print(f"  {name:12} {said}", flush=True)
+        verdicts[method] = judged_after(training, steps, judged)
+    lora, window = (spent[method][0] for method in METHODS)
+    longer = round(steps * lora / window)
+    verdicts["window in LoRA's time"] = judged_after(training, longer, judged)
     finish("tuning", {
         "machine": describe_machine()["processor"], "kernels": kernels.instruction_set(),
         "load": os.getloadavg()[0], "torch": torch.__version__, "scheme": SCHEME, "steps": steps,

@@ -6,7 +6,7 @@ of layers are half-open everywhere.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from edgewise.schemes import CACHE_SCALE_BYTES, DEFAULT, CacheType, Family, Scheme, Wire, get_scheme
@@ -247,6 +247,14 @@ class Workload:
             raise ValueError(
                 f"{self.sequences} sequences do not fill {self.micro_batches} micro-batches"
             )
+
+    def rounded_up(self, max_context: int) -> "Workload":
+        """With lengths of the next powers of two, where they are within the model's context:
+        prompts of about one length are to be served by what was found out once."""
+        prompt, new = (1 << (x - 1).bit_length() for x in (self.prompt_tokens, self.new_tokens))
+        if prompt + new > max_context:
+            return self
+        return replace(self, prompt_tokens=prompt, new_tokens=new)
 
     @property
     def batch(self) -> int:

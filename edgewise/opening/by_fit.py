@@ -7,7 +7,7 @@ from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
 from edgewise.opening.comparison import best, compare
 from edgewise.opening.default_scheme import check_size, description, first_that_fits
-from edgewise.opening.profile import measure_cluster
+from edgewise.opening.profile import profile_of_running
 from edgewise.opening.wanted import Decided, Wanted
 from edgewise.planning import Problem
 from edgewise.planning.spilling import spilled
@@ -22,15 +22,16 @@ from edgewise.specs import ModelSpec, Workload
 def plan_by_fit(
     workers: Workers, wanted: Wanted, spec: ModelSpec, show: Show, note: Callable[[str], None]
 ) -> Decided:
-    """Measures where there are several devices. Raises Infeasible, DeviceError."""
+    """Where there are several devices, by what is kept of them, or measured now. Raises Infeasible,
+    DeviceError."""
     cluster, workload = workers.cluster, wanted.workload
+    grid = Grid.around(workload.rounded_up(spec.max_context))
 
     def plan_in(name: str, cluster: Cluster) -> Decided:
         check_size(spec, name, cluster, workload)
         if len(cluster.devices) == 1:
             return _alone(workers, cluster, spec, workload, name)
-        grid = Grid.around(workload)
-        profile = measure_cluster(workers, wanted.model, spec, [name], grid, show)
+        profile = profile_of_running(workers, wanted.model, spec, [name], grid, show)
         problem = Problem(CostModel(spec, cluster, profile, workload), (name,))
         return Decided(best(problem, compare(problem)).plan, problem)
 

@@ -15,7 +15,7 @@ from edgewise.planning import Planner, PlanResult, Problem
 from edgewise.planning.joint import joint
 from edgewise.quality.rounding import Show, rounding_for, unseen
 from edgewise.sensitivities import Sensitivity
-from edgewise.specs import ModelSpec, Workload
+from edgewise.specs import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +69,9 @@ def plan_by_quality(
     """Measured once, then found in the cache. Raises Infeasible where no plan keeps the budget."""
     check_reachable(wanted.cluster)
     asked = LossBudget.of(wanted.model, quality, spec, show)
-    work = _rounded(wanted.workload, spec)
+    work = wanted.workload.rounded_up(spec.max_context)
     what = wanted.model, spec, wanted.cluster, asked.schemes
     profile, _, _ = cached_profile(*what, show=show, extra=work.extra)
     costs = CostModel(spec, wanted.cluster, profile, work)
     chosen, problem = asked.best(Problem(costs, asked.schemes), note, show)
     return Decided(chosen.plan, problem)
-
-
-def _rounded(workload: Workload, spec: ModelSpec) -> Workload:
-    """Up to the next powers of two, within the model's context: prompts of about one length are to
-    get one plan, whose loss is measured once."""
-    lengths = (workload.prompt_tokens, workload.new_tokens)
-    prompt, new = (1 << (x - 1).bit_length() for x in lengths)
-    if prompt + new > spec.max_context:
-        return workload
-    return replace(workload, prompt_tokens=prompt, new_tokens=new)

@@ -1,15 +1,16 @@
 """A cluster's profile for a model: measured once, kept, measured again when something changed."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgewise.caches import cache_folder, cache_key, read_cached, write_text_atomically
+from edgewise.caches import cache_folder, cache_key, read_cached, remove, write_text_atomically
 from edgewise.clusters import Cluster
 from edgewise.errors import ClusterError
 from edgewise.profiles import VERSION, Profile
-from edgewise.profiling import Grid, measure, num_measurements
+from edgewise.profiling import Grid, measure, num_measurements, read_memory
 from edgewise.quality.rounding import Show, unseen
 from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.local import start_local
@@ -40,25 +41,45 @@ def cached_profile(
     for scheme in schemes:
         get_scheme(scheme)
     check_reachable(cluster)
-    path = _path(spec, cluster, schemes, extra)
-    if not fresh and (kept := read_cached(path, load_profile)) is not None:
+    grid = wide_grid(spec, extra)
+    path = profile_path(spec, cluster, schemes, grid)
+    if fresh:
+        _forget(path)
+    elif (kept := read_cached(path, load_profile)) is not None:
         return kept, path, True
     with start_local(cluster) as workers:
-        grid = Grid.wide(min(spec.max_context, WIDE_CONTEXT), extra)
         profile = measure_cluster(workers, model, spec, schemes, grid, show)
     return profile, write_text_atomically(path, profile.to_json() + "\n"), False
 
 
+def profile_of_running(
+    workers: Workers,
+    model: str,
+    spec: ModelSpec,
+    schemes: Sequence[str],
+    grid: Grid,
+    show: Show = unseen,
+) -> Profile:
+    """Just what `grid` asks, of devices that `start_local` started: as it is kept, with the memory
+    that is free now, or measured and kept. `cached_profile(fresh=True)` forgets it."""
+    path = profile_path(spec, workers.cluster, schemes, grid)
+    if (profile := read_cached(path, Profile.load)) is not None:
+        for reading in read_memory(workers):
+            profile = profile.with_free_memory(reading.machine, reading.free_bytes)
+        return profile
+    profile = measure_cluster(workers, model, spec, schemes, grid, show)
+    write_text_atomically(path, profile.to_json() + "\n")
+    return profile
+
+
 def kept_profile(spec: ModelSpec, cluster: Cluster, schemes: Sequence[str]) -> Profile | None:
     """What was measured of exactly these schemes, if it still holds; nothing is measured."""
-    return read_cached(_path(spec, cluster, schemes), load_profile)
+    return read_cached(profile_path(spec, cluster, schemes, wide_grid(spec)), load_profile)
 
 
-def _path(
-    spec: ModelSpec, cluster: Cluster, schemes: Sequence[str], extra: ExtraWork = NO_EXTRA
-) -> Path | None:
-    folder = cache_folder("profiles")
-    return folder and folder / f"{profile_key(spec, cluster, schemes, extra)}.json"
+def wide_grid(spec: ModelSpec, extra: ExtraWork = NO_EXTRA) -> Grid:
+    """What `cached_profile` times."""
+    return Grid.wide(min(spec.max_context, WIDE_CONTEXT), extra)
 
 
 def load_profile(path: Path) -> Profile:
@@ -76,14 +97,25 @@ def check_reachable(cluster: Cluster) -> None:
         )
 
 
-def profile_key(
-    spec: ModelSpec, cluster: Cluster, schemes: Sequence[str], extra: ExtraWork = NO_EXTRA
-) -> str:
-    """A name made of all that a profile's seconds depend on: not of how much memory there is."""
+def profile_path(
+    spec: ModelSpec, cluster: Cluster, schemes: Sequence[str], grid: Grid
+) -> Path | None:
+    """Where a profile is kept: in a folder named by all that its seconds depend on, which is not
+    how much memory there is, under a name made of what was asked."""
     cluster = replace(cluster, devices=tuple(replace(x, memory_bytes=1) for x in cluster.devices))
     # EDGEWISE_KERNELS turns the kernels off, or picks an instruction set: the code's name says so.
     machine = (machine_name(), os.cpu_count(), code_name())
-    return cache_key(VERSION, spec.digest, cluster, tuple(schemes), extra, *machine)
+    timed, asked = (VERSION, spec.digest, cluster, *machine), (tuple(schemes), grid)
+    folder = cache_folder("profiles")
+    return folder and folder / cache_key(*timed) / f"{cache_key(*asked)}.json"
+
+
+def _forget(path: Path | None) -> None:
+    """Everything that is kept of the same model on the same cluster."""
+    if path is not None:
+        with contextlib.suppress(OSError):  # there is none
+            for kept in path.parent.iterdir():
+                remove(kept)
 
 
 def measure_cluster(

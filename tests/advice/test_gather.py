@@ -7,7 +7,7 @@ import pytest
 from edgewise.advice.gather import gather, schemes_of, variant_of
 from edgewise.clusters import Cluster
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.opening.profile import kept_profile, profile_key
+from edgewise.opening.profile import kept_profile, profile_path, wide_grid
 from edgewise.schemes import STORED
 from edgewise.simulation.rooflines import Roofline, make_profile
 
@@ -23,9 +23,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keep(cache: Path, cluster: Cluster, *schemes: str) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    profile = make_profile(SPEC, FIGURES, schemes)
-    (cache / f"{profile_key(SPEC, cluster, schemes)}.json").write_text(profile.to_json())
+    path = profile_path(SPEC, cluster, schemes, wide_grid(SPEC))
+    assert path is not None and path.is_relative_to(cache)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(make_profile(SPEC, FIGURES, schemes).to_json())
 
 
 def test_without_a_profile_only_bytes_are_known(cache: Path) -> None:

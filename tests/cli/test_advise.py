@@ -6,7 +6,7 @@ import pytest
 
 from edgewise.cluster_files import load_cluster
 from edgewise.models.checkpoint import open_checkpoint
-from edgewise.opening.profile import profile_key
+from edgewise.opening.profile import profile_path, wide_grid
 from edgewise.schemes import STORED
 from edgewise.simulation.rooflines import Roofline, make_profile
 
@@ -14,7 +14,6 @@ from edgewise.simulation.rooflines import Roofline, make_profile
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "edgewise" / "profiles"
 
 
 @pytest.fixture
@@ -25,12 +24,12 @@ def roomy_cluster(slow_cluster):
 
 
 @pytest.fixture
-def measured(cache, roomy_cluster):
+def measured(roomy_cluster):
     """As if `edgewise profile demo --cluster slow.toml` had been run."""
     spec = open_checkpoint("demo").spec
     figures = [Roofline(name, 1e11, 1e9) for name in ("laptop", "jetson", "pi")]
-    cache.mkdir(parents=True)
-    path = cache / f"{profile_key(spec, load_cluster(roomy_cluster), (STORED,))}.json"
+    path = profile_path(spec, load_cluster(roomy_cluster), (STORED,), wide_grid(spec))
+    path.parent.mkdir(parents=True)
     path.write_text(make_profile(spec, figures, (STORED,)).to_json())
 
 

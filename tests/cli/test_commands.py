@@ -86,6 +86,16 @@ def test_run_across_a_cluster_gives_the_same_answer(command, slow_cluster, quest
     assert many["seconds_per_token"] > 0.08  # two hops of 40 ms and more
 
 
+def test_the_next_run_on_a_cluster_measures_nothing(command, slow_cluster, question, monkeypatch):
+    asked = ("run", "demo", question, "--raw", "--json", "--cluster", slow_cluster)
+    first = json.loads(command(*asked).out)
+    monkeypatch.setattr("edgewise.opening.profile.measure_cluster", None)
+    again = command(*asked)
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["plan"] == first["plan"]
+    assert json.loads(again.out)["answer"] == first["answer"]
+
+
 def test_a_runs_trace_shows_every_stage_and_the_request(
     command, slow_cluster, plan_file, question, tmp_path
 ):

@@ -162,9 +162,9 @@ def profiled_again(monkeypatch, tmp_path):
     monkeypatch.setattr("edgewise.opening.profile.measure_cluster", lambda *_: profile)
     monkeypatch.setattr("edgewise.opening.profile.start_local", contextlib.nullcontext)
 
-    def call(schemes=("fp32",), memory_bytes=10**9):
+    def call(schemes=("fp32",), memory_bytes=10**9, **how):
         cluster = Cluster((Device("a", memory_bytes),), (), "a")
-        return not cached_profile("demo", spec, cluster, schemes)[2]
+        return not cached_profile("demo", spec, cluster, schemes, **how)[2]
 
     return call
 
@@ -178,6 +178,15 @@ def test_a_profile_is_of_the_code_that_was_timed(profiled_again, monkeypatch):
     assert profiled_again()
     assert profiled_again(schemes=("fp32", "bf16"))
     assert not profiled_again(memory_bytes=10**8)  # seconds do not depend on it
+
+
+def test_a_fresh_profile_forgets_what_runs_measured(profiled_again, tmp_path):
+    assert profiled_again()
+    (kept,) = (tmp_path / "edgewise" / "profiles").rglob("*.json")
+    (others := kept.with_name("a run's.json")).write_text("{}")
+    assert not profiled_again() and others.exists()
+    assert profiled_again(fresh=True)
+    assert kept.exists() and not others.exists()
 
 
 @pytest.mark.parametrize("wanted", ["off", "portable"])

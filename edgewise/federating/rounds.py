@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
-from edgewise.errors import EdgewiseError
+from edgewise.errors import EdgewiseError, InputError
 from edgewise.federating.averaging import exact_average, fed_avg, with_momentum
 from edgewise.federating.election import SharedRound, leader_of, merged
 from edgewise.federating.exchanges import (
@@ -31,6 +31,7 @@ from edgewise.federating.robust import (
 from edgewise.federating.updates import Array, Arrays, Update, fault_of, sift
 
 PROXIMAL = "proximal"
+BEGAN = "/began"  # among clients' adapters: what their round began with
 
 
 class Merge(StrEnum):
@@ -123,7 +124,8 @@ def _led(
         raise EdgewiseError(f"round {last.number + 1}: no client's update can be used")
     adapters = {update.client: update.arrays for update in fit}
     samples = {update.client: float(update.samples) for update in fit}
-    request = Ask(AskedFor.LEAD, last.number + 1, Parcel(adapters, samples))
+    parcel = Parcel({**adapters, BEGAN: last.arrays}, samples)
+    request = Ask(AskedFor.LEAD, last.number + 1, parcel)
     alive, deposed = set(adapters), list[str]()
     while True:
         leader = leader_of(last, alive, seed)
@@ -135,11 +137,16 @@ def _led(
         deposed.append(leader)
 
 
-def lead(parcel: Parcel, start: Arrays, merging: Callable[..., dict[str, Array]]) -> Parcel:
-    """What a leader does with the updates that it is given."""
+def lead(parcel: Parcel, merging: Callable[..., dict[str, Array]]) -> Parcel:
+    """What a leader does with the updates that it is given. Raises InputError where it is not told
+    what the round began with."""
+    start = parcel.adapters.get(BEGAN)
+    if start is None:
+        raise InputError("a leader needs to know what its round began with")
     updates = [
         Update(name, sample_count(parcel.numbers.get(name, 0)), arrays)
         for name, arrays in parcel.adapters.items()
+        if name != BEGAN
     ]
     fit, _ = sift(updates, start)
     return Parcel({ADAPTER: merging(fit, start)}, {SAMPLES: float(sum(x.samples for x in fit))})

@@ -77,7 +77,7 @@ class Learner:
                 utilities = {name: -self.judged(x).loss for name, x in adapters.items()}
                 return Parcel({}, {**utilities, SAMPLES: float(len(self._held_out))})
             case AskedFor.LEAD:
-                return lead(request.parcel, begin(self._settings), self._settings.merging)
+                return lead(request.parcel, self._settings.merging)
 
     def judged(self, arrays: Arrays) -> Verdict:
         """By what it holds out."""

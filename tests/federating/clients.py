@@ -57,7 +57,7 @@ class ToyClients:
                 far = {k: -float(np.linalg.norm(x["x.middle"] - target)) for k, x in given.items()}
                 return Parcel({}, {**far, SAMPLES: 10.0})
             case AskedFor.LEAD:
-                return lead(request.parcel, START, self.merging)
+                return lead(request.parcel, self.merging)
 
     def moved(self):
         counted, self.counted = self.counted, 0

@@ -87,10 +87,13 @@ def test_a_round_that_nobody_can_be_used_in_says_why():
         next(averaging(clients, START, 1, Merging()))
 
 
-def test_leaders_change_and_come_to_what_a_server_does():
-    led = list(elected(ToyClients(TARGETS), START, 6, Merging()))
-    served = list(averaging(ToyClients(TARGETS), START, 6, Merging()))
-    assert np.allclose(led[-1].arrays["x.middle"], served[-1].arrays["x.middle"], atol=1e-6)
+@pytest.mark.parametrize("merge", Merge)
+def test_leaders_change_and_come_to_what_a_server_does(merge):
+    merging = Merging(merge)
+    led = list(elected(ToyClients(TARGETS, merging=merging), START, 6, merging))
+    served = list(averaging(ToyClients(TARGETS), START, 6, merging))
+    for ours, theirs in zip(led, served, strict=True):
+        assert np.array_equal(ours.arrays["x.middle"], theirs.arrays["x.middle"])
     leaders = [x.leader for x in led]
     assert all(one != other for one, other in pairwise(leaders))
 

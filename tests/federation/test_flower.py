@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 
 import psutil
 import pytest
@@ -16,11 +15,8 @@ pytest.importorskip("flwr", reason="needs the extra 'federated': make test-feder
 from edgewise.adapters.files import read_adapter
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.federating.algorithms import Algorithm
-from edgewise.federation.flower.certificates import make_node_key
 from edgewise.federation.flower.processes import (
     FlowerDevice,
-    flower_environment,
-    node_command,
     start_run,
     super_link,
 )
@@ -154,20 +150,3 @@ def test_a_lost_device_and_one_that_lies_do_not_stop_the_others(data, tmp_path):
         assert len(x["refused"]) == 1 and "'c' is refused" in x["refused"][0]
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
     assert left_over(tmp_path) == []
-
-
-def test_a_device_whose_key_nobody_knows_is_not_let_in(data, tmp_path):
-    log = tmp_path / "stranger.log"
-    with super_link(tmp_path, []) as link, log.open("wb") as out:
-        secret, _ = make_node_key(tmp_path, "stranger")
-        device = FlowerDevice("stranger", data["a"])
-        stranger = subprocess.Popen(
-            node_command(link.address, link.certificates, secret, device),
-            env=flower_environment(tmp_path), stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-        try:
-            assert stranger.wait(WITHIN) != 0
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(stranger.pid, signal.SIGKILL)
-    assert "Failed to initialize the connection" in log.read_text()

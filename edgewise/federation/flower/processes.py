@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgewise.errors import DeviceLost, EdgewiseError, InputError
@@ -19,9 +20,9 @@ from edgewise.federation.flower.certificates import (
     make_certificates,
     make_node_key,
 )
+from edgewise.federation.flower.link import LOOPBACK
 from edgewise.federation.flower.project import CONNECTION, write_connection, write_project
 
-LOOPBACK = "127.0.0.1"
 STARTING, ENDING, ASKING = 60.0, 10.0, 60.0  # seconds at most
 POLL = 0.2
 TAIL = 2000  # characters of a log
@@ -54,15 +55,18 @@ def super_link(
     folder: Path, devices: Sequence[FlowerDevice], host: str = LOOPBACK, port: int | None = None
 ) -> Iterator[SuperLink]:
     """A SuperLink that is reached at `host`, and a SuperNode for each device that is here; it lets
-    in those whose keys were made, no other. Raises DeviceLost where one does not start, InputError
-    where `flwr` is not installed, OSError."""
+    in those whose keys were made, no other, and is controlled from this machine alone. Raises
+    DeviceLost where it does not start, InputError where `flwr` is not installed, OSError."""
+    if find_spec("flwr") is None:
+        raise _missing()
     port = port or free_port()
     address = f"{host}:{port}"
     certificates = make_certificates(folder, list(dict.fromkeys([host, LOOPBACK, "localhost"])))
     write_connection(folder / "home", address, certificates.authority)
     command = [
-        "flower-superlink", "--host", host, "--port", str(port), "--enable-supernode-auth",
-        "--disable-runtime-dependency-installation", *_tls(certificates),
+        sys.executable, "-P", "-m", "edgewise.federation.flower.link", "--host", host,
+        "--port", str(port), "--enable-supernode-auth", "--disable-runtime-dependency-installation",
+        *_tls(certificates),
     ]  # fmt: skip
     with ExitStack() as running:
         link = running.enter_context(_process(folder, "superlink", command))
@@ -200,6 +204,7 @@ def flower_environment(folder: Path) -> dict[str, str]:
         "FLWR_HOME": str(folder / "home"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FORWARDED_ALLOW_IPS": LOOPBACK,  # nobody else may say whom he asks for: see `link`
         "PATH": os.pathsep.join([str(beside), os.environ.get("PATH", os.defpath)]),
     }
 

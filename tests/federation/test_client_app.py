@@ -1,5 +1,6 @@
 """What a SuperNode's process does with a message, called in this process."""
 
+import io
 import math
 
 import numpy as np
@@ -99,8 +100,33 @@ def test_records_that_are_no_adapter_are_refused(settings):
         bad = RecordDict({ADAPTERS: ArrayRecord({ADAPTER: Array(vector)})})
         with pytest.raises(InputError, match=reason):
             parcel_of(bad, start)
-    pickled = Array("float32", (1,), "numpy.ndarray", b"\x80\x04K\x01.")
-    with pytest.raises(InputError, match="no adapter"):
-        parcel_of(RecordDict({ADAPTERS: ArrayRecord({ADAPTER: pickled})}), start)
     with pytest.raises(InputError, match="no request"):
         ask_of(RecordDict(), start)
+
+
+def npy(array, **header):
+    """An .npy file, with what else its header says."""
+    file = io.BytesIO()
+    said = np.lib.format.header_data_from_array_1_0(array) | header
+    np.lib.format.write_array_header_1_0(file, said)
+    return file.getvalue() + array.tobytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK\x03\x04" + bytes(60),  # a zip archive's
+        b"\x80\x04K\x01.",  # a pickle
+        npy(np.zeros(2, np.float32))[:-1],
+        npy(np.zeros(2, np.float32), shape=(10**14,)),
+        npy(np.zeros(2, np.float32), descr="|O"),
+        npy(np.zeros(2)),
+        npy(np.zeros((1, 2), np.float32)),
+    ],
+)
+def test_bytes_that_are_no_vector_are_refused_before_anything_is_made_of_them(data):
+    like = {"x": np.zeros(2, np.float32)}
+    bad = Array("float32", (2,), "numpy.ndarray", data)
+    with pytest.raises(InputError, match="no adapter"):
+        parcel_of(RecordDict({ADAPTERS: ArrayRecord({ADAPTER: bad})}), like)

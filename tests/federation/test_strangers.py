@@ -58,7 +58,7 @@ def test_another_machine_cannot_control_it_and_a_known_device_comes_in_from_ther
         ):
             with pytest.raises(EdgewiseError, match="403 Forbidden"):
                 flower(stranger, *asked)
-        with started(tmp_path, link, from_there, tmp_path / "far.key", device):
+        with started(tmp_path, link, from_there, tmp_path / "keys" / "far.key", device):
             end = time.monotonic() + WITHIN
             while "online" not in (said := flower(tmp_path, "supernode", "list", CONNECTION)):
                 assert time.monotonic() < end, said

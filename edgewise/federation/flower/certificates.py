@@ -1,6 +1,7 @@
 """TLS for a SuperLink: an authority of its own, made anew for each federation, and keys by which
 SuperNodes are known."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 VALID = timedelta(days=30)
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "server.pem", "server.key"
+NODES = "keys"  # the folder of SuperNodes' keys, whatever they are called
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,12 @@ def make_certificates(folder: Path, hosts: Sequence[str]) -> Certificates:
 
 
 def make_node_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """A SuperNode's key and the public one, by which the SuperLink knows it. Raises OSError."""
+    """A SuperNode's key and the public one, by which the SuperLink knows it: keys/NAME.key, .pub.
+    Raises OSError."""
     key = ec.generate_private_key(ec.SECP384R1())
-    secret, public = folder / f"{name}.key", folder / f"{name}.pub"
+    keys = folder / NODES
+    keys.mkdir(exist_ok=True)
+    secret, public = keys / f"{name}.key", keys / f"{name}.pub"
     _write_secret(secret, key, serialization.PrivateFormat.OpenSSH)
     public.write_bytes(
         key.public_key().public_bytes(
@@ -67,10 +72,11 @@ def make_node_key(folder: Path, name: str) -> tuple[Path, Path]:
 def _write_secret(
     path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat
 ) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    )
+    """A new file, that nobody else may read: an old one may be another's, or open to all."""
+    path.unlink(missing_ok=True)
+    secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
 
 
 def _begun(

@@ -107,18 +107,19 @@ def _followed(
                 yield {"event": "note", "text": f"start there: {line_for(link, device)}"}
         start_run(link, config)
         yield {"event": "started", "nodes": {x: y.pid for x, y in link.nodes.items()}}
-        heard = time.monotonic()
+        heard, begun = time.monotonic(), False
         while True:
             if line := _line(events.readline):
                 heard = time.monotonic()
                 event = json.loads(line)
+                begun = begun or event["event"] == "begin"
                 if event["event"] == "failed":
                     raise EdgewiseError(f"{event['type']}: {event['message']}")
                 yield event
                 if event["event"] == "done":
                     return
                 continue
-            check_running(link)
+            check_running(link, begun)
             if time.monotonic() - heard > 3 * options.deadline:
                 raise DeviceTimeout("superlink", f"said nothing for {3 * options.deadline:g} s")
             time.sleep(POLL)

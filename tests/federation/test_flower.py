@@ -104,6 +104,28 @@ def test_the_command_learns_over_tls_what_one_process_learns_and_ends_all(data, 
     assert last.loss == pytest.approx(said["rounds"][-1]["loss"], rel=1e-4)
 
 
+def test_a_device_that_ends_before_it_joins_is_not_waited_for(data, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "said = sys.orig_argv\n"
+        "if said[1].endswith('flower-supernode') and any(\"'b'\" in x for x in said):\n"
+        "    print('no room', flush=True)\n"
+        "    os._exit(1)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [
+        sys.executable, "-m", "edgewise", "federate", "demo", "--json",
+        "--out", str(tmp_path / "out"), "--deadline", str(2 * WITHIN),
+        *(x for name, file in data.items() for x in ("--data-on", f"{name}={file}")),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+        timeout=WITHIN, check=False,
+    )  # fmt: skip
+    error = json.loads(done.stdout)["error"]
+    assert error["type"] == "DeviceLost" and "'b' ended: no room" in error["message"]
+
+
 def events_of(folder, devices, settings, on_event=lambda link, event: None):
     """A run's events, each shown to `on_event` with what runs."""
     log, end, heard = folder / "events.jsonl", time.monotonic() + WITHIN, []

@@ -119,10 +119,11 @@ def start_run(link: SuperLink, config: Mapping[str, bool | int | float | str]) -
         raise EdgewiseError(f"Flower did not begin: {said[-TAIL:]}") from None
 
 
-def check_running(link: SuperLink) -> None:
-    """Raises DeviceLost where the SuperLink ended; a SuperNode may."""
-    if link.process.poll() is not None:
-        raise DeviceLost("superlink", f"ended: {_tail(link.folder, 'superlink')}")
+def check_running(link: SuperLink, begun: bool) -> None:
+    """Raises DeviceLost where the SuperLink ended, or a SuperNode before all had joined."""
+    for name, process in {"superlink": link.process, **({} if begun else link.nodes)}.items():
+        if process.poll() is not None:
+            raise DeviceLost(name, f"ended: {_tail(link.folder, name)}")
 
 
 def flower(folder: Path, *arguments: str) -> str:

@@ -23,6 +23,7 @@ from edgewise.tuning.records import read_records
 from edgewise.units import format_bytes
 
 POLL = 0.3  # seconds
+SILENT = 120.0  # seconds that a server may take beside what it asks devices
 
 
 def run_federate(options: FederateOptions) -> None:
@@ -120,8 +121,8 @@ def _followed(
                     return
                 continue
             check_running(link, begun)
-            if time.monotonic() - heard > 3 * options.deadline:
-                raise DeviceTimeout("superlink", f"said nothing for {3 * options.deadline:g} s")
+            if time.monotonic() - heard > (most := 2 * options.deadline + SILENT):
+                raise DeviceTimeout("superlink", f"said nothing for {most:g} s")
             time.sleep(POLL)
 
 

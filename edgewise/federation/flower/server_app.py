@@ -31,10 +31,8 @@ def run_rounds(grid: Grid, context: Context) -> None:
         try:
             settings = FederatedSettings.from_config(config)
             checkpoint, start = open_checkpoint(settings.model), begin(settings)
-            clients = GridClients(
-                grid, start, checkpoint.spec.digest, float(config["deadline"]),
-                lambda text: tell("note", text=text),
-            )  # fmt: skip
+            digest, deadline = checkpoint.spec.digest, float(config["deadline"])
+            clients = GridClients(grid, start, digest, deadline, tell)
             clients.gather(int(config["least"]))
             tell("begin", names=clients.names(), traffic=asdict(clients.moved()))
             last: FederatedRound | None = None

@@ -87,7 +87,8 @@ class Learner:
 
     def _trained(self, start: Arrays, number: int, proximal: float = 0.0) -> Parcel:
         arrays, loss = self._learn(start, number, proximal)
-        return Parcel({ADAPTER: arrays}, {SAMPLES: float(len(self._learned)), LOSS: loss})
+        told = {} if self._settings.epsilon > 0 else {LOSS: loss}  # it follows from the records
+        return Parcel({ADAPTER: arrays}, {SAMPLES: float(len(self._learned)), **told})
 
     def _learn(
         self, start: Arrays, number: int, proximal: float = 0.0

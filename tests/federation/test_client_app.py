@@ -9,10 +9,11 @@ import pytest
 pytest.importorskip("flwr", reason="needs the extra 'federated': make test-federated")
 
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp.mod import localdp_mod
 from flwr.supercore.task_identity import TaskIdentity
 
 from edgewise.errors import InputError
-from edgewise.federating.exchanges import ADAPTER, UTILITY, Ask, AskedFor, Parcel
+from edgewise.federating.exchanges import ADAPTER, SAMPLES, UTILITY, Ask, AskedFor, Parcel
 from edgewise.federation.flower import client_app
 from edgewise.federation.flower.messages import (
     ADAPTERS,
@@ -58,17 +59,22 @@ def moved(record, start):
     return parcel_of(record, start).adapters[ADAPTER]
 
 
-def test_what_a_client_sends_is_clipped_and_noised_where_that_is_asked_for(answer, settings):
+def test_what_a_client_sends_is_clipped_and_noised_where_that_is_asked_for(
+    answer, settings, monkeypatch
+):
     plain, start = settings(), begin(settings())
     ask = Ask(AskedFor.TRAIN, 1, Parcel({ADAPTER: start}))
     honest = moved(answer(ask, plain)[0], start)
     far = math.hypot(*(float(np.linalg.norm(x)) for x in honest.values()))
     assert far > 2 * CLIP
-    sure = settings(epsilon=1e9, clip=CLIP, delta=DELTA)
-    clipped = moved(answer(ask, sure)[0], start)
+    chosen = settings(epsilon=1.0, clip=CLIP, delta=DELTA)
+    said = answer(ask, chosen)[0]
+    private, numbers = moved(said, start), parcel_of(said, start).numbers
+    assert list(numbers) == [SAMPLES]  # a loss follows from the records, too
+    monkeypatch.setattr(localdp_mod, "add_gaussian_noise_inplace", lambda arrays, deviation: None)
+    clipped = moved(answer(ask, chosen)[0], start)
     for name, x in honest.items():
         assert np.allclose(clipped[name], x * CLIP / far, atol=1e-6)
-    private = moved(answer(ask, settings(epsilon=1.0, clip=CLIP, delta=DELTA))[0], start)
     noise = np.concatenate([(private[name] - x).ravel() for name, x in clipped.items()])
     said = 2 * CLIP * math.sqrt(2 * math.log(1.25 / DELTA))
     assert len(noise) > 500 and np.std(noise) == pytest.approx(said, rel=0.15)
@@ -85,8 +91,10 @@ def test_a_particle_is_remembered_from_one_process_to_the_next(answer, settings)
 
 
 def test_a_client_without_data_says_so(answer, settings):
-    said, _ = answer(Ask(AskedFor.TRAIN, 1), settings(), data="")
-    assert "has no data" in said_by(said)["fault"]
+    ask = Ask(AskedFor.TRAIN, 1, Parcel({ADAPTER: begin(settings())}))
+    for epsilon in (0.0, 1.0):
+        said, _ = answer(ask, settings(epsilon=epsilon), data="")
+        assert "has no data" in said_by(said)["fault"]
 
 
 def test_records_that_are_no_adapter_are_refused(settings):

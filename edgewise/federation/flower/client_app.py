@@ -36,10 +36,11 @@ def private(message: Message, context: Context, call_next: ClientAppCallable) ->
     """Flower's local differential privacy, where the settings ask for it: what a client adds to a
     round is clipped, and normal noise put on it, by (epsilon, delta) a round."""
     settings = FederatedSettings.from_config(context.run_config)
-    if settings.epsilon <= 0:
-        return call_next(message, context)
+    answer = call_next(message, context)
+    if settings.epsilon <= 0 or not answer.content.array_records:  # a fault, as it is
+        return answer
     mod = LocalDpMod(settings.clip, 2 * settings.clip, settings.epsilon, settings.delta)
-    return mod(message, context, call_next)
+    return mod(message, context, lambda *_: answer)
 
 
 app = ClientApp()

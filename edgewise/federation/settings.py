@@ -9,6 +9,7 @@ from edgewise.adapters import AdapterConfig, Kind
 from edgewise.errors import InputError
 from edgewise.federating.algorithms import Algorithm
 from edgewise.federating.exchanges import Clients, FederatedRound
+from edgewise.federating.privacy import classic_noise, gaussian_delta
 from edgewise.federating.rounds import Merge, Merging, averaging, elected
 from edgewise.federating.swarming import fed_pso, model_swarms
 from edgewise.federating.updates import Arrays
@@ -68,6 +69,13 @@ class FederatedSettings:
             raise InputError(f"--epsilon is of what is merged, not of {self.algorithm}")
         if self.epsilon > 0 and not (self.clip > 0 and 0 < self.delta < 1):
             raise InputError("--epsilon needs a --clip above 0, and a --delta between 0 and 1")
+        if self.epsilon > 0:
+            really = gaussian_delta(self.epsilon, classic_noise(self.epsilon, self.delta))
+            if really > self.delta:
+                raise InputError(
+                    f"--epsilon {self.epsilon:g}: the noise for it and --delta {self.delta:g} "
+                    f"really gives a delta of {really:.1e}; give a smaller --epsilon"
+                )
 
     @property
     def adapter(self) -> AdapterConfig:

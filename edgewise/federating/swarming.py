@@ -18,6 +18,7 @@ from edgewise.federating.exchanges import (
     Parcel,
     asked_all,
     mean_loss,
+    sample_count,
     updates_of,
 )
 from edgewise.federating.model_swarms import (
@@ -116,10 +117,11 @@ def _judged(
 
 def _utility(replies: Mapping[str, Parcel], name: str) -> float:
     """The mean over clients by what they judged on, of those who say a finite number."""
-    pairs = [(x.numbers.get(name, math.nan), x.numbers.get(SAMPLES, 0)) for x in replies.values()]
-    said = [(utility, samples) for utility, samples in pairs if math.isfinite(utility * samples)]
+    numbers = [reply.numbers for reply in replies.values()]
+    pairs = [(x.get(name, math.nan), sample_count(x.get(SAMPLES, 0))) for x in numbers]
+    said = [(utility, samples) for utility, samples in pairs if math.isfinite(utility)]
     total = sum(samples for _, samples in said)
-    return sum(utility * samples for utility, samples in said) / total if total > 0 else math.nan
+    return sum(utility * (samples / total) for utility, samples in said) if total else math.nan
 
 
 def _round(

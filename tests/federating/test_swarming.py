@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgewise.errors import EdgewiseError
-from edgewise.federating.exchanges import ADAPTER, UTILITY, AskedFor, Parcel
+from edgewise.federating.exchanges import ADAPTER, SAMPLES, UTILITY, AskedFor, Parcel
 from edgewise.federating.swarming import fed_pso, model_swarms
 from tests.federating.clients import START, ToyClients, adapter
 
@@ -56,6 +56,20 @@ def test_model_swarms_finds_more_than_any_expert_for_what_all_judge():
         for expert in experts
     )
     assert utilities[-1] > best + 0.1
+
+
+@pytest.mark.parametrize("samples", [-29.0, 0.0, math.nan, 1e300])
+def test_model_swarms_does_not_weigh_by_what_is_no_number_of_samples(samples):
+    def twisted(name, request, parcel):
+        lying = name == "c" and request.wanted is AskedFor.JUDGE
+        return replace(parcel, numbers={**parcel.numbers, SAMPLES: samples}) if lying else parcel
+
+    def silent(name, request, parcel):
+        return None if name == "c" and request.wanted is AskedFor.JUDGE else parcel
+
+    lied = list(model_swarms(ToyClients(TARGETS, twisted), START, 5))
+    without = list(model_swarms(ToyClients(TARGETS, silent), START, 5))
+    assert [x.utility for x in lied] == [x.utility for x in without]
 
 
 def test_model_swarms_goes_on_without_judges_and_needs_two_experts():

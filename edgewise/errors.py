@@ -13,6 +13,7 @@ EdgewiseError                  exit 1
 |       +-- Unattainable                a deadline or a quality that cannot be met
 +-- Infeasible                 exit 3   no plan satisfies the constraints
 +-- NonFinite                  exit 1   layers computed infinities or NaN
++-- NothingLearned             exit 1   no device's update of a round can be used
 +-- DiskError                  exit 1   a disk is full, or gone, or does nothing
 +-- DeviceError                exit 4   a device could not do its part; knows which one
     +-- DeviceMemoryError               its memory does not hold what it was given
@@ -80,6 +81,10 @@ class NonFinite(EdgewiseError):
     def __init__(self, message: str, sequences: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.sequences = sequences
+
+
+class NothingLearned(EdgewiseError):
+    pass
 
 
 class DiskError(EdgewiseError):

@@ -101,7 +101,7 @@ def mean_loss(replies: Mapping[str, Parcel], used: Iterable[str]) -> float | Non
     """Of those that are numbers."""
     said = [replies[name].numbers.get(LOSS, math.nan) for name in used]
     losses = [loss for loss in said if math.isfinite(loss)]
-    return sum(losses) / len(losses) if losses else None
+    return sum(loss / len(losses) for loss in losses) if losses else None
 
 
 def sample_count(number: float) -> int:

@@ -1,14 +1,13 @@
 """Rounds in which all train and what they learned is merged: by the server, or by a leader that is
 elected anew each round (`election`)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
 
-from edgewise.errors import EdgewiseError, InputError
+from edgewise.errors import InputError, NothingLearned
 from edgewise.federating.averaging import exact_average, fed_avg, with_momentum
-from edgewise.federating.election import SharedRound, leader_of, merged
+from edgewise.federating.election import SharedRound, leader_of
 from edgewise.federating.exchanges import (
     ADAPTER,
     SAMPLES,
@@ -78,14 +77,14 @@ def averaging(
     momentum: float = 0.0,
 ) -> Iterator[FederatedRound]:
     """FedAvg and its kin: a round is all clients' training, merged. `proximal` is FedProx's mu,
-    `momentum` FedAvgM's beta. Raises EdgewiseError where nobody's update can be used."""
+    `momentum` FedAvgM's beta. Raises NothingLearned where nobody's update can be used."""
     before = last = SharedRound(0, None, start)
     for _ in range(rounds):
         replies, silent = _trained(clients, last, proximal)
-        rule = partial(merging, start=last.arrays)
-        mean, refused = merged(last, None, updates_of(replies), rule)
+        fit, refused = _fit(replies, last)
+        mean = SharedRound(last.number + 1, None, merging(fit, last.arrays))
         before, last = last, _carried_on(mean, last, before, momentum)
-        yield _round(clients, last, replies, silent, refused)
+        yield _round(clients, last, replies, fit, silent, refused)
 
 
 def elected(
@@ -99,14 +98,14 @@ def elected(
 ) -> Iterator[FederatedRound]:
     """The same, merged by one of the clients, which another follows in the next round. One that
     does not deliver is deposed: the others elect another for the same round, from the last one's
-    result. Raises EdgewiseError where nobody is left."""
+    result. Raises EdgewiseError where nobody is left, NothingLearned as above."""
     before = last = SharedRound(0, None, start)
     for _ in range(rounds):
         replies, silent = _trained(clients, last, proximal)
-        fit, refused = sift(updates_of(replies), last.arrays)
+        fit, refused = _fit(replies, last)
         mean, deposed = _led(clients, last, fit, seed)
         before, last = last, _carried_on(mean, last, before, momentum)
-        yield _round(clients, last, replies, silent, refused, deposed)
+        yield _round(clients, last, replies, fit, silent, refused, deposed)
 
 
 def _carried_on(
@@ -116,12 +115,19 @@ def _carried_on(
     return replace(mean, arrays=with_momentum(mean.arrays, last.arrays, before.arrays, momentum))
 
 
+def _fit(replies: Mapping[str, Parcel], last: SharedRound) -> tuple[list[Update], list[str]]:
+    """What can be merged, and who is refused. Raises NothingLearned where there is nothing."""
+    fit, refused = sift(updates_of(replies), last.arrays)
+    if not fit:
+        none = f"round {last.number + 1}: no client's update can be used"
+        raise NothingLearned("; ".join([none, *refused]))
+    return fit, refused
+
+
 def _led(
     clients: Clients, last: SharedRound, fit: Sequence[Update], seed: int
 ) -> tuple[SharedRound, list[str]]:
     """The round by the first leader that delivers, and who was deposed."""
-    if not fit:
-        raise EdgewiseError(f"round {last.number + 1}: no client's update can be used")
     adapters = {update.client: update.arrays for update in fit}
     samples = {update.client: float(update.samples) for update in fit}
     parcel = Parcel({**adapters, BEGAN: last.arrays}, samples)
@@ -162,12 +168,13 @@ def _trained(
 def _round(
     clients: Clients,
     led: SharedRound,
-    replies: dict[str, Parcel],
+    replies: Mapping[str, Parcel],
+    fit: Sequence[Update],
     silent: Sequence[str],
     refused: Sequence[str],
     deposed: Sequence[str] = (),
 ) -> FederatedRound:
-    loss = mean_loss(replies, replies)
+    loss = mean_loss(replies, [update.client for update in fit])
     return FederatedRound(
         led.number, led.arrays, sorted(replies), silent, refused, clients.moved(), loss,
         leader=led.leader, deposed=deposed,

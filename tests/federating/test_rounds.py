@@ -62,6 +62,19 @@ def test_a_liar_that_says_it_has_more_samples_does_not_sway_clipping():
     assert np.array_equal(plain.arrays["x.middle"], swayed.arrays["x.middle"])
 
 
+@pytest.mark.parametrize("rounds", [averaging, elected])
+def test_the_loss_is_that_of_those_who_are_used_and_a_number(rounds):
+    def twisted(name, request, parcel):
+        if request.wanted is not AskedFor.TRAIN:
+            return parcel
+        arrays = adapter(math.nan, 0) if name == "d" else parcel.adapters[ADAPTER]
+        losses = {"a": 1e308, "b": 1e308, "c": math.nan, "d": -1e308}
+        return Parcel({ADAPTER: arrays}, {**parcel.numbers, LOSS: losses[name]})
+
+    (done,) = rounds(ToyClients(TARGETS, twisted), START, 1, Merging())
+    assert done.loss == pytest.approx(1e308)
+
+
 def test_who_is_silent_is_missed_in_its_rounds_alone():
     def twisted(name, request, parcel):
         return None if name == "b" and request.round == 2 else parcel
@@ -124,5 +137,5 @@ def test_where_no_leader_delivers_it_ends():
     def twisted(name, request, parcel):
         return None if request.wanted is AskedFor.LEAD else parcel
 
-    with pytest.raises(EdgewiseError, match="too few"):
+    with pytest.raises(EdgewiseError, match="round 1: no client is left"):
         next(elected(ToyClients(TARGETS, twisted), START, 1, Merging()))

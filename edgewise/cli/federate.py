@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from edgewise.adapters import Kind
@@ -36,7 +37,7 @@ def run_federate(options: FederateOptions) -> None:
     with _folder(options.keep) as folder:
         events = list(_shown(_followed(Path(folder), settings, data, options), options, settings))
     rounds = [event for event in events if event["event"] == "round"]
-    console(options.as_json).print(_table(rounds))
+    console(options.as_json).print(rounds_table(rounds))
     console(options.as_json).print(f"adapters: {options.out}")
     if options.as_json:
         print_json({
@@ -154,16 +155,18 @@ def _words(event: dict[str, Any]) -> str:
     return f"{loss}{utility}{len(event['answered'])} answered, {moved}"
 
 
-def _table(rounds: list[dict[str, Any]]) -> Table:
+def rounds_table(rounds: list[dict[str, Any]]) -> Table:
+    """A row for each; what devices call themselves is text, whatever they call themselves."""
     columns = ("round", "loss", "utility", "leader", "answered", "silent", "down", "up")
     table = Table(*columns, title="What was learned")
     for x in rounds:
         numbers = ("-" if x[name] is None else f"{x[name]:.3f}" for name in ("loss", "utility"))
-        table.add_row(
+        texts = (
             str(x["number"]), *numbers, x["leader"] or "-", str(len(x["answered"])),
             ", ".join([*x["silent"], *x["refused"]]) or "-",
             format_bytes(x["down_bytes"]), format_bytes(x["up_bytes"]),
         )  # fmt: skip
+        table.add_row(*map(escape, texts))
     return table
 
 

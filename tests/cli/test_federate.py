@@ -1,9 +1,13 @@
 """What `edgewise federate` refuses before anything is started; what it does: tests/federation."""
 
+import io
 import json
 from importlib.util import find_spec
 
 import pytest
+from rich.console import Console
+
+from edgewise.cli.federate import rounds_table
 
 
 @pytest.fixture
@@ -40,6 +44,18 @@ def test_one_device_does_not_learn_together(command, data, tmp_path):
     ran = command("federate", "demo", *data[:2], "--out", tmp_path / "out", "--json")
     assert ran.code == 2
     assert "at least two devices" in json.loads(ran.out)["error"]["message"]
+
+
+def test_what_devices_call_themselves_is_no_markup():
+    done = {
+        "number": 1, "loss": None, "utility": None, "leader": "[/]", "answered": ["[/]"],
+        "silent": ["[bold]b"], "refused": ["client '[red]' is refused"],
+        "down_bytes": 1, "up_bytes": 1,
+    }  # fmt: skip
+    screen = Console(width=200, file=io.StringIO())
+    screen.print(rounds_table([done]))
+    for name in ("[/]", "[bold]b", "client '[red]' is refused"):
+        assert name in screen.file.getvalue()
 
 
 @pytest.mark.skipif(find_spec("flwr") is not None, reason="Flower is installed")

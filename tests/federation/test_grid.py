@@ -97,6 +97,11 @@ def test_a_refused_node_that_was_mended_is_asked_again(clients):
     assert asked.names() == ["a", "b"]
 
 
+def test_what_steers_a_terminal_is_not_in_a_name(clients):
+    asked, _, _ = clients({1: good("\x1b[2Ja\n"), 2: good("\x1b"), 3: good("[2Ja")})
+    assert asked.names() == ["2", "[2Ja", "[2Ja-3"]
+
+
 def test_who_does_not_join_is_named(clients):
     asked, _, _ = clients({1: good("a"), 2: {"name": "b", **FAULTY}, 3: HANGS}, deadline=0.1)
     with pytest.raises(EdgewiseError) as caught:

@@ -92,7 +92,7 @@ class GridClients:
         self._tell("note", text=text)
 
     def _greet(self, node: int, said: Mapping[str, str]) -> None:
-        name = said.get("name", str(node))[:64]
+        name = "".join(filter(str.isprintable, said.get("name", "")[:64])) or str(node)
         name = f"{name}-{node}" if name in self._nodes else name
         fault = said.get("fault")
         if not fault and said.get("digest") != self._digest:

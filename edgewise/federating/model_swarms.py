@@ -2,15 +2,13 @@
 for, such as the accuracy on 200 examples, without any gradient."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgewise.federating.particles import Particle, particle_of
 from edgewise.federating.updates import Array, Arrays, combination
-
-Utility = Callable[[Arrays], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +39,6 @@ class Swarm:
     worst_utility: float
     step: float
     stale: int = 0
-
-
-def search(
-    experts: Sequence[Arrays],
-    utility: Utility,
-    generator: np.random.Generator,
-    rounds: int,
-    settings: ModelSwarms = ModelSwarms(),
-) -> Iterator[Swarm]:
-    """The swarm as it begins and after every round, until patience is at its end. Needs two experts
-    or more, of the same names and shapes."""
-    swarm = swarm_of(experts, [utility(x) for x in experts], generator, settings)
-    yield swarm
-    for _ in range(rounds):
-        if swarm.stale >= settings.patience:
-            return
-        swarm = swarm_step(swarm, generator, settings)
-        swarm = swarm_judged(swarm, [utility(x.position) for x in swarm.particles])
-        yield swarm
 
 
 def swarm_of(

@@ -23,14 +23,9 @@ def lora_numbers(shapes: Iterable[tuple[int, int]], rank: int) -> int:
     return sum(rank * (rows + columns) for rows, columns in shapes)
 
 
-def middle_numbers(matrices: int, rank: int) -> int:
-    """Trained numbers of private adapters of so many matrices: r^2 each, whatever their size."""
-    return matrices * rank**2
-
-
 def averaging_traffic(numbers: int, clients: int, bytes_per_number: int = 4) -> RoundTraffic:
     """Of FedAvg, FedProx, the exact average and every robust rule: all numbers to each client and
-    back. An elected leader's are the same less its own: give one client fewer."""
+    back."""
     once = numbers * bytes_per_number * clients
     return RoundTraffic(once, once)
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from edgewise.errors import InputError
 from edgewise.federating.averaging import (
     exact_average,
-    factor_loss,
     fed_avg,
     proximal_gradient,
     with_momentum,
@@ -81,43 +80,6 @@ def test_only_middles_have_an_exact_mean() -> None:
     factor = replace(constant("d", 1.0), arrays={"0.q.up": np.zeros((3, 2), np.float32)})
     with pytest.raises(InputError, match=r"client 'd' sends 0\.q\.up"):
         exact_average([factor])
-
-
-def lora_updates(clients: int, seed: int, spread: float) -> list[Update]:
-    """LoRA factors of two matrices; `spread` is how much clients differ."""
-    generator = np.random.default_rng(seed)
-    shapes = {"0.q.up": (ROWS, RANK), "0.q.down": (RANK, COLUMNS),
-              "1.k.up": (COLUMNS, RANK), "1.k.down": (RANK, ROWS)}  # fmt: skip
-    shared = {x: generator.standard_normal(y) for x, y in shapes.items()}
-    return [
-        Update(str(i), int(generator.integers(1, 9)),
-               {x: y + spread * generator.standard_normal(y.shape) for x, y in shared.items()})
-        for i in range(clients)
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_what_lora_loses_is_what_whole_products_say(seed: int) -> None:
-    updates = lora_updates(4, seed, spread=0.7)
-    losses, means = factor_loss(updates), fed_avg(updates)
-    assert losses.keys() == {"0.q", "1.k"}
-    for stem, loss in losses.items():
-        up, down = f"{stem}.up", f"{stem}.down"
-        truth = mean_of_products(updates, [x.arrays[up] @ x.arrays[down] for x in updates])
-        off = np.linalg.norm(means[up] @ means[down] - truth) / np.linalg.norm(truth)
-        assert loss == pytest.approx(off, rel=1e-9)
-        assert loss > 0.05
-
-
-def test_factors_that_agree_lose_nothing_and_products_that_cancel_lose_all() -> None:
-    assert factor_loss(lora_updates(3, 0, spread=0.0))["0.q"] == pytest.approx(0.0, abs=1e-12)
-    ones = {"x.up": np.ones((2, 1)), "x.down": np.ones((1, 2))}
-    turned = {"x.up": -np.ones((2, 1)), "x.down": np.ones((1, 2))}
-    # mean(U) = 0 and the products are ones and minus ones, weighted 3 : 1: mean(U) D is exact.
-    assert factor_loss([Update("a", 3, ones), Update("b", 1, turned)])["x"] == 0.0
-    # U and D both turned: every product is ones, the means are zero.
-    both = {"x.up": -np.ones((2, 1)), "x.down": -np.ones((1, 2))}
-    assert factor_loss([Update("a", 1, ones), Update("b", 1, both)])["x"] == 1.0
 
 
 def test_the_proximal_gradient_is_the_slope_of_its_term() -> None:

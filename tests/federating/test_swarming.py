@@ -58,6 +58,20 @@ def test_model_swarms_finds_more_than_any_expert_for_what_all_judge():
     assert utilities[-1] > best + 0.1
 
 
+def test_model_swarms_are_as_their_seed_says_and_end_when_patience_does():
+    def flat(name, request, parcel):
+        if request.wanted is not AskedFor.JUDGE:
+            return parcel
+        return Parcel({}, {**dict.fromkeys(parcel.numbers, 0.5), SAMPLES: 10.0})
+
+    one, again, other = (
+        [x.utility for x in model_swarms(ToyClients(TARGETS), START, 9, seed)] for seed in (1, 1, 2)
+    )
+    assert one == again != other
+    rounds = list(model_swarms(ToyClients(TARGETS, flat), START, 100))
+    assert len(rounds) == 11  # the first, and 10 without anything better
+
+
 @pytest.mark.parametrize("samples", [-29.0, 0.0, math.nan, 1e300])
 def test_model_swarms_does_not_weigh_by_what_is_no_number_of_samples(samples):
     def twisted(name, request, parcel):

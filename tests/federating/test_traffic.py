@@ -8,7 +8,6 @@ from edgewise.federating.traffic import (
     averaging_traffic,
     fed_pso_traffic,
     lora_numbers,
-    middle_numbers,
 )
 
 BLOCK = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)]
@@ -17,9 +16,8 @@ NUMBERS = 134_515_008
 
 def test_exact_middles_are_far_less_than_lora_and_that_than_the_model() -> None:
     lora = lora_numbers(BLOCK * 30, rank=8)
-    private = middle_numbers(7 * 30, rank=8)
+    private = 7 * 30 * 8**2  # M of 8 by 8 beside each of 7 matrices
     assert lora == 30 * 8 * (1152 + 768 + 768 + 1152 + 2112 + 2112 + 2112) == 2_442_240
-    assert private == 30 * 7 * 64 == 13_440
     both = [averaging_traffic(x, clients=4).both_bytes for x in (NUMBERS, lora, private)]
     assert both == [4_304_480_256, 78_151_680, 430_080]
 
@@ -29,7 +27,6 @@ def test_numbers_are_those_that_arrays_hold() -> None:
     for rank in (1, 3, 8):
         factors = [(generator.random((r, rank)), generator.random((rank, c))) for r, c in BLOCK]
         assert lora_numbers(BLOCK, rank) == sum(u.size + d.size for u, d in factors)
-        assert middle_numbers(len(BLOCK), rank) == np.zeros((len(BLOCK), rank, rank)).size
 
 
 @pytest.mark.parametrize("clients", [2, 10])

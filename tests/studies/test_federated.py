@@ -1,16 +1,26 @@
 """The study of federated learning, in miniature: everything is tried, nothing is learned well."""
 
+import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from edgewise.federating.exchanges import ADAPTER, Ask, AskedFor, Parcel
+import edgewise
+from edgewise.errors import DiskError
+from edgewise.federating.exchanges import ADAPTER, SAMPLES, Ask, AskedFor, Parcel
 from edgewise.federating.traffic import RoundTraffic
+from edgewise.federation.learner import begin
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.studies.federated.city import DISTRICTS, city_of, kinds_of
 from edgewise.studies.federated.faults import LIES, FaultyClients
+from edgewise.studies.federated.kept import FederatedRun, code_files
 from edgewise.studies.federated.page import SETTINGS, federated_page
-from edgewise.studies.federated.runs import Trials
+from edgewise.studies.federated.runs import Trials, rounds_there_are
+from edgewise.tuning.judging import Verdict
 
 START = {"x": np.ones(2, dtype=np.float32)}
 
@@ -40,6 +50,44 @@ def test_every_round_another_client_is_lost_or_lies():
     flipped = FaultyClients(Echo(), LIES["flipped, times 3"]).ask(asked(1))
     assert np.array_equal(flipped["b"].adapters[ADAPTER]["x"], [-2, -2])
     assert np.array_equal(flipped["a"].adapters[ADAPTER]["x"], [2, 2])
+
+
+def test_what_computes_a_run_tells_kept_ones_apart():
+    """All of Edgewise that clients import, but what cannot change a number."""
+    program = (
+        "import sys, edgewise.federation.local\n"
+        "for name, module in sys.modules.items():\n"
+        "    if name.startswith('edgewise.'):\n"
+        "        print(module.__file__)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    used, package = {Path(x) for x in done.stdout.splitlines()}, Path(edgewise.__file__).parent
+    assert used - set(code_files()) == {package / "caches.py", package / "errors.py"}
+
+
+class Fading(Echo):
+    """From round 2 on nothing is learned, or somebody's disk is full."""
+
+    def __init__(self, start, failure=None):
+        self.start, self.failure = start, failure
+
+    def ask(self, requests):
+        if next(iter(requests.values())).round > 1 and self.failure:
+            raise self.failure
+        nothing = next(iter(requests.values())).round > 1
+        arrays = {x: y + np.float32(math.nan if nothing else 1) for x, y in self.start.items()}
+        return {name: Parcel({ADAPTER: arrays}, {SAMPLES: 1.0}) for name in requests}
+
+
+def test_rounds_end_where_nothing_is_learned_and_fail_where_something_else_is_wrong():
+    settings = replace(SETTINGS, model="demo", blocks=1, rounds=3, rank=2)
+    start = begin(settings)
+    rounds = rounds_there_are(settings, Fading(start))
+    assert [x.number for x in rounds] == [1]
+    assert FederatedRun("it", settings, rounds, Verdict(0.0, 0.0, 0.0)).title == "it, 1 of 3 rounds"
+    with pytest.raises(DiskError):
+        rounds_there_are(settings, Fading(start, DiskError("full")))
 
 
 def test_the_study_in_miniature(tmp_path, monkeypatch):

@@ -13,11 +13,15 @@ from edgewise.errors import ProfileError
 from edgewise.federating.exchanges import FederatedRound
 from edgewise.federating.traffic import RoundTraffic
 from edgewise.federation.settings import FederatedSettings
+from edgewise.kernels import library_digest
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.digests import tensor_digests
 from edgewise.tuning.judging import Verdict
 
-CODE = ("adapters", "demo", "federating", "federation", "models", "tuning")
+CODE = (
+    "adapters", "demo", "federating", "federation", "kernels", "models", "quantization", "tuning",
+    "schemes.py", "specs.py", "tensor_files.py", "texts.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,12 @@ class FederatedRun:
     settings: FederatedSettings
     rounds: Sequence[FederatedRound]
     verdict: Verdict
+
+    @property
+    def title(self) -> str:
+        """Its name, and how many rounds there were where they were fewer than planned."""
+        done, planned = len(self.rounds), self.settings.rounds
+        return self.name + (f", {done} of {planned} rounds" if 0 < done < planned else "")
 
 
 def place_of(settings: FederatedSettings, *what: object) -> Path | None:
@@ -74,8 +84,14 @@ def _plain(done: FederatedRound) -> dict[str, object]:
 @cache
 def _code() -> str:
     """What computes a run."""
+    return cache_key(library_digest(), *(x.read_text(encoding="utf-8") for x in code_files()))
+
+
+def code_files() -> list[Path]:
+    """Of what computes a run, what is Python."""
     package = Path(edgewise.__file__).parent
     own = [path for path in Path(__file__).parent.glob("*.py") if path.stem in ("runs", "faults")]
-    files = [path for folder in CODE for path in (package / folder).rglob("*.py")]
-    run = sorted(path for path in files + own if "flower" not in path.parts)
-    return cache_key(*(path.read_text(encoding="utf-8") for path in run))
+    within = [package / name for name in CODE if not name.endswith(".py")]
+    files = [package / name for name in CODE if name.endswith(".py")]
+    files += [path for folder in within for path in folder.rglob("*.py")]
+    return sorted(path for path in files + own if "flower" not in path.parts)

@@ -167,7 +167,7 @@ def swarms_section(trials: Trials, exact: FederatedRun) -> Section:
 
 def _rows(runs: Sequence[FederatedRun], exact: FederatedRun) -> tuple[tuple[Value, ...], ...]:
     return tuple(
-        (run.name, run.verdict.loss, run.verdict.right,
+        (run.title, run.verdict.loss, run.verdict.right,
          f"{100 * (run.verdict.right - exact.verdict.right):+.1f}")
         for run in runs
     )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgewise.adapters import Kind
-from edgewise.errors import EdgewiseError
+from edgewise.errors import NothingLearned
 from edgewise.federating.exchanges import Clients, FederatedRound
 from edgewise.federating.updates import Arrays
 from edgewise.federation.learner import Learner, begin
@@ -75,23 +75,12 @@ class Trials:
         run = kept_run(place, name, settings)
         if run is None:
             learners = LocalClients(self._learners(settings, data))
-            rounds = self._rounds(settings, FaultyClients(learners, lie, lost=lost))
+            rounds = rounds_there_are(settings, FaultyClients(learners, lie, lost=lost))
             verdict = self.judged(settings, rounds[-1].arrays)
             run = FederatedRun(name, settings, rounds, verdict)
             keep_run(place, run)
         self._on_step(name)
         return run
-
-    def _rounds(self, settings: FederatedSettings, clients: Clients) -> list[FederatedRound]:
-        """Until all are done, or a lie left nothing to learn from: what there was counts."""
-        rounds = list[FederatedRound]()
-        try:
-            for done in rounds_of(settings, clients, begin(settings)):
-                rounds.append(done)
-        except EdgewiseError:
-            if not rounds:
-                raise
-        return rounds
 
     def _learners(self, settings: FederatedSettings, data: Lessons) -> dict[str, Learner]:
         model = self._model(settings)
@@ -106,3 +95,16 @@ class Trials:
             self._models[key] = load_shared(settings)
         model = self._models[key]
         return lambda: model
+
+
+def rounds_there_are(settings: FederatedSettings, clients: Clients) -> list[FederatedRound]:
+    """Until all are done, or a lie left nothing to learn from: what there was counts, if it is at
+    least a round."""
+    rounds = list[FederatedRound]()
+    try:
+        for done in rounds_of(settings, clients, begin(settings)):
+            rounds.append(done)
+    except NothingLearned:
+        if not rounds:
+            raise
+    return rounds

@@ -1,5 +1,6 @@
 """What all who learn together must agree on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -59,6 +60,9 @@ class FederatedSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, x in asdict(self).items():
+            if isinstance(x, float) and not math.isfinite(x):
+                raise InputError(f"--{name.replace('_', '-')} is {x}, which is no number")
         if self.algorithm is Algorithm.EXACT and self.kind is not Kind.PRIVATE:
             raise InputError(
                 "LoRA's matrices have no exact mean: give --algorithm fedavg, or no --lora"

@@ -31,6 +31,8 @@ def data(tmp_path):
         (["--algorithm", "fedpso", "--leaders"], "nothing that a leader could merge"),
         (["--algorithm", "swarms", "--epsilon", "1"], "is of what is merged"),
         (["--epsilon", "1", "--clip", "0"], "--clip above 0"),
+        (["--rate", "inf"], "--rate is inf"),
+        (["--epsilon", "20"], "really gives a delta of 1.5e-03"),
         (["--algorithm", "magic"], "magic"),
     ],
 )

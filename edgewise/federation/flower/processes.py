@@ -25,6 +25,7 @@ from edgewise.federation.flower.project import CONNECTION, write_connection, wri
 
 STARTING, ENDING, ASKING = 60.0, 10.0, 60.0  # seconds at most
 POLL = 0.2
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}  # nothing told to anybody
 TAIL = 2000  # characters of a log
 
 
@@ -102,6 +103,7 @@ def line_for(link: SuperLink, device: FlowerDevice) -> str:
     """What starts a device's SuperNode on another machine, where its key and the authority's
     certificate lie in the working folder."""
     return (
+        f"{' '.join(f'{name}={x}' for name, x in QUIET.items())} "
         f"flower-supernode --superlink {link.address} --root-certificates "
         f"{link.certificates.authority.name} --auth-supernode-private-key {device.name}.key "
         f"--node-config \"name='{device.name}' data='{device.name}.jsonl'\""
@@ -203,8 +205,7 @@ def flower_environment(folder: Path) -> dict[str, str]:
     beside = Path(sys.executable).parent
     return os.environ | {
         "FLWR_HOME": str(folder / "home"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        **QUIET,
         "FORWARDED_ALLOW_IPS": LOOPBACK,  # nobody else may say whom he asks for: see `link`
         "PATH": os.pathsep.join([str(beside), os.environ.get("PATH", os.defpath)]),
     }

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgewise import __version__
+from edgewise.errors import InputError
 
 MODULE = "edgewise_federation"
 CONNECTION = "edgewise"
 
 
 def write_project(folder: Path, config: Mapping[str, bool | int | float | str]) -> None:
-    """Raises OSError."""
+    """Raises OSError, InputError where a value cannot be written down."""
     (folder / MODULE).mkdir(parents=True, exist_ok=True)
-    values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in config.items())
+    values = "\n".join(f"{name} = {_written(name, value)}" for name, value in config.items())
     (folder / "pyproject.toml").write_text(
         f"""[project]
 name = "edgewise-federation"
@@ -53,7 +54,17 @@ default = "{CONNECTION}"
 
 [superlink.{CONNECTION}]
 address = "{address}"
-root-certificates = {json.dumps(str(authority))}
+root-certificates = {_written("authority", str(authority))}
 """,
         encoding="utf-8",
     )
+
+
+def _written(name: str, value: bool | int | float | str) -> str:
+    """In TOML, which has JSON's literals but neither its surrogates nor a bare DEL."""
+    try:
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        written.encode()
+    except ValueError:
+        raise InputError(f"{name} is {value!r}, which cannot be handed to Flower") from None
+    return written.replace("\x7f", "\\u007f")

@@ -2,17 +2,18 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
 
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.clusters import Cluster, Device, Network
-from edgewise.errors import Infeasible, NonFinite
+from edgewise.errors import DeviceError, DeviceLost, Infeasible, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.runtime.local import start_local
-from edgewise.runtime.messages import WorkerProgram
-from edgewise.tuning import checkpoints
+from edgewise.runtime.messages import Stop, WorkerProgram
+from edgewise.tuning import checkpoints, messages
 from edgewise.tuning.lessons import batch_of, drawn
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod
@@ -116,6 +117,33 @@ def test_a_loss_that_is_no_number_ends_it(workers, checkpoint):
     there, _ = trainings(workers, checkpoint("llama"), recipe=recipe)
     with pytest.raises(NonFinite, match="rate"):
         steps_of(there, STEPS)
+
+
+def test_what_a_block_raises_ends_it_at_once(checkpoint):
+    """Here by states that are too narrow for it."""
+    with start_local(cluster_of("ab"), WorkerProgram.TUNE) as workers:
+        there, _ = trainings(workers, checkpoint("llama"), recipe=recipe_of(steps=500))
+        there.step()
+        workers.send("b", messages.Through(workers.epoch, 7, True), torch.zeros(1, 3, 5))
+        with pytest.raises(DeviceError, match="device 'b' failed: RuntimeError"):
+            steps_of(there, 499)
+
+
+def test_a_device_that_ends_while_it_waits_for_an_answer_is_lost_and_has_not_failed(checkpoint):
+    """What it asks is of a batch that the source knows nothing of."""
+    said = []
+    with start_local(cluster_of("abc"), WorkerProgram.TUNE) as workers:
+        there, here = trainings(workers, checkpoint("llama"), on_loss=said.append)
+        there.step()
+        there.state()
+        states = torch.zeros(1, 3, here.model.config.hidden_size)
+        workers.send("b", messages.Through(workers.epoch, 999, False), states)
+        time.sleep(0.5)  # until it waits: what travels as numbers do takes longer
+        workers.send("b", Stop())
+        steps_of(there, STEPS - 1)
+        steps_of(here, STEPS)
+        agree(there, here)
+    assert [(type(x), x.device) for x in said] == [(DeviceLost, "b")]
 
 
 @pytest.mark.parametrize("dies", ["a", "b", "c"])

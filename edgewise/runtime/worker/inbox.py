@@ -16,6 +16,10 @@ from edgewise.runtime.waiting import computing_clock
 MOST_KEPT = 1024  # messages, while one is waited for
 
 
+class GivenUp(DeviceError):
+    """Nobody waits for this step any more."""
+
+
 class Inbox:
     """What comes while a step waits is kept, to be handled afterwards; only who may be talked to is
     `introduced` at once."""
@@ -35,8 +39,7 @@ class Inbox:
         self, device: str, wanted: Callable[[Envelope], bool], timeout_seconds: float
     ) -> Envelope:
         """What a step cannot go on without, from a device that is known to work on it. Raises
-        DeviceTimeout, and DeviceError where nobody waits for this step any more, and where too much
-        came meanwhile."""
+        DeviceTimeout, GivenUp, and DeviceError where too much came meanwhile."""
         began, by_clock = time.monotonic(), self._clock()
         try:
             while True:
@@ -77,7 +80,7 @@ class Inbox:
             self._introduce(envelope)  # who was lost may be there again, and waits to be known
         elif envelope.message.ends_steps:
             self.kept.appendleft(envelope)  # before steps of the plan that it ends
-            raise DeviceError(device, "did not answer before something else was to be done")
+            raise GivenUp(device, "did not answer before something else was to be done")
         elif len(self.kept) == MOST_KEPT:
             raise DeviceError(envelope.sender, f"sent {MOST_KEPT} messages during one step")
         else:

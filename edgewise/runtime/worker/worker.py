@@ -31,7 +31,7 @@ from edgewise.runtime.transport.zeromq import Keys, ZeroMQ
 from edgewise.runtime.trial_messages import Prepare, Time
 from edgewise.runtime.worker.heart import Heart
 from edgewise.runtime.worker.holding import Holding
-from edgewise.runtime.worker.inbox import Inbox
+from edgewise.runtime.worker.inbox import GivenUp, Inbox
 from edgewise.runtime.worker.private import PrivateSplit
 from edgewise.runtime.worker.stages import Stages
 from edgewise.runtime.worker.trial import Trial, answer_echo, round_trip_seconds
@@ -91,9 +91,12 @@ class Worker:
             handler = self.handlers.get(type(message))
             if handler is not None:  # answers to a probe that has timed out, for instance
                 handler(envelope.sender, message, envelope.tensor)
+        except GivenUp:
+            return  # who lets go of a step knows it
         except Exception as error:  # the process boundary: the coordinator decides what to do
             epoch = getattr(message, "epoch", self.holding.epoch)
-            self._report(_failure(error, self.name, epoch, getattr(message, "number", None)))
+            step = message.number if isinstance(message, messages.Step) else None
+            self._report(_failure(error, self.name, epoch, step))
 
     def _report(self, message: Message) -> None:
         self.transport.send(COORDINATOR, message)

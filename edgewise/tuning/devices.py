@@ -30,7 +30,8 @@ Result = TypeVar("Result")
 
 LOAD_SECONDS = 600.0  # between two signs that layers come
 MOST_LOSSES = 10  # one after the other, without a step in between
-ANSWER_SECONDS = 600.0  # a device that hangs is noticed by its silence, much earlier
+ANSWER_SECONDS = 600.0  # between two answers; a device that hangs is noticed much earlier
+ANSWERS = messages.Learned | messages.Judged | messages.Given | messages.GaveAll
 
 
 def rehearse(
@@ -225,9 +226,8 @@ class TrainingOnDevices:
         self._wait(lambda: not self._pending)
 
     def _wait(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + ANSWER_SECONDS
         while not true():
-            said = self._next(deadline).message
+            said = self._next().message
             if isinstance(said, messages.Learned) and said.epoch == self._workers.epoch:
                 self._pending.discard(said.step)
                 if said.step >= self.done:
@@ -236,18 +236,19 @@ class TrainingOnDevices:
                     )
                     self._arrived[said.step] = step
 
-    def _next(self, deadline: float) -> Envelope:
-        envelope = self._workers.receive(max(deadline - time.monotonic(), 0))
-        if envelope is None:
-            raise DeviceTimeout(
-                self._workers.signs.busiest(), f"was not done in {ANSWER_SECONDS:g} s"
-            )
-        return envelope
+    def _next(self) -> Envelope:
+        """The next answer. Raises DeviceTimeout where none comes any more."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while (envelope := self._workers.receive(max(deadline - time.monotonic(), 0))) is not None:
+            if isinstance(envelope.message, ANSWERS):
+                return envelope
+        busiest = self._workers.signs.busiest()
+        raise DeviceTimeout(busiest, f"was not done in {ANSWER_SECONDS:g} s")
 
     def _received(self, name: str) -> dict[str, Tensor]:
-        tensors, deadline = dict[str, Tensor](), time.monotonic() + ANSWER_SECONDS
+        tensors = dict[str, Tensor]()
         while True:
-            envelope = self._next(deadline)
+            envelope = self._next()
             if isinstance(envelope.message, messages.GaveAll) and envelope.sender == name:
                 return tensors
             if isinstance(envelope.message, messages.Given) and envelope.tensor is not None:
@@ -261,9 +262,9 @@ class TrainingOnDevices:
         for number, batch in enumerate(batches_of(lessons)):
             told = messages.Learn(epoch, number, every, tuple(batch), judged=True)
             self._workers.send(self._devices[0], told)
-            left, deadline = len(every), time.monotonic() + ANSWER_SECONDS
+            left = len(every)
             while left:
-                said = self._next(deadline).message
+                said = self._next().message
                 if isinstance(said, messages.Judged) and said.epoch == epoch:
                     scores[said.window] += said.score
                     left -= 1

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from edgewise.models.checkpoint import open_checkpoint
 from edgewise.runtime.local import start_local
 from edgewise.runtime.messages import WorkerProgram
 from edgewise.schemes import get_scheme
-from edgewise.tuning import checkpoints
+from edgewise.tuning import checkpoints, devices
 from edgewise.tuning.devices import TrainingOnDevices, rehearse
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import WindowOrder
@@ -157,6 +158,27 @@ def test_it_goes_on_without_a_device_that_dies_with_the_same_losses(checkpoint, 
     assert done == 60
     for name, tensor in here.state()[1].items():
         torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_devices_that_go_on_answering_are_waited_for_however_long_it_takes(
+    checkpoint, workers, monkeypatch
+):
+    """The first dozen answers 0.4 s apart, where a device may be still for 3 s."""
+    model, recipe, said = str(checkpoint("llama")), recipe_of(steps=12), []
+    told = model, "fp32", recipe, recipe.windows(4), LESSONS
+    there = TrainingOnDevices(workers, lambda _: PLACES, *told, on_loss=said.append)
+    receive, late = workers.receive, iter([0.4] * 12)
+
+    def receive_late(seconds):
+        wait = min(next(late, 0.0), seconds)
+        time.sleep(wait)
+        return receive(seconds - wait) if wait < seconds else None
+
+    monkeypatch.setattr(devices, "ANSWER_SECONDS", 3.0)
+    monkeypatch.setattr(workers, "receive", receive_late)
+    there.step()
+    assert there.state()[0] == 12
+    assert next(late, None) is None and said == []
 
 
 def test_where_too_few_devices_are_left_it_ends(checkpoint):

@@ -9,7 +9,6 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from edgewise.adapters.matrices import check_adaptable
 from edgewise.cli.adapting import TuneOptions
 from edgewise.cli.joining import start_listening
 from edgewise.cli.options import LISTEN
@@ -26,7 +25,7 @@ from edgewise.runtime.local import start_local
 from edgewise.runtime.messages import WorkerProgram
 from edgewise.tuning.devices import TrainingOnDevices, rehearse
 from edgewise.tuning.kept import fewest_again, kept_by
-from edgewise.tuning.lessons import Lesson, batch_of, drawn
+from edgewise.tuning.lessons import Lesson, batch_of, longest_of
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.model import Tunable, Window
@@ -58,7 +57,6 @@ def begun(
     options: TuneOptions, checkpoint: Checkpoint, recipe: Recipe, learned: Sequence[Lesson]
 ) -> Iterator[Training | TrainingOnDevices]:
     """A training before its first step. Raises what keeps it from beginning."""
-    check_adaptable(checkpoint.config)
     if options.cluster is None and options.join is None:
         yield _in_this_process(options, checkpoint, recipe, learned)
         return
@@ -116,10 +114,10 @@ def _on_devices(
     """Windows where they are quickest, by a step of each device."""
     windows, quiet = recipe.windows(checkpoint.config.num_blocks), options.as_json
     told = options.model, options.scheme, recipe
-    batch = drawn(learned, recipe.batch, 0, recipe.seed)
     with progress("timing a window", len(workers.names), quiet) as advance:
-        costs = rehearse(workers, *told, windows[-1], batch, advance)
-    states = 4 * batch_of(batch).tokens.numel() * checkpoint.config.hidden_size
+        costs = rehearse(workers, *told, windows[-1], learned, advance)
+    batch = batch_of(longest_of(learned, recipe.batch))
+    states = 4 * batch.tokens.numel() * checkpoint.config.hidden_size
     links = _links(workers, options)
 
     def places(workers: Workers) -> Sequence[WindowPlace]:
@@ -150,8 +148,7 @@ def _keeping(most: str, model: Tunable, recipe: Recipe, learned: Sequence[Lesson
         most_bytes = parse_bytes(most)
     except ValueError as error:
         raise InputError(f"--keep: {error}") from None
-    longest = sorted(learned, key=lambda lesson: len(lesson.tokens))[-recipe.batch :]
-    window, batch = model.windows[-1], batch_of(longest)
+    window, batch = model.windows[-1], batch_of(longest_of(learned, recipe.batch))
     states = torch.zeros(*batch.tokens.shape, model.config.hidden_size)
     again = fewest_again(model, window, batch, states, most_bytes)
     if again is None:
@@ -169,7 +166,7 @@ def _places(
     costs: Mapping[str, WindowCost],
     seconds: float,
 ) -> Table:
-    table = Table("device", "blocks", "a batch there", title=f"{seconds:.2f} s a batch")
+    table = Table("device", "blocks", "a batch there", title=f"{seconds:.2f} s a batch at most")
     for placed in places:
         blocks = f"{windows[placed.first].first}-{windows[placed.end - 1].end - 1}"
         there = costs[placed.device].seconds(placed.end - placed.first)

@@ -16,9 +16,10 @@ from edgewise.models.shape import ModelShape
 from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.messages import Fetch, Message
 from edgewise.runtime.transport import Envelope
+from edgewise.schemes import get_scheme
 from edgewise.tuning import messages
 from edgewise.tuning.judging import ExitScore, Verdict, batches_of
-from edgewise.tuning.lessons import Lesson, drawn
+from edgewise.tuning.lessons import Lesson, drawn, longest_of
 from edgewise.tuning.loading import layers_of
 from edgewise.tuning.model import Window
 from edgewise.tuning.placing import WindowCost, WindowPlace
@@ -40,20 +41,23 @@ def rehearse(
     scheme: str,
     recipe: Recipe,
     window: Window,
-    batch: Sequence[Lesson],
+    lessons: Sequence[Lesson],
     on_device: Callable[[str], None] = lambda name: None,
 ) -> dict[str, WindowCost]:
-    """What a window costs each device, measured one after the other, by a batch's lengths: what it
-    says goes to none. Raises ModelError, DeviceError."""
-    shape = ModelShape.of(open_checkpoint(model)).to_json()
-    blank = tuple(Lesson((0,) * len(lesson.tokens), lesson.first) for lesson in batch)
+    """What a window costs each device, measured one after the other, by the lengths of a batch of
+    the longest lessons: what they say goes to none. Raises ModelError, DeviceError."""
+    opened = open_checkpoint(model)
+    shape, spec, longest = ModelShape.of(opened), opened.spec, longest_of(lessons, recipe.batch)
+    blank = tuple(Lesson((0,) * len(lesson.tokens), lesson.first) for lesson in longest)
+    embedding = spec.layers[0].weight_bytes(get_scheme(scheme))
+    embedding -= spec.shared_bytes((scheme,) * spec.num_layers)
     costs = {}
     for name in workers.names:
-        asked = messages.Rehearse(shape, scheme, recipe, window, blank)
+        asked = messages.Rehearse(shape.to_json(), scheme, recipe, window, blank)
         said = workers.call(name, asked, messages.Rehearsed, LOAD_SECONDS)
         costs[name] = WindowCost(
             said.plain_seconds, said.step_seconds, said.window_bytes + said.learned_bytes,
-            said.head_bytes, said.kept_bytes,
+            said.head_bytes, said.kept_bytes, embedding,
         )  # fmt: skip
         on_device(name)
     return costs

@@ -82,6 +82,11 @@ def batch_of(lessons: Sequence[Lesson]) -> LessonBatch:
     return LessonBatch(tokens, learned)
 
 
+def longest_of(lessons: Sequence[Lesson], count: int) -> list[Lesson]:
+    """The batch for which a step needs most memory."""
+    return sorted(lessons, key=lambda lesson: len(lesson.tokens))[-count:]
+
+
 def drawn(lessons: Sequence[Lesson], size: int, number: int, seed: int) -> list[Lesson]:
     """A batch by its number: every lesson once before any comes again, whoever asks."""
     chosen = []

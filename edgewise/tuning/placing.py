@@ -20,19 +20,23 @@ MOST_DEVICES = 8  # that are looked at: the quickest
 @dataclass(frozen=True, slots=True)
 class WindowCost:
     """What a window costs a device: seconds of a plain pass and of a step; bytes to hold and learn
-    one, bytes that are there once, and that a step keeps meanwhile."""
+    one, bytes that are there once, that a step keeps meanwhile, and those of the embedding beyond
+    what the head has of it, where the first window is."""
 
     plain_seconds: float
     step_seconds: float
     window_bytes: int
     head_bytes: int
     kept_bytes: int
+    embedding_bytes: int
 
     def seconds(self, windows: int) -> float:
         return windows * (self.plain_seconds + self.step_seconds)
 
-    def bytes(self, windows: int) -> int:
-        return self.head_bytes + windows * self.window_bytes + self.kept_bytes
+    def bytes(self, first: int, end: int) -> int:
+        """Of windows [first, end)."""
+        entered = 0 if first else self.embedding_bytes
+        return entered + self.head_bytes + (end - first) * self.window_bytes + self.kept_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +58,16 @@ def place(
     quick ones the one with the fewest devices. `states_bytes` cross every link that is used. Exact,
     over all orders of the quickest devices. Raises Infeasible."""
     names = sorted(costs, key=lambda name: costs[name].seconds(1))[:MOST_DEVICES]
-    most = {name: _most(costs[name], cluster.device(name).memory_bytes, windows) for name in names}
+    most = {
+        (name, begins): _most(costs[name], cluster.device(name).memory_bytes, begins, windows)
+        for name in names
+        for begins in (True, False)
+    }
     # By devices used, and the last of them.
     best: dict[tuple[frozenset[str], str], _Reached] = {(frozenset(), ""): {0: (0.0, ())}}
     ends = list[tuple[float, int, tuple[WindowPlace, ...]]]()
     for _ in names:
-        longer: dict[
-            tuple[frozenset[str], str], dict[int, tuple[float, tuple[WindowPlace, ...]]]
-        ] = {}
+        longer: dict[tuple[frozenset[str], str], _Reached] = {}
         for (used, last), reached in best.items():
             for name in names:
                 if name in used or (last and cluster.link(last, name) is None):
@@ -69,21 +75,24 @@ def place(
                 over = _link_seconds(cluster, last, name, states_bytes)
                 table = longer.setdefault((used | {name}, name), {})
                 for first, (seconds, where) in reached.items():
-                    for end in range(first + 1, min(first + most[name], windows) + 1):
+                    room = most[name, first == 0]
+                    for end in range(first + 1, min(first + room, windows) + 1):
                         slowest = max(seconds, over, costs[name].seconds(end - first))
                         if end not in table or slowest < table[end][0]:
                             table[end] = slowest, (*where, WindowPlace(name, first, end))
         ends += [(s, len(w), w) for x in longer.values() for n, (s, w) in x.items() if n == windows]
         best = longer
     if not ends:
-        raise Infeasible(_why(costs, cluster, most, windows))
+        raise Infeasible(_why(costs, cluster, names, most, windows))
     seconds, _, where = min(ends, key=lambda x: (x[0], x[1], [placed.device for placed in x[2]]))
     return where, seconds
 
 
-def _most(cost: WindowCost, memory_bytes: int, windows: int) -> int:
-    """Of so many windows, how many fit."""
-    return max((n for n in range(1, windows + 1) if cost.bytes(n) <= memory_bytes), default=0)
+def _most(cost: WindowCost, memory_bytes: int, begins: bool, windows: int) -> int:
+    """Of so many windows, how many fit, with the first one or without."""
+    first = 0 if begins else 1
+    fits = (cost.bytes(first, first + n) <= memory_bytes for n in range(1, windows + 1))
+    return sum(fits)
 
 
 def _link_seconds(cluster: Cluster, source: str, target: str, count: int) -> float:
@@ -92,14 +101,21 @@ def _link_seconds(cluster: Cluster, source: str, target: str, count: int) -> flo
 
 
 def _why(
-    costs: Mapping[str, WindowCost], cluster: Cluster, most: Mapping[str, int], windows: int
+    costs: Mapping[str, WindowCost],
+    cluster: Cluster,
+    names: Sequence[str],
+    most: Mapping[tuple[str, bool], int],
+    windows: int,
 ) -> str:
-    each: Sequence[str] = [
-        f"'{name}' has room for {most[name]} ({format_bytes(costs[name].bytes(1))} for one, of "
-        f"{format_bytes(cluster.device(name).memory_bytes)})"
-        for name in most
-    ]
+    def room(name: str) -> str:
+        cost, count = costs[name], most[name, False]
+        entered = cost.embedding_bytes
+        more = f", {format_bytes(entered)} more for the first" if entered else ""
+        memory = format_bytes(cluster.device(name).memory_bytes)
+        one = format_bytes(cost.bytes(1, 2))
+        return f"'{name}' has room for {count} ({one} for one{more}, of {memory})"
+
     return (
-        f"the model's {windows} windows fit on no devices: {'; '.join(each)}: use fewer bits, "
-        "smaller windows or batches, or more devices"
+        f"the model's {windows} windows fit on no devices: {'; '.join(map(room, names))}: use "
+        "fewer bits, smaller windows or batches, or more devices"
     )

@@ -16,6 +16,8 @@ from edgewise.runtime.messages import WorkerProgram
 from edgewise.schemes import get_scheme
 from edgewise.tuning import checkpoints, devices
 from edgewise.tuning.devices import TrainingOnDevices, rehearse
+from edgewise.tuning.kept import bytes_of
+from edgewise.tuning.lessons import Lesson
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import WindowOrder
 from edgewise.tuning.placing import WindowPlace, place
@@ -117,7 +119,7 @@ def test_a_loss_that_is_no_number_ends_it(checkpoint):
 
 @pytest.mark.timing
 def test_what_a_window_costs_is_measured_where_it_will_be(checkpoint, workers):
-    model, recipe = str(checkpoint("llama")), recipe_of()
+    model, recipe = str(checkpoint("llama")), recipe_of(batch=480)
     opened = open_checkpoint(model)
     windows = recipe.windows(opened.config.num_blocks)
     costs = rehearse(workers, model, "fp32", recipe, windows[-1], LESSONS * 40)
@@ -128,6 +130,29 @@ def test_what_a_window_costs_is_measured_where_it_will_be(checkpoint, workers):
     places, seconds = place(costs, CLUSTER, len(windows), 1000)
     assert [x for placed in places for x in range(placed.first, placed.end)] == [0, 1, 2, 3]
     assert seconds > 0
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "opt"])
+def test_the_embedding_counts_where_it_is_not_the_heads(checkpoint, workers, family):
+    """Against what a first window's modules take, with an embedding and without."""
+    model, recipe = str(checkpoint(family)), recipe_of()
+    opened = open_checkpoint(model)
+    (window, *_) = recipe.windows(4)
+    tunable = load_tunable(opened, "fp32", recipe.adapter, (window,))
+    head = bytes_of(tunable.exits[0].out)
+    own = bytes_of(torch.nn.ModuleList([tunable.embedding, tunable.exits[0].out])) - head
+    costs = rehearse(workers, model, "fp32", recipe, window, LESSONS)
+    assert [x.embedding_bytes for x in costs.values()] == [own, own]
+    assert (own > 0) == (family != "llama-tied")
+
+
+def test_what_is_kept_is_of_the_longest_lessons(checkpoint, workers):
+    """Though other batches come before theirs."""
+    model, recipe = str(checkpoint("llama")), recipe_of(batch=1)
+    long = Lesson((5,) * 60, 1)
+    told = workers, model, "fp32", recipe, recipe.windows(4)[-1]
+    alone, among = rehearse(*told, [long]), rehearse(*told, [*LESSONS, long, *LESSONS])
+    assert among["a"].kept_bytes == alone["a"].kept_bytes > rehearse(*told, LESSONS)["a"].kept_bytes
 
 
 @pytest.mark.parametrize("dies", ["a", "b"])

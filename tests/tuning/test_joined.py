@@ -185,7 +185,7 @@ def test_where_only_this_machine_is_left_private_training_ends(tmp_path, checkpo
 
 @pytest.mark.timing
 def test_what_a_window_costs_is_measured_on_machines_without_the_model(two, checkpoint):
-    model, recipe = str(checkpoint("llama")), recipe_of(TuningMethod.WINDOW)
+    model, recipe = str(checkpoint("llama")), recipe_of(TuningMethod.WINDOW, batch=480)
     (window, *_) = recipe.windows(4)
     costs = rehearse(two.workers, model, "q4g32ad", recipe, window, LESSONS * 40)
     assert costs.keys() == {"a", "b", "c"}
@@ -201,7 +201,7 @@ def test_a_rehearsal_tells_no_record(two, checkpoint, monkeypatch):
         return call(device, message, *rest)
 
     monkeypatch.setattr(two.workers, "call", note)
-    recipe = recipe_of(TuningMethod.WINDOW)
+    recipe = recipe_of(TuningMethod.WINDOW, batch=len(LESSONS))
     rehearse(two.workers, str(checkpoint("llama")), "fp32", recipe, recipe.windows(4)[0], LESSONS)
     assert len(asked) == 3
     for message in asked:

@@ -21,7 +21,7 @@ def random_case(seed):
         if rng.random() < 0.7
     )
     costs = {
-        x: WindowCost(rng.uniform(0.1, 1), rng.uniform(0.5, 3), rng.randint(20, 60), 10, 5)
+        x: WindowCost(rng.uniform(0.1, 1), rng.uniform(0.5, 3), rng.randint(20, 60), 10, 5, 40)
         for x in names
     }
     return costs, Cluster(devices, links, names[0]), rng.randint(1, 5)
@@ -41,7 +41,9 @@ def seconds_of(places, costs, cluster, states_bytes):
     slowest = 0.0
     for placed in places:
         count = placed.end - placed.first
-        if costs[placed.device].bytes(count) > cluster.device(placed.device).memory_bytes:
+        once = 15 + (40 if placed.first == 0 else 0)
+        needed = once + count * costs[placed.device].window_bytes
+        if needed > cluster.device(placed.device).memory_bytes:
             return math.inf
         slowest = max(slowest, costs[placed.device].seconds(count))
     for a, b in itertools.pairwise(places):
@@ -67,7 +69,7 @@ def test_no_way_is_quicker(seed):
 
 
 def test_a_device_that_gains_nothing_is_left_out():
-    costs = {"a": WindowCost(0.1, 1.0, 1, 1, 1), "b": WindowCost(9.0, 9.0, 1, 1, 1)}
+    costs = {"a": WindowCost(0.1, 1.0, 1, 1, 1, 0), "b": WindowCost(9.0, 9.0, 1, 1, 1, 0)}
     cluster = Cluster(tuple(Device(x, 100) for x in "ab"), (), "a", (Network(("a", "b")),))
     places, _ = place(costs, cluster, 4, 10)
     assert places == (WindowPlace("a", 0, 4),)

@@ -14,7 +14,7 @@ from edgewise.clusters import Cluster
 from edgewise.errors import Infeasible
 from edgewise.units import format_bytes
 
-MOST_DEVICES = 8  # that are looked at: the quickest
+MOST_DEVICES = 8  # that are looked at: the quickest, or those with most room
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class WindowPlace:
 
 
 _Reached = dict[int, tuple[float, tuple[WindowPlace, ...]]]  # by windows placed
+_Room = Mapping[tuple[str, bool], int]  # windows that fit, by device, and whether the first is one
 
 
 def place(
@@ -56,13 +57,32 @@ def place(
 ) -> tuple[tuple[WindowPlace, ...], float]:
     """The quickest places of so many windows, and the seconds that a batch takes then; of equally
     quick ones the one with the fewest devices. `states_bytes` cross every link that is used. Exact,
-    over all orders of the quickest devices. Raises Infeasible."""
-    names = sorted(costs, key=lambda name: costs[name].seconds(1))[:MOST_DEVICES]
+    over all orders of the quickest devices; where these do not do, of those with most room. Raises
+    Infeasible."""
     most = {
-        (name, begins): _most(costs[name], cluster.device(name).memory_bytes, begins, windows)
-        for name in names
+        (name, begins): _most(cost, cluster.device(name).memory_bytes, begins, windows)
+        for name, cost in costs.items()
         for begins in (True, False)
     }
+    quickest = sorted(costs, key=lambda name: costs[name].seconds(1))[:MOST_DEVICES]
+    roomiest = sorted(costs, key=lambda name: -most[name, False])[:MOST_DEVICES]
+    told = costs, cluster, most, windows, states_bytes
+    ends = _ways(quickest, *told) or _ways(roomiest, *told)
+    if not ends:
+        raise Infeasible(_why(costs, cluster, roomiest, most, windows))
+    seconds, _, where = min(ends, key=lambda x: (x[0], x[1], [placed.device for placed in x[2]]))
+    return where, seconds
+
+
+def _ways(
+    names: Sequence[str],
+    costs: Mapping[str, WindowCost],
+    cluster: Cluster,
+    most: _Room,
+    windows: int,
+    states_bytes: int,
+) -> list[tuple[float, int, tuple[WindowPlace, ...]]]:
+    """Of each set of devices and last one the quickest: seconds, how many they are, places."""
     # By devices used, and the last of them.
     best: dict[tuple[frozenset[str], str], _Reached] = {(frozenset(), ""): {0: (0.0, ())}}
     ends = list[tuple[float, int, tuple[WindowPlace, ...]]]()
@@ -82,10 +102,7 @@ def place(
                             table[end] = slowest, (*where, WindowPlace(name, first, end))
         ends += [(s, len(w), w) for x in longer.values() for n, (s, w) in x.items() if n == windows]
         best = longer
-    if not ends:
-        raise Infeasible(_why(costs, cluster, names, most, windows))
-    seconds, _, where = min(ends, key=lambda x: (x[0], x[1], [placed.device for placed in x[2]]))
-    return where, seconds
+    return ends
 
 
 def _most(cost: WindowCost, memory_bytes: int, begins: bool, windows: int) -> int:
@@ -104,7 +121,7 @@ def _why(
     costs: Mapping[str, WindowCost],
     cluster: Cluster,
     names: Sequence[str],
-    most: Mapping[tuple[str, bool], int],
+    most: _Room,
     windows: int,
 ) -> str:
     def room(name: str) -> str:
@@ -115,7 +132,15 @@ def _why(
         one = format_bytes(cost.bytes(1, 2))
         return f"'{name}' has room for {count} ({one} for one{more}, of {memory})"
 
+    each = "; ".join(map(room, names))
+    every = sum(most[name, False] for name in names)
+    if any(every - most[x, False] + most[x, True] >= windows for x in names if most[x, True]):
+        return (
+            f"the model's {windows} windows would fit, but no chain of links connects devices with "
+            f"room for all: {each}: add links, or use more devices"
+        )
+    no = "no devices" if len(costs) <= MOST_DEVICES else f"no {MOST_DEVICES} devices of yours"
     return (
-        f"the model's {windows} windows fit on no devices: {'; '.join(map(room, names))}: use "
-        "fewer bits, smaller windows or batches, or more devices"
+        f"the model's {windows} windows fit on {no}: {each}: use fewer bits, smaller windows or "
+        "batches, or more devices"
     )

@@ -1,5 +1,6 @@
 """Windows on devices, against all ways to place them."""
 
+import dataclasses
 import itertools
 import math
 import random
@@ -18,7 +19,7 @@ def random_case(seed):
     links = tuple(
         Link(a, b, rng.choice([5.0, 50.0, math.inf]))
         for a, b in itertools.permutations(names, 2)
-        if rng.random() < 0.7
+        if rng.random() < 0.4
     )
     costs = {
         x: WindowCost(rng.uniform(0.1, 1), rng.uniform(0.5, 3), rng.randint(20, 60), 10, 5, 40)
@@ -60,7 +61,12 @@ def test_no_way_is_quicker(seed):
         default=math.inf,
     )
     if best == math.inf:
-        with pytest.raises(Infeasible, match=f"{windows} windows fit on no devices"):
+        network = Network(tuple(costs))  # with which only memory counts
+        linked = dataclasses.replace(cluster, links=(), networks=(network,))
+        ways = every_way(costs, linked, windows)
+        fits = any(seconds_of(x, costs, linked, 10) < math.inf for x in ways)
+        says = "windows would fit, but no chain of links" if fits else "windows fit on no devices"
+        with pytest.raises(Infeasible, match=f"{windows} {says}"):
             place(costs, cluster, windows, 10)
         return
     places, seconds = place(costs, cluster, windows, 10)
@@ -73,3 +79,24 @@ def test_a_device_that_gains_nothing_is_left_out():
     cluster = Cluster(tuple(Device(x, 100) for x in "ab"), (), "a", (Network(("a", "b")),))
     places, _ = place(costs, cluster, 4, 10)
     assert places == (WindowPlace("a", 0, 4),)
+
+
+def test_where_the_quickest_of_many_have_no_room_others_are_used():
+    """A dozen devices, of which the quicker ones hold nothing."""
+    names = [f"d{i}" for i in range(12)]
+    costs = {x: WindowCost(1.0, 1.0 + i, 50, 1, 1, 0) for i, x in enumerate(names)}
+    devices = tuple(Device(x, 100 if i >= 10 else 10) for i, x in enumerate(names))
+    cluster = Cluster(devices, (), "d0", (Network(tuple(names)),))
+    places, _ = place(costs, cluster, 2, 10)
+    assert {placed.device for placed in places} == {"d10", "d11"}
+    with pytest.raises(Infeasible, match="3 windows fit on no 8 devices of yours"):
+        place(costs, cluster, 3, 10)
+
+
+def test_where_only_a_link_is_missing_memory_is_not_blamed():
+    costs = {x: WindowCost(1.0, 1.0, 20, 1, 1, 0) for x in "ab"}
+    cluster = Cluster(tuple(Device(x, 50) for x in "ab"), (), "a")
+    with pytest.raises(Infeasible, match="4 windows would fit, but no chain of links"):
+        place(costs, cluster, 4, 10)
+    with pytest.raises(Infeasible, match="5 windows fit on no devices"):
+        place(costs, cluster, 5, 10)

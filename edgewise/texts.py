@@ -1,5 +1,6 @@
 """Text files that users name."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgewise.errors import InputError
@@ -17,3 +18,11 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text") from None
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Of JSON lines those that are not blank, the first is 1. `splitlines` would also end them at
+    characters that JSON's texts may hold, such as U+2028."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgewise.demo.questions import draw_questions, prompt
 from edgewise.errors import InputError
-from edgewise.texts import read_text
+from edgewise.texts import numbered_lines, read_text
 
 DEMO_SEED = 2026  # of the questions that the demo model is judged by
 
@@ -56,14 +56,12 @@ def _squad(text: str, where: str) -> Iterator[Example]:
 
 
 def _lines(text: str, where: str) -> Iterator[Example]:
-    # `splitlines` would also end lines at characters that JSON's texts may hold, such as U+2028.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield _example(json.loads(line))
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-                raise InputError(f"{where}, line {number}: {reason}") from None
+    for number, line in numbered_lines(text):
+        try:
+            yield _example(json.loads(line))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{where}, line {number}: {reason}") from None
 
 
 def _example(row: Mapping[str, Any]) -> Example:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.errors import InputError
-from edgewise.texts import read_text
+from edgewise.texts import numbered_lines, read_text
 
 ROLES = ("system", "user", "assistant")
 
@@ -38,9 +38,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _lines(text: str, path: Path) -> Iterator[Record]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         try:
             yield record_of(json.loads(line))
         except (json.JSONDecodeError, RecursionError) as error:

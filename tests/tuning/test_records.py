@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from edgewise.errors import InputError
@@ -21,6 +23,13 @@ def test_prompts_and_conversations(tmp_path):
     assert asked == Record(({"role": "user", "content": "a?"},), "b")
     assert [turn["role"] for turn in talked.turns] == ["system", "user"]
     assert talked.answer == "v"
+
+
+def test_what_json_does_not_end_lines_at_stays_in_a_text(tmp_path):
+    said = "one\u2028two\u2029three\u0085four\x0bfive"
+    line = json.dumps({"prompt": "a", "answer": said}, ensure_ascii=False)
+    records = read_records(file(tmp_path, f"{line}\r\n{line}\n"))
+    assert [record.answer for record in records] == [said, said]
 
 
 def test_anything_else_is_a_text(tmp_path):

@@ -9,7 +9,7 @@ from M: U and D are drawn once more.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ MOST_BYTES = 4 * 2**30
 
 # What of PEFT's changes what an adapter amounts to, and how it must be here.
 USUAL = {"use_dora": False, "use_rslora": False, "fan_in_fan_out": False, "bias": "none",
-         "alpha_pattern": {}, "rank_pattern": {}, "modules_to_save": None}  # fmt: skip
+         "alpha_pattern": {}, "rank_pattern": {}, "modules_to_save": None,
+         "alora_invocation_tokens": None, "arrow_config": None, "kasa_config": None,
+         "layer_replication": None, "use_bdlora": None, "use_qalora": False}  # fmt: skip
+# Ways to begin that take what they begin with out of the model's own matrices.
+CHANGES_MODEL = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 Added = Sequence[Mapping[str, LowRank]]  # by block, by part
 
@@ -105,8 +109,8 @@ def read_adapter(
             f"{folder}: an adapter for '{document.get('base_model_name_or_path')}', whose layers "
             "are others than this model's"
         )
-    adapter = _config_of(document, ours, config, folder)
     tensors = _read(folder / WEIGHTS)[1] | middles
+    adapter = _config_of(document, ours, tensors, config, folder)
     return adapter, _checked(tensors, adapter, config, folder)
 
 
@@ -135,23 +139,35 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _config_of(
-    document: Mapping[str, Any], ours: Mapping[str, str], config: DecoderConfig, folder: Path
+    document: Mapping[str, Any],
+    ours: Mapping[str, str],
+    names: Collection[str],
+    config: DecoderConfig,
+    folder: Path,
 ) -> AdapterConfig:
+    """`names` are those of the tensors: what PEFT says of matrices may be any expression."""
     for switch, usual in USUAL.items():
         if document.get(switch, usual) not in (usual, None, {}, []):
             raise InputError(f"{folder}: {switch} = {document[switch]!r} is not supported")
+    if (began := str(document.get("init_lora_weights")).lower()).startswith(CHANGES_MODEL):
+        raise InputError(
+            f"{folder}: '{began}' changed the model's own matrices, which are not here: let peft "
+            "make it plain LoRA (save_pretrained's path_initial_model_for_weight_conversion; not "
+            "of LoftQ), or train one that begins otherwise"
+        )
     parts = [part for parts in parts_of(config).values() for part, _, _ in parts]
-    names = {tensor_prefix(config, 0, part).rpartition(".")[2]: part for part in parts}
+    ends = {tensor_prefix(config, 0, part).rpartition(".")[2]: part for part in parts}
+    found = {name.split(".")[-3] for name in names if name.count(".") > 2}
     try:
         matrices = [x for x in ours.get("matrices", "").split(",") if x] or [
-            names[x] for x in document["target_modules"]
+            part for end, part in ends.items() if end in found
         ]
         kind = Kind(ours.get("kind", Kind.LORA))
         return AdapterConfig(
             kind, int(document["r"]), float(document["lora_alpha"]), tuple(matrices),
             int(ours.get("seed", 0)),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{folder / CONFIG}: {type(error).__name__}: {error}") from None
 
 

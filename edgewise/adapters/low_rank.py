@@ -9,6 +9,7 @@ several M is exactly the mean of the products U M D (Fed-SB, 2502.15436), which 
 are not of U D.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,6 +42,8 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"an adapter's rank must be at least 1, not {self.rank}")
+        if not math.isfinite(self.alpha):
+            raise ValueError(f"an adapter's alpha must be a finite number, not {self.alpha}")
         if unknown := sorted(set(self.matrices) - set(MATRICES)):
             raise ValueError(f"unknown matrices {unknown}; known: {', '.join(MATRICES)}")
 

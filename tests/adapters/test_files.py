@@ -85,6 +85,34 @@ def test_what_peft_saves_is_loaded_here(made, checkpoint, tmp_path):
         torch.testing.assert_close(logits_of(model), theirs(TOKENS).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning")
+def test_one_that_changed_the_model_is_refused_until_peft_makes_it_plain(checkpoint, tmp_path):
+    """PiSSA begins with the largest singular vectors, and takes them out of the matrices."""
+    opened = open_checkpoint(str(checkpoint("llama")))
+    base = transformers.AutoModelForCausalLM.from_pretrained(opened.model)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=4, init_lora_weights="pissa", target_modules=r".*\.(q|v)_proj"
+    )
+    theirs = peft.get_peft_model(base, config).eval()
+    theirs.peft_config["default"].init_lora_weights = True  # else it is taken out once more
+    theirs.save_pretrained(tmp_path / "begun")
+    theirs.peft_config["default"].init_lora_weights = "pissa"
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
+    theirs.save_pretrained(tmp_path / "theirs")
+    refused(tmp_path / "theirs", opened, "'pissa' changed the model's own matrices")
+    begun = str(tmp_path / "begun")
+    theirs.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=begun)
+    adapter, tensors = read_adapter(tmp_path / "plain", opened.config, opened.spec.digest)
+    assert adapter.matrices == ("q", "v")  # though an expression says which
+    model = load_tunable(opened, "fp32", adapter, (ALL,))
+    fill(model.added, tensors)
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(model), theirs(TOKENS).logits, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_there_and_back(made, kind):
     model, opened, folder = made("llama", kind)
@@ -146,6 +174,12 @@ def test_pickles_are_never_read(made):
         ({"r": 0}, "rank must be at least 1"),
         ({"r": "many"}, "ValueError"),
         ({"r": None}, "TypeError"),
+        ({"r": float("inf")}, "OverflowError"),
+        ({"lora_alpha": float("nan")}, "alpha must be a finite number, not nan"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens = .* is not supported"),
+        ({"use_qalora": True}, "use_qalora = True is not supported"),
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "loftq"}, "'loftq' changed the model's own matrices"),
     ],
 )
 def test_other_configurations_are_refused(made, values, says):

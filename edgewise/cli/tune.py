@@ -1,6 +1,8 @@
 """`edgewise tune`: adapt a model to records."""
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import psutil
@@ -11,6 +13,7 @@ from edgewise.adapters.low_rank import MATRICES
 from edgewise.cli.adapting import TuneOptions
 from edgewise.cli.begin_training import begun, check_where
 from edgewise.cli.terminal import console, print_json, progress
+from edgewise.errors import NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.models.votes import VOTES
@@ -43,6 +46,7 @@ def run_tune(options: TuneOptions) -> None:
         before = training.judge(held_out) if training.done == 0 else {}
         steps = _train(training, options, key)
         after = training.judge(held_out)
+        _check_finite(after, recipe)
         save_tuned(training.state()[1], options.out, checkpoint, recipe)
     console(quiet).print(_table(before, after))
     console(quiet).print(f"adapters: {options.out}")
@@ -57,6 +61,17 @@ def run_tune(options: TuneOptions) -> None:
             "before": {name: asdict(x) for name, x in before.items()},
             "after": {name: asdict(x) for name, x in after.items()},
         })  # fmt: skip
+
+
+def _check_finite(after: Mapping[str, Verdict], recipe: Recipe) -> None:
+    """Raises NonFinite where what was learned by the last step is no model any more."""
+    for name, verdict in after.items():
+        if not math.isfinite(verdict.loss):
+            raise NonFinite(
+                f"{name} says {verdict.loss} nats a token of the records held out: most likely the "
+                f"rate, {recipe.rate:g}, is too high, so no adapters were written: give a lower "
+                "--rate, and another --out"
+            )
 
 
 def recipe_of(options: TuneOptions) -> Recipe:

@@ -60,8 +60,8 @@ class Learning:
             if not math.isfinite(loss.item()):
                 raise NonFinite(
                     f"the loss was {loss.item()} at step {number} (blocks {window.first}-"
-                    f"{window.end - 1}): most likely the rate, {self.recipe.rate:g}, is too high; "
-                    "what was learned until the last checkpoint is kept"
+                    f"{window.end - 1}): most likely the rate, {self.recipe.rate:g}, is too high: "
+                    "give a lower --rate, and another --out"
                 )
             loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.trained(window).values(), LONGEST_GRADIENT)

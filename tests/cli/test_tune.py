@@ -109,6 +109,15 @@ def test_it_keeps_no_more_than_it_may_and_learns_the_same(tuned):
     assert [x["loss"] for x in bound["steps"]] == [x["loss"] for x in free["steps"]]
 
 
+def test_what_is_no_model_any_more_after_the_last_step_is_not_written(command, data, tmp_path):
+    """Each of six windows learns once, from a loss that is a number."""
+    out = tmp_path / "out"
+    result = command("tune", "demo", "--data", data, "--out", out, *FEW, "--rate", "1e37")
+    assert result.code == 1
+    assert "the rate, 1e+37, is too high" in result.err and "another --out" in result.err
+    assert [path.name for path in out.iterdir()] == ["checkpoint.safetensors"]
+
+
 @pytest.mark.parametrize(
     "options, says",
     [

@@ -92,7 +92,7 @@ def test_a_checkpoint_that_cannot_be_written_says_so(begun, tmp_path):
 
 def test_a_loss_that_is_no_number_says_at_which_step_and_why(begun):
     training = begun(rate=1e37)
-    with pytest.raises(NonFinite, match=r"at step \d+ .*rate"):
+    with pytest.raises(NonFinite, match=r"at step \d+ .*a lower --rate, and another --out"):
         losses(training, 12)
 
 

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from edgewise.adapters.files import EXITS
+from edgewise.adapters.matrices import check_tunable
 from edgewise.errors import InputError
 from edgewise.models.config import DecoderConfig
 from edgewise.models.exits import ExitMatrices
@@ -20,12 +21,12 @@ MOST_BYTES = 4 * 2**30
 
 def read_exits(folder: Path, config: DecoderConfig) -> dict[Stretch, ExitMatrices]:
     """By window, in the order of the blocks; empty where there are none. Raises InputError where
-    they are not of windows that make up the model, or not of its shapes."""
+    they are not of windows that make up the model, or not of its shapes, and ModelError where it
+    can have none."""
     path = folder / EXITS
     if not path.exists() or not (tensors := _read(path)):
         return {}
-    if not config.final_norm or config.embed_size != config.hidden_size:
-        raise InputError(f"{path}: only models whose head is a norm and a matrix have exits")
+    check_tunable(config)
     windows = sorted({_window(name, path) for name in tensors})
     firsts, ends = [first for first, _ in windows], [end for _, end in windows]
     if firsts != [0, *ends[:-1]] or ends[-1] != config.num_blocks or firsts[-1] >= ends[-1]:

@@ -47,6 +47,16 @@ def check_adaptable(config: DecoderConfig) -> None:
         )
 
 
+def check_tunable(config: DecoderConfig) -> None:
+    """Raise ModelError where adapters, or exits of windows, could not be."""
+    check_adaptable(config)
+    if not config.final_norm or config.embed_size != config.hidden_size:
+        raise ModelError(
+            "this model's head is not a norm and a matrix: it can neither be tuned yet, nor have "
+            "exits of windows: take another model"
+        )
+
+
 def attach(
     block: Block, config: DecoderConfig, number: int, adapter: AdapterConfig
 ) -> dict[str, LowRank]:

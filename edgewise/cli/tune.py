@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edgewise.adapters import AdapterConfig, Kind
 from edgewise.adapters.low_rank import MATRICES
+from edgewise.adapters.matrices import check_tunable
 from edgewise.cli.adapting import TuneOptions
 from edgewise.cli.begin_training import begun, check_where
 from edgewise.cli.terminal import console, print_json, progress
@@ -36,6 +37,7 @@ def run_tune(options: TuneOptions) -> None:
     """Learn what the records say, judge by those held out, and keep the adapters."""
     check_where(options)
     quiet, checkpoint = options.as_json, open_checkpoint(options.model)
+    check_tunable(checkpoint.config)
     tokenizer, recipe = load_tokenizer(options.model), recipe_of(options)
     lessons = lessons_of(read_records(options.data), tokenizer, options.longest)
     learned, held_out = split(lessons, options.held_out, options.seed)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise.adapters import AdapterConfig
 from edgewise.adapters.files import EXITS, save_adapter
-from edgewise.adapters.matrices import low_ranks
+from edgewise.adapters.matrices import check_tunable, low_ranks
 from edgewise.models.checkpoint import Checkpoint
 from edgewise.models.decoder import Layer
 from edgewise.models.loading import Loader
@@ -27,7 +27,8 @@ def load_tunable(
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> Tunable:
     """What some windows, one behind the other, need of a model, in one scheme, on the CPU. Raises
-    ModelError, QuantizationError, ValueError."""
+    ModelError, QuantizationError."""
+    check_tunable(checkpoint.config)
     numbers = layers_of(windows, checkpoint.config.num_layers)
     layers = load_layers(checkpoint, scheme, numbers, on_layer)
     return Tunable(checkpoint.config, layers, adapter, windows)

@@ -125,7 +125,7 @@ class FrozenBlocks(nn.Module):
 class Tunable(FrozenBlocks):
     """`layers` of a model by number, frozen, become blocks with adapters of `adapter`, and an exit
     behind each of `windows`. They are all that the windows consist of, and the head; the embedding
-    where tokens shall enter. Raises ValueError for models whose head is not a norm and a matrix."""
+    where tokens shall enter. The model is one that `check_tunable` lets pass."""
 
     def __init__(
         self,
@@ -136,8 +136,7 @@ class Tunable(FrozenBlocks):
     ) -> None:
         super().__init__(config, layers)
         head = layers[config.num_layers - 1]
-        if not isinstance(head, Head) or head.norm is None or head.project is not None:
-            raise ValueError("only models whose head is a norm and a matrix can be tuned so far")
+        assert isinstance(head, Head) and head.norm is not None
         self.windows = tuple(windows)
         self.added: list[dict[str, LowRank]] = [{} for _ in range(config.num_blocks)]
         for number, block in self.blocks.items():

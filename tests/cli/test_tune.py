@@ -109,6 +109,15 @@ def test_it_keeps_no_more_than_it_may_and_learns_the_same(tuned):
     assert [x["loss"] for x in bound["steps"]] == [x["loss"] for x in free["steps"]]
 
 
+def test_a_model_that_cannot_be_tuned_is_refused_before_anything_is_read(
+    command, checkpoint, tmp_path
+):
+    told = "--data", tmp_path / "none.jsonl", "--out", tmp_path / "out"
+    result = command("tune", checkpoint("opt-350m"), *told)
+    assert result.code == 2
+    assert "this model's head is not a norm and a matrix" in result.err
+
+
 def test_what_is_no_model_any_more_after_the_last_step_is_not_written(command, data, tmp_path):
     """Each of six windows learns once, from a loss that is a number."""
     out = tmp_path / "out"

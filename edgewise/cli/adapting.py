@@ -62,7 +62,10 @@ class TuneOptions:
             help="What a step may keep for its backward pass, like '200 MB'; blocks run again then."
         ),
     ] = None
-    longest: Annotated[int, typer.Option(min=2, help="Tokens of a record at most.")] = 512
+    longest: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens of a record at most: 512, or what the model takes."),
+    ] = None
     held_out: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the records to judge by.")
     ] = 0.1

@@ -21,7 +21,7 @@ from edgewise.models.votes import VOTES
 from edgewise.tuning import checkpoints
 from edgewise.tuning.devices import TrainingOnDevices
 from edgewise.tuning.judging import Verdict
-from edgewise.tuning.lessons import lessons_of, split
+from edgewise.tuning.lessons import lessons_of, split, tokens_at_most
 from edgewise.tuning.loading import save_tuned
 from edgewise.tuning.method import TuningMethod
 from edgewise.tuning.private_devices import PrivateTraining
@@ -39,7 +39,8 @@ def run_tune(options: TuneOptions) -> None:
     quiet, checkpoint = options.as_json, open_checkpoint(options.model)
     check_tunable(checkpoint.config)
     tokenizer, recipe = load_tokenizer(options.model), recipe_of(options)
-    lessons = lessons_of(read_records(options.data), tokenizer, options.longest)
+    longest = tokens_at_most(options.longest, checkpoint.config.max_context)
+    lessons = lessons_of(read_records(options.data), tokenizer, longest)
     learned, held_out = split(lessons, options.held_out, options.seed)
     key = checkpoints.key_of(checkpoint, options.scheme, recipe, learned)
     with begun(options, checkpoint, recipe, learned) as training:

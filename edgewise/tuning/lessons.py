@@ -12,6 +12,9 @@ from edgewise.models.tokenizer import Tokenizer
 from edgewise.tuning.records import Record
 
 
+USUAL = 512  # tokens
+
+
 @dataclass(frozen=True, slots=True)
 class Lesson:
     """Token ids, of which the model learns to say those from `first` on."""
@@ -54,6 +57,17 @@ def lessons_of(records: Iterable[Record], tokenizer: Tokenizer, longest: int) ->
             )
         lessons.append(Lesson(tokens, len(asked)))
     return lessons
+
+
+def tokens_at_most(longest: int | None, max_context: int) -> int:
+    """Of a record: as many as was said, else `USUAL` or what the model takes. Raises InputError
+    where it takes fewer than was said."""
+    if longest is not None and longest > max_context:
+        raise InputError(
+            f"records of {longest} tokens are longer than the model takes, {max_context}: give a "
+            "smaller --longest"
+        )
+    return longest or min(USUAL, max_context)
 
 
 def _piece(ids: Sequence[int]) -> Lesson:

@@ -135,6 +135,7 @@ def test_what_is_no_model_any_more_after_the_last_step_is_not_written(command, d
         (("--keep", "1 MB", "--cluster", "two.toml"), "--keep is for one device"),
         (("--keep", "1 MB", "--join", "1"), "leave --join out"),
         (("--cluster", "two.toml", "--join", "1"), "give one"),
+        (("--longest", "513"), "records of 513 tokens are longer than the model takes, 512"),
         (("--wait", "5"), "--wait is for machines that join"),
         (("--join", "1", "--listen", "here"), "--listen: 'here' is not HOST:PORT"),
     ],

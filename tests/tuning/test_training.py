@@ -8,7 +8,7 @@ from edgewise.errors import InputError, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.tuning import checkpoints
 from edgewise.tuning.judging import judge
-from edgewise.tuning.lessons import Lesson, batch_of, drawn, split
+from edgewise.tuning.lessons import Lesson, batch_of, drawn, split, tokens_at_most
 from edgewise.tuning.loading import load_tunable
 from edgewise.tuning.method import TuningMethod, WindowOrder
 from edgewise.tuning.recipe import Recipe
@@ -139,6 +139,11 @@ def test_held_out_lessons_are_others():
     assert set(learned) | set(held_out) == set(LESSONS)
     with pytest.raises(InputError):
         split(LESSONS[:1], 0.5, 1)
+
+
+def test_records_are_no_longer_than_a_model_takes():
+    assert (tokens_at_most(None, 64), tokens_at_most(None, 8192)) == (64, 512)
+    assert tokens_at_most(1024, 8192) == 1024
 
 
 def test_padding_is_not_learned():

@@ -51,7 +51,13 @@ class TuneOptions:
         typer.Option(help="All windows by each batch, each for its share of the steps, or by lot."),
     ] = WindowOrder.BATCH
     rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 8
-    steps: Annotated[int, typer.Option(min=1, help="How many batches are learned from.")] = 200
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="In all, each of one window: by --order batch a batch is a step for each window.",
+        ),
+    ] = 200
     batch: Annotated[int, typer.Option(min=1, help="Records of a step.")] = 4
     rate: Annotated[
         float | None, typer.Option(min=0.0, help="Learning rate: 0.004 for windows, else 0.001.")

@@ -39,7 +39,7 @@ WAIT_SECONDS = 600.0
 
 
 def check_where(options: TuneOptions) -> None:
-    """Raises InputError where not all that is said of devices can be meant."""
+    """Raises InputError where not all that is said of devices and their memory can be meant."""
     given = {"--wait": options.wait, "--listen": options.listen, "--new-keys": options.new_keys}
     if options.join is None and (alone := [name for name, value in given.items() if value]):
         raise InputError(f"{alone[0]} is for machines that join: say how many with --join")
@@ -50,6 +50,8 @@ def check_where(options: TuneOptions) -> None:
         raise InputError(
             f"--keep is for one device: leave {elsewhere} out, or make windows smaller"
         )
+    if options.keep is not None:
+        _most_kept(options.keep)
 
 
 @contextmanager
@@ -144,13 +146,9 @@ def _said(lost: DeviceError) -> None:
 
 def _keeping(most: str, model: Tunable, recipe: Recipe, learned: Sequence[Lesson]) -> Recipe:
     """The recipe with as few blocks that run again as a step of the longest lessons allows."""
-    try:
-        most_bytes = parse_bytes(most)
-    except ValueError as error:
-        raise InputError(f"--keep: {error}") from None
     window, batch = model.windows[-1], batch_of(longest_of(learned, recipe.batch))
     states = torch.zeros(*batch.tokens.shape, model.config.hidden_size)
-    again = fewest_again(model, window, batch, states, most_bytes)
+    again = fewest_again(model, window, batch, states, _most_kept(most))
     if again is None:
         least = kept_by(model, window, batch, states, window.end - window.first)
         raise InputError(
@@ -158,6 +156,14 @@ def _keeping(most: str, model: Tunable, recipe: Recipe, learned: Sequence[Lesson
             f"{most}, or take smaller batches with --batch"
         )
     return replace(recipe, again=again)
+
+
+def _most_kept(most: str) -> int:
+    """Bytes. Raises InputError."""
+    try:
+        return parse_bytes(most)
+    except ValueError as error:
+        raise InputError(f"--keep: {error}") from None
 
 
 def _places(

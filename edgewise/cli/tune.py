@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 import psutil
 from rich.table import Table
@@ -14,7 +15,7 @@ from edgewise.adapters.matrices import check_tunable
 from edgewise.cli.adapting import TuneOptions
 from edgewise.cli.begin_training import begun, check_where
 from edgewise.cli.terminal import console, print_json, progress
-from edgewise.errors import NonFinite
+from edgewise.errors import InputError, NonFinite
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import load_tokenizer
 from edgewise.models.votes import VOTES
@@ -43,8 +44,10 @@ def run_tune(options: TuneOptions) -> None:
     lessons = lessons_of(read_records(options.data), tokenizer, longest)
     learned, held_out = split(lessons, options.held_out, options.seed)
     key = checkpoints.key_of(checkpoint, options.scheme, recipe, learned)
+    kept = checkpoints.kept_in(_made(options.out), key)
     with begun(options, checkpoint, recipe, learned) as training:
-        if checkpoints.restore(training, options.out, key):
+        if kept is not None:
+            training.resume(*kept)
             console(quiet).print(f"going on after step {training.done} of {recipe.steps}")
         before = training.judge(held_out) if training.done == 0 else {}
         steps = _train(training, options, key)
@@ -64,6 +67,15 @@ def run_tune(options: TuneOptions) -> None:
             "before": {name: asdict(x) for name, x in before.items()},
             "after": {name: asdict(x) for name, x in after.items()},
         })  # fmt: skip
+
+
+def _made(folder: Path) -> Path:
+    """It is there from now on. Raises InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {folder} ({error.strerror}): give another --out") from None
+    return folder
 
 
 def _check_finite(after: Mapping[str, Verdict], recipe: Recipe) -> None:

@@ -18,12 +18,10 @@ from edgewise.tuning.recipe import Recipe
 FILE = "checkpoint.safetensors"
 
 
-class Resumable(Protocol):
+class Keepable(Protocol):
     """A training, wherever its windows are."""
 
     def state(self) -> tuple[int, dict[str, Tensor]]: ...
-
-    def resume(self, done: int, tensors: dict[str, Tensor]) -> None: ...
 
 
 def key_of(model: Checkpoint, scheme: str, recipe: Recipe, lessons: Sequence[Lesson]) -> str:
@@ -33,7 +31,7 @@ def key_of(model: Checkpoint, scheme: str, recipe: Recipe, lessons: Sequence[Les
     return cache_key(model.spec.digest, weights, scheme, recipe, tuple(lessons))
 
 
-def save(training: Resumable, folder: Path, key: str) -> None:
+def save(training: Keepable, folder: Path, key: str) -> None:
     """It replaces the last one when it is whole. Raises InputError where there is no room."""
     done, tensors = training.state()
     metadata = {"key": key, "done": str(done)}
@@ -41,19 +39,19 @@ def save(training: Resumable, folder: Path, key: str) -> None:
         raise InputError(f"cannot write {folder / FILE}: give another --out, or make room")
 
 
-def restore(training: Resumable, folder: Path, key: str) -> bool:
-    """Go on where a checkpoint is; False where there is none. Raises InputError where it is of
-    another model, recipe or data, or broken."""
+def kept_in(folder: Path, key: str) -> tuple[int, dict[str, Tensor]] | None:
+    """What a checkpoint has, for a training to go on from; None where there is none. Raises
+    InputError where it is of another model, recipe or data, or broken."""
     path = folder / FILE
     if not path.exists():
-        return False
+        return None
     try:
         metadata, tensors = read_tensors(path)
-        if metadata.get("key") != key:
-            raise InputError(
-                f"{path} is of another model, data or options: give another --out, or remove it"
-            )
-        training.resume(int(metadata["done"]), tensors)
+        kept_key, done = metadata["key"], int(metadata["done"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint ({error}): remove it") from None
-    return True
+    if kept_key != key:
+        raise InputError(
+            f"{path} is of another model, data or options: give another --out, or remove it"
+        )
+    return done, tensors

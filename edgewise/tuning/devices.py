@@ -159,7 +159,8 @@ class TrainingOnDevices:
 
     def resume(self, done: int, tensors: dict[str, Tensor]) -> None:
         """Go on from a state, wherever its windows were then."""
-        self._give_back(done, tensors)
+        self._kept = done, tensors
+        self._enduring(lambda: self._give_back(done, tensors))
         self.done = done
 
     def judge(self, lessons: Sequence[Lesson]) -> dict[str, Verdict]:

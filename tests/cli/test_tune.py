@@ -147,6 +147,24 @@ def test_what_cannot_be_is_refused(command, data, two, tmp_path, options, says):
     assert says in result.err
 
 
+def test_what_can_be_refused_is_refused_before_anybody_is_waited_for(
+    command, tuned, data, tmp_path
+):
+    tuned("one")
+    (tmp_path / "file").write_text("no folder")
+    told = "tune", "demo", "--data", data, *FEW, *JOIN, "--wait", "60", "--out"
+    for out, says in (
+        ("one", "another model, data or options: give another --out"),
+        ("file", "cannot make"),
+    ):
+        result = command(*told, tmp_path / out, "--seed", "5")
+        assert result.code == 2 and says in result.err
+        assert "edgewise join" not in result.out
+    nothing = tmp_path / "none.jsonl"
+    result = command("tune", "demo", "--data", nothing, "--out", tmp_path, "--keep", "some")
+    assert "--keep: 'some' is not a size" in result.err
+
+
 def test_windows_that_fit_nowhere_are_said_with_the_numbers(command, data, two, tmp_path):
     two.write_text(two.read_text().replace("60 MB", "1 MB"))
     out = tmp_path / "out"

@@ -99,7 +99,7 @@ def test_a_checkpoint_goes_on_on_other_devices(trainings, tmp_path):
     checkpoints.save(first, tmp_path, "key")  # devices were ahead of what was given back
     elsewhere, here = trainings(places=(WindowPlace("b", 0, 3), WindowPlace("a", 3, 4)), steps=40)
     for training in (elsewhere, here):
-        assert checkpoints.restore(training, tmp_path, "key")
+        training.resume(*checkpoints.kept_in(tmp_path, "key"))
         done = training.done
         assert 5 < done < 40
         rest = [x.loss for x in steps_of(training, 40 - done)]
@@ -204,6 +204,26 @@ def test_devices_that_go_on_answering_are_waited_for_however_long_it_takes(
     there.step()
     assert there.state()[0] == 12
     assert next(late, None) is None and said == []
+
+
+def test_a_device_that_dies_before_a_checkpoint_is_gone_on_from_is_gone_on_without(checkpoint):
+    model, recipe, said = str(checkpoint("llama")), recipe_of(steps=30), []
+    opened, windows = open_checkpoint(model), recipe.windows(4)
+    here = Training(load_tunable(opened, "fp32", recipe.adapter, windows), recipe, LESSONS)
+    steps_of(here, 10)
+    kept = here.state()[0], {name: x.clone() for name, x in here.state()[1].items()}
+
+    def places(workers):
+        return PLACES if len(workers.names) == 2 else (WindowPlace("a", 0, 4),)
+
+    with start_local(CLUSTER, WorkerProgram.TUNE) as workers:
+        told = model, "fp32", recipe, windows, LESSONS
+        there = TrainingOnDevices(workers, places, *told, on_loss=said.append)
+        os.kill(workers.process_ids["b"], signal.SIGKILL)
+        there.resume(*kept)
+        losses = [x.loss for x in steps_of(there, 20)]
+    assert losses == pytest.approx([x.loss for x in steps_of(here, 20)], abs=1e-5)
+    assert [x.device for x in said] == ["b"]
 
 
 def test_where_too_few_devices_are_left_it_ends(checkpoint):

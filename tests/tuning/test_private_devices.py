@@ -106,7 +106,7 @@ def test_a_checkpoint_goes_on_in_one_process(workers, checkpoint, tmp_path):
     assert [x.loss for x in steps_of(there, 5)] == pytest.approx(truth[:5], abs=1e-5)
     checkpoints.save(there, tmp_path, "key")
     _, again = trainings(workers, checkpoint("llama"))
-    assert checkpoints.restore(again, tmp_path, "key")
+    again.resume(*checkpoints.kept_in(tmp_path, "key"))
     assert 5 <= again.done < STEPS
     rest = [x.loss for x in steps_of(again, STEPS - again.done)]
     assert rest == pytest.approx(truth[-len(rest) :], abs=1e-5)

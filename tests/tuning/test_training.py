@@ -53,7 +53,7 @@ def test_one_that_was_killed_goes_on_with_the_same_losses(begun, tmp_path, order
     begins = losses(first, 7)
     checkpoints.save(first, tmp_path, "key")
     second = begun(order=order)
-    assert checkpoints.restore(second, tmp_path, "key")
+    second.resume(*checkpoints.kept_in(tmp_path, "key"))
     assert begins + losses(second, 5) == whole
 
 
@@ -61,10 +61,10 @@ def test_a_checkpoint_of_something_else_is_refused(begun, tmp_path):
     training = begun()
     checkpoints.save(training, tmp_path, "key")
     with pytest.raises(InputError, match="another model, data or options"):
-        checkpoints.restore(training, tmp_path, "other")
+        checkpoints.kept_in(tmp_path, "other")
     (tmp_path / checkpoints.FILE).write_bytes(b"\0" * 100)
     with pytest.raises(InputError, match="no checkpoint"):
-        checkpoints.restore(training, tmp_path, "key")
+        checkpoints.kept_in(tmp_path, "key")
 
 
 def test_what_a_checkpoint_is_of(checkpoint):

@@ -107,19 +107,25 @@ def recipe_of(options: TuneOptions) -> Recipe:
 def _train(
     training: Training | TrainingOnDevices, options: TuneOptions, key: str
 ) -> list[TrainingStep]:
-    steps, kept, process = list[TrainingStep](), time.monotonic(), psutil.Process()
+    """Its steps. Tokens a second are those since the last checkpoint: devices give steps back in
+    bursts."""
+    steps, tokens, kept = list[TrainingStep](), 0, time.monotonic()
     with progress("learning", training.recipe.steps, options.as_json) as advance:
         while training.done < training.recipe.steps:
-            began = time.monotonic()
             step = training.step()
             steps.append(step)
-            now = time.monotonic()
-            rate, memory = step.tokens / (now - began), format_bytes(process.memory_info().rss)
-            advance(f"loss {step.loss:.3f}, {rate:.0f} tokens/s, {memory}")
+            tokens, now = tokens + step.tokens, time.monotonic()
+            advance(f"loss {step.loss:.3f}, {tokens / (now - kept):.0f} tokens/s{_memory(training)}")
             if now - kept > KEPT_EVERY or training.done == training.recipe.steps:
                 checkpoints.save(training, options.out, key)
-                kept = now
+                tokens, kept = 0, now
     return steps
+
+
+def _memory(training: Training | TrainingOnDevices) -> str:
+    """Of this process, where it is the one that learns."""
+    here = isinstance(training, Training)
+    return f", {format_bytes(psutil.Process().memory_info().rss)}" if here else ""
 
 
 def _table(before: dict[str, Verdict], after: dict[str, Verdict]) -> Table:

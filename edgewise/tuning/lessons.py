@@ -11,7 +11,6 @@ from edgewise.errors import InputError
 from edgewise.models.tokenizer import Tokenizer
 from edgewise.tuning.records import Record
 
-
 USUAL = 512  # tokens
 
 

@@ -1,9 +1,13 @@
 """`edgewise tune`: on one device and on several, stopped and gone on with, and what it refuses."""
 
+import contextlib
 import json
+import re
+import time
 
 import pytest
 
+from edgewise.cli import tune
 from edgewise.demo.questions import draw_questions, prompt
 from tests.hosting.clusters import PATIENCE, commands
 
@@ -88,6 +92,27 @@ def test_on_a_machine_that_joined_it_learns_what_it_learns_on_one(tuned, data, t
         assert away["blocks"] == {"there": [0, 12]}
     else:
         assert sum(x["end"] - x["first"] for x in away["places"]) == 6
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_progress_says_what_all_devices_do(tuned, two, monkeypatch, devices):
+    """Not how quickly steps are taken that were done already, nor memory that only coordinates."""
+    said = []
+
+    @contextlib.contextmanager
+    def progress(what, total, as_json):
+        began = time.monotonic()
+        yield lambda text: said.append((time.monotonic() - began, text))
+
+    monkeypatch.setattr(tune, "progress", progress)
+    where = () if devices == 1 else ("--cluster", two)
+    steps = tuned("out", *where, "--steps", "24")["steps"]
+    tokens = 0
+    for (seconds, text), step in zip(said, steps, strict=True):
+        tokens += step["tokens"]
+        rate = float(re.search(r"(\d+) tokens/s", text)[1])
+        assert rate < 5 * tokens / seconds + 1
+    assert all(("MB" in text or "GB" in text) == (devices == 1) for _, text in said)
 
 
 def test_who_does_not_join_is_waited_for_as_long_as_was_said(command, data, tmp_path):

@@ -4,19 +4,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
-from edgewise.adapters.files import EXITS
+from edgewise.adapters.files import EXITS, read_if_there
 from edgewise.adapters.matrices import check_tunable
 from edgewise.errors import InputError
 from edgewise.models.config import DecoderConfig
 from edgewise.models.exits import ExitMatrices
 from edgewise.models.finite import all_finite
-from edgewise.tensor_files import read_tensors
 
 Stretch = tuple[int, int]  # [first, end)
-MOST_BYTES = 4 * 2**30
 
 
 def read_exits(folder: Path, config: DecoderConfig) -> dict[Stretch, ExitMatrices]:
@@ -24,7 +21,8 @@ def read_exits(folder: Path, config: DecoderConfig) -> dict[Stretch, ExitMatrice
     they are not of windows that make up the model, or not of its shapes, and ModelError where it
     can have none."""
     path = folder / EXITS
-    if not path.exists() or not (tensors := _read(path)):
+    _, tensors = read_if_there(path)
+    if not tensors:
         return {}
     check_tunable(config)
     windows = sorted({_window(name, path) for name in tensors})
@@ -32,15 +30,6 @@ def read_exits(folder: Path, config: DecoderConfig) -> dict[Stretch, ExitMatrice
     if firsts != [0, *ends[:-1]] or ends[-1] != config.num_blocks or firsts[-1] >= ends[-1]:
         raise InputError(f"{path}: windows {windows} do not make up {config.num_blocks} blocks")
     return {window: _matrices(window, tensors, config.hidden_size, path) for window in windows}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path}: larger than {MOST_BYTES} bytes, refused")
-        return read_tensors(path)[1]
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
 
 
 def _window(name: str, path: Path) -> Stretch:

@@ -103,7 +103,7 @@ def read_adapter(
             f"{folder}: {pickles[0]} is a pickle, which can run any code when it is read: convert "
             "it to safetensors where you trust it"
         )
-    document, (ours, middles) = _document(folder / CONFIG), _read(folder / OURS)
+    document, (ours, middles) = _document(folder / CONFIG), read_if_there(folder / OURS)
     if ours.get("digest") not in (None, digest):
         raise InputError(
             f"{folder}: an adapter for '{document.get('base_model_name_or_path')}', whose layers "
@@ -126,10 +126,12 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
+def read_if_there(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file that `peft` does not write. Raises InputError."""
+    return _read(path) if path.exists() else ({}, {})
+
+
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """A file's metadata and tensors; of OURS, which `peft` does not write, nothing if need be."""
-    if path.name == OURS and not path.exists():
-        return {}, {}
     try:
         if path.stat().st_size > MOST_BYTES:
             raise InputError(f"{path}: larger than {MOST_BYTES} bytes, refused")

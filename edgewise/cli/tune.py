@@ -115,7 +115,9 @@ def _train(
             step = training.step()
             steps.append(step)
             tokens, now = tokens + step.tokens, time.monotonic()
-            advance(f"loss {step.loss:.3f}, {tokens / (now - kept):.0f} tokens/s{_memory(training)}")
+            advance(
+                f"loss {step.loss:.3f}, {tokens / (now - kept):.0f} tokens/s{_memory(training)}"
+            )
             if now - kept > KEPT_EVERY or training.done == training.recipe.steps:
                 checkpoints.save(training, options.out, key)
                 tokens, kept = 0, now

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from edgewise.clusters import Cluster
 from edgewise.costs import CostModel
-from edgewise.errors import Infeasible, PlanError
+from edgewise.errors import PlanError
 from edgewise.opening.by_fit import free_now
 from edgewise.opening.wanted import Wanted
 from edgewise.planning import PlanResult, Problem
 from edgewise.planning.problem import result
-from edgewise.planning.proportional import shares
+from edgewise.planning.proportional import away_from_source
 from edgewise.plans import Plan
 from edgewise.profiles import Profile
 from edgewise.runtime.coordinator.coordinator import Replan
@@ -66,12 +66,4 @@ def _placed(costs: CostModel, schemes: Sequence[str]) -> Plan:
 
 def _devices(cluster: Cluster, blocks: int) -> list[str]:
     """Of every layer."""
-    source = cluster.source
-    others = [device for device in cluster.devices if device.name != source]
-    if not others:
-        raise Infeasible(
-            f"'{source}' is the only device: private adapters need another one for the blocks"
-        )
-    counts = shares([float(device.memory_bytes) for device in others], blocks)
-    placed = zip(others, counts, strict=True)
-    return [source, *(device.name for device, count in placed for _ in range(count)), source]
+    return [cluster.source, *away_from_source(cluster, blocks), cluster.source]

@@ -7,6 +7,7 @@ largest remainders; devices whose part is empty stay unused.
 
 from collections.abc import Callable, Sequence
 
+from edgewise.clusters import Cluster
 from edgewise.errors import Infeasible
 from edgewise.planning.problem import PlanResult, Problem, with_uniform_schemes
 
@@ -50,6 +51,19 @@ def _divide(
         return devices, "fixed", f"{problem.num_layers} layers {how} over {len(names)} devices"
 
     return with_uniform_schemes(problem, planner, place)
+
+
+def away_from_source(cluster: Cluster, blocks: int) -> list[str]:
+    """Of every block the device, in their order: those that are not the source, in proportion to
+    their memory. Raises Infeasible where there is none."""
+    others = [device for device in cluster.devices if device.name != cluster.source]
+    if not others:
+        raise Infeasible(
+            f"'{cluster.source}' is the only device: private adapters need another one for the "
+            "blocks: add one"
+        )
+    counts = shares([float(device.memory_bytes) for device in others], blocks)
+    return [x.name for x, count in zip(others, counts, strict=True) for _ in range(count)]
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:

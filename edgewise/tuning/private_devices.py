@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, Infeasible
-from edgewise.planning.proportional import shares
+from edgewise.planning.proportional import away_from_source
 from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.messages import Message
 from edgewise.schemes import get_scheme
@@ -60,23 +60,16 @@ class PrivateTraining(TrainingOnDevices):
 def block_places(spec: ModelSpec, scheme: str, cluster: Cluster) -> dict[str, range]:
     """All blocks on the devices that are not the source, in proportion to their memory. Raises
     Infeasible where there is none, or where weights alone do not fit."""
-    others = [device for device in cluster.devices if device.name != cluster.source]
-    if not others:
-        raise Infeasible(
-            f"'{cluster.source}' is the only device: to train privately, blocks have to be on "
-            "another one; leave --cluster or --join out to train here alone"
-        )
-    counts = shares([float(device.memory_bytes) for device in others], spec.num_blocks)
-    places, first = dict[str, range](), 0
-    for device, count in zip(others, counts, strict=True):
+    devices, places = away_from_source(cluster, spec.num_blocks), dict[str, range]()
+    for name in dict.fromkeys(devices):
+        first, count = devices.index(name), devices.count(name)
         layers = spec.layers[first + 1 : first + count + 1]
         size = sum(layer.weight_bytes(get_scheme(scheme)) for layer in layers)
-        if size > device.memory_bytes:
+        memory = cluster.device(name).memory_bytes
+        if size > memory:
             raise Infeasible(
-                f"{count} blocks take {format_bytes(size)} of '{device.name}', which has "
-                f"{format_bytes(device.memory_bytes)}: use fewer bits, or more devices"
+                f"{count} blocks take {format_bytes(size)} of '{name}', which has "
+                f"{format_bytes(memory)}: use fewer bits, or more devices"
             )
-        if count:
-            places[device.name] = range(first, first + count)
-        first += count
+        places[name] = range(first, first + count)
     return places

@@ -14,7 +14,7 @@ from edgewise.errors import ModelError
 from edgewise.models.config import DecoderConfig, is_packed
 from edgewise.models.decoder import Decoder, Layer
 from edgewise.models.gguf.checkpoint import GgufCheckpoint
-from edgewise.models.hub import CONFIG, HUB_ID, hub_file
+from edgewise.models.hub import CONFIG, hub_file, is_hub_id
 from edgewise.models.named import NAMED, named_file
 from edgewise.models.names import tensor_names
 from edgewise.models.packed_checkpoint import PackedCheckpoint
@@ -109,7 +109,7 @@ def file_source(model: str) -> Callable[[str], Path]:
         raise ModelError(
             f"{model}: is a file, and no {GGUF} one; give the folder that holds {CONFIG}"
         )
-    if not HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ModelError(f"{model}: no such folder")
     return lambda name: hub_file(model, name)
 

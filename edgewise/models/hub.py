@@ -14,10 +14,20 @@ import huggingface_hub as library  # it loads its parts, and an HTTP client, at 
 from edgewise.errors import ModelError
 
 CONFIG = "config.json"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 ANSWER_SECONDS = 10.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _unreachable: set[str] = set()
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether the hub's library takes `model` for the id of a repository, owner and name."""
+    from huggingface_hub import errors, utils
+
+    try:
+        utils.validate_repo_id(model)  # type: ignore[attr-defined]  # documented all the same
+    except errors.HFValidationError:
+        return False
+    return "/" in model
 
 
 def hub_file(model: str, name: str) -> Path:

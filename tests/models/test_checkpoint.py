@@ -185,6 +185,12 @@ def test_a_saved_decoder_loads_in_transformers(tmp_path, checkpoint, family):
         assert (theirs(tokens).logits - decoder(tokens)).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("name", ["./nope", "../nope", "a--b/c", "-x/y", "nope/", "nope"])
+def test_what_is_no_hub_id_is_no_such_folder(name):
+    with pytest.raises(ModelError, match=f"^{name}: no such folder$"):
+        open_checkpoint(name)
+
+
 @pytest.fixture
 def hub(checkpoint, tmp_path, monkeypatch):
     """The hub's local cache with one repository in it, as a download leaves it."""

@@ -25,7 +25,8 @@ class Fetching:
         self._downloads, self._then = [], None
         if files:
             folder = layer_folder()
-            self._downloads = [Download(folder, file) for file in files]
+            wanted = {file.key: file for file in files}  # equal layers are one file
+            self._downloads = [Download(folder, file) for file in wanted.values()]
         self._then = then
         self._go_on()
 

@@ -145,7 +145,7 @@ class Loader:
     def is_stored(self, number: int, scheme: Scheme) -> bool:
         """Whether a layer is kept, quantized by this method."""
         layer, scheme = self._empty(number), self.checkpoint.spec.layers[number].concrete(scheme)
-        path = self._path(self._tensors(layer, _stored(layer, scheme), number), scheme)
+        path = self._path(number, self._tensors(layer, _stored(layer, scheme), number), scheme)
         return path is not None and path.is_file()
 
     def _empty(self, number: int) -> Layer:
@@ -168,14 +168,18 @@ class Loader:
         """The checkpoint's tensors of every matrix."""
         return {name: self._names(layer, f"{name}.weight", number) for name in matrices}
 
-    def _path(self, tensors: Mapping[str, tuple[str, ...]], scheme: Scheme) -> Path | None:
+    def _path(
+        self, number: int, tensors: Mapping[str, tuple[str, ...]], scheme: Scheme
+    ) -> Path | None:
         """Where the store keeps these matrices."""
         method = self.method or default_method(scheme)
         # GPTQ without its text's name could be anything.
         if self.store is None or (sees_pairs(method) and not calibration_of(method)):
             return None
         digests = tensor_digests(self.checkpoint, [x for names in tensors.values() for x in names])
-        return self.store.path([*tensors, *digests], scheme, method)
+        # Of equal layers every one has inputs of its own.
+        own = [str(number)] if calibration_of(method) else []
+        return self.store.path([*own, *tensors, *digests], scheme, method)
 
     def _moments(self, number: int) -> Mapping[str, Tensor]:
         """What is known of a layer's inputs, by matrix, where the method's name says which."""
@@ -192,7 +196,7 @@ class Loader:
     ) -> dict[str, Packed]:
         """The layer's matrices, from the store or made now and kept there."""
         tensors = self._tensors(layer, matrices, number)
-        path = self._path(tensors, scheme)
+        path = self._path(number, tensors, scheme)
         if self.store is None or path is None:
             return self._quantized(matrices, tensors, number, scheme, moments)
         stored = self.store.read(path, scheme)

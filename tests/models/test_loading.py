@@ -15,6 +15,7 @@ from edgewise.models.safetensors_checkpoint import SafetensorsCheckpoint as Chec
 from edgewise.models.shard import load_shard, random_shard
 from edgewise.quantization import Store
 from edgewise.quantization.linear import PackedLinear
+from edgewise.quantization.statistics import Statistics, statistics_path
 from edgewise.schemes import RECIPES, get_scheme
 from tests.conftest import FAMILIES, VOCABULARY, random_model
 
@@ -154,6 +155,19 @@ class TestStore:
             expected = load_shard(tmp_path / "model", 1, 2, "q8g64")
             assert torch.equal(shard.layers[0].down.scale, expected.layers[0].down.scale)
         assert len(list(store.folder.iterdir())) == 2
+
+    def test_equal_layers_with_other_inputs_are_kept_apart(self, tmp_path, store):
+        model = random_model("llama")
+        model.model.layers[1].load_state_dict(model.model.layers[0].state_dict())
+        model.save_pretrained(tmp_path / "model")
+        odds = torch.rand(2, 32, generator=torch.Generator().manual_seed(3)) ** 8
+        Statistics({"1.qkv": odds[0], "2.qkv": odds[1]}).keep(statistics_path("some-text"))
+        where = {"schemes": "q2g32", "method": "nearest:some-text"}
+        kept = load_shard(tmp_path / "model", 1, 3, store=store, **where).layers
+        made = load_shard(tmp_path / "model", 1, 3, **where).layers
+        assert not torch.equal(made[0].qkv.codes, made[1].qkv.codes)
+        for layer, other in zip(kept, made, strict=True):
+            assert torch.equal(layer.qkv.codes, other.qkv.codes)
 
     @pytest.mark.parametrize("damage", ["half", "empty", "other"])
     def test_a_damaged_file_is_made_again(self, checkpoint, store, damage):

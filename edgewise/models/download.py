@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -22,14 +23,21 @@ class Download:
 
     What has come is kept in KEY.MACHINE.PROCESS.part: every process writes its own, and goes on
     with one whose process is no more. Beyond `most_bytes` in the folder, files not used for longest
-    are deleted.
+    are deleted, but for those of the keys to `keep`, and their parts.
     """
 
-    def __init__(self, folder: Path, file: LayerFile, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        file: LayerFile,
+        most_bytes: int = MOST_BYTES,
+        keep: Collection[str] = (),
+    ) -> None:
         """Raises ModelError where the file is too large, DiskError where the folder has no room for
         it, or cannot be written."""
         self.file, self.path = file, layer_path(folder, file.key)
-        self._most_bytes, self._content, self.offset = most_bytes, hashlib.sha256(), 0
+        self._most_bytes, self._keep = most_bytes, {file.key, *keep}
+        self._content, self.offset = hashlib.sha256(), 0
         self._machine = cache_key(platform.node())[:8]
         self._part = folder / f"{file.key}.{self._machine}.{os.getpid()}.part"
         if not 0 < file.size <= most_bytes:
@@ -103,7 +111,9 @@ class Download:
             raise ModelError(f"{self.path}: what came is something else, of SHA-256 {content}")
         self._part.replace(self.path)
         self.done = True
-        make_room(self.path.parent.iterdir(), self._most_bytes, {self.path})
+        files = list(self.path.parent.iterdir())
+        kept = {path for path in files if path.name.partition(".")[0] in self._keep}
+        make_room(files, self._most_bytes, kept)
 
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.path.parent).free

@@ -1,9 +1,12 @@
 """Layers' files, asked for one after the other, until a worker has all that it wants."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from edgewise.models.checkpoint import open_checkpoint
+from edgewise.models.download import Download
 from edgewise.models.layer_files import LayerFile, layer_folder, layers_from_files
 from edgewise.models.layer_store import LayerFiles
 from edgewise.models.shape import ModelShape
@@ -34,6 +37,19 @@ def fetched(files: list[LayerFile], source: LayerFiles, most: int) -> bool:
         piece = messages.Piece(ask.key, ask.offset, packed)
         fetching.receive(piece, torch.frombuffer(bytearray(content), dtype=torch.uint8))
     return there == [True]
+
+
+def test_what_is_wanted_together_stays_together(checkpoint, tmp_path, monkeypatch):
+    source = LayerFiles(open_checkpoint(checkpoint("llama")), folder=tmp_path / "source")
+    files = source.of_stage(STAGE)
+    limited = partial(Download, most_bytes=files[0].size)
+    monkeypatch.setattr("edgewise.runtime.worker.fetching.Download", limited)
+    old = source.file(5, "q4g64")
+    assert old.size <= files[0].size
+    assert fetched([old], source, most=1000)
+    assert fetched(files, source, most=1000)
+    left = {path.name for path in layer_folder().iterdir()}
+    assert left == {f"{file.key}.safetensors" for file in files}
 
 
 def test_equal_layers_are_fetched_once(tmp_path):

@@ -26,7 +26,7 @@ class Fetching:
         if files:
             folder = layer_folder()
             wanted = {file.key: file for file in files}  # equal layers are one file
-            self._downloads = [Download(folder, file) for file in wanted.values()]
+            self._downloads = [Download(folder, x, keep=wanted) for x in wanted.values()]
         self._then = then
         self._go_on()
 

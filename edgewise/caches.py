@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 from edgewise.errors import ProfileError
 
@@ -56,7 +57,7 @@ def read_cached(path: Path | None, read: Callable[[Path], T]) -> T | None:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> bool:
     """Let `write` make a file that appears at `path` whole or not at all. False, and no trace,
     where that raises OSError."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)

@@ -40,6 +40,19 @@ def test_what_cannot_be_written_is_left(tmp_path):
     assert sorted(x.name for x in tmp_path.iterdir()) == ["file", "folder"]
 
 
+def test_processes_of_one_number_write_files_of_their_own(tmp_path):
+    """As in containers that share a folder."""
+    path = tmp_path / "kept.json"
+
+    def write(partial: Path) -> None:
+        partial.write_text("mine")
+        assert write_text(path, "theirs") == path
+        assert partial.read_text() == "mine"
+
+    assert write_atomically(path, write)
+    assert path.read_text() == "mine"
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_half_a_file_is_never_there(tmp_path, error):
     path = tmp_path / "kept.json"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 import torch
@@ -140,7 +141,7 @@ class LayerFiles:
     def _made(self, number: int, scheme: Scheme, shared: bool) -> LayerFile:
         loader = Loader(self.checkpoint, _CPU, self.rounding, Store.default())
         layer = loader.layer(number, scheme, loader.layer(0, scheme) if shared else None)
-        partial = self.folder / f"{number}.{os.getpid()}.part"
+        partial = self.folder / f"{number}.{uuid4().hex}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_layer(layer, partial, shared=shared)

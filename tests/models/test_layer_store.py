@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import DiskError, ModelError
+from edgewise.models import layer_store
 from edgewise.models.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from edgewise.models.download import Download
 from edgewise.models.layer_files import LayerFile, content_key
@@ -96,6 +97,21 @@ class TestSource:
             source = LayerFiles(open_checkpoint(tmp_path / "model"), folder=files.folder)
             keys.add(source.file(1, "q8g64").key)
         assert len(keys) == 2
+
+    def test_processes_of_one_number_make_files_of_their_own(self, files, monkeypatch):
+        """As in containers that share a folder: another layer 1 is written in the middle."""
+        other = LayerFiles(files.checkpoint, folder=files.folder)
+        whole = layer_store.content_key
+
+        def interrupted(path):
+            monkeypatch.setattr(layer_store, "content_key", whole)
+            other.file(1, "bf16")
+            return whole(path)
+
+        monkeypatch.setattr(layer_store, "content_key", interrupted)
+        file = files.file(1, "q4g64")
+        assert file == other.file(1, "q4g64")
+        assert file != other.file(1, "bf16")
 
     def test_unknown_keys_and_offsets_are_refused(self, files):
         file = files.file(1, "q4g64")

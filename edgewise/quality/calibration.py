@@ -138,13 +138,14 @@ def _english() -> str:
 
 
 def _texts(name: str) -> Iterator[str]:
+    """What a text consists of, without what is empty. Raises InputError."""
     path = Path(name).expanduser()
     if path.is_file():
-        yield read_text(path, MOST_BYTES)
+        yield from filter(None, [read_text(path, MOST_BYTES)])
     elif path.is_dir() or not _DATA_SET.fullmatch(name):
         raise InputError(f"{name}: no such text file")
     else:
-        yield from _data_set(name)
+        yield from filter(None, _data_set(name))
 
 
 def _data_set(name: str) -> Iterator[str]:
@@ -160,6 +161,8 @@ def _data_set(name: str) -> Iterator[str]:
     try:
         rows = load_dataset(path, *rest, split=split, streaming=True)
         for row in islice(rows, 1_000_000):
-            yield row["text"]
+            if not isinstance(text := row["text"], str):
+                raise ValueError(f"a row's text is {text!r:.80}")
+            yield text
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{name}: no text file, and not readable as a data set: {error}") from None

@@ -102,8 +102,11 @@ class SafetensorsCheckpoint:
 
     def _table_type(self) -> str:
         path, name = self.path(self._table), self.name(self._table)
-        with safe_open(path, framework="pt") as file:
-            kind = file.get_slice(name).get_dtype()
+        try:
+            with safe_open(path, framework="pt") as file:
+                kind = file.get_slice(name).get_dtype()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: cannot read tensor '{self._table}': {error}") from None
         return {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(kind, DEFAULT)
 
     def tensors(self) -> list[str]:

@@ -93,6 +93,20 @@ def test_a_truncated_file_of_an_index_names_file_and_tensor(tmp_path):
     )
 
 
+def test_a_truncated_file_that_is_to_tell_the_type_is_named(tmp_path):
+    random_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dtype"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = open_checkpoint(tmp_path)
+    table = "model.embed_tokens.weight"
+    path = tmp_path / checkpoint.files[table]
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ModelError) as error:
+        _ = checkpoint.spec
+    assert str(error.value).startswith(f"{path}: cannot read tensor '{table}': ")
+
+
 def _first_tensor_in(checkpoint, file):
     """The first tensor of block 1, in loading order, that lies in `file`."""
     order = ("input_layernorm", "q_proj", "k_proj", "v_proj", "o_proj", "post_attention_layernorm")

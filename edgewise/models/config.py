@@ -5,11 +5,13 @@ Families differ in values, never in code paths named after a family. A new famil
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edgewise.errors import ModelError
+from edgewise.models.config_keys import architectures, block_windows, check_sizes
 from edgewise.schemes import DEFAULT
 from edgewise.specs import LayerKind, LayerSpec, ModelSpec
 
@@ -78,17 +80,16 @@ class DecoderConfig:
     @staticmethod
     def from_dict(hf: Mapping[str, Any], where: str = "config.json") -> "DecoderConfig":
         """From the contents of a `config.json`. Raises ModelError, which names `where`."""
-        names = hf.get("architectures") or []
-        names = [names] if isinstance(names, str) else names
         if "quantization_config" in hf and not is_packed(hf):
             raise ModelError(f"{where}: quantized checkpoints are not supported; give the original")
-        known = next((n for n in names if n in ARCHITECTURES), None)
-        if known is None:
-            named = ", ".join(names) or f"none (model_type {hf.get('model_type', 'missing')!r})"
-            raise ModelError(
-                f"{where}: unsupported architecture {named}; supported: {', '.join(ARCHITECTURES)}"
-            )
         try:
+            names = architectures(hf)
+            known = next((n for n in names if n in ARCHITECTURES), None)
+            if known is None:
+                named = ", ".join(names) or f"none (model_type {hf.get('model_type', 'missing')!r})"
+                supported = ", ".join(ARCHITECTURES)
+                raise ValueError(f"unsupported architecture {named}; supported: {supported}")
+            check_sizes(hf)
             config = ARCHITECTURES[known](known, hf)
             config = replace(config, mlp_blocks=tuple(hf.get(MLP_BLOCKS, ())))
             config.check()
@@ -103,6 +104,12 @@ class DecoderConfig:
         sizes = (self.vocab_size, self.hidden_size, self.ffn_size, self.num_blocks, self.head_dim)
         if min(*sizes, self.max_context, self.num_heads, self.num_kv_heads) < 1:
             raise ValueError("every size must be at least 1")
+        if len(self.windows) != self.num_blocks:
+            raise ValueError(f"{len(self.windows)} windows for {self.num_blocks} blocks")
+        if min(x for x in (1, *self.windows) if x is not None) < 1:
+            raise ValueError("a sliding_window of no tokens")
+        if type(self.norm_eps) not in (int, float) or not 0 <= self.norm_eps < math.inf:
+            raise ValueError(f"rms_norm_eps is {self.norm_eps!r}, not a number from 0 on")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"{self.num_heads} heads do not share {self.num_kv_heads} key/value heads evenly"
@@ -187,16 +194,6 @@ def _rope(hf: Mapping[str, Any]) -> Rope:
     raise ValueError(f"rope scaling '{kind}' is not supported; supported: default, linear, llama3")
 
 
-def _windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
-    blocks, window = hf["num_hidden_layers"], hf.get("sliding_window")
-    if window is None or not hf.get("use_sliding_window", True):
-        return (None,) * blocks
-    if types := hf.get("layer_types"):
-        return tuple(window if kind == "sliding_attention" else None for kind in types)
-    first = hf.get("max_window_layers", 0)
-    return tuple(window if i >= first else None for i in range(blocks))
-
-
 def _rotary(
     architecture: str, hf: Mapping[str, Any], *, qkv: bool, out: bool, qk_norm: bool, window: bool
 ) -> DecoderConfig:
@@ -218,7 +215,7 @@ def _rotary(
         activation="silu",
         gated=True,
         rope=_rope(hf),
-        windows=_windows(hf) if window else (None,) * hf["num_hidden_layers"],
+        windows=block_windows(hf) if window else (None,) * hf["num_hidden_layers"],
         tied=hf.get("tie_word_embeddings", False),
         embed_size=hidden,
         names="llama",

@@ -67,12 +67,8 @@ class ModelShape:
         _one_of("activation", config.activation, ACTIVATIONS)
         _one_of("names", config.names, NAMES)
         _one_of("compute", self.compute, _schemes(Family.FLOAT))
-        if len(config.windows) != config.num_blocks:
-            raise ValueError(f"{len(config.windows)} windows for {config.num_blocks} blocks")
-        if min(x for x in (1, *config.windows) if x is not None) < 1:
-            raise ValueError("a window of no tokens")
-        if config.embed_size < 1 or config.position_offset < 0 or config.norm_eps < 0:
-            raise ValueError("embed_size, position_offset or norm_eps cannot be")
+        if config.embed_size < 1 or config.position_offset < 0:
+            raise ValueError("embed_size or position_offset cannot be")
         if config.rope and not (config.rope.theta > 0 and config.rope.linear_factor > 0):
             raise ValueError("a rope's theta or linear_factor cannot be")
         if self.stored is not None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from edgewise.errors import ModelError
 from edgewise.models.cache import Segment
 from edgewise.models.checkpoint import open_checkpoint, save_checkpoint
+from edgewise.models.config import DecoderConfig
 from edgewise.models.decoder import Decoder
 from edgewise.models.shard import load_shard
 from tests.conftest import FAMILIES, VOCABULARY, random_model
@@ -147,6 +148,33 @@ def test_an_index_cannot_leave_the_folder(tmp_path):
 def test_configurations_we_cannot_run_are_refused(copy, change, message):
     folder = copy(config=change)
     assert failure(folder) == f"{folder}/config.json: {message}"
+
+
+@pytest.mark.parametrize(
+    ("key", "setting"),
+    [
+        *(("sliding_window", x) for x in (-3, 0, "x", 2.0)),
+        *(("layer_types", ["sliding_attention"] * n) for n in (1, 99)),
+        ("hidden_size", 32.0),
+        *(("rms_norm_eps", x) for x in ("x", None, -1.0, float("nan"))),
+        ("vocab_size", True),
+        ("num_hidden_layers", 10**13),
+        ("max_position_embeddings", 2**45),
+        *(("architectures", x) for x in (5, [["x"]], {"x": 1})),
+    ],
+)
+def test_settings_that_cannot_be_are_named(checkpoint, key, setting):
+    document = json.loads((checkpoint("mistral-window") / "config.json").read_text())
+    DecoderConfig.from_dict(document)
+    with pytest.raises(ModelError, match=f"^here: .*{key}"):
+        DecoderConfig.from_dict({**document, key: setting}, "here")
+
+
+@pytest.mark.parametrize("off", [{"sliding_window": None}, {"use_sliding_window": False}])
+def test_windows_may_be_off(checkpoint, off):
+    document = json.loads((checkpoint("qwen2-window") / "config.json").read_text())
+    assert any(DecoderConfig.from_dict(document).windows)
+    assert not any(DecoderConfig.from_dict({**document, **off}).windows)
 
 
 def test_broken_json_is_refused(copy):

@@ -3,8 +3,9 @@
 A row is a sequence of blocks of 32 numbers, or of 256 for the K-types, each laid out as ggml's
 `block_*` structs (ggml-common.h; in Python the `gguf` library's quants.py). Values are `code *
 scale`, codes counted from the middle, or `code * scale + minimum`. Codes carry over exactly. Scales
-and minima, fp16 in the file or products of an fp16 and a small integer, are rounded once, to bf16:
-by at most 2**-8 of themselves.
+and minima, fp16 in the file or products of an fp16 and a small integer, are rounded once, to fp16:
+by at most 2**-11 of themselves, or 2**-25 where they are below 2**-14. Those of MXFP4, powers of
+two, are kept in bf16.
 """
 
 from collections.abc import Callable

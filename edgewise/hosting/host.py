@@ -107,7 +107,7 @@ class Host:
             if engine is None or self._stalled:
                 self._workers.receive(LOOK_SECONDS)
             elif not engine.idle:
-                tokens = engine.step()
+                tokens = engine.advance()
             elif self._reconsider:
                 self._improve(keep=False)
             else:

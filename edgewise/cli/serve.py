@@ -128,6 +128,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             _on_interrupt(host, gate)
             host.run()
         finally:
+            gate.close()  # who waits is told that by now, and nobody else comes
             server.close()
 
 

@@ -78,10 +78,12 @@ class Host:
         use: for any thread."""
         return self._stalled or self._replanning
 
-    def stop(self, *, drain: bool) -> None:
-        """End `run`; with `drain` once all requests are answered."""
+    def stop(self, *, drain: bool) -> bool:
+        """End `run`; with `drain` once all requests are answered. Whether it looks up soon: not
+        while it measures and plans for the first time."""
         self._drained, self._stopping = drain, True
         self._workers.wake()
+        return self._engine is not None
 
     def run(self) -> None:
         """Until told to stop. Raises what nobody can go on from; who waits then is told."""

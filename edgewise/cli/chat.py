@@ -10,7 +10,7 @@ from importlib import import_module
 
 from edgewise.cli.options import ADAPTER, named_adapter
 from edgewise.cli.sharing import ChatOptions
-from edgewise.cli.terminal import bars, print_notes, print_text
+from edgewise.cli.terminal import bars, input_lines, print_notes, print_text
 from edgewise.cluster_files import load_cluster
 from edgewise.errors import PromptError
 from edgewise.models.checkpoint import open_checkpoint
@@ -101,7 +101,7 @@ class Conversation:
 def _lines() -> Iterator[str]:
     """What is typed, or comes from a file or a pipe."""
     if not sys.stdin.isatty():
-        yield from (line.rstrip("\n") for line in sys.stdin)
+        yield from (line.rstrip("\n") for line in input_lines())
         return
     with contextlib.suppress(ImportError):
         import_module("readline")  # gives `input` arrows and a history

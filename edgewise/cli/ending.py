@@ -21,7 +21,7 @@ def run_and_exit(run: Callable[[], str | int | None]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _interrupt)
+        signal.signal(signum, end_now)
     try:
         sys.exit(run())
     except EdgewiseError as error:
@@ -51,7 +51,7 @@ class _Interrupted(BaseException):
     """Ctrl-C or a termination; typer would swallow a KeyboardInterrupt without a word."""
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
+def end_now(signum: int, frame: object) -> NoReturn:
     """The first interrupt ends the command; a second one must not cut its cleaning up short."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

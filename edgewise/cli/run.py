@@ -1,14 +1,12 @@
 """`edgewise run`: answer a prompt, on this machine or across a cluster."""
 
 import json
-import sys
 from contextlib import closing
 
 from edgewise.cli.answering import RunOptions
 from edgewise.cli.options import ADAPTER, named_adapter
-from edgewise.cli.terminal import bars, print_json, print_notes, print_text
+from edgewise.cli.terminal import bars, input_lines, print_json, print_notes, print_text
 from edgewise.cluster_files import load_cluster
-from edgewise.errors import PromptError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.tokenizer import Tokenizer, load_tokenizer
 from edgewise.opening.adapters import open_adapters
@@ -54,7 +52,7 @@ def run_prompt(options: RunOptions) -> None:
 
 def _request(options: RunOptions, tokenizer: Tokenizer, spec: ModelSpec) -> Request:
     return request_of(
-        _standard_input() if options.prompt == "-" else options.prompt,
+        "".join(input_lines()) if options.prompt == "-" else options.prompt,
         tokenizer,
         spec,
         spec.max_context,
@@ -66,15 +64,6 @@ def _request(options: RunOptions, tokenizer: Tokenizer, spec: ModelSpec) -> Requ
         seed=options.seed,
         adapter=ADAPTER if options.adapter else "",
     )
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.read()
-    except UnicodeError as error:
-        raise PromptError(
-            f"standard input is not text in the terminal's encoding: {error}"
-        ) from None
 
 
 def _unheard(text: str) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from edgewise.adapters.private import PrivateAdapter, private_adapter
 from edgewise.batching import POLICIES
 from edgewise.cli.commands import workload_of
+from edgewise.cli.ending import end_now
 from edgewise.cli.joining import LOOPBACK
 from edgewise.cli.options import named_folders
 from edgewise.cli.sharing import ServeOptions, ServingOptions
@@ -128,6 +129,7 @@ def serve(options: ServingOptions, start: Callable[[Device], Started]) -> None:
             _on_interrupt(host, gate)
             host.run()
         finally:
+            gate.close()  # who waits is told that by now, and nobody else comes
             server.close()
 
 
@@ -200,11 +202,15 @@ def _key(http: str) -> str:
 
 
 def _on_interrupt(host: Host, gate: Gate) -> None:
+    """The first time, end once all requests are answered; the second time at once, whatever the
+    host is at, and so the first time where it has never answered any."""
+
     def interrupt(signum: int, frame: object) -> None:
         gate.close()
-        host.stop(drain=True)
         for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, lambda signum, frame: host.stop(drain=False))
+            signal.signal(each, end_now)
+        if not host.stop(drain=True):
+            end_now(signum, frame)
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, interrupt)

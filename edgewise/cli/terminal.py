@@ -1,4 +1,5 @@
-"""What commands print: tables and progress for people, JSON for programs."""
+"""What commands read from standard input, and what they print: tables and progress for people,
+JSON for programs."""
 
 import json
 import math
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column, Table
 
 from edgewise.clusters import Cluster
-from edgewise.errors import EdgewiseError, Infeasible
+from edgewise.errors import EdgewiseError, Infeasible, PromptError
 from edgewise.estimates import Estimate
 from edgewise.planning import PlanResult
 from edgewise.profiles import Profile
@@ -30,6 +31,16 @@ SURE = (
 def console(as_json: bool) -> Console:
     """Where a command talks to people: nowhere under --json."""
     return Console(quiet=as_json, highlight=False)
+
+
+def input_lines() -> Iterator[str]:
+    """Of standard input, as they come. Raises PromptError where it is no text."""
+    try:
+        yield from sys.stdin
+    except UnicodeError as error:
+        raise PromptError(
+            f"standard input is not text in the terminal's encoding: {error}"
+        ) from None
 
 
 @contextmanager

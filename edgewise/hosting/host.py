@@ -78,28 +78,29 @@ class Host:
         use: for any thread."""
         return self._stalled or self._replanning
 
-    def stop(self, *, drain: bool) -> None:
-        """End `run`; with `drain` once all requests are answered."""
+    def stop(self, *, drain: bool) -> bool:
+        """End `run`; with `drain` once all requests are answered. Whether it looks up soon: not
+        while it measures and plans for the first time."""
         self._drained, self._stopping = drain, True
         self._workers.wake()
-
-    # The loop
+        return self._engine is not None
 
     def run(self) -> None:
-        """Until told to stop. Raises what nobody can go on from."""
-        self._plan_anew("the model fits")
-        while not self._stopping or (self._drained and self._requests.open):
-            self._let_devices_in()
-            self._requests.take(self._engine, self._stalled)  # whose wake was not waited for
-            self.swaps.take(not self._stalled, self._going_on, self._go_on)
-            tokens = self._next_tokens()
-            self._requests.take(self._engine, self._stalled)
-            self._enter()
-            self._requests.give(tokens)
-            status = self._stalled or "serving"
-            if time.monotonic() >= self._look_again or self.state.status != status:
-                self._status(status)
-                self._look_at_slow_devices()
+        """Until told to stop. Raises what nobody can go on from; who waits then is told."""
+        with self._requests.answering():
+            self._plan_anew("the model fits")
+            while not self._stopping or (self._drained and self._requests.open):
+                self._let_devices_in()
+                self._requests.take(self._engine, self._stalled)  # whose wake was not waited for
+                self.swaps.take(not self._stalled, self._going_on, self._go_on)
+                tokens = self._next_tokens()
+                self._requests.take(self._engine, self._stalled)
+                self._enter()
+                self._requests.give(tokens)
+                status = self._stalled or "serving"
+                if time.monotonic() >= self._look_again or self.state.status != status:
+                    self._status(status)
+                    self._look_at_slow_devices()
 
     def _next_tokens(self) -> list[Token]:
         engine, tokens = self._engine, list[Token]()
@@ -107,7 +108,7 @@ class Host:
             if engine is None or self._stalled:
                 self._workers.receive(LOOK_SECONDS)
             elif not engine.idle:
-                tokens = engine.step()
+                tokens = engine.advance()
             elif self._reconsider:
                 self._improve(keep=False)
             else:
@@ -129,8 +130,6 @@ class Host:
             self._stall(reason)
         except (DeviceLost, DeviceTimeout) as lost:
             self._go_on_without(lost)
-
-    # Devices
 
     def _let_devices_in(self) -> None:
         """Those that joined. Plans change, and links are measured, when no step is under way."""

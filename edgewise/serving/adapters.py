@@ -78,9 +78,9 @@ def add_adapters(app: FastAPI, host: Host, shelf: AdapterShelf) -> None:
     async def load(body: LoadBody) -> Response:
         try:
             name = check_adapter_name(body.lora_name)
-            if name in host.swaps.names and not body.load_inplace:
-                raise Refusal(400, f"there is an adapter '{name}': load_inplace replaces it")
             async with opening:
+                if name in host.swaps.names and not body.load_inplace:
+                    raise Refusal(400, f"there is an adapter '{name}': load_inplace replaces it")
                 adapter = await asyncio.to_thread(shelf.open, body.lora_path)
                 await _swap(host, name, adapter)
         except InputError as error:

@@ -57,6 +57,7 @@ def _add_answers(app: FastAPI, host: Host, model: Model, gate: Gate) -> None:
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest) -> Response:
+        gate.check(body.n)
         adapter = adapter_of(body.model, model.name, host.swaps.names)
         _check_plan(host)
         async with preparing:
@@ -66,6 +67,7 @@ def _add_answers(app: FastAPI, host: Host, model: Model, gate: Gate) -> None:
 
     @app.post("/v1/completions", response_model=None)
     async def completion(body: CompletionRequest) -> Response:
+        gate.check(len(body.prompts) * body.n)
         adapter = adapter_of(body.model, model.name, host.swaps.names)
         _check_plan(host)
         async with preparing:

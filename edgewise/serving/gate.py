@@ -14,6 +14,13 @@ class Gate:
     def __init__(self, most: int = MOST_ANSWERS) -> None:
         self._most, self._asked, self._closed = most, 0, False
 
+    def check(self, answers: int) -> None:
+        """Whether one call may ever ask for so many. Raises Refusal."""
+        if answers > self._most:
+            raise Refusal(
+                400, f"{answers} answers in one call are too many: at most {self._most} may be"
+            )
+
     @contextmanager
     def of(self, answers: int) -> Iterator[None]:
         """While so many are asked for. Raises Refusal."""

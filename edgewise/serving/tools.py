@@ -3,7 +3,8 @@
 | family | writes |
 |---|---|
 | Hermes, Qwen | `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, repeated |
-| Mistral | `[TOOL_CALLS][{"name": ..., "arguments": {...}}]`, or `[TOOL_CALLS]name[ARGS]{...}` |
+| Mistral | `[TOOL_CALLS][{"name": ..., "arguments": {...}}]`, or |
+| | `[TOOL_CALLS]name[ARGS]{...}`, repeated |
 | Llama 3 | `{"name": ..., "parameters": {...}}` as the whole answer, repeated with `;` between |
 
 Text that turns out to be no call is given out as text.
@@ -54,6 +55,7 @@ class ToolReader:
 
     known: ToolFormat
     _text: str = ""
+    _seen: int = 0  # of it: end marks up to there are within strings
     _began: bool = False  # any text was given out, or a call
     calls: int = field(default=0)
 
@@ -69,7 +71,7 @@ class ToolReader:
             read = self._read(inside)
             calls += read
             out += "" if read else self.known.begin + inside + self.known.end
-            self._text = rest
+            self._text, self._seen = rest, 0
         return out, self._counted(calls)
 
     def flush(self) -> tuple[str, list[Call]]:
@@ -94,11 +96,25 @@ class ToolReader:
             at = len(text) - overlap(text, begin)
             self._text = text[at:]
             return text[:at], None, ""
-        until = text.find(end, at) if end else -1
+        until = self._end_of(text, at)
         if until < 0:
             self._text = text[at:]
             return text[:at], None, ""
         return text[:at], text[at + len(begin) : until], text[until + len(end) :]
+
+    def _end_of(self, text: str, at: int) -> int:
+        """Where the call ends that begins at `at`, -1 where that is not certain yet. An end mark
+        within a string of its arguments is none, where a call comes of that."""
+        end, inside = self.known.end, at + len(self.known.begin)
+        if not end:
+            return -1
+        until = text.find(end, max(inside, at + self._seen))
+        while until >= 0 and _within_string(text[inside:until]):
+            self._seen = until + len(end) - at
+            until = text.find(end, at + self._seen)
+        if until >= 0 and self._seen and not self._read(text[inside:until]):
+            return text.find(end, inside)
+        return until
 
     def _read(self, inside: str) -> list[Call]:
         try:
@@ -138,6 +154,17 @@ def _schema(function: Mapping[str, Any], argument: str) -> dict[str, Any]:
     }
 
 
+def _within_string(text: str) -> bool:
+    """Whether JSON that begins with it goes on within a string."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.msg.startswith("Unterminated string")
+    except RecursionError:
+        pass
+    return False
+
+
 def _call(said: Any) -> Call:
     arguments = said["parameters"] if "parameters" in said else said.get("arguments", {})
     if not isinstance(said["name"], str) or not isinstance(arguments, dict):
@@ -150,11 +177,19 @@ def _hermes(text: str) -> list[Call]:
 
 
 def _mistral(text: str) -> list[Call]:
-    name, mark, arguments = text.partition("[ARGS]")
-    if mark:
-        return [_call({"name": name.strip(), "arguments": json.loads(arguments)})]
-    said, _ = json.JSONDecoder().raw_decode(text.lstrip())
-    return [_call(one) for one in said]
+    decoder, calls = json.JSONDecoder(), list[Call]()
+    if "[ARGS]" not in text:
+        said, _ = decoder.raw_decode(text.lstrip())
+        return [_call(one) for one in said]
+    while text:
+        name, _, text = text.partition("[ARGS]")
+        arguments, at = decoder.raw_decode(text := text.lstrip())
+        calls.append(_call({"name": name.strip(), "arguments": arguments}))
+        text = text[at:].strip()
+        if text and not text.startswith("[TOOL_CALLS]"):
+            raise ValueError("something follows a call")
+        text = text.removeprefix("[TOOL_CALLS]")
+    return calls
 
 
 def _llama(text: str) -> list[Call]:

@@ -57,12 +57,13 @@ def test_quantizing_for_later_needs_a_place(command, monkeypatch):
     assert "no folder to keep layers by gptq in: set XDG_CACHE_HOME" in result.err
 
 
+@pytest.mark.parametrize("asked", [("run", "demo", "-"), ("chat", "demo")])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_standard_input_that_is_no_text(command, monkeypatch, encoding):
+def test_standard_input_that_is_no_text(command, monkeypatch, encoding, asked):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding))
-    result = command("run", "demo", "-")
+    result = command(*asked)
     assert result.code == 2
-    assert result.err.startswith("error: standard input is not text in the terminal's encoding: ")
+    assert "error: standard input is not text in the terminal's encoding: " in result.err
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0c", "\x1c"])

@@ -57,7 +57,7 @@ class Engine:
         self.in_use(ALONE)
 
     def wait(self, seconds):
-        self.scene.end()
+        self.scene.wait(seconds)
 
     def drain(self):
         return ()
@@ -73,7 +73,7 @@ class Scene:
     """A host on a device `here`, and what is said; `there` joins at once."""
 
     def __init__(self, monkeypatch):
-        self.said, self.without_plan = [], None
+        self.said, self.without_plan, self.wait = [], None, lambda seconds: self.end()
         joined = SimpleNamespace(device=SimpleNamespace(name="there"))
         self.workers = SimpleNamespace(
             names=("here",), cluster=SimpleNamespace(source="here"), arrivals=deque([joined]),
@@ -239,6 +239,33 @@ def test_tokens_that_came_are_handed_over_before_the_next_step_fails(scene):
     scene.workers.admit, scene.workers.meanwhile = admit, meanwhile
     scene.host.run()
     assert tokens == [token] and scene.engine.lost == [lost]
+
+
+@pytest.mark.parametrize("error", [None, DeviceError("here", "failed: no memory")])
+def test_at_the_end_who_waits_is_told_and_so_is_who_comes_later(scene, error):
+    """One that the engine has, one that the host has not looked at, one that asks afterwards."""
+    tokens = []
+
+    def wait(seconds):
+        scene.host.ask(REQUEST, tokens.append)
+        scene.end()
+        if error is not None:
+            raise error
+
+    scene.workers.arrivals.clear()
+    scene.chooser.anew = lambda: scene.host.ask(REQUEST, tokens.append) and result(ALONE)
+    scene.wait = wait
+    with contextlib.nullcontext() if error is None else pytest.raises(DeviceError):
+        scene.host.run()
+    scene.host.ask(REQUEST, tokens.append)
+    why = "this server has ended" + (f": {error}" if error else "")
+    assert [(token.finish, token.error) for token in tokens] == [("error", why)] * 3
+
+
+def test_one_that_nobody_has_looked_at_is_open():
+    requests = Requests(lambda: None)
+    requests.ask(REQUEST, print, 60.0)
+    assert requests.open
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,13 @@ def test_an_adapter_is_loaded_replaced_and_removed(client, url):
     assert (said(client), said(client, "one")) == (plain, one)
 
 
+def test_of_two_that_load_one_name_at_a_time_one_is_refused(url):
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        loads = list(pool.map(lambda _: load(url, "once", "a1"), range(8)))
+    assert sorted(status for status, _ in loads) == [200, *[400] * 7]
+    assert unload(url, "once")[0] == 200
+
+
 def test_swaps_under_load_lose_nothing(client, url):
     """Each answer is one of the two that its name may mean; those of others stay as they are."""
     right = {"": {said(client)}, "one": {said(client, "one")}}

@@ -241,6 +241,15 @@ def test_too_many_come_back_later():
         assert ask(url, "POST", "/v1/chat/completions", body)[0].status == 200
 
 
+def test_more_answers_than_there_may_ever_be_are_refused_for_good():
+    with serving("x") as (url, host):
+        body = {"prompt": ["a"] * 64, "n": 16}
+        response, text = ask(url, "POST", "/v1/completions", body)
+        assert response.status == 400 and "Retry-After" not in response.headers
+        said = "1024 answers in one call are too many: at most 256 may be"
+        assert error_of(text)["message"] == said and not host.asked
+
+
 def test_a_server_that_is_to_end_answers_what_it_has():
     admission = Gate()
     with (

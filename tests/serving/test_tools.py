@@ -12,6 +12,7 @@ from tests.serving.scripted import byte_tokenizer
 
 CALL = '{"name": "weather", "arguments": {"city": "Zürich"}}'
 OTHER = '{"name": "time", "arguments": {}}'
+MARKED = '{"name": "weather", "arguments": {"city": "</tool_call>"}}'
 WEATHER = ("weather", {"city": "Zürich"})
 TIME = ("time", {})
 LLAMAS = CALL.replace("arguments", "parameters")
@@ -25,11 +26,37 @@ CASES = [
         [WEATHER, TIME],
     ),
     (HERMES, f"<tool_call>{CALL}", "", [WEATHER]),  # it ended early, but whole
+    (
+        HERMES,
+        f"So.<tool_call>{MARKED}</tool_call>\n<tool_call>{OTHER}</tool_call>",
+        "So.\n",
+        [("weather", {"city": "</tool_call>"}), TIME],
+    ),
+    (
+        HERMES,
+        f'<tool_call>{{"name": "</tool_call> or <tool_call>{OTHER}</tool_call>',
+        '<tool_call>{"name": "</tool_call> or ',
+        [TIME],
+    ),
+    (HERMES, '<tool_call>{"</tool_call>.', '<tool_call>{"</tool_call>.', []),
     (HERMES, "a < b <tool", "a < b <tool", []),
     (HERMES, "<tool_call>no JSON</tool_call>.", "<tool_call>no JSON</tool_call>.", []),
     (HERMES, '<tool_call>{"name": 3}</tool_call>', '<tool_call>{"name": 3}</tool_call>', []),
     (MISTRAL, f"[TOOL_CALLS][{CALL}, {OTHER}]", "", [WEATHER, TIME]),
     (MISTRAL, 'So:[TOOL_CALLS]weather[ARGS]{"city": "Zürich"}', "So:", [WEATHER]),
+    (
+        MISTRAL,
+        '[TOOL_CALLS]weather[ARGS]{"city": "Zürich"}[TOOL_CALLS]time[ARGS]{}',
+        "",
+        [WEATHER, TIME],
+    ),
+    (
+        MISTRAL,
+        '[TOOL_CALLS]weather[ARGS]{"city": "[TOOL_CALLS]x[ARGS]"} [TOOL_CALLS]time[ARGS] {}\n',
+        "",
+        [("weather", {"city": "[TOOL_CALLS]x[ARGS]"}), TIME],
+    ),
+    (MISTRAL, "[TOOL_CALLS]time[ARGS]{} So.", "[TOOL_CALLS]time[ARGS]{} So.", []),
     (MISTRAL, "[TOOL_CALLS]weather", "[TOOL_CALLS]weather", []),
     (LLAMA, LLAMAS, "", [WEATHER]),
     (LLAMA, f" {LLAMAS}; {OTHER}", "", [WEATHER, TIME]),

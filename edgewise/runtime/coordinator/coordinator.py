@@ -5,6 +5,7 @@ from the last stage. As many batches as the plan has lanes are under way at the 
 every stage has one to work on; no batch waits for another.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from edgewise.runtime import messages
 from edgewise.runtime.coordinator.adapters import Adapters
 from edgewise.runtime.coordinator.admission import FIRST_COME, Admission
 from edgewise.runtime.coordinator.checks import check_request, check_votes
-from edgewise.runtime.coordinator.entering import back_of, step_of
+from edgewise.runtime.coordinator.entering import back_of, seconds_for, step_of
 from edgewise.runtime.coordinator.loading import OnLayer, PlanLoader
 from edgewise.runtime.coordinator.scheduler import Scheduler
 from edgewise.runtime.coordinator.tally import Tally
@@ -43,7 +44,6 @@ from edgewise.specs import Workload
 
 STEP_SECONDS = 60.0
 STILL_SECONDS = 5.0  # with steps in flight, after which one of their messages is taken for lost
-TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
 Replan = Callable[[Workers, Plan], Plan]
 
@@ -82,10 +82,8 @@ class Coordinator:
         self._vocab_size, self._max_context = config.vocab_size, config.max_context
         self._scheduler = Scheduler(limits_of(workload, config.max_context))
         self.adapters.used = lambda: self._scheduler.adapters
-        self._in_flight: dict[int, Entered] = {}
+        self._in_flight, self._listeners = dict[int, Entered](), list[Listener]()
         self._requests, self._steps = count(), count()
-        self._listeners: list[Listener] = []
-        self._memory: dict[str, int] = {}
         self.apply(plan, on_layer)
         if self._scheduler.limits.context > 2:
             warm_up(self)
@@ -106,17 +104,29 @@ class Coordinator:
         """Wait for the next tokens; an empty list when there is nothing to wait for. Raises
         DeviceLost where nothing can go on without a device, DeviceTimeout, DeviceError."""
         while not self.idle:
-            try:
-                if late := self._end_late():
-                    return late
-                self.enter()
-                if tokens := self._tokens_of(self._next_back()):
-                    return tokens
-            except (DeviceLost, DeviceTimeout) as lost:
-                self.go_on_without(lost)
-            except _Astray as astray:
-                self.apply(self.plan, why=str(astray))
+            if tokens := self.advance():
+                return tokens
         return []
+
+    def advance(self) -> list[Token]:
+        """As `step`, but wait for one batch only, of which no token comes where it is a part of a
+        prompt, or until something is posted: for whoever has more to see to."""
+        with self._going_on():
+            if late := self._end_late():
+                return late
+            self.enter()
+            return self._tokens_of(self._next_back())
+        return []
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Without what is lost in this block."""
+        try:
+            yield
+        except (DeviceLost, DeviceTimeout) as lost:
+            self.go_on_without(lost)
+        except _Astray as astray:
+            self.apply(self.plan, why=str(astray))
 
     def enter(self) -> None:
         """Send what may enter the pipeline now into its first stage, as `step` does: devices then
@@ -138,26 +148,19 @@ class Coordinator:
     def wait(self, seconds: float) -> None:
         """With nothing to do: at most so long, sooner when something was posted. A device that is
         lost meanwhile is gone on without."""
-        try:
+        with self._going_on():
             self.workers.receive(seconds)
-        except (DeviceLost, DeviceTimeout) as lost:
-            self.go_on_without(lost)
 
     def drain(self) -> Iterator[Token]:
         """Let nothing enter, and give the tokens of what is in flight: then workers may be asked
         other things than steps. Tokens come before whatever is raised."""
-        try:
+        with self._going_on():
             while self._in_flight:
                 yield from self._tokens_of(self._next_back())
-        except (DeviceLost, DeviceTimeout) as lost:
-            self.go_on_without(lost)
-        except _Astray as astray:
-            self.apply(self.plan, why=str(astray))
 
     def take(self, came: Envelope) -> list[Token]:
         """The tokens in what came while workers were asked other things; `enter` goes on."""
-        back = back_of(came.message, self._in_flight, self.workers.epoch)
-        return self._tokens_of(back) if back is not None else []
+        return self._tokens_of(back_of(came.message, self._in_flight, self.workers.epoch))
 
     def _end_late(self) -> list[Token]:
         """The ends of requests that have waited in vain."""
@@ -167,9 +170,11 @@ class Coordinator:
             self._tell(token)
         return ends
 
-    def _tokens_of(self, back: messages.Tokens) -> list[Token]:
-        """Give the tokens of a batch to their requests."""
-        entered, now = self._in_flight.pop(back.number), time.monotonic()
+    def _tokens_of(self, back: messages.Tokens | None) -> list[Token]:
+        """Give the tokens of a batch, if it is one, to their requests."""
+        if back is None:
+            return []
+        entered, now, self._waited = self._in_flight.pop(back.number), time.monotonic(), 0.0
         self._still_seconds = max(STILL_SECONDS, 2 * (now - entered.at))
         self._tell(Returned(now, entered, back.seconds, back.asked))
         for prompt in back.prompts:
@@ -193,15 +198,14 @@ class Coordinator:
         finish = self._scheduler.sampled(request, sampled.token)
         return Token(request, sampled.token, finish, at, seconds, "", sampled.score, prompt)
 
-    def _next_back(self) -> messages.Tokens:
-        # A prompt may rightly take longer than a token: a slow device needs seconds for each of it.
-        entered = sum(len(row.tokens) for one in self._in_flight.values() for row in one.batch.rows)
-        reading = self._loader.read_seconds * len(self._in_flight)
-        allowed = self._step_seconds * max(entered / TOKENS_PER_STEP, 1) + reading
-        deadline = time.monotonic() + allowed
+    def _next_back(self) -> messages.Tokens | None:
+        """None where something was posted: whoever did that is not to wait for a batch."""
+        in_flight = self._in_flight.values()
+        allowed = seconds_for(in_flight, self._step_seconds, self._loader.read_seconds)
         while True:
-            left = max(deadline - time.monotonic(), 0)
+            left, began = max(allowed - self._waited, 0), time.monotonic()
             envelope = self.workers.receive(min(left, LOOK_SECONDS))
+            self._waited += time.monotonic() - began
             if envelope is None:
                 self._check_still()
                 if left > LOOK_SECONDS:
@@ -209,7 +213,7 @@ class Coordinator:
                 late = self.workers.signs.busiest()
                 raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
             back = back_of(envelope.message, self._in_flight, self.workers.epoch)
-            if back is not None:
+            if back is not None or isinstance(envelope.message, messages.Wake):
                 return back
 
     def _check_still(self) -> None:
@@ -232,10 +236,8 @@ class Coordinator:
         """Load a plan: layers that stay where they are keep their weights. Requests that are under
         way enter again from their first token and go on with the next one. A device that is lost
         meanwhile is gone on without. `why` another plan was looked for."""
-        try:
+        with self._going_on():
             self._load(plan, why, time.monotonic(), on_layer)
-        except (DeviceLost, DeviceTimeout) as lost:
-            self.go_on_without(lost)
 
     def _load(
         self, plan: Plan, why: str, since: float, on_layer: OnLayer = lambda layer: None
@@ -243,6 +245,7 @@ class Coordinator:
         self.plan = plan
         self._memory = self._loader.load(plan, self.workload, on_layer)
         self._in_flight.clear()
+        self._waited = 0.0  # seconds, for the batch that is back next
         limits = limits_of(self.workload, self._max_context, len(plan.stages))
         self._scheduler.restart(limits, self._admission(plan))
         now = time.monotonic()

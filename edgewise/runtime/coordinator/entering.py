@@ -1,6 +1,6 @@
 """A batch as it enters the first stage of a pipeline, and as it comes back, or fails, there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 
 import torch
@@ -11,6 +11,8 @@ from edgewise.runtime.batches import Batch
 from edgewise.runtime.coordinator.failures import error_of
 from edgewise.runtime.events import Entered
 from edgewise.runtime.spans import Sampled, Span
+
+TOKENS_PER_STEP = 32  # of a prompt, that may take as long as one token of an answer
 
 
 def step_of(batch: Batch, epoch: int, number: int) -> tuple[messages.Step, Tensor]:
@@ -23,6 +25,14 @@ def step_of(batch: Batch, epoch: int, number: int) -> tuple[messages.Step, Tenso
     )
     tokens = torch.tensor(list(chain(*(row.tokens for row in batch.rows))))
     return messages.Step(epoch, number, 0, spans, batch.dropped), tokens
+
+
+def seconds_for(in_flight: Iterable[Entered], step: float, reading: float) -> float:
+    """How long the next of these may take to come back, where a token of an answer may take `step`
+    seconds, and `reading` layers from a disk so many: a prompt may rightly take longer."""
+    batches = [entered.batch for entered in in_flight]
+    tokens = sum(len(row.tokens) for batch in batches for row in batch.rows)
+    return step * max(tokens / TOKENS_PER_STEP, 1) + reading * len(batches)
 
 
 def back_of(

@@ -81,7 +81,8 @@ class ZeroMQ:
             self._inbox.curve_secretkey = keys.secret.encode()
         self._door = Door(self._context, self._inbox, keys is not None)
         self._inbox.bind(_SELF)
-        self._bell, self._bell_lock = self._context.socket(zmq.PUSH), threading.Lock()
+        # A signal's handler may post in the middle of a post of its thread.
+        self._bell, self._bell_lock = self._context.socket(zmq.PUSH), threading.RLock()
         self._bell.linger = 0
         self._bell.connect(_SELF)
         try:

@@ -85,7 +85,9 @@ class Workers:
         self.launchers[self.cluster.source].prepare()
 
     def remove(self, device: str) -> None:
-        """Go on without a device."""
+        """Go on without a device. Nothing for one that is gone already."""
+        if device not in self.settings:
+            return
         self._let_newcomers_go({device})
         self._forget(device)
         self._introduce()
@@ -107,6 +109,7 @@ class Workers:
     def _introduce(self) -> None:
         """Make everybody known to everybody, those of this machine too that were starting when one
         was lost."""
+        self._transport.introduce(self._peers)  # at first: who was removed is nobody to wait with
         self._wait(self._learn_keys, lambda envelope: False, "started", START_SECONDS)
         self.collect(messages.Ready, list(self._starting), START_SECONDS)
         self._transport.introduce(self._peers)
@@ -178,6 +181,8 @@ class Workers:
             return True
         if isinstance(message, messages.Wake):
             return False
+        if sender not in self.settings:  # it was removed while this was under way
+            return True
         if isinstance(message, messages.Beat):
             self.signs.hear_beat(sender, message.busy_seconds)
             return True
@@ -189,7 +194,10 @@ class Workers:
             if message.epoch < self.epoch:
                 return True
             error = error_of(message)
-            if message.step is None or isinstance(error, DeviceLost | DeviceTimeout):
+            gone = isinstance(error, DeviceLost | DeviceTimeout)
+            if gone and message.device not in self.settings:
+                return True  # that is known
+            if gone or message.step is None:
                 raise error
         return False
 

@@ -179,7 +179,7 @@ class Coordinator:
             for sampled in back.tokens
             if self._scheduler.is_running(sampled.request)  # else it was cancelled meanwhile
         ]
-        self._scheduler.returned(entered.batch, now)
+        self._scheduler.returned(entered.batch, now, failed=not back.seconds)  # in no stage
         for token in tokens:
             self._tell(token)
         return tokens

@@ -1,5 +1,6 @@
 """Devices that die, hang or fail: the error names the device, at once, and nothing is left."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,16 +9,20 @@ import time
 
 import psutil
 import pytest
+import torch
 
+from edgewise import errors
 from edgewise.clusters import Cluster
-from edgewise.errors import DeviceError, DeviceLost, ModelError
+from edgewise.errors import DeviceError, DeviceLost, DeviceMemoryError, ModelError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shape import ModelShape
 from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.failures import error_of
 from edgewise.runtime.coordinator.signs import SILENT_SECONDS
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine, start_local
 from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
+from edgewise.runtime.worker.worker import _failure
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of
 from tests.seeds import THOROUGH, cases
 
@@ -113,10 +118,42 @@ def test_an_unforeseen_error_in_a_worker_comes_with_its_trace():
             devices.receive(5)
 
 
+def test_a_worker_whose_memory_is_full_says_so(real_model):
+    shape = ModelShape.of(open_checkpoint(real_model)).to_json()
+    with start_local(cluster(names=("solo",))) as devices:
+        devices.send("solo", Prepare(shape, 1, 2, "fp32", 1, 2**42))
+        with pytest.raises(DeviceMemoryError, match=r"'solo' ran out of memory: .*alloc"):
+            devices.receive(60)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), "DeviceLost"),
+        (RuntimeError("CUDA error: unspecified launch failure\nCompile with"), "DeviceLost"),
+        (RuntimeError("Assertion failed: device-side assert triggered"), "DeviceLost"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "DeviceMemoryError"),
+        (MemoryError(), "DeviceMemoryError"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "DeviceMemoryError"),
+        (RuntimeError("shapes do not match"), ""),
+    ],
+)
+def test_what_befalls_a_processor_is_told_from_a_fault_of_ours(error, kind):
+    failed = _failure(error, "solo", 0, 7)
+    assert (failed.error, failed.device, failed.step) == (kind, "solo", 7)
+    assert isinstance(error_of(failed), getattr(errors, kind or "DeviceError"))
+
+
+def test_what_the_allocator_raises_is_full_memory():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert _failure(error.value, "solo", 0, None).error == "DeviceMemoryError"
+
+
 CRASH = """
 import sys, time
 from edgewise.runtime.local import open_engine, start_local
-from edgewise.clusters import Cluster, Device, Link
+from edgewise.clusters import Cluster
 if __name__ == "__main__":
     devices = start_local(Cluster((Device("a", 10**9), Device("b", 10**9)), (), "a"))
     print(*devices.process_ids.values(), flush=True)
@@ -126,7 +163,7 @@ if __name__ == "__main__":
 
 def test_a_worker_ends_with_its_coordinator_in_the_middle_of_a_probe():
     script = """
-from edgewise.clusters import Cluster, Device, Link
+from edgewise.clusters import Cluster
 from edgewise.runtime import messages
 from edgewise.runtime.local import open_engine, start_local
 links = (Link("a", "b", latency_seconds=3.0), Link("b", "a", latency_seconds=3.0))

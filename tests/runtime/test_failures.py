@@ -12,16 +12,21 @@ import pytest
 import torch
 
 from edgewise import errors
-from edgewise.clusters import Cluster
-from edgewise.errors import DeviceError, DeviceLost, DeviceMemoryError, ModelError
+from edgewise.clusters import Cluster, Device, Link
+from edgewise.errors import DeviceError, DeviceLost, DeviceMemoryError, DeviceTimeout, ModelError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shape import ModelShape
+from edgewise.runtime import messages
 from edgewise.runtime.coordinator.coordinator import Coordinator
 from edgewise.runtime.coordinator.failures import error_of
 from edgewise.runtime.coordinator.signs import SILENT_SECONDS
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine, start_local
+from edgewise.runtime.transport.zeromq import ZeroMQ
 from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
+from edgewise.runtime.worker import trial
+from edgewise.runtime.worker.inbox import Inbox
+from edgewise.runtime.worker.trial import PROBE_SECONDS
 from edgewise.runtime.worker.worker import _failure
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of
 from tests.seeds import THOROUGH, cases
@@ -150,10 +155,44 @@ def test_what_the_allocator_raises_is_full_memory():
     assert _failure(error.value, "solo", 0, None).error == "DeviceMemoryError"
 
 
+def test_a_device_that_dies_in_a_probe_is_blamed_and_no_other_waits():
+    """Who probed it is told of another plan meanwhile, and answers at once."""
+    links = [Link(x, y, 1e9, 0.5) for x in "abc" for y in "abc" if x != y]
+    devices = tuple(Device(name, 10**9) for name in "abc")
+    with start_local(Cluster(devices, tuple(links), "a")) as workers:
+        workers.send("b", messages.Probe("c", 0))
+        os.kill(workers.process_ids["c"], signal.SIGKILL)
+        with pytest.raises(DeviceLost, match="device 'c' was killed"):
+            workers.receive(60)
+        began = time.monotonic()
+        workers.remove("c")
+        workers.call("b", messages.Ping(), messages.Pong, 60)
+        assert time.monotonic() - began < PROBE_SECONDS / 2
+
+
+def test_a_device_that_does_not_answer_a_probe_is_blamed(tmp_path, monkeypatch):
+    """Whatever else comes is seen to afterwards, but what others probe with at once."""
+    monkeypatch.setattr(trial, "PROBE_SECONDS", 1.0)
+    names = ("", "b", "c")
+    ends = {name: ZeroMQ(name, f"ipc://{tmp_path}/{name or 'to'}") for name in names}
+    for each in ends.values():
+        each.introduce({name: end.peer for name, end in ends.items()})
+    inbox = Inbox(Device("b", 1), ends["b"], lambda envelope: None)
+    ends[""].send("b", messages.Describe())
+    ends[""].send("b", messages.Echo())
+    with pytest.raises(DeviceTimeout, match="device 'c' did not answer within"):
+        trial.round_trip_seconds(ends["b"], inbox, messages.Probe("c", 0))
+    assert isinstance(ends[""].receive(0).message, messages.Echoed)
+    assert [each.message for each in inbox.kept] == [messages.Describe()]
+    assert inbox.waited() == (0.0, 0.0)
+    for each in ends.values():
+        each.close()
+
+
 CRASH = """
 import sys, time
 from edgewise.runtime.local import open_engine, start_local
-from edgewise.clusters import Cluster
+from edgewise.clusters import Cluster, Device, Link
 if __name__ == "__main__":
     devices = start_local(Cluster((Device("a", 10**9), Device("b", 10**9)), (), "a"))
     print(*devices.process_ids.values(), flush=True)
@@ -163,7 +202,7 @@ if __name__ == "__main__":
 
 def test_a_worker_ends_with_its_coordinator_in_the_middle_of_a_probe():
     script = """
-from edgewise.clusters import Cluster
+from edgewise.clusters import Cluster, Device, Link
 from edgewise.runtime import messages
 from edgewise.runtime.local import open_engine, start_local
 links = (Link("a", "b", latency_seconds=3.0), Link("b", "a", latency_seconds=3.0))

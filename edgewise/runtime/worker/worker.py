@@ -128,7 +128,7 @@ class Worker:
         self._report(messages.Described(machine_name(), *sizes, code_name(), disk))
 
     def _probe(self, _: str, message: messages.Probe, __: Tensor | None) -> None:
-        seconds = round_trip_seconds(self.transport, message)
+        seconds = round_trip_seconds(self.transport, self.inbox, message)
         if seconds is None:
             self._end()
         else:

@@ -3,20 +3,22 @@ here, which say what a test has them say over the real transport."""
 
 import contextlib
 import threading
+import time
 from concurrent.futures import Future
 
 import pytest
 
 from edgewise.clusters import Cluster, Device, Link
-from edgewise.errors import DeviceTimeout
+from edgewise.errors import DeviceLost, DeviceTimeout
 from edgewise.runtime import messages
 from edgewise.runtime.coordinator import workers as module
+from edgewise.runtime.coordinator.signs import SILENT_SECONDS
 from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.messages import COORDINATOR
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.emulation import Emulated
 from edgewise.runtime.transport.zeromq import ZeroMQ
-from tests.runtime.places import until
+from tests.runtime.places import SECONDS, until
 
 LATE_SECONDS, BEAT_SECONDS = 0.3, 0.2
 LAST = messages.Tokens(0, 0, (), ())
@@ -33,8 +35,8 @@ class Talking:
         self.transport = Emulated(self.inbox, {"b": far})
         self.workers = Workers(Cluster((Device("a", 1),), (), "a"), self.transport)
         self.said = {name: ZeroMQ(name, f"ipc://{folder}/{name}") for name in "abc"}
-        self.quiet, self.over = set(), threading.Event()
-        self._threads = []
+        self.says = dict.fromkeys("abc", messages.Beat(0.0))  # again and again, None: nothing
+        self.over, self._threads = threading.Event(), []
 
     def bring_up(self, *names):
         for name in names:
@@ -69,8 +71,8 @@ class Talking:
             envelope = own.receive(BEAT_SECONDS)
             if envelope is not None and isinstance(envelope.message, messages.Peers):
                 own.send(COORDINATOR, messages.Introduced())
-            if name not in self.quiet:
-                own.send(COORDINATOR, messages.Beat(0.0))
+            if self.says[name] is not None:
+                own.send(COORDINATOR, self.says[name])
 
     def heard(self):
         """What comes within the time that anything is under way."""
@@ -86,7 +88,7 @@ def talking(tmp_path):
 
 def test_what_a_removed_device_said_last_does_not_bring_it_back(talking):
     talking.bring_up("a", "b")
-    talking.quiet.add("b")
+    talking.says["b"] = None
     talking.said["b"].send(COORDINATOR, LAST)
     talking.said["b"].send(COORDINATOR, messages.Beat(0.0))
     waiting = talking.transport._due
@@ -108,7 +110,7 @@ def test_who_blames_a_removed_device_is_late(talking):
 
 def test_nothing_is_taken_of_a_removed_device_while_another_starts(talking, monkeypatch):
     talking.bring_up("a", "b")
-    talking.quiet.add("b")
+    talking.says["b"] = None
     monkeypatch.setattr(module, "START_SECONDS", 0.0)
     for act in (lambda: talking.bring_up("c"), lambda: talking.workers.remove("b")):
         with pytest.raises(DeviceTimeout, match="device 'c' was not ready"):
@@ -119,3 +121,18 @@ def test_nothing_is_taken_of_a_removed_device_while_another_starts(talking, monk
 def _unknown(talking):
     talking.said["b"].send(COORDINATOR, LAST)
     return talking.inbox.dropped.get("unknown sender")
+
+
+@pytest.mark.parametrize("awake", [False, True], ids=["beats", "beats and wakes"])
+def test_a_silent_device_is_noticed_though_others_speak(talking, awake):
+    """In one call that waits for long, and in many that always have something to return."""
+    talking.bring_up("a", "b")
+    talking.says["b"] = None
+    began = time.monotonic()
+    with pytest.raises(DeviceLost, match=r"device 'b' was silent for 3 s"):
+        while time.monotonic() < began + SECONDS:
+            if awake:
+                talking.workers.wake()
+            assert talking.workers.receive(0.5 if awake else SECONDS)
+            time.sleep(BEAT_SECONDS / 10)
+    assert SILENT_SECONDS < time.monotonic() - began < SECONDS

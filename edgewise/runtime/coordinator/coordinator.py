@@ -202,15 +202,14 @@ class Coordinator:
         while True:
             left = max(deadline - time.monotonic(), 0)
             envelope = self.workers.receive(min(left, LOOK_SECONDS))
-            if envelope is None:
-                self._check_still()
-                if left > LOOK_SECONDS:
-                    continue
+            if envelope is not None:
+                back = back_of(envelope.message, self._in_flight, self.workers.epoch)
+                if back is not None:
+                    return back
+            self._check_still()
+            if envelope is None and left <= LOOK_SECONDS:
                 late = self.workers.signs.busiest()
                 raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
-            back = back_of(envelope.message, self._in_flight, self.workers.epoch)
-            if back is not None:
-                return back
 
     def _check_still(self) -> None:
         """Raise _Astray where steps in flight are nowhere; later the next time, in case they were

@@ -11,13 +11,17 @@ import pytest
 from edgewise.clusters import Cluster, Device, Link
 from edgewise.errors import DeviceLost, DeviceTimeout
 from edgewise.runtime import messages
+from edgewise.runtime.coordinator import loading
 from edgewise.runtime.coordinator import workers as module
+from edgewise.runtime.coordinator.adapters import Adapters
+from edgewise.runtime.coordinator.loading import PlanLoader
 from edgewise.runtime.coordinator.signs import SILENT_SECONDS
 from edgewise.runtime.coordinator.workers import Workers
 from edgewise.runtime.messages import COORDINATOR
 from edgewise.runtime.settings import Settings
 from edgewise.runtime.transport.emulation import Emulated
 from edgewise.runtime.transport.zeromq import ZeroMQ
+from tests.runtime.conftest import WORKLOAD, plan_of
 from tests.runtime.places import SECONDS, until
 
 LATE_SECONDS, BEAT_SECONDS = 0.3, 0.2
@@ -136,3 +140,19 @@ def test_a_silent_device_is_noticed_though_others_speak(talking, awake):
             assert talking.workers.receive(0.5 if awake else SECONDS)
             time.sleep(BEAT_SECONDS / 10)
     assert SILENT_SECONDS < time.monotonic() - began < SECONDS
+
+
+def test_who_loads_nothing_is_not_waited_for_because_of_others(talking, monkeypatch):
+    monkeypatch.setattr(loading, "LOAD_SECONDS", SILENT_SECONDS)
+    talking.bring_up("a", "b")
+    talking.says["a"] = messages.LayerLoaded(0, 0)
+    _, plan = plan_of("demo", ("a", 3), ("b", 14))
+    loader, loaded = PlanLoader(talking.workers, "demo", Adapters(talking.workers)), []
+
+    def note(layer):
+        loaded.append(layer)
+        assert len(loaded) < 20 * SILENT_SECONDS / BEAT_SECONDS
+
+    with pytest.raises(DeviceTimeout, match="device 'b' loaded nothing for 3 s"):
+        loader.load(plan, WORKLOAD, note)
+    assert loaded

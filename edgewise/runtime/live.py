@@ -32,7 +32,8 @@ def start_live(
     address = f"tcp://{host}:{port or '*'}"
 
     def listen(inbox: ZeroMQ) -> AgentLauncher:
-        return AgentLauncher(address, keys, invitation, inbox.peer, inbox.post, program)
+        ours = inbox.peer, inbox.post, source.name
+        return AgentLauncher(address, keys, invitation, *ours, program)
 
     workers, agents = _start(source, host, keys, listen, program=program)
     return workers, agents, invitation
@@ -49,9 +50,11 @@ def start_on_ray(
     except ImportError:
         raise InputError("Ray is missing: pip install 'edgewise[cluster]'") from None
     line = connect(host, address)
-    workers, nodes = _start(
-        source, EVERYWHERE, Keys.make(), lambda inbox: RayLauncher(inbox.post), disconnect
-    )
+
+    def watch(inbox: ZeroMQ) -> RayLauncher:
+        return RayLauncher(inbox.post, source.name)
+
+    workers, nodes = _start(source, EVERYWHERE, Keys.make(), watch, disconnect)
     return workers, nodes, line
 
 

@@ -167,7 +167,8 @@ def test_strangers_are_refused(started):
         (started.start("join", line[2], "--token", invitation.token, "--name", "x"), key, said)
         for invitation, key, said in (other, guessed)
     ]
-    for stranger, key, said in strangers:
+    namesake = started.join(up, "--name", "here"), "event", "give this one another --name"
+    for stranger, key, said in (*strangers, namesake):
         stranger.wait_for(key, said)
     http = str(up.wait_for("url")["url"]).removesuffix("/v1")
     for address in (line[2], http.removeprefix("http://")):

@@ -82,7 +82,8 @@ class Place:
 
     def _agent(self, names):
         invitation, peer = Invitation.to(self.keys.public), self.transport.peer
-        launcher = AgentLauncher("tcp://127.0.0.1:*", self.keys, invitation, peer, self._post)
+        ours = self.keys, invitation, peer, self._post, "here"
+        launcher = AgentLauncher("tcp://127.0.0.1:*", *ours)
         for name in names:
             arguments = [launcher.address, invitation.token, name]
             self.agents.append(subprocess.Popen([sys.executable, "-c", AGENT, *arguments]))
@@ -91,7 +92,7 @@ class Place:
     def _ray(self, names):
         from edgewise.runtime.launchers.ray import RayLauncher
 
-        return RayLauncher(self._post)
+        return RayLauncher(self._post, "here")
 
     def _post(self, message):
         self.posted.put(message)

@@ -1,5 +1,6 @@
 """Devices that die, hang or fail: the error names the device, at once, and nothing is left."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,16 +9,25 @@ import time
 
 import psutil
 import pytest
+import torch
 
-from edgewise.clusters import Cluster
-from edgewise.errors import DeviceError, DeviceLost, ModelError
+from edgewise import errors
+from edgewise.clusters import Cluster, Device, Link
+from edgewise.errors import DeviceError, DeviceLost, DeviceMemoryError, DeviceTimeout, ModelError
 from edgewise.models.checkpoint import open_checkpoint
 from edgewise.models.shape import ModelShape
+from edgewise.runtime import messages
 from edgewise.runtime.coordinator.coordinator import Coordinator
+from edgewise.runtime.coordinator.failures import error_of
 from edgewise.runtime.coordinator.signs import SILENT_SECONDS
 from edgewise.runtime.engine import Request, stream
 from edgewise.runtime.local import open_engine, start_local
+from edgewise.runtime.transport.zeromq import ZeroMQ
 from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
+from edgewise.runtime.worker import trial
+from edgewise.runtime.worker.inbox import Inbox
+from edgewise.runtime.worker.trial import PROBE_SECONDS
+from edgewise.runtime.worker.worker import _failure
 from tests.runtime.conftest import WORKLOAD, cluster, plan_of
 from tests.seeds import THOROUGH, cases
 
@@ -111,6 +121,72 @@ def test_an_unforeseen_error_in_a_worker_comes_with_its_trace():
         devices.send("solo", Time(1, 1, 0))  # nothing was prepared
         with pytest.raises(DeviceError, match=r"(?s)device 'solo' failed: Assertion.*Traceback"):
             devices.receive(5)
+
+
+def test_a_worker_whose_memory_is_full_says_so(real_model):
+    shape = ModelShape.of(open_checkpoint(real_model)).to_json()
+    with start_local(cluster(names=("solo",))) as devices:
+        devices.send("solo", Prepare(shape, 1, 2, "fp32", 1, 2**42))
+        with pytest.raises(DeviceMemoryError, match=r"'solo' ran out of memory: .*alloc"):
+            devices.receive(60)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), "DeviceLost"),
+        (RuntimeError("CUDA error: unspecified launch failure\nCompile with"), "DeviceLost"),
+        (RuntimeError("Assertion failed: device-side assert triggered"), "DeviceLost"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "DeviceMemoryError"),
+        (MemoryError(), "DeviceMemoryError"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "DeviceMemoryError"),
+        (RuntimeError("shapes do not match"), ""),
+    ],
+)
+def test_what_befalls_a_processor_is_told_from_a_fault_of_ours(error, kind):
+    failed = _failure(error, "solo", 0, 7)
+    assert (failed.error, failed.device, failed.step) == (kind, "solo", 7)
+    assert isinstance(error_of(failed), getattr(errors, kind or "DeviceError"))
+
+
+def test_what_the_allocator_raises_is_full_memory():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert _failure(error.value, "solo", 0, None).error == "DeviceMemoryError"
+
+
+def test_a_device_that_dies_in_a_probe_is_blamed_and_no_other_waits():
+    """Who probed it is told of another plan meanwhile, and answers at once."""
+    links = [Link(x, y, 1e9, 0.5) for x in "abc" for y in "abc" if x != y]
+    devices = tuple(Device(name, 10**9) for name in "abc")
+    with start_local(Cluster(devices, tuple(links), "a")) as workers:
+        workers.send("b", messages.Probe("c", 0))
+        os.kill(workers.process_ids["c"], signal.SIGKILL)
+        with pytest.raises(DeviceLost, match="device 'c' was killed"):
+            workers.receive(60)
+        began = time.monotonic()
+        workers.remove("c")
+        workers.call("b", messages.Ping(), messages.Pong, 60)
+        assert time.monotonic() - began < PROBE_SECONDS / 2
+
+
+def test_a_device_that_does_not_answer_a_probe_is_blamed(tmp_path, monkeypatch):
+    """Whatever else comes is seen to afterwards, but what others probe with at once."""
+    monkeypatch.setattr(trial, "PROBE_SECONDS", 1.0)
+    names = ("", "b", "c")
+    ends = {name: ZeroMQ(name, f"ipc://{tmp_path}/{name or 'to'}") for name in names}
+    for each in ends.values():
+        each.introduce({name: end.peer for name, end in ends.items()})
+    inbox = Inbox(Device("b", 1), ends["b"], lambda envelope: None)
+    ends[""].send("b", messages.Describe())
+    ends[""].send("b", messages.Echo())
+    with pytest.raises(DeviceTimeout, match="device 'c' did not answer within"):
+        trial.round_trip_seconds(ends["b"], inbox, messages.Probe("c", 0))
+    assert isinstance(ends[""].receive(0).message, messages.Echoed)
+    assert [each.message for each in inbox.kept] == [messages.Describe()]
+    assert inbox.waited() == (0.0, 0.0)
+    for each in ends.values():
+        each.close()
 
 
 CRASH = """

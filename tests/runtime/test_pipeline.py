@@ -216,3 +216,20 @@ def test_a_failed_plan_does_not_spoil_the_next(devices, checkpoint, prompt, tmp_
         assert tokens_of(load(devices, model, PLANS["one stage"]), request) == reference(
             model, request
         )
+
+
+def test_slots_are_not_used_up_by_steps_that_fail(devices, checkpoint, monkeypatch):
+    """Each fails at the first stage, behind the requests whose caches the others were to drop."""
+    model = checkpoint("llama")
+    engine = load(devices, model, [("laptop", 2), ("jetson", 6)])
+    for seed in range(8):
+        request = Request((seed + 1, 2, 3), 2)
+        with monkeypatch.context() as unknown:
+            if seed in (3, 4):
+                unknown.setattr(engine.adapters, "number", lambda name: 99)
+            engine.submit(request)
+        tokens = [token for tokens in iter(engine.step, []) for token in tokens]
+        if seed in (3, 4):
+            assert [token.finish for token in tokens] == ["error"]
+        else:
+            assert [token.id for token in tokens] == reference(model, request), tokens

@@ -440,6 +440,22 @@ def test_a_cancelled_request_that_never_entered_is_not_dropped():
     assert not any(batch.dropped for batch in service.batches)
 
 
+def test_what_a_failed_batch_was_to_drop_is_dropped_by_the_next():
+    scheduler = Scheduler(replace(LIMITS, sequences=2))
+    for number in range(2):
+        scheduler.submit(number, Request(prompt(4, number), 1))
+        batch = scheduler.next()
+        scheduler.sampled(number, 1)
+        scheduler.returned(batch)
+    scheduler.submit(2, Request(prompt(4, 2), 1))
+    failing = scheduler.next()
+    assert failing.dropped == (0,)
+    scheduler.cancel(2)
+    scheduler.returned(failing, failed=True)
+    scheduler.submit(3, Request(prompt(4, 3), 1))
+    assert scheduler.next().dropped == (0, 2)
+
+
 # Prefixes.
 
 

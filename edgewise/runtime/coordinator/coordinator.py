@@ -184,7 +184,7 @@ class Coordinator:
             for sampled in back.tokens
             if self._scheduler.is_running(sampled.request)  # else it was cancelled meanwhile
         ]
-        self._scheduler.returned(entered.batch, now)
+        self._scheduler.returned(entered.batch, now, failed=not back.seconds)  # in no stage
         for token in tokens:
             self._tell(token)
         return tokens
@@ -206,15 +206,15 @@ class Coordinator:
             left, began = max(allowed - self._waited, 0), time.monotonic()
             envelope = self.workers.receive(min(left, LOOK_SECONDS))
             self._waited += time.monotonic() - began
-            if envelope is None:
-                self._check_still()
-                if left > LOOK_SECONDS:
-                    continue
+            here = self._in_flight, self.workers.epoch
+            if envelope and (back := back_of(envelope.message, *here)):
+                return back
+            self._check_still()
+            if envelope and isinstance(envelope.message, messages.Wake):
+                return None
+            if envelope is None and left <= LOOK_SECONDS:
                 late = self.workers.signs.busiest()
                 raise DeviceTimeout(late, f"finished no step within {allowed:g} s, though alive")
-            back = back_of(envelope.message, self._in_flight, self.workers.epoch)
-            if back is not None or isinstance(envelope.message, messages.Wake):
-                return back
 
     def _check_still(self) -> None:
         """Raise _Astray where steps in flight are nowhere; later the next time, in case they were

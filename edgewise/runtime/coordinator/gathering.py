@@ -38,9 +38,6 @@ def _let_in(
     workers: Workers, agents: AgentLauncher, joined: Joined, say: Callable[[str], None]
 ) -> None:
     name = joined.device.name
-    if name == workers.cluster.source:
-        say(f"'{name}' asks to join, but this machine is called so: give that one another --name")
-        return
     if name in workers.names:  # it was quicker back than its loss was noticed
         workers.remove(name)
     workers.admit(joined, agents)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from edgewise.streaming import streamed_bytes
 
 LOAD_SECONDS = 600.0  # per layer: some layers come from a hub first
 SLOW_DISK = 4.0  # times what reading should take, after which a device is taken to be stuck
+LOADING = messages.LayerLoaded | messages.Loaded
 
 OnLayer = Callable[[int], None]
 
@@ -58,22 +60,37 @@ class PlanLoader:
             workers.roles[name] = f"while it held layers {', '.join(layers) or 'none'}"
             with _sent_to(name):
                 workers.send(name, self._order(name, plan, workload, files))
-        sizes: dict[str, int] = {}
-        while missing := [name for name in workers.names if name not in sizes]:
-            envelope = workers.receive(LOAD_SECONDS)
+        sizes = self._wait_for_all(files, on_layer)
+        self._adapters.load(plan)
+        self.read_seconds = SLOW_DISK * self._reads(plan)
+        return {name: sizes[name] for name in plan.devices}
+
+    def _wait_for_all(self, files: LayerFiles | None, on_layer: OnLayer) -> dict[str, int]:
+        """The bytes that each device takes. Raises DeviceTimeout for one that has not done anything
+        for LOAD_SECONDS, whatever others do."""
+        workers, sizes, waited = self._workers, dict[str, int](), 0.0
+        last = dict.fromkeys(workers.names, 0.0)  # what was waited when one did something
+        while last:
+            slowest = min(last, key=last.__getitem__)
+            left, began = last[slowest] + LOAD_SECONDS - waited, time.monotonic()
+            envelope = workers.receive(left) if left > 0 else None
+            waited += time.monotonic() - began
             if envelope is None:
-                raise DeviceTimeout(missing[0], f"loaded nothing for {LOAD_SECONDS:g} s")
+                raise DeviceTimeout(slowest, f"loaded nothing for {LOAD_SECONDS:g} s")
             message, sender = envelope.message, envelope.sender
             if isinstance(message, messages.Fetch) and files is not None:
                 with _sent_to(sender):
                     self._pieces.send(sender, message, files)
-            elif isinstance(message, messages.LayerLoaded) and message.epoch == workers.epoch:
+            elif not isinstance(message, LOADING) or message.epoch != workers.epoch:
+                continue
+            elif isinstance(message, messages.LayerLoaded):
                 on_layer(message.layer)
-            elif isinstance(message, messages.Loaded) and message.epoch == workers.epoch:
+            else:
                 sizes[sender] = message.size
-        self._adapters.load(plan)
-        self.read_seconds = SLOW_DISK * self._reads(plan)
-        return {name: sizes[name] for name in plan.devices}
+                last.pop(sender, None)
+            if sender in last:
+                last[sender] = waited
+        return sizes
 
     def _reads(self, plan: Plan) -> float:
         """Seconds of reading in a step of a plan, at the rates that disks are said to have."""

@@ -151,14 +151,16 @@ class Scheduler:
         scores, sequence.scores = sequence.scores, {}
         return tuple(scores[at] for at in sorted(scores))
 
-    def returned(self, batch: Batch, now: float = 0.0) -> None:
-        """A batch is through, and its tokens and errors were told. Raises ValueError where it is
-        not in flight."""
+    def returned(self, batch: Batch, now: float = 0.0, *, failed: bool = False) -> None:
+        """A batch is through, or has failed on its way, and its tokens and errors were told. Raises
+        ValueError where it is not in flight."""
         batches = [one.batch for one in self._in_flight]
         flight = self._in_flight.pop(batches.index(batch))
         if flight.expected:  # what it took behind the one before it
             self._slowness.learn(now - max(flight.entered, self._last_back), flight.expected)
         self._last_back = now
+        if failed:  # before some stages, which do not know yet what they are to drop
+            self._dropped[:0] = batch.dropped
         for row in batch.rows:
             if row.request in self._running:
                 sequence = self._running[row.request]

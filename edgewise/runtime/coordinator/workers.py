@@ -15,7 +15,7 @@ from edgewise.clusters import Cluster
 from edgewise.errors import DeviceError, DeviceLost, DeviceTimeout
 from edgewise.runtime import messages
 from edgewise.runtime.coordinator.failures import error_of
-from edgewise.runtime.coordinator.signs import SILENT_SECONDS, Signs
+from edgewise.runtime.coordinator.signs import SILENT_SECONDS, Ear, Signs
 from edgewise.runtime.launchers import Launcher
 from edgewise.runtime.logs import fields
 from edgewise.runtime.messages import COORDINATOR, EVERYWHERE, Message, Peer
@@ -50,6 +50,7 @@ class Workers:
         self._steps = deque[Envelope]()  # came while something else was waited for
         self._take: Callable[[Envelope], None] | None = None  # what else comes then
         self.signs = Signs()
+        self._ear = Ear(transport, self.signs, self.settings, LOOK_SECONDS)
         self._on_close: list[Callable[[], None]] = []
 
     # Membership
@@ -85,7 +86,9 @@ class Workers:
         self.launchers[self.cluster.source].prepare()
 
     def remove(self, device: str) -> None:
-        """Go on without a device."""
+        """Go on without a device. Nothing for one that is gone already."""
+        if device not in self.settings:
+            return
         self._let_newcomers_go({device})
         self._forget(device)
         self._introduce()
@@ -107,6 +110,7 @@ class Workers:
     def _introduce(self) -> None:
         """Make everybody known to everybody, those of this machine too that were starting when one
         was lost."""
+        self._transport.introduce(self._peers)  # at first: who was removed is nobody to wait with
         self._wait(self._learn_keys, lambda envelope: False, "started", START_SECONDS)
         self.collect(messages.Ready, list(self._starting), START_SECONDS)
         self._transport.introduce(self._peers)
@@ -154,42 +158,40 @@ class Workers:
         if self._steps:
             return self._steps.popleft()
         while True:
+            if name := self._ear.silent():
+                raise DeviceLost(name, f"was silent for {SILENT_SECONDS:g} s" + self._role(name))
             left = max(deadline - time.monotonic(), 0)
-            envelope = self._transport.receive(min(left, LOOK_SECONDS))
-            self.signs.listened()
+            envelope = self._ear.next(min(left, LOOK_SECONDS))
             if envelope is None:
-                if name := self.signs.silent():
-                    how = f"was silent for {SILENT_SECONDS:g} s"
-                    raise DeviceLost(name, how + self._role(name))
                 if left <= LOOK_SECONDS:
                     return None
             elif not self._is_sign_of_life(envelope):
                 return envelope
 
     def _is_sign_of_life(self, envelope: Envelope) -> bool:
-        """Note who speaks. Raises what a message reports."""
+        """Whether nobody else has to see it. Raises what a message reports."""
         sender, message = envelope.sender, envelope.message
         if isinstance(message, messages.Joined):
             self.arrivals.append(message)
+        if isinstance(message, messages.Joined | messages.Wake):
             return False  # whoever waits with nothing to do shall see it
         if isinstance(message, messages.Ended):
             if message.name in self.settings:
                 raise self._lost(message)
             return True
-        if isinstance(message, messages.Wake):
-            return False
-        if isinstance(message, messages.Beat):
-            self.signs.hear_beat(sender, message.busy_seconds)
+        if sender not in self.settings:  # it was removed while this was under way
             return True
-        self.signs.hear(sender)
+        if isinstance(message, messages.Beat):
+            return True
         if isinstance(message, messages.Ready) and sender in self._starting:
             self._starting.discard(sender)
             self._peers[sender] = message.peer.at(self._hosts.get(sender, ""))
         if isinstance(message, messages.Failed):
-            if message.epoch < self.epoch:
-                return True
             error = error_of(message)
-            if message.step is None or isinstance(error, DeviceLost | DeviceTimeout):
+            gone = isinstance(error, DeviceLost | DeviceTimeout)
+            if message.epoch < self.epoch or (gone and message.device not in self.settings):
+                return True  # that is past
+            if gone or message.step is None:
                 raise error
         return False
 

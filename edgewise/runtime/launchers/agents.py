@@ -46,8 +46,8 @@ class _Agent:
 class AgentLauncher:
     """Lets agents in that know the secret, and is the launcher of their devices' workers. A thread
     of its own answers them, whatever the coordinator does; `post` tells it of devices that joined
-    and of workers that ended, which run a `program`. `refused` counts what was not let in, by
-    reason."""
+    and of workers that ended, which run a `program`. None may be called as its own, the `source`.
+    `refused` counts what was not let in, by reason."""
 
     def __init__(
         self,
@@ -56,9 +56,10 @@ class AgentLauncher:
         invitation: Invitation,
         inbox: messages.Peer,
         post: Callable[[Message], None],
+        source: str,
         program: WorkerProgram = WorkerProgram.SERVE,
     ) -> None:
-        self._invitation, self._post = invitation, post
+        self._invitation, self._post, self._source = invitation, post, source
         port = urlsplit(inbox.address).port
         assert port is not None
         self._welcome = messages.Welcome(port, inbox.key, program)
@@ -173,7 +174,7 @@ class AgentLauncher:
             self._answer(route, messages.Refused("wrong token", False))
             return
         name, known = join.device.name, self._agents.get(join.device.name)
-        if known is not None and known.route != route:
+        if name == self._source or (known is not None and known.route != route):
             self.refused["name taken"] += 1
             why = f"there is a device called '{name}' already; give this one another --name"
             self._answer(route, messages.Refused(why, True))

@@ -45,15 +45,16 @@ class Node:
     host: str
 
 
-def nodes() -> dict[str, Node]:
+def nodes(source: str) -> dict[str, Node]:
     """The other nodes of the cluster that this process is connected to, by name: their memory,
     processors and disks are what Ray may use of them. The second of two with one name is left out
-    until the first is gone."""
+    until the first is gone, and one that is called as this machine's device, the `source`."""
     here = ray.get_runtime_context().get_node_id()
     others: dict[str, Node] = {}
     for each in ray.nodes():
         name, has = each["NodeName"], each["Resources"]
-        if not each["Alive"] or each["NodeID"] == here or not has.get("memory"):
+        other = each["NodeID"] != here and name != source
+        if not each["Alive"] or not other or not has.get("memory"):
             continue
         threads, disk = max(int(has.get("CPU", 1)), 1), float(has.get(DISK, 0))
         device = Device(name, int(has["memory"]), threads, disk_bytes_per_second=disk)
@@ -116,13 +117,13 @@ class _Starter:
 class RayLauncher:
     """One actor per worker, on its device's node. `post` tells of nodes that come and go, from a
     thread that looks each second, and of workers that ended. The process must be connected to a
-    cluster (`ray.init`), and stay so until this is closed."""
+    cluster (`ray.init`), and stay so until this is closed. Its own device is the `source`."""
 
-    def __init__(self, post: Callable[[Message], None]) -> None:
+    def __init__(self, post: Callable[[Message], None], source: str) -> None:
         """Raises ClusterError where Ray asks for no token."""
         if os.environ.get("RAY_AUTH_MODE") != "token":  # which Ray sets itself where it has a token
             raise ClusterError("anybody may use this Ray cluster; set RAY_AUTH_MODE=token")
-        self._post = post
+        self._post, self._source = post, source
         self._here = ray.util.get_node_ip_address()
         self._starters: dict[str, Any] = {}
         self._ending: list[threading.Thread] = []
@@ -139,7 +140,7 @@ class RayLauncher:
         torch, which takes seconds."""
         name = settings.device.name
         self._offers.pop(name, None)
-        if (node := nodes().get(name)) is None:
+        if (node := nodes(self._source).get(name)) is None:
             raise DeviceLost(name, "is not in the Ray cluster")
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
         actor: Any = ray.remote(_Starter)
@@ -196,7 +197,7 @@ class RayLauncher:
         known: dict[str, Node] = {}
         while not self._closed.is_set():
             with contextlib.suppress(RayError):  # the head does not answer now
-                known = self._tell(known, nodes())
+                known = self._tell(known, nodes(self._source))
             self._closed.wait(LOOK_SECONDS)
 
     def _tell(self, known: dict[str, Node], there: dict[str, Node]) -> dict[str, Node]:

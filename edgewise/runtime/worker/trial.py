@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor
 
-from edgewise.errors import EdgewiseError
+from edgewise.errors import DeviceLost
 from edgewise.models.cache import Segment
 from edgewise.models.shape import ModelShape
 from edgewise.models.shard import Shard, random_shard
@@ -13,13 +13,15 @@ from edgewise.runtime import messages
 from edgewise.runtime.processors import finished_at
 from edgewise.runtime.sampling import Sampling, sample
 from edgewise.runtime.settings import Settings
-from edgewise.runtime.transport import Transport
+from edgewise.runtime.transport import Envelope, Transport
 from edgewise.runtime.trial_messages import Prepare, Prepared, Time, Timed
 from edgewise.runtime.worker.extra_work import add_work
+from edgewise.runtime.worker.inbox import Inbox
 from edgewise.runtime.worker.pacing import Pacer
 
 PROBE_SECONDS = 30.0
 REST_SECONDS = 0.01  # that whoever is asked rests between two steps
+OF_PROBES = messages.Echo | messages.Echoed | messages.Stop | messages.Ended
 COLD_BYTES = 2**25  # more than the caches hold that a core has to itself
 
 
@@ -74,37 +76,56 @@ class Trial:
         return taken[0]
 
 
-def round_trip_seconds(transport: Transport, probe: messages.Probe) -> float | None:
+def round_trip_seconds(transport: Transport, inbox: Inbox, probe: messages.Probe) -> float | None:
     """Time one round trip to another device, between steps of both: `size` bytes there, an empty
-    answer back; None where this worker was told to end meanwhile. Raises EdgewiseError where none
-    came."""
+    answer back; None where this worker was told to end meanwhile. Raises DeviceTimeout where none
+    came, DeviceLost where the other one was removed, and as `Inbox.wait_for` does."""
     payload = torch.zeros(probe.size, dtype=torch.uint8)
-    if not _echoed(transport, probe.target, messages.Echo(cold=True)):
-        return None
-    time.sleep(REST_SECONDS)
-    cool_caches()
-    began = time.monotonic()
-    if not _echoed(transport, probe.target, messages.Echo(), payload):
-        return None
-    return time.monotonic() - began
+    try:
+        if not _echoed(transport, inbox, probe.target, messages.Echo(cold=True)):
+            return None
+        time.sleep(REST_SECONDS)
+        cool_caches()
+        began = time.monotonic()
+        if not _echoed(transport, inbox, probe.target, messages.Echo(), payload):
+            return None
+        return time.monotonic() - began
+    finally:
+        inbox.waited()  # which no step did
 
 
 def _echoed(
-    transport: Transport, target: str, echo: messages.Echo, payload: Tensor | None = None
+    transport: Transport,
+    inbox: Inbox,
+    target: str,
+    echo: messages.Echo,
+    payload: Tensor | None = None,
 ) -> bool:
-    """Send it and wait for the answer; False where this worker was told to end."""
+    """Send it and wait for the answer; False where this worker was told to end. What else comes is
+    kept, but for what others probe this worker with."""
+
+    def concerns_it(envelope: Envelope) -> bool:
+        return isinstance(envelope.message, OF_PROBES) or _is_without(envelope, target)
+
     transport.send(target, echo, payload)
     deadline = time.monotonic() + PROBE_SECONDS
     while True:
-        envelope = transport.receive(max(deadline - time.monotonic(), 0))
-        if envelope is None:
-            raise EdgewiseError(f"no answer from '{target}' within {PROBE_SECONDS:g} s")
+        envelope = inbox.wait_for(target, concerns_it, max(deadline - time.monotonic(), 0))
         if isinstance(envelope.message, messages.Stop | messages.Ended):
             return False
+        if _is_without(envelope, target):
+            inbox.kept.appendleft(envelope)
+            raise DeviceLost(target, "was removed before it answered")
         if isinstance(envelope.message, messages.Echoed) and envelope.sender == target:
             return True
-        if isinstance(envelope.message, messages.Echo):  # others probe this worker meanwhile
+        if isinstance(envelope.message, messages.Echo):
             answer_echo(transport, envelope.sender, envelope.message)
+
+
+def _is_without(envelope: Envelope, device: str) -> bool:
+    """Whether it tells of all others that there are, and a device is not among them."""
+    message = envelope.message
+    return isinstance(message, messages.Peers) and device not in message.peers
 
 
 def answer_echo(transport: Transport, sender: str, echo: messages.Echo) -> None:

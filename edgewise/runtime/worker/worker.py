@@ -6,6 +6,7 @@ worker ends.
 """
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -17,7 +18,13 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from edgewise.errors import DeviceError, DeviceLost, DiskError, EdgewiseError
+from edgewise.errors import (
+    DeviceError,
+    DeviceLost,
+    DeviceMemoryError,
+    DiskError,
+    EdgewiseError,
+)
 from edgewise.models.direct_reads import disk_rate
 from edgewise.models.layer_files import layer_folder
 from edgewise.runtime import messages
@@ -121,7 +128,7 @@ class Worker:
         self._report(messages.Described(machine_name(), *sizes, code_name(), disk))
 
     def _probe(self, _: str, message: messages.Probe, __: Tensor | None) -> None:
-        seconds = round_trip_seconds(self.transport, message)
+        seconds = round_trip_seconds(self.transport, self.inbox, message)
         if seconds is None:
             self._end()
         else:
@@ -129,15 +136,32 @@ class Worker:
 
 
 def _failure(error: Exception, name: str, epoch: int, step: int | None) -> messages.Failed:
-    """An exception as a message: our own errors by class and text, others with their trace. A
-    device that cannot read or keep its layers is lost, as one that is gone: others may have theirs
-    in memory, and where it is started again it fetches, or makes, its files anew."""
-    if isinstance(error, DiskError):
-        error = DeviceLost(name, f"cannot use its disk: {error}")
+    """An exception as a message: our own errors by class and text, others with their trace."""
+    error = _of_device(error, name)
     device = error.device if isinstance(error, DeviceError) else name
     if isinstance(error, EdgewiseError):
         return messages.Failed(epoch, type(error).__name__, str(error), device, step)
     return messages.Failed(epoch, "", f"{error!r}\n{traceback.format_exc()}", device, step)
+
+
+def _of_device(error: Exception, name: str) -> Exception:
+    """What befell this device as a whole as an error of ours, by which others go on. A device that
+    cannot read or keep its layers is lost, as one that is gone: others may have theirs in memory,
+    and where it is started again it fetches, or makes, its files anew. So is one whose processor
+    failed: CUDA then refuses all that this process asks of it."""
+    text = str(error)
+    first = text.partition("\n")[0]
+    if isinstance(error, DiskError):
+        return DeviceLost(name, f"cannot use its disk: {error}")
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM  # a mapping that is refused
+    )
+    if full or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text):
+        return DeviceMemoryError(name, f"ran out of memory: {first}")
+    broken = text.startswith("CUDA error") or "device-side assert" in text
+    if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and broken):
+        return DeviceLost(name, f"has a processor that failed: {first}")
+    return error
 
 
 def _watch_standard_input(transport: Transport) -> None:

@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -207,10 +208,11 @@ def _on_interrupt(host: Host, gate: Gate) -> None:
 
     def interrupt(signum: int, frame: object) -> None:
         gate.close()
+        answers = host.stop(drain=True)
         for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, end_now)
-        if not host.stop(drain=True):
-            end_now(signum, frame)
+            signal.signal(each, end_now if answers else signal.SIG_IGN)
+        if not answers:
+            sys.exit()
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, interrupt)

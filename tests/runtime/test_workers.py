@@ -28,6 +28,14 @@ LATE_SECONDS, BEAT_SECONDS = 0.3, 0.2
 LAST = messages.Tokens(0, 0, (), ())
 
 
+class Introducing(Emulated):
+    known = frozenset()
+
+    def introduce(self, peers):
+        super().introduce(peers)
+        self.known = frozenset(peers)
+
+
 class Talking:
     """A coordinator, and the launcher of its workers; what "b" says is long under way."""
 
@@ -36,7 +44,7 @@ class Talking:
     def __init__(self, folder):
         self.inbox = ZeroMQ(COORDINATOR, f"ipc://{folder}/coordinator")
         far = Link("b", "a", 1e9, LATE_SECONDS)
-        self.transport = Emulated(self.inbox, {"b": far})
+        self.transport = Introducing(self.inbox, {"b": far})
         self.workers = Workers(Cluster((Device("a", 1),), (), "a"), self.transport)
         self.said = {name: ZeroMQ(name, f"ipc://{folder}/{name}") for name in "abc"}
         self.says = dict.fromkeys("abc", messages.Beat(0.0))  # again and again, None: nothing
@@ -70,6 +78,7 @@ class Talking:
     def _live(self, name):
         own = self.said[name]
         own.introduce({COORDINATOR: self.transport.peer})
+        assert until(lambda: name in self.transport.known)  # before a process has started
         own.send(COORDINATOR, messages.Ready(own.peer))
         while not self.over.is_set():
             envelope = own.receive(BEAT_SECONDS)

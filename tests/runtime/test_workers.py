@@ -39,9 +39,8 @@ class Introducing(Emulated):
 class Talking:
     """A coordinator, and the launcher of its workers; what "b" says is long under way."""
 
-    process_ids = {}  # noqa: RUF012
-
     def __init__(self, folder):
+        self.process_ids = {}
         self.inbox = ZeroMQ(COORDINATOR, f"ipc://{folder}/coordinator")
         far = Link("b", "a", 1e9, LATE_SECONDS)
         self.transport = Introducing(self.inbox, {"b": far})
